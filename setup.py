@@ -1,0 +1,68 @@
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+HERE = pathlib.Path(__file__).parent
+VERSION = re.search(
+    r'__version__ = "(.+)"', (HERE / "thanos_jax" / "__init__.py").read_text(encoding="utf-8")
+).group(1)
+
+CORE = [
+    "jax>=0.10.2",  # the last for Python 3.11; jax.shard_map and explicit axis types as used here
+    "flax>=0.12",  # Linen; the first line that supports this jax
+    "optax>=0.2.6",  # optax.tree.norm
+    "orbax-checkpoint>=0.11,<1",  # 1.0 changes the checkpoint manager
+    "ml-collections>=1.0",  # config files as flags
+    "absl-py>=2.0",
+    "numpy>=2.0",
+    "scikit-learn>=1.5",  # the embedded digits; nearest neighbours, class means, t-SNE
+    "matplotlib>=3.8",  # figures of the report
+    "rich>=13.0",  # progress bars
+]
+# Reading prepared TFDS data (array_record), without TensorFlow.
+TFDS = [
+    "tensorflow-datasets>=4.9.7",  # data_source for array_record
+    "array_record>=0.5",
+    "grain>=0.2.10",  # streams images that do not fit in memory
+    "importlib_resources",  # imported by tensorflow-datasets, which does not declare it
+    "pillow>=10.0",
+]
+EXTRAS = {
+    "gpu": ["jax[cuda13]>=0.10.2"],
+    "tpu": ["jax[tpu]>=0.10.2"],
+    "tfds": TFDS,
+    "prepare": [*TFDS, "tensorflow-cpu>=2.16; platform_machine == 'x86_64'", "tensorflow>=2.16"],
+    "test": [
+        *TFDS,
+        "chex>=0.1.90",
+        "hypothesis>=6.100",
+        "mypy>=1.11",
+        "pytest>=8.0",
+        "pytest-xdist>=3.6",
+        "ruff>=0.8",
+        "setuptools>=77",
+    ],
+}
+
+setup(
+    name="thanos_jax",
+    version=VERSION,
+    description="Supervised contrastive learning without class collapse, in JAX",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
+    packages=find_packages(include=["thanos_jax", "thanos_jax.*"]),
+    package_data={"thanos_jax": ["py.typed"]},
+    install_requires=CORE,
+    extras_require=EXTRAS,
+    classifiers=[
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
+)

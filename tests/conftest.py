@@ -1,0 +1,8 @@
+"""Eight host devices for every test, chosen before jax starts."""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+_COUNT = "--xla_force_host_platform_device_count=8"
+if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_COUNT}".strip()

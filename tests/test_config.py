@@ -1,0 +1,99 @@
+"""The schema: every misuse is refused by name, before anything is compiled."""
+
+import dataclasses
+
+import pytest
+
+from thanos_jax import config as schema
+from thanos_jax.train.objective import METHODS
+
+
+def test_default_passes_its_own_schema():
+    schema.check(schema.default())
+
+
+@pytest.mark.parametrize("key", schema.FIELDS)
+def test_every_key_has_a_meaning_and_a_default_that_fits(key):
+    field = schema.FIELDS[key]
+    assert field.meaning
+    assert field.accepts(field.default)
+
+
+def test_unknown_key_in_a_config_file_is_refused_at_once():
+    config = schema.default()
+    with pytest.raises(AttributeError, match="tempreature"):
+        config.loss.tempreature = 0.1
+
+
+def test_unknown_key_is_named_with_the_nearest():
+    config = schema.default().unlock()
+    config.loss.tempreature = 0.1
+    with pytest.raises(schema.ConfigError, match=r"config\.loss\.tempreature.*loss\.temperature"):
+        schema.check(config)
+
+
+def test_missing_key_is_named():
+    config = schema.default().unlock()
+    del config.train.epochs
+    with pytest.raises(schema.ConfigError, match=r"config\.train\.epochs: missing"):
+        schema.check(config)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("method", "thanso", r"config\.method: expected one of .*thanos.*'thanso'"),
+        ("data.name", "imagenet", r"config\.data\.name.*digits.*'imagenet'"),
+        ("loss.temperature", 0.0, r"config\.loss\.temperature: expected above 0.*got 0\.0"),
+        ("loss.alpha", 1.5, r"config\.loss\.alpha: expected at least 0, at most 1, got 1\.5"),
+        ("train.batch_size", 0, r"config\.train\.batch_size"),
+        ("train.epochs", -1.0, r"config\.train\.epochs"),
+        ("train.learning_rate", float("nan"), r"config\.train\.learning_rate.*nan"),
+        ("augment.crop_scale", (0.2,), r"config\.augment\.crop_scale: expected 2 numbers"),
+        ("model.mlp.widths", (), r"config\.model\.mlp\.widths: expected one or more"),
+    ],
+)
+def test_value_outside_its_field_is_refused(key, value, words):
+    config = schema.default()
+    *sections, name = key.split(".")
+    node = config
+    for section in sections:
+        node = node[section]
+    with node.ignore_type():
+        node[name] = value
+    with pytest.raises(schema.ConfigError, match=words):
+        schema.check(config)
+
+
+@pytest.mark.parametrize(("key", "value"), [("seed", True), ("seed", 1.0), ("method", 3)])
+def test_wrong_type_is_refused(key, value):
+    config = schema.default()
+    with config.ignore_type():
+        config[key] = value
+    with pytest.raises(schema.ConfigError, match=f"config.{key}: expected"):
+        schema.check(config)
+
+
+def test_argument_of_a_config_file():
+    presets = ("mlp", "vit")
+    assert schema.parse_argument("", presets) == ("thanos", "mlp")
+    assert schema.parse_argument("supcon", presets) == ("supcon", "mlp")
+    assert schema.parse_argument("spread,vit", presets) == ("spread", "vit")
+    with pytest.raises(schema.ConfigError, match="method.*'spraed'; did you mean 'spread'"):
+        schema.parse_argument("spraed", presets)
+    with pytest.raises(schema.ConfigError, match="preset: expected one of mlp, vit, got 'vits'"):
+        schema.parse_argument("thanos,vits", presets)
+
+
+def test_design_names_nine_methods():
+    assert set(METHODS) == {
+        "ce", "info_nce", "supcon", "supcon_info_nce", "cauto", "spread", "supcon_cauto", "thanos",
+        "joint",
+    }  # fmt: skip
+
+
+def test_printed_schema_holds_every_key(capsys):
+    schema.main()
+    printed = capsys.readouterr().out
+    assert all(f"{key} = " in printed for key in schema.FIELDS)
+    assert dataclasses.is_dataclass(schema.Field)

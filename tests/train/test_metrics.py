@@ -1,0 +1,41 @@
+"""metrics.jsonl."""
+
+import json
+
+import pytest
+
+from thanos_jax.train import metrics
+
+
+def test_resuming_drops_later_records_and_a_line_cut_short(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    lines = [json.dumps({"step": step, "loss": step / 2}) for step in (1, 2, 3)]
+    path.write_text("\n".join(lines) + '\n{"step": 4, "lo', encoding="utf-8")
+    assert [r["step"] for r in metrics.read(path)] == [1, 2, 3]
+    file = metrics.MetricsFile(path, resume_step=2)
+    file.append({"step": 3, "loss": 9.0})
+    assert metrics.read(path) == [
+        {"step": 1, "loss": 0.5}, {"step": 2, "loss": 1.0}, {"step": 3, "loss": 9.0}
+    ]  # fmt: skip
+
+
+def test_no_file_is_no_records(tmp_path):
+    assert metrics.read(tmp_path / "none.jsonl") == []
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_non_finite_names_step_and_metric(bad):
+    metrics.require_finite(7, {"loss": 1.0, "gradient_norm": 2.0})
+    with pytest.raises(metrics.NonFiniteError, match=r"step 7: gradient_norm = .*not applied"):
+        metrics.require_finite(7, {"loss": 1.0, "gradient_norm": bad})
+
+
+def test_mean():
+    assert metrics.mean([{"a": 1.0, "b": 0.0}, {"a": 3.0, "b": 1.0}]) == {"a": 2.0, "b": 0.5}
+
+
+def test_atomic_write_leaves_no_temporary_file(tmp_path):
+    metrics.write_atomically(tmp_path / "x.json", "1")
+    metrics.write_atomically(tmp_path / "x.json", "2")
+    assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
+    assert (tmp_path / "x.json").read_text(encoding="utf-8") == "2"

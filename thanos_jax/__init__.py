@@ -1,0 +1,3 @@
+"""Supervised contrastive learning without class collapse, in JAX."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,250 @@
+"""The schema of a run: every key, its default, what it may be and what it means.
+
+`python -m thanos_jax.config` prints it. A file in configs/ starts from `default()`, which is
+locked: a key that does not exist is an error there, on the command line, and in `check`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import ml_collections
+
+from thanos_jax.train.objective import METHODS
+
+
+class ConfigError(ValueError):
+    """A config that cannot be run; the message names the key, what was got and what is expected."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """One key: its default, its meaning, and a test with the words for what passes it."""
+
+    default: Any
+    meaning: str
+    expected: str = ""
+    accepts: Callable[[Any], bool] = lambda value: True
+
+
+def _one_of(default: str, meaning: str, options: Sequence[str]) -> Field:
+    return Field(default, meaning, "one of " + ", ".join(options), lambda v: v in options)
+
+
+def _number(
+    default: float, meaning: str, low: float, high: float, *, open_low: bool = False
+) -> Field:
+    bounds = f"{'above' if open_low else 'at least'} {low:g}, at most {high:g}"
+    return Field(
+        default, meaning, bounds, lambda v: (low < v if open_low else low <= v) and v <= high
+    )
+
+
+def _numbers(default: tuple[float, ...], meaning: str, length: int | None, low: float) -> Field:
+    count = "one or more" if length is None else str(length)
+    return Field(
+        default,
+        meaning,
+        f"{count} numbers, each at least {low:g}",
+        lambda v: len(v) > 0 and (length is None or len(v) == length) and all(x >= low for x in v),
+    )
+
+
+_HUGE = 1e12
+DATASETS = ("digits", "mnist", "cifar10", "cifar100", "cifar100_u", "celeb_a")
+
+FIELDS: dict[str, Field] = {
+    "method": _one_of("thanos", "what is trained; see docs/methods.md", tuple(METHODS)),
+    "seed": _number(
+        0, "seeds parameters, order of samples, augmentation and dropout", 0, 2**31 - 1
+    ),
+    # Data
+    "data.name": _one_of("digits", "data set", DATASETS),
+    "data.data_dir": Field("", "folder of prepared TFDS data; empty: TFDS's own default"),
+    "data.validation_fraction": _number(
+        0.1, "share of the training set held out, where a set has no validation split", 0.001, 0.5
+    ),
+    "data.split_seed": _number(42, "seeds the validation split and subsampling", 0, 2**31 - 1),
+    "data.image_size": _number(
+        0, "side in pixels to which images are cropped and resized; 0: as stored", 0, 4096
+    ),
+    "data.memory_limit_gib": _number(
+        4.0, "a set of more pixels than this, in GiB, is read from disk as it is needed", 0, _HUGE
+    ),
+    "data.read_threads": _number(8, "threads that read and decode images from disk", 1, 1024),
+    # Augmentation
+    "augment.crop_scale": _numbers((0.2, 1.0), "share of the image's area in a random crop", 2, 0),
+    "augment.crop_ratio": _numbers((3 / 4, 4 / 3), "width over height of a random crop", 2, 0.01),
+    "augment.flip": _number(0.5, "probability of a horizontal flip", 0, 1),
+    "augment.jitter": _numbers(
+        (0.4, 0.4, 0.4, 0.1), "strength of brightness, contrast, saturation, hue", 4, 0
+    ),
+    "augment.jitter_probability": _number(0.8, "probability of colour jitter", 0, 1),
+    "augment.grey_probability": _number(0.2, "probability of turning grey", 0, 1),
+    # Model
+    "model.encoder": _one_of("vit", "encoder", ("vit", "resnet18", "resnet50", "mlp")),
+    "model.arrangement": _one_of(
+        "separate",
+        "contrastive loss and autoencoder: one shared encoder; two with one classifier, jointly; "
+        "or two trained separately, whose embeddings are concatenated (Thanos as published)",
+        ("shared", "joint", "separate"),
+    ),
+    "model.embedding_dim": _number(
+        0, "width of an encoder's embedding, by a linear layer; 0: as it comes", 0, 65536
+    ),
+    "model.decoder": _one_of(
+        "auto", "decoder; auto: mlp for the mlp encoder", ("auto", "conv", "mlp")
+    ),
+    "model.dtype": _one_of(
+        "float32", "in which the model computes; parameters are float32", ("float32", "bfloat16")
+    ),
+    "model.vit.patch": _number(4, "side of a patch in pixels", 1, 512),
+    "model.vit.width": _number(256, "width of the transformer", 1, 65536),
+    "model.vit.depth": _number(7, "number of layers", 1, 1000),
+    "model.vit.heads": _number(8, "number of attention heads", 1, 1000),
+    "model.vit.mlp_width": _number(512, "width of a layer's hidden units", 1, 65536),
+    "model.vit.dropout": _number(0.05, "dropout probability", 0, 0.999),
+    "model.vit.stochastic_depth": _number(
+        0.05, "probability of skipping the last layer; rises to it linearly", 0, 0.999
+    ),
+    "model.resnet.width": _number(64, "channels of the first stage", 1, 65536),
+    "model.resnet.stem": _one_of(
+        "small", "small: 3x3 for small images; imagenet: 7x7 and pooling", ("small", "imagenet")
+    ),
+    "model.mlp.widths": Field(
+        (512, 256, 128),
+        "widths of the mlp encoder's layers; its decoder mirrors them",
+        "one or more positive integers",
+        lambda v: len(v) > 0 and all(type(x) is int and x > 0 for x in v),
+    ),
+    # Loss
+    "loss.temperature": _number(
+        0.5, "temperature of the contrastive loss", 0, _HUGE, open_low=True
+    ),
+    "loss.alpha": _number(0.5, "weight of the spreading term in the spread loss", 0, 1),
+    "loss.beta": _number(0.5, "weight of SupCon in the joint loss", 0, 1),
+    "loss.denominator": _one_of("all", "SupCon's denominator", ("all", "one_positive")),
+    "loss.views": _one_of("all", "an anchor's candidates", ("all", "cross")),
+    "loss.implementation": _one_of("auto", "how pairs are computed", ("auto", "dense")),
+    "loss.contrastive_weight": _number(1.0, "weight of the contrastive loss", 0, _HUGE),
+    "loss.cross_entropy_weight": _number(1.0, "weight of the coarse cross-entropy", 0, _HUGE),
+    "loss.reconstruction_weight": _number(
+        1.0, "weight of the autoencoder's squared error", 0, _HUGE
+    ),
+    # Training
+    "train.batch_size": _number(128, "images in a step, over all devices", 1, 2**31 - 1),
+    "train.epochs": _number(600.0, "passes over the training set", 0, _HUGE, open_low=True),
+    "train.max_steps": _number(
+        0, "stops the run, schedule included, at this step; 0: no limit", 0, _HUGE
+    ),
+    "train.learning_rate": _number(3e-4, "AdamW's peak learning rate", 0, _HUGE),
+    "train.warmup_epochs": _number(1.0, "epochs of linear warm-up before the cosine", 0, _HUGE),
+    "train.weight_decay": _number(0.01, "AdamW's weight decay, on kernels only", 0, _HUGE),
+    "train.log_every": _number(50, "steps between lines of metrics.jsonl", 1, _HUGE),
+    "train.evaluate_every_epochs": _number(
+        1.0, "epochs between evaluations on the validation split", 0, _HUGE, open_low=True
+    ),
+    "train.checkpoint_every_epochs": _number(
+        10.0, "epochs between checkpoints", 0, _HUGE, open_low=True
+    ),
+    "train.checkpoints_kept": _number(2, "how many checkpoints stay on disk", 1, 1000),
+    # Evaluation
+    "transfer.regularization": _numbers(
+        (0.0, 1e-5, 1e-4, 1e-3, 1e-2),
+        "L2 weights of the linear head, chosen on validation",
+        None,
+        0,
+    ),
+    "transfer.iterations": _number(200, "L-BFGS iterations of the linear head at most", 1, 1e6),
+    "transfer.neighbours": _number(20, "k of the nearest neighbour classifier", 1, 1e6),
+    "report.map_points": _number(2000, "test images in the map of the embeddings", 10, 1e5),
+}
+
+
+def default() -> ml_collections.ConfigDict:
+    """Returns a locked ConfigDict of all defaults, nested by the dots of the keys."""
+    config = ml_collections.ConfigDict()
+    for key, field in FIELDS.items():
+        *sections, name = key.split(".")
+        node = config
+        for section in sections:
+            if section not in node:
+                node[section] = ml_collections.ConfigDict()
+            node = node[section]
+        node[name] = field.default
+    return config.lock()
+
+
+def parse_argument(argument: str, presets: Sequence[str]) -> tuple[str, str]:
+    """Splits what follows a config file's colon, METHOD[,PRESET], into both.
+
+    Args:
+      argument: for example "thanos", "supcon,vit" or "" for the defaults.
+      presets: the presets a config offers; the first is its default.
+
+    Raises:
+      ConfigError: an unknown method or preset.
+    """
+    method, _, preset = argument.partition(",")
+    method, preset = method or "thanos", preset or presets[0]
+    for name, value, options in (("method", method, tuple(METHODS)), ("preset", preset, presets)):
+        if value not in options:
+            expected = f"expected one of {', '.join(options)}"
+            raise ConfigError(f"{name}: {expected}, got {value!r}{_nearest(value, options)}")
+    return method, preset
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns {"section.key": value} of a nested mapping."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping | ml_collections.ConfigDict):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+    """Holds a config against the schema.
+
+    Raises:
+      ConfigError: a key that is unknown (with the nearest known one) or missing, or a value of
+        another type than its default or outside what its field accepts.
+    """
+    values = flatten(config)
+    for key in values:
+        if key not in FIELDS:
+            raise ConfigError(f"config.{key}: no such key{_nearest(key, FIELDS)}")
+    for key, field in FIELDS.items():
+        if key not in values:
+            raise ConfigError(f"config.{key}: missing; its default is {field.default!r}")
+        value, kind = values[key], type(field.default)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if kind is tuple:
+            fits = isinstance(value, tuple | list)
+        else:
+            fits = (number and value == value) if kind is float else type(value) is kind
+        if not fits:
+            raise ConfigError(f"config.{key}: expected {kind.__name__}, got {value!r}")
+        if not field.accepts(value):
+            raise ConfigError(f"config.{key}: expected {field.expected}, got {value!r}")
+
+
+def _nearest(word: str, known: Sequence[str] | Mapping[str, Any]) -> str:
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def main() -> None:
+    """Prints the schema."""
+    for key, field in FIELDS.items():
+        expected = f" ({field.expected})" if field.expected else ""
+        print(f"{key} = {field.default!r}\n    {field.meaning}{expected}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""Losses as pure functions of arrays; importing this imports nothing but jax.
+
+    from thanos_jax import losses
+    loss = losses.spread(embeddings, labels, alpha=0.5, temperature=0.1)
+
+Notation. The batch holds one row for each image, with one or more views of it; every view is an
+entry. s_ij is the cosine of entries i and j over the temperature. For an anchor i, A(i) are its
+candidates, P(i) those of its class, N(i) those of other classes, a(i) the other views of its image.
+
+What the contrastive losses share:
+
+  embeddings      float [batch, views, dim], or [batch, dim] for one view. bfloat16, float16,
+                  float32 or float64; computed and returned in float32, or float64 for float64.
+  labels          integer [batch], any values.
+  temperature     positive number or scalar array; differentiable. The papers use 0.5.
+  views           "all": every entry is an anchor, every other entry its candidate (Khosla et al.).
+                  "cross": candidates are the entries of the other views only.
+  where           bool [batch]; False is padding, neither anchor nor candidate. Gradient exactly 0.
+  normalize       True: embeddings are divided by their Euclidean length; a zero vector stays zero,
+                  with gradient 0. False: similarities are plain inner products.
+  axis_name       inside `jax.pmap`, `jax.shard_map` or `jax.vmap` with that axis name (or tuple of
+                  names), the arrays are this device's shard of the global batch. The result is the
+                  loss of the global batch, the same on every device. For gradients of replicated
+                  parameters: `jax.lax.pmean(jax.grad(loss)(params), axis_name)`.
+  implementation  how pairs are computed: "dense" builds the similarity matrix of this device's
+                  anchors and all candidates; "auto" chooses.
+  reduction       "mean": over the anchors of the global batch that have a positive, 0.0 if there is
+                  none. "none": [batch, views], one value per anchor, 0 where there is no positive.
+
+Non-finite embeddings give a non-finite loss; nothing is hidden.
+"""
+
+from thanos_jax.losses.contrastive import (
+    class_conditional_info_nce,
+    info_nce,
+    joint,
+    spread,
+    supcon,
+)
+from thanos_jax.losses.reconstruction import reconstruction
+
+__all__ = [
+    "class_conditional_info_nce",
+    "info_nce",
+    "joint",
+    "reconstruction",
+    "spread",
+    "supcon",
+]

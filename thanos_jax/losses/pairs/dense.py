@@ -1,0 +1,78 @@
+"""Pair statistics from the whole similarity matrix: the definition that faster paths are held to.
+
+Holds several [anchors, candidates] arrays; differentiable any number of times, forwards and
+backwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from thanos_jax.losses.pairs.entries import AxisName, Entries
+
+
+def statistics(
+    entries: Entries,
+    *,
+    temperature: jax.Array | float,
+    views: str,
+    names: Collection[str],
+    axis_name: AxisName | None,
+) -> dict[str, jax.Array]:
+    """See `thanos_jax.losses.pairs.statistics`."""
+    candidates = entries
+    if axis_name is not None:
+        candidates = jax.tree.map(lambda x: lax.all_gather(x, axis_name, tiled=True), entries)
+
+    # Accelerators multiply float32 in fewer bits by default; divided by a small temperature,
+    # that error would be the loss.
+    similarity = jnp.matmul(
+        entries.embedding, candidates.embedding.T, precision=lax.Precision.HIGHEST
+    ) / jnp.asarray(temperature, entries.embedding.dtype)
+
+    def equal(field: str) -> jax.Array:
+        return getattr(entries, field)[:, None] == getattr(candidates, field)[None, :]
+
+    own = equal("image")
+    other_view = ~equal("view")
+    candidate = entries.valid[:, None] & candidates.valid[None, :]
+    candidate &= other_view if views == "cross" else ~own | other_view
+    same = candidate & equal("label")
+    own &= same
+    different = candidate & ~same
+
+    def one_positive() -> jax.Array:
+        # lse({p} and N(i)) - s_ip = softplus(lse(N(i)) - s_ip), without the cancellation.
+        negatives, some = different, jnp.any(different, axis=1, keepdims=True)
+        log_sum = _log_sum_exp(similarity, negatives)[:, None]
+        return _mean(jnp.where(some, jax.nn.softplus(log_sum - similarity), 0.0), same)
+
+    available = {
+        "log_sum_all": lambda: _log_sum_exp(similarity, candidate),
+        "log_sum_same": lambda: _log_sum_exp(similarity, same),
+        "mean_same": lambda: _mean(similarity, same),
+        "mean_own": lambda: _mean(similarity, own),
+        "one_positive": one_positive,
+        "has_same": lambda: jnp.any(same, axis=1),
+    }
+    return {name: available[name]() for name in names}
+
+
+def _mean(values: jax.Array, mask: jax.Array) -> jax.Array:
+    """Row means over `mask`; 0 for an empty row."""
+    count = jnp.sum(mask, axis=1).astype(values.dtype)
+    return jnp.sum(jnp.where(mask, values, 0.0), axis=1) / jnp.maximum(count, 1.0)
+
+
+def _log_sum_exp(values: jax.Array, mask: jax.Array) -> jax.Array:
+    """Row-wise log-sum-exp over `mask`; 0, with gradient 0, for an empty row. NaN stays NaN."""
+    some = jnp.any(mask, axis=1, keepdims=True)
+    largest = jnp.max(jnp.where(mask, values, -jnp.inf), axis=1, keepdims=True)
+    largest = lax.stop_gradient(jnp.where(some, largest, 0.0))
+    shifted = jnp.where(mask, values - largest, 0.0)
+    total = jnp.sum(jnp.where(mask, jnp.exp(shifted), 0.0), axis=1, keepdims=True)
+    return jnp.squeeze(jnp.log(jnp.where(some, total, 1.0)) + largest, axis=1)

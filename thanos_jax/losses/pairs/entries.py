@@ -1,0 +1,83 @@
+"""The entries of a batch: one row for every view of every image, with what decides its role."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+AxisName = Any  # one mesh or pmap axis name, or a tuple of them
+
+
+class Entries(NamedTuple):
+    """N = batch * views entries; a block of them can travel between devices as it is.
+
+    Attributes:
+      embedding: float [N, d], float32 or float64; rows of padding are zero.
+      label: integer [N]; entries of equal label are positives of each other.
+      image: int32 [N], the image's number in the global batch; tells an entry's own views.
+      view: int32 [N].
+      valid: bool [N]; False is padding, neither anchor nor candidate.
+    """
+
+    embedding: jax.Array
+    label: jax.Array
+    image: jax.Array
+    view: jax.Array
+    valid: jax.Array
+
+
+def normalize(embedding: jax.Array) -> jax.Array:
+    """Divides each row of float [..., d] by its Euclidean length; a zero row stays zero.
+
+    Rows are first divided by their largest magnitude, so that lengths neither overflow nor vanish.
+    The result does not depend on that divisor, and neither do its derivatives, so the divisor is
+    held constant. The gradient at a zero row is zero (that of z / |z| is undefined there).
+    """
+    largest = lax.stop_gradient(jnp.max(jnp.abs(embedding), axis=-1, keepdims=True))
+    # Written so that a NaN row is not taken for a zero row: NaN must reach the loss.
+    zero = largest < jnp.finfo(embedding.dtype).tiny
+    scaled = jnp.where(zero, 0.0, embedding) / jnp.where(zero, 1.0, largest)
+    squares = jnp.sum(scaled * scaled, axis=-1, keepdims=True)
+    return scaled * lax.rsqrt(jnp.where(zero, 1.0, squares))
+
+
+def make_entries(
+    embeddings: jax.Array,
+    labels: jax.Array | None,
+    where: jax.Array,
+    *,
+    normalized: bool,
+    axis_name: AxisName | None,
+) -> Entries:
+    """Flattens a batch to entries.
+
+    Args:
+      embeddings: float [batch, views, dim].
+      labels: integer [batch], or None: every image is a class of its own.
+      where: bool [batch].
+      normalized: whether rows are divided by their length.
+      axis_name: the axis over which the global batch is sharded, if any.
+
+    Returns:
+      Entries with N = batch * views, ordered by image, then view.
+    """
+    batch, views, dim = embeddings.shape
+    embeddings = embeddings.astype(jnp.promote_types(embeddings.dtype, jnp.float32))
+    # Before anything else touches them: 0 * NaN in a backward pass would reach real rows.
+    embeddings = jnp.where(where[:, None, None], embeddings, 0.0)
+    if normalized:
+        embeddings = normalize(embeddings)
+    image = jnp.arange(batch, dtype=jnp.int32)
+    if axis_name is not None:
+        image = image + lax.axis_index(axis_name).astype(jnp.int32) * batch
+    label = image if labels is None else labels
+    return Entries(
+        embedding=embeddings.reshape(batch * views, dim),
+        label=jnp.repeat(label, views),
+        image=jnp.repeat(image, views),
+        view=jnp.tile(jnp.arange(views, dtype=jnp.int32), batch),
+        valid=jnp.repeat(where, views),
+    )

@@ -1,0 +1,1 @@
+"""The optimizer's state, the step, the loop and checkpoints."""

@@ -1,0 +1,67 @@
+"""metrics.jsonl: one line of JSON for each logged step."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Record = Mapping[str, Any]
+
+
+class NonFiniteError(FloatingPointError):
+    """A loss or gradient that is not a number, or infinite; the step was not taken."""
+
+
+def require_finite(step: int, metrics: Mapping[str, float]) -> None:
+    """Raises NonFiniteError naming the step and the metrics at fault."""
+    bad = {name: value for name, value in metrics.items() if not math.isfinite(value)}
+    if bad:
+        found = ", ".join(f"{name} = {value}" for name, value in bad.items())
+        raise NonFiniteError(
+            f"step {step}: {found}. The update was not applied and nothing was saved after it. "
+            "A lower train.learning_rate, a higher loss.temperature or, with model.dtype="
+            "'bfloat16', float32 often mends this."
+        )
+
+
+def mean(records: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Averages records of the same names."""
+    return {name: sum(r[name] for r in records) / len(records) for name in records[0]}
+
+
+class MetricsFile:
+    """Appends records; on resuming, drops those after the restored step."""
+
+    def __init__(self, path: str | os.PathLike[str], *, resume_step: int) -> None:
+        """Opens the file, keeping complete lines of steps up to `resume_step`."""
+        self._path = pathlib.Path(path)
+        kept = [r for r in read(self._path) if r["step"] <= resume_step]
+        text = "".join(json.dumps(record) + "\n" for record in kept)
+        write_atomically(self._path, text)
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Writes one line at once, so that a reader sees the run as it goes."""
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+
+def read(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Returns the records of a file; [] without one. A last line cut short is left out."""
+    path = pathlib.Path(path)
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    # What follows the last newline was being written when the run was stopped.
+    return [json.loads(line) for line in lines[:-1]]
+
+
+def write_atomically(path: str | os.PathLike[str], text: str) -> None:
+    """Writes a text file that is there whole or not at all."""
+    path = pathlib.Path(path)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)

@@ -1,0 +1,152 @@
+"""What each method minimizes: its contrastive loss, its autoencoder, and the sum of terms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+from thanos_jax import losses
+
+Contrastive = Callable[..., jax.Array]
+
+
+class Method(NamedTuple):
+    """One row of the papers' tables; every method also has the coarse cross-entropy.
+
+    Attributes:
+      contrastive: (config.loss, embeddings, labels, **shared keywords) -> scalar, or None.
+      reconstruct: whether an autoencoder is trained too.
+    """
+
+    contrastive: Contrastive | None
+    reconstruct: bool
+
+
+def _info_nce(config: Any, embeddings: jax.Array, labels: jax.Array, **shared: Any) -> jax.Array:
+    return losses.info_nce(embeddings, **shared)
+
+
+def _supcon(config: Any, embeddings: jax.Array, labels: jax.Array, **shared: Any) -> jax.Array:
+    return losses.supcon(embeddings, labels, denominator=config.denominator, **shared)
+
+
+def _supcon_info_nce(
+    config: Any, embeddings: jax.Array, labels: jax.Array, **shared: Any
+) -> jax.Array:
+    # Islam et al.: the sum of both, each of weight 1; the joint loss at a half is their mean.
+    return 2 * losses.joint(embeddings, labels, beta=0.5, denominator=config.denominator, **shared)
+
+
+def _spread(config: Any, embeddings: jax.Array, labels: jax.Array, **shared: Any) -> jax.Array:
+    return losses.spread(
+        embeddings, labels, alpha=config.alpha, denominator=config.denominator, **shared
+    )
+
+
+def _joint(config: Any, embeddings: jax.Array, labels: jax.Array, **shared: Any) -> jax.Array:
+    return losses.joint(
+        embeddings, labels, beta=config.beta, denominator=config.denominator, **shared
+    )
+
+
+METHODS: dict[str, Method] = {
+    "ce": Method(None, reconstruct=False),
+    "info_nce": Method(_info_nce, reconstruct=False),
+    "supcon": Method(_supcon, reconstruct=False),
+    "supcon_info_nce": Method(_supcon_info_nce, reconstruct=False),
+    "cauto": Method(None, reconstruct=True),
+    "spread": Method(_spread, reconstruct=False),
+    "supcon_cauto": Method(_supcon, reconstruct=True),
+    "thanos": Method(_spread, reconstruct=True),
+    "joint": Method(_joint, reconstruct=False),
+}
+
+
+def contrastive_loss(
+    method: str, config: Any, mesh: Mesh
+) -> Callable[[jax.Array, jax.Array], jax.Array] | None:
+    """Returns (embeddings [batch, views, d], labels [batch]) -> scalar, or None.
+
+    Inside, each device holds the similarities of its own anchors to the global batch.
+
+    Args:
+      method: a key of `METHODS`.
+      config: config.loss.
+      mesh: devices; the batch is sharded over its axis "data".
+    """
+    loss = METHODS[method].contrastive
+    if loss is None:
+        return None
+
+    def shard(embeddings: jax.Array, labels: jax.Array) -> jax.Array:
+        return loss(
+            config,
+            embeddings,
+            labels,
+            temperature=config.temperature,
+            views=config.views,
+            implementation=config.implementation,
+            axis_name="data",
+        )
+
+    return jax.shard_map(shard, mesh=mesh, in_specs=(P("data"), P("data")), out_specs=P())
+
+
+def total_loss(
+    outputs: Mapping[str, Any],
+    images: jax.Array,
+    labels: jax.Array,
+    *,
+    contrastive: Callable[[jax.Array, jax.Array], jax.Array] | None,
+    config: Any,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Adds up the terms of a step.
+
+    Args:
+      outputs: of `thanos_jax.models.thanos.Thanos` on all views, batch * views rows.
+      images: float [batch, views, h, w, c], the model's (augmented, normalized) input.
+      labels: integer [batch], coarse.
+      contrastive: from `contrastive_loss`.
+      config: config.loss.
+
+    Returns:
+      The weighted sum, and the unweighted terms with the batch's coarse accuracy.
+    """
+    batch, views = images.shape[:2]
+    labels_of_rows = jnp.repeat(labels, views)
+    cross_entropy = jnp.zeros(())
+    for logits in outputs["logits"]:
+        cross_entropy += optax.softmax_cross_entropy_with_integer_labels(
+            logits, labels_of_rows
+        ).mean()
+    terms = {"cross_entropy": cross_entropy}
+    total = config.cross_entropy_weight * cross_entropy
+    if contrastive is not None:
+        embeddings = outputs["contrastive"]
+        terms["contrastive"] = contrastive(embeddings.reshape(batch, views, -1), labels)
+        total += config.contrastive_weight * terms["contrastive"]
+    if "reconstruction" in outputs:
+        terms["reconstruction"] = losses.reconstruction(
+            images.reshape(batch * views, *images.shape[2:]), outputs["reconstruction"]
+        )
+        total += config.reconstruction_weight * terms["reconstruction"]
+    correct = predict_coarse(outputs["logits"]) == labels_of_rows
+    return total, {"loss": total, **terms, "coarse_accuracy": correct.mean()}
+
+
+def predict_coarse(logits: tuple[jax.Array, ...]) -> jax.Array:
+    """Returns the class of the largest probability, averaged over the classifiers.
+
+    Args:
+      logits: float [rows, classes] of each classifier.
+
+    Returns:
+      int32 [rows].
+    """
+    return jnp.argmax(sum(jax.nn.softmax(x) for x in logits), axis=-1).astype(jnp.int32)
