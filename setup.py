@@ -32,7 +32,9 @@ EXTRAS = {
     "gpu": ["jax[cuda13]>=0.10.2"],
     "tpu": ["jax[tpu]>=0.10.2"],
     "tfds": TFDS,
-    "prepare": [*TFDS, "tensorflow-cpu>=2.16; platform_machine == 'x86_64'", "tensorflow>=2.16"],
+    # Downloads and prepares TFDS data; best in an environment of its own, for TensorFlow holds
+    # numpy and protobuf back. The tfds command imports the last two whatever it is asked to do.
+    "prepare": [*TFDS, "tensorflow>=2.16", "apache-beam", "mlcroissant"],
     "test": [
         *TFDS,
         "chex>=0.1.90",

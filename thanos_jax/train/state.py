@@ -79,11 +79,18 @@ def create(
       key: seeds the parameters.
       image_shape: (height, width, channels).
     """
-    variables = model.init(key, jnp.zeros((1, *image_shape)), train=False)
-    params = variables.pop("params")
-    return TrainState(
-        step=jnp.zeros((), jnp.int32),
-        params=params,
-        model_state=dict(variables),
-        opt_state=optimizer.init(params),
-    )
+
+
+    # Compiled: one program, where eager initialization compiles one for every parameter's shape.
+    @jax.jit
+    def initial(key: jax.Array) -> TrainState:
+        variables = dict(model.init(key, jnp.zeros((1, *image_shape)), train=False))
+        params = variables.pop("params")
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            model_state=variables,
+            opt_state=optimizer.init(params),
+        )
+
+    return initial(key)

@@ -1,0 +1,62 @@
+"""The command as a user gives it: a real process, its exit code and its words."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def command(*arguments, cwd=ROOT):
+    environment = dict(os.environ, JAX_PLATFORMS="cpu", PYTHONPATH=str(ROOT))
+    environment.pop("XLA_FLAGS", None)
+    return subprocess.run(
+        [sys.executable, "-m", "thanos_jax.main", *arguments],
+        cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+
+
+def test_runs_from_the_command_line(tmp_path):
+    found = command(
+        "--config=configs/digits.py:supcon", f"--workdir={tmp_path}/run",
+        "--config.train.max_steps=3", "--config.report.map_points=50",
+    )  # fmt: skip
+    assert found.returncode == 0, found.stderr
+    assert "fine_accuracy" in found.stdout
+    assert {p.name for p in (tmp_path / "run").iterdir()} == {
+        "config.json", "metrics.jsonl", "checkpoints", "results.json", "report.html",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--config=configs/digits.py", "--config.loss.tempreature=0.1"], "loss.temperature"),
+        (["--config=configs/digits.py:thanso"], "did you mean 'thanos'"),
+        (["--config=configs/digits.py", "--config.loss.alpha=2.0"], "config.loss.alpha: expected"),
+        (["--config=configs/digits.py", "--config.train.batch_size=abc"], "batch_size"),
+        (["--config=configs/digits.py", "surplus"], "surplus"),
+        ([], "--config"),
+    ],
+    ids=["key", "method", "range", "type", "argument", "nothing"],
+)
+def test_misuse_fails_with_words(arguments, words, tmp_path):
+    found = command(*arguments, f"--workdir={tmp_path}/run")
+    assert found.returncode != 0
+    assert words in found.stderr + found.stdout
+    assert not (tmp_path / "run").exists()
+
+
+def test_missing_data_name_folder_and_remedy(tmp_path):
+    pytest.importorskip("tensorflow_datasets")
+    found = command(
+        "--config=configs/mnist.py", f"--workdir={tmp_path}/run",
+        f"--config.data.data_dir={tmp_path}/data",
+    )  # fmt: skip
+    assert found.returncode != 0
+    for words in ("mnist", f"{tmp_path}/data", "tfds build", "[prepare]", "data.data_dir"):
+        assert words in found.stderr, words
+    assert "Traceback" not in found.stderr

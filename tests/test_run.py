@@ -1,0 +1,142 @@
+"""A run end to end on the embedded digits: what it leaves, resuming, refusing."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from thanos_jax import config as schema
+from thanos_jax import run as run_module
+from thanos_jax.train import metrics
+from thanos_jax.train.checkpoint import Checkpoints
+from thanos_jax.train.objective import METHODS
+
+RESULTS = {
+    "dataset", "method", "seed", "steps", "train_seconds", "coarse_accuracy", "fine_accuracy",
+    "fine_accuracy_knn", "fine_accuracy_class_mean", "geometry", "versions", "devices",
+}  # fmt: skip
+
+
+def small(method="thanos", **train):
+    config = schema.default()
+    config.method = method
+    config.augment.crop_scale = (0.5, 1.0)
+    config.augment.flip = 0.0
+    config.augment.jitter_probability = 0.0
+    config.model.encoder = "mlp"
+    config.model.arrangement = "shared"
+    config.model.mlp.widths = (64, 32)
+    config.train.update(batch_size=128, epochs=4.0, learning_rate=3e-3, log_every=7, **train)
+    config.train.evaluate_every_epochs = 2.0
+    config.train.checkpoint_every_epochs = 1.0
+    config.report.map_points = 100
+    return config
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    return folder, run_module.run(small(), folder)
+
+
+def test_leaves_what_it_promises(finished):
+    folder, results = finished
+    assert RESULTS <= results.keys()
+    assert results == json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    assert (results["dataset"], results["method"], results["seed"]) == ("digits", "thanos", 0)
+    # Chance is 0.1; coarse labels alone tell half the digits from the others.
+    assert 0.5 < results["fine_accuracy"] <= 1.0
+    assert 0.7 < results["coarse_accuracy"] <= 1.0
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    assert schema.flatten(config).keys() == schema.FIELDS.keys()
+    report = (folder / "report.html").read_text(encoding="utf-8")
+    assert "Reconstructions" in report
+    records = metrics.read(folder / "metrics.jsonl")
+    assert records[-1]["step"] == results["steps"]
+    for name in ("loss", "cross_entropy", "contrastive", "reconstruction", "coarse_accuracy",
+                 "gradient_norm", "learning_rate", "images_per_second"):  # fmt: skip
+        assert all(np.isfinite(r[name]) for r in records), name
+    assert sum("validation_coarse_accuracy" in r for r in records) == 2
+    assert records[-1]["loss"] < records[0]["loss"]
+    with Checkpoints(folder / "checkpoints", keep=2) as checkpoints:
+        assert checkpoints.latest_step() == results["steps"]
+
+
+def test_a_finished_run_is_not_run_again(finished, capsys):
+    folder, results = finished
+    before = {p.name: p.stat().st_mtime_ns for p in folder.iterdir()}
+    assert run_module.run(small(), folder) == results
+    assert "finished" in capsys.readouterr().out
+    assert before == {p.name: p.stat().st_mtime_ns for p in folder.iterdir()}
+
+
+def test_a_folder_of_another_config_is_refused(finished):
+    folder, _ = finished
+    with pytest.raises(schema.ConfigError, match=r"(?s)another config.*loss\.alpha: 0\.5 there"):
+        other = small()
+        other.loss.alpha = 0.25
+        run_module.run(other, folder)
+
+
+def test_an_interrupted_run_continues_to_the_same_end(finished, tmp_path, monkeypatch):
+    folder, results = finished
+
+    class Interrupted(Exception):
+        pass
+
+    real = run_module.make_step
+
+    def stops_in_the_third_epoch(*arguments, **keywords):
+        step = real(*arguments, **keywords)
+
+        def counting(state, batch):
+            if int(state.step) == 25:
+                raise Interrupted
+            return step(state, batch)
+
+        return counting
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "make_step", stops_in_the_third_epoch)
+        with pytest.raises(Interrupted):
+            run_module.run(small(), tmp_path)
+    assert not (tmp_path / "results.json").exists()
+    resumed = run_module.run(small(), tmp_path)
+
+    def comparable(folder):
+        timing = ("seconds", "images_per_second")
+        records = metrics.read(folder / "metrics.jsonl")
+        return [{k: v for k, v in r.items() if k not in timing} for r in records]
+
+    assert comparable(tmp_path) == comparable(folder)
+    assert resumed["fine_accuracy"] == results["fine_accuracy"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_runs(method, tmp_path):
+    config = small(method, max_steps=2)
+    results = run_module.run(config, tmp_path)
+    assert results["steps"] == 2
+    reports = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert ("Reconstructions" in reports) == METHODS[method].reconstruct
+
+
+def test_divergence_stops_the_run_and_names_the_step(tmp_path):
+    config = small()
+    # Large enough for the squared error to overflow float32 within a few steps.
+    config.train.update(learning_rate=1e12, warmup_epochs=0.0)
+    with pytest.raises(metrics.NonFiniteError, match=r"step \d+: .*(loss|gradient_norm)"):
+        run_module.run(config, tmp_path)
+    assert not (tmp_path / "results.json").exists()
+    with Checkpoints(tmp_path / "checkpoints", keep=2) as checkpoints:
+        assert checkpoints.latest_step() is None
+
+
+def test_a_batch_that_the_devices_cannot_share_is_refused(tmp_path):
+    config = small()
+    config.train.batch_size = 12
+    expected = rf"train\.batch_size: expected a multiple of the {jax.device_count()} devices, got 12"
+    with pytest.raises(schema.ConfigError, match=expected):
+        run_module.run(config, tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,215 @@
+"""Batches as a pure function of seed, step and process.
+
+The training stream is the endless concatenation of seeded epoch permutations. Step s takes its
+positions s * B to (s + 1) * B, and of those each process takes one contiguous share. So the state
+of the data is the step: nothing is lost or repeated when a run is stopped, or when it goes on with
+another number of processes.
+"""
+
+import operator
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from thanos_jax.data.permutations import permutation
+from thanos_jax.data.splits import Batch, Split
+
+
+def sample_indices(
+    *,
+    seed: int,
+    step: int,
+    batch_size: int,
+    size: int,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> np.ndarray:
+    """The examples of one training step, as positions in the split.
+
+    Args:
+      seed: integer in [0, 2**64); orders the epochs.
+      step: the training step, from 0.
+      batch_size: examples per step, over all processes.
+      size: number of examples of the split.
+      process_index: this process, in [0, process_count).
+      process_count: number of processes; divides batch_size.
+
+    Returns:
+      int64 [batch_size // process_count]. The arrays of all processes, one after the other, are the
+      array of a single process.
+
+    Raises:
+      TypeError: an argument is not an integer.
+      ValueError: an argument out of range.
+    """
+    share = _share(batch_size, process_index, process_count)
+    if operator.index(step) < 0:
+        raise ValueError(f"step must not be negative, got {step}")
+    if operator.index(size) < 1:
+        raise ValueError(f"size must be at least 1, got {size}")
+    parts = []
+    position, end = step * batch_size + share.start, step * batch_size + share.stop
+    while position < end:
+        epoch, within = divmod(position, size)
+        part = permutation(seed, epoch, size)[within : within + end - position]
+        parts.append(part)
+        position += len(part)
+    return np.concatenate(parts)
+
+
+def train_batches(
+    split: Split,
+    *,
+    seed: int,
+    batch_size: int,
+    first_step: int,
+    last_step: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    read_threads: int = 8,
+) -> Iterator[Batch]:
+    """This process's part of the batches of steps first_step .. last_step - 1.
+
+    A split in memory is gathered on the spot. A split on disk is read ahead by Grain, whole steps
+    at a time; the values are the same.
+
+    Args:
+      split: where the examples are.
+      seed: integer in [0, 2**64); orders the epochs.
+      batch_size: examples per step, over all processes.
+      first_step: the step to begin with; what a checkpoint stores.
+      last_step: the step to stop before.
+      process_index: this process, in [0, process_count).
+      process_count: number of processes; divides batch_size.
+      read_threads: threads that read ahead from disk; 0 for none.
+
+    Returns:
+      An iterator of {"image": uint8 [b, h, w, c], "fine": int32 [b], "coarse": int32 [b]}, with
+      b = batch_size // process_count.
+
+    Raises:
+      ImportError: grain, which reads ahead, is not installed.
+      TypeError: an argument is not an integer.
+      ValueError: an argument out of range.
+    """
+    _share(batch_size, process_index, process_count)
+    if not 0 <= operator.index(first_step) <= operator.index(last_step):
+        raise ValueError(
+            f"steps must satisfy 0 <= first_step <= last_step, got {first_step} and {last_step}"
+        )
+    size = len(split)
+
+    def read(step: int) -> Batch:
+        return split.read(
+            sample_indices(
+                seed=seed,
+                step=step,
+                batch_size=batch_size,
+                size=size,
+                process_index=process_index,
+                process_count=process_count,
+            )
+        )
+
+    if first_step < last_step:
+        # What is wrong with seed or size shows here, not at the first `next`.
+        permutation(seed, first_step * batch_size // max(size, 1), size)
+    return _each(read, first_step, last_step, split.in_memory, read_threads)
+
+
+def evaluation_batches(
+    split: Split,
+    *,
+    batch_size: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    read_threads: int = 8,
+) -> Iterator[Batch]:
+    """Every example once, in order; the last batch is filled up with example 0, marked as padding.
+
+    All processes get the same number of batches, of the same shape.
+
+    Args:
+      split: where the examples are.
+      batch_size: examples per batch, over all processes.
+      process_index: this process, in [0, process_count).
+      process_count: number of processes; divides batch_size.
+      read_threads: threads that read ahead from disk; 0 for none.
+
+    Returns:
+      An iterator of {"image": uint8 [b, h, w, c], "fine": int32 [b], "coarse": int32 [b],
+      "where": bool [b], False on padding, "index": int64 [b], the position in the split}, with
+      b = batch_size // process_count.
+
+    Raises:
+      ImportError: grain, which reads ahead, is not installed.
+      TypeError: an argument is not an integer.
+      ValueError: an argument out of range, or a split without examples.
+    """
+    share = _share(batch_size, process_index, process_count)
+    size = len(split)
+    if size < 1:
+        raise ValueError("split must have at least one example, got 0")
+
+    def read(number: int) -> Batch:
+        position = np.arange(share.start, share.stop, dtype=np.int64) + number * batch_size
+        where = position < size
+        index = np.where(where, position, 0)
+        return {**split.read(index), "where": where, "index": index}
+
+    return _each(read, 0, -(-size // batch_size), split.in_memory, read_threads)
+
+
+def _share(batch_size: int, process_index: int, process_count: int) -> range:
+    """The positions within a batch that belong to one process."""
+    if operator.index(process_count) < 1:
+        raise ValueError(f"process_count must be at least 1, got {process_count}")
+    if not 0 <= operator.index(process_index) < process_count:
+        raise ValueError(f"process_index must be in [0, {process_count}), got {process_index}")
+    if operator.index(batch_size) < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    if batch_size % process_count:
+        raise ValueError(
+            f"batch_size must be a multiple of process_count, got {batch_size} and {process_count}"
+        )
+    share = batch_size // process_count
+    return range(process_index * share, (process_index + 1) * share)
+
+
+class _Numbered:
+    """Batches by number, as a source for Grain."""
+
+    def __init__(self, read: Any, first: int, last: int) -> None:
+        self._read, self._first, self._last = read, first, last
+
+    def __len__(self) -> int:
+        return self._last - self._first
+
+    def __getitem__(self, number: Any) -> Batch:
+        return self._read(self._first + operator.index(number))
+
+
+def _each(read: Any, first: int, last: int, in_memory: bool, read_threads: int) -> Iterator[Batch]:
+    if operator.index(read_threads) < 0:
+        raise ValueError(f"read_threads must not be negative, got {read_threads}")
+    if in_memory or read_threads == 0 or first == last:
+        return map(read, range(first, last))
+    try:
+        import grain
+    except ImportError as error:
+        raise ImportError(
+            "a split on disk is read ahead by grain, which is not installed. Install it with:"
+            " pip install 'thanos_jax[tfds]', or pass read_threads=0"
+        ) from error
+    options = grain.ReadOptions(num_threads=read_threads, prefetch_buffer_size=read_threads + 2)
+    source = grain.MapDataset.source(_Numbered(read, first, last))
+    return _closing(iter(source.to_iter_dataset(options)))
+
+
+def _closing(batches: Any) -> Iterator[Batch]:
+    """The same batches; the reading threads end when the consumer does."""
+    try:
+        yield from batches
+    finally:
+        batches.close()

@@ -1,0 +1,205 @@
+"""Every data set the library can train on, by name."""
+
+from typing import NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from thanos_jax.data import labels, prepared, served
+from thanos_jax.data.permutations import HOLD_OUT, SUBSAMPLE, TEST_SPLIT, permutation
+from thanos_jax.data.prepared import DatasetNotFound
+from thanos_jax.data.splits import ArraySplit, DataError, RecordSplit, Split, to_memory
+
+__all__ = ["ArraySplit", "DataError", "Dataset", "DatasetNotFound", "RecordSplit", "Split", "load"]
+
+# Training images kept of the five subclasses of a superclass, in ascending id (Thanos, CIFAR100-U).
+UNBALANCED_COUNTS = (500, 250, 100, 50, 50)
+
+_CIFAR_MOMENTS = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
+# Mean and standard deviation per channel of images in [0, 1]. MNIST's and CIFAR's are those of the
+# official code, the digits' those of their 1,438 training images. CelebA's bring images to [-1, 1].
+_MOMENTS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    "digits": ((0.3053,), (0.3760,)),
+    "mnist": ((0.1307,), (0.3081,)),
+    "cifar10": _CIFAR_MOMENTS,
+    "cifar100": _CIFAR_MOMENTS,
+    "cifar100_u": _CIFAR_MOMENTS,
+    "celeb_a": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+}
+
+
+class Dataset(NamedTuple):
+    """A data set, ready to be batched.
+
+    Attributes:
+      name: as in the config.
+      splits: "train", "validation" and "test".
+      coarse_names: names of the coarse classes, in the order of their ids.
+      fine_names: names of the fine classes, in the order of their ids.
+      image_shape: (h, w, c).
+      mean: mean of each channel of images in [0, 1].
+      std: standard deviation of each channel of images in [0, 1].
+    """
+
+    name: str
+    splits: dict[str, Split]
+    coarse_names: tuple[str, ...]
+    fine_names: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def load(config_data: ConfigDict) -> Dataset:
+    """Loads a data set.
+
+    The digits come with scikit-learn. The others are read from files prepared by TFDS; those whose
+    images exceed the memory limit stay on disk and are read record by record. CelebA brings its own
+    validation split. Elsewhere a seeded share of the training set is held out, after CIFAR100-U's
+    training set has been thinned out.
+
+    Args:
+      config_data: `config.data`, with the keys
+        name: one of `labels.NAMES`.
+        data_dir: folder of the TFDS data sets; "" for TFDS's default.
+        validation_fraction: share of the training set held out, in (0, 1); unused by celeb_a.
+        split_seed: seeds the validation split and the subsample of cifar100_u.
+        image_size: side of the square images are resized and cropped to; 0 to leave them as stored.
+        memory_limit_gib: GiB of images above which they stay on disk.
+
+    Returns:
+      The data set.
+
+    Raises:
+      DatasetNotFound: no prepared copy; the message says how to get one.
+      DataError: files or records that cannot be used.
+      ImportError: a package that this data set needs is missing.
+      ValueError: a config value out of range, or files in a format that cannot be read here.
+    """
+    name = labels.check_name(config_data.name)
+    size = config_data.image_size
+    if size < 0:
+        raise ValueError(f"data.image_size must be 0 or positive, got {size}")
+    if not config_data.memory_limit_gib >= 0:
+        raise ValueError(
+            f"data.memory_limit_gib must not be negative, got {config_data.memory_limit_gib}"
+        )
+    if not 0 < config_data.validation_fraction < 1:
+        raise ValueError(
+            "data.validation_fraction must lie between 0 and 1, got"
+            f" {config_data.validation_fraction}"
+        )
+    splits: dict[str, Split]
+    if name == "digits":
+        splits, shape = _digits(size)
+    else:
+        splits, shape = _open(config_data)
+    if name == "cifar100_u":
+        chosen = _unbalanced(_fine_labels(splits["train"]), config_data.split_seed)
+        splits["train"] = splits["train"].subset(chosen)
+    if "validation" not in splits:
+        train, validation = _hold_out(
+            len(splits["train"]), config_data.validation_fraction, config_data.split_seed
+        )
+        whole = splits["train"]
+        splits["train"], splits["validation"] = whole.subset(train), whole.subset(validation)
+    mean, std = _MOMENTS[name]
+    return Dataset(
+        name=name,
+        splits={split: splits[split] for split in ("train", "validation", "test")},
+        coarse_names=labels.coarse_names(name),
+        fine_names=labels.fine_names(name),
+        image_shape=shape,
+        mean=mean,
+        std=std,
+    )
+
+
+def _open(config_data: ConfigDict) -> tuple[dict[str, Split], tuple[int, int, int]]:
+    name, size = config_data.name, config_data.image_size
+    tfds_name = "cifar100" if name == "cifar100_u" else name
+    wanted = ("train", "validation", "test") if name == "celeb_a" else ("train", "test")
+    try:
+        stored = prepared.find(tfds_name, config_data.data_dir)
+    except DatasetNotFound:
+        mocked = {s: served.open_split(tfds_name, s, dataset=name, image_size=size) for s in wanted}
+        if any(split is None for split in mocked.values()):
+            raise
+        return mocked, mocked["train"].image_shape
+    height, width, channels = stored.image_shape
+    shape = (size or height, size or width, channels)
+    if channels != len(_MOMENTS[name][0]):
+        raise DataError(f"{name}: {stored.folder} declares images of shape {stored.image_shape}")
+    gib = sum(stored.sizes.get(split, 0) for split in wanted) * float(np.prod(shape)) / 2**30
+    stream = gib > config_data.memory_limit_gib
+    # Small images cost more in Python than in Pillow, and Python runs one thread at a time.
+    threads = None if height * width > 64 * 64 else 1
+    splits: dict[str, Split] = {}
+    for split in wanted:
+        records = prepared.open_split(stored, split, dataset=name, image_size=size, stream=stream)
+        splits[split] = records if stream else to_memory(records, threads=threads)
+    return splits, shape
+
+
+def _digits(size: int) -> tuple[dict[str, Split], tuple[int, int, int]]:
+    from sklearn.datasets import load_digits
+
+    stored, fine = load_digits(return_X_y=True)
+    # Grey levels 0 to 16.
+    images = np.round(stored.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+    if size not in (0, 8):
+        from PIL import Image
+
+        images = np.stack([prepared.resize(Image.fromarray(image), size) for image in images])
+    fine = labels.check_labels(fine, 10, "digits labels")
+    coarse = labels.coarse_of_fine("digits")[fine]
+    whole = ArraySplit(images[..., None], fine, coarse)
+    # One fifth of each digit, whatever the config's seed: the test set is the same for everybody.
+    test = np.zeros(len(whole), bool)
+    for digit in range(10):
+        members = np.flatnonzero(fine == digit)
+        order = permutation(digit, TEST_SPLIT, len(members))
+        test[members[order[: round(len(members) / 5)]]] = True
+    side = size or 8
+    splits: dict[str, Split] = {
+        "train": whole.subset(np.flatnonzero(~test)),
+        "test": whole.subset(np.flatnonzero(test)),
+    }
+    return splits, (side, side, 1)
+
+
+def _hold_out(size: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    held = round(size * fraction)
+    if not 0 < held < size:
+        raise ValueError(
+            f"data.validation_fraction {fraction} of {size} training examples leaves"
+            f" {size - held} for training and {held} for validation; both need at least one"
+        )
+    order = permutation(seed, HOLD_OUT, size)
+    return np.sort(order[held:]), np.sort(order[:held])
+
+
+def _fine_labels(split: Split, chunk: int = 1024) -> np.ndarray:
+    if isinstance(split, ArraySplit):
+        return split.fine
+    starts = range(0, len(split), chunk)
+    ranges = (np.arange(start, min(start + chunk, len(split))) for start in starts)
+    return np.concatenate([split.read(indices)["fine"] for indices in ranges])
+
+
+def _unbalanced(fine: np.ndarray, seed: int) -> np.ndarray:
+    """CIFAR100-U: which training examples stay, drawn without replacement, ascending."""
+    coarse_of_fine = labels.coarse_of_fine("cifar100_u")
+    chosen = []
+    for coarse in range(len(labels.coarse_names("cifar100_u"))):
+        subclasses = np.flatnonzero(coarse_of_fine == coarse)
+        for subclass, count in zip(subclasses, UNBALANCED_COUNTS, strict=True):
+            members = np.flatnonzero(fine == subclass)
+            if len(members) < count:
+                raise DataError(
+                    f"cifar100_u needs {count} training images of fine class {subclass}, the data"
+                    f" set has {len(members)}"
+                )
+            order = permutation(seed, SUBSAMPLE + int(subclass), len(members))
+            chosen.append(members[order[:count]])
+    return np.sort(np.concatenate(chosen))

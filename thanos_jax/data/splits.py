@@ -1,0 +1,254 @@
+"""A split: numbered examples, in memory or read record by record."""
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol
+
+import numpy as np
+
+from thanos_jax.data.labels import check_labels
+
+Batch = dict[str, np.ndarray]
+# From a stored record to its image [h, w, c], fine label and coarse label.
+Decode = Callable[[bytes], tuple[np.ndarray, int, int]]
+
+_CHUNK = 256  # records per task when a split is read into memory
+
+
+class DataError(ValueError):
+    """A stored example that cannot be used; the message names data set, split, record and file."""
+
+
+class Split(Protocol):
+    """Numbered examples.
+
+    Attributes:
+      in_memory: whether `read` is a mere gather, which needs no threads.
+    """
+
+    in_memory: bool
+
+    def __len__(self) -> int:
+        """Number of examples."""
+        ...
+
+    def read(self, indices: np.ndarray) -> Batch:
+        """Examples by number.
+
+        Args:
+          indices: integer [b], each in [0, len(self)).
+
+        Returns:
+          {"image": uint8 [b, h, w, c], "fine": int32 [b], "coarse": int32 [b]}.
+
+        Raises:
+          DataError: an example cannot be read or breaks what its data set declares.
+          IndexError: an index out of range.
+          TypeError: indices that are not integers.
+        """
+        ...
+
+    def subset(self, indices: np.ndarray) -> "Split":
+        """The split of the examples named, in that order.
+
+        Args:
+          indices: integer [n], each in [0, len(self)).
+
+        Returns:
+          A split of length n.
+
+        Raises:
+          IndexError: an index out of range.
+          TypeError: indices that are not integers.
+        """
+        ...
+
+
+def _check_indices(indices: np.ndarray, size: int) -> np.ndarray:
+    indices = np.asarray(indices)
+    if indices.ndim != 1 or not np.issubdtype(indices.dtype, np.integer):
+        raise TypeError(f"indices must be integers [b], got {indices.dtype} {indices.shape}")
+    # NumPy would count negative numbers from the end.
+    if indices.size and (indices.min() < 0 or indices.max() >= size):
+        raise IndexError(f"indices must lie in [0, {size}), got {indices.min()} to {indices.max()}")
+    return indices.astype(np.int64, copy=False)
+
+
+class ArraySplit:
+    """A split held in memory.
+
+    Args:
+      images: uint8 [n, h, w, c].
+      fine: integer [n].
+      coarse: integer [n].
+
+    Raises:
+      TypeError: wrong dtype.
+      ValueError: wrong rank, lengths that differ, or negative labels.
+    """
+
+    in_memory = True
+
+    def __init__(self, images: np.ndarray, fine: np.ndarray, coarse: np.ndarray) -> None:
+        images = np.asarray(images)
+        if images.dtype != np.uint8:
+            raise TypeError(f"images must be uint8, got {images.dtype}")
+        if images.ndim != 4:
+            raise ValueError(f"images must have shape [n, h, w, c], got {images.shape}")
+        # Rows in one piece make the gather several times as fast.
+        self.images = np.ascontiguousarray(images)
+        self.fine = check_labels(fine, 2**31 - 1, "fine labels")
+        self.coarse = check_labels(coarse, 2**31 - 1, "coarse labels")
+        if not len(images) == len(self.fine) == len(self.coarse):
+            raise ValueError(
+                "images, fine and coarse must have one length, got"
+                f" {len(images)}, {len(self.fine)} and {len(self.coarse)}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def read(self, indices: np.ndarray) -> Batch:
+        """Examples by number; see `Split.read`."""
+        indices = _check_indices(indices, len(self))
+        return {
+            "image": np.take(self.images, indices, axis=0),
+            "fine": np.take(self.fine, indices),
+            "coarse": np.take(self.coarse, indices),
+        }
+
+    def subset(self, indices: np.ndarray) -> "ArraySplit":
+        """A copy of the examples named; see `Split.subset`."""
+        part = self.read(indices)
+        return ArraySplit(part["image"], part["fine"], part["coarse"])
+
+
+class RecordSplit:
+    """A split whose records are fetched and decoded on each read.
+
+    Reading is safe from several threads.
+
+    Args:
+      records: random access to the stored bytes: `len`, `[i]`, and `__getitems__` where it has it.
+      decode: bytes -> (image uint8 [h, w, c], fine label, coarse label).
+      image_shape: (h, w, c) of a decoded image.
+      num_fine: fine labels lie in [0, num_fine).
+      num_coarse: coarse labels lie in [0, num_coarse).
+      dataset: name of the data set, for messages.
+      split: name of the split, for messages.
+      file_of: record number -> name of the file that holds it, for messages.
+      indices: integer [n], the records of this split in order; None for all.
+    """
+
+    in_memory = False
+
+    def __init__(
+        self,
+        records: Any,
+        decode: Decode,
+        *,
+        image_shape: tuple[int, int, int],
+        num_fine: int,
+        num_coarse: int,
+        dataset: str,
+        split: str,
+        file_of: Callable[[int], str],
+        indices: np.ndarray | None = None,
+    ) -> None:
+        self.image_shape = image_shape
+        self._records = records
+        self._decode = decode
+        self._indices = np.arange(len(records)) if indices is None else indices
+        self._options: dict[str, Any] = {
+            "image_shape": image_shape,
+            "num_fine": num_fine,
+            "num_coarse": num_coarse,
+            "dataset": dataset,
+            "split": split,
+            "file_of": file_of,
+        }
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def read(self, indices: np.ndarray) -> Batch:
+        """Examples by number; see `Split.read`."""
+        numbers = self._indices[_check_indices(indices, len(self))]
+        images = np.empty((len(numbers), *self.image_shape), np.uint8)
+        labels = np.empty((2, len(numbers)), np.int32)
+        for row, (number, record) in enumerate(zip(numbers, self._fetch(numbers), strict=True)):
+            images[row], labels[0, row], labels[1, row] = self._example(int(number), record)
+        return {"image": images, "fine": labels[0], "coarse": labels[1]}
+
+    def subset(self, indices: np.ndarray) -> "RecordSplit":
+        """The records named, nothing read; see `Split.subset`."""
+        indices = self._indices[_check_indices(indices, len(self))]
+        return RecordSplit(self._records, self._decode, indices=indices, **self._options)
+
+    def _fetch(self, numbers: np.ndarray) -> Sequence[bytes]:
+        many = getattr(self._records, "__getitems__", None)
+        try:
+            if many is None or not len(numbers):
+                return [self._records[number] for number in numbers.tolist()]
+            return many(numbers.tolist())
+        except Exception as error:
+            # One record of many cannot be read: ask for them singly, to name it.
+            for number in numbers.tolist():
+                try:
+                    self._records[number]
+                except Exception as single:
+                    raise self._error(number, single) from single
+            raise self._error(int(numbers[0]), error) from error
+
+    def _example(self, number: int, record: bytes) -> tuple[np.ndarray, int, int]:
+        try:
+            image, fine, coarse = self._decode(record)
+            if image.shape != self.image_shape or image.dtype != np.uint8:
+                raise ValueError(
+                    f"image is {image.dtype} {image.shape}, expected uint8 {self.image_shape}"
+                )
+            for kind, label in (("fine", fine), ("coarse", coarse)):
+                classes = self._options[f"num_{kind}"]
+                if not 0 <= label < classes:
+                    raise ValueError(f"{kind} label {label} is not in [0, {classes})")
+        except Exception as error:
+            raise self._error(number, error) from error
+        return image, fine, coarse
+
+    def _error(self, number: int, error: Exception) -> DataError:
+        dataset, split, file_of = (self._options[key] for key in ("dataset", "split", "file_of"))
+        return DataError(
+            f"{dataset}, split {split!r}, record {number} ({file_of(number)}): {error}"
+        )
+
+
+def to_memory(split: RecordSplit, *, threads: int | None = None) -> ArraySplit:
+    """Reads every record of a split once, in order.
+
+    Args:
+      split: the split to read.
+      threads: how many threads decode; None for one per processor, at most 16.
+
+    Returns:
+      The same examples in memory.
+
+    Raises:
+      DataError: a record cannot be used.
+    """
+    size = len(split)
+    images = np.empty((size, *split.image_shape), np.uint8)
+    labels = np.empty((2, size), np.int32)
+
+    def fill(start: int) -> None:
+        rows = slice(start, min(start + _CHUNK, size))
+        part = split.read(np.arange(rows.start, rows.stop))
+        images[rows], labels[0, rows], labels[1, rows] = part["image"], part["fine"], part["coarse"]
+
+    pool = ThreadPoolExecutor(threads or min(os.cpu_count() or 1, 16))
+    try:
+        for _ in pool.map(fill, range(0, size, _CHUNK)):
+            pass
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return ArraySplit(images, labels[0], labels[1])

@@ -1,0 +1,120 @@
+"""How embeddings lie on the sphere: have classes collapsed, and do their strata stay apart?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from scipy.spatial.distance import pdist
+
+from thanos_jax.downstream.arrays import check_embeddings, check_labels, unit_rows
+
+
+def geometry(
+    embeddings: Any, fine: Any, coarse: Any, *, seed: int = 0, samples: int = 4096
+) -> dict[str, float]:
+    """Measures spread, collapse, alignment and uniformity of L2-normalized embeddings.
+
+    With z_i = embedding i over its length (a zero embedding stays zero), m the mean of all z, m_c
+    that of coarse class c, m_s that of stratum s (a fine label within a coarse class):
+
+        within_class_spread    W = mean_i |z_i - m_c(i)|^2
+        between_class_spread   B = mean_i |m_c(i) - m|^2
+        within_stratum_spread  S = mean_i |z_i - m_s(i)|^2
+        collapse_index         W / (W + B); W + B = mean_i |z_i - m|^2 is the total variance.
+                               0: every coarse class is one point. 1: the class means coincide.
+                               0 where all embeddings are one point.
+        fine_within_coarse     (W - S) / W: the share of the variance within coarse classes that
+                               fine labels explain. 1: strata are points apart from each other; 0:
+                               fine labels explain nothing, or W = 0. Labels drawn at random
+                               explain about (strata - classes) / (n - classes).
+        alignment              mean |z_i - z_j|^2 over pairs i < j of the same coarse class;
+                               0 where there is no such pair.
+        alignment_fine         likewise over pairs of the same stratum.
+        uniformity             log mean exp(-2 |z_i - z_j|^2) over pairs i < j of at most `samples`
+                               embeddings. 0: all in one point; the lower, the more even.
+
+    Exact over all n but uniformity; sums are float64. Time O(n d) + O(samples^2 d).
+
+    Args:
+      embeddings: floating point [n, d], n at least 2.
+      fine: integer [n], any values.
+      coarse: integer [n], any values.
+      seed: draws the samples for uniformity.
+      samples: at least 2.
+
+    Returns:
+      The figures above by name.
+
+    Raises:
+      TypeError: embeddings are not floating point, or labels not integers.
+      ValueError: a wrong shape, fewer than two embeddings or samples, or embeddings not finite;
+        names the first bad row.
+
+    Source: alignment (exponent 2) and uniformity (t = 2) from Wang and Isola, "Understanding
+    Contrastive Representation Learning through Alignment and Uniformity on the Hypersphere",
+    arXiv 2005.10242.
+    """
+    embeddings = check_embeddings(embeddings, "embeddings")
+    if len(embeddings) < 2:
+        raise ValueError("embeddings: expected at least 2 rows, got 1")
+    if samples < 2:
+        raise ValueError(f"samples: expected at least 2, got {samples}")
+    fine = check_labels(fine, "fine", length=len(embeddings), num_classes=None)
+    coarse = check_labels(coarse, "coarse", length=len(embeddings), num_classes=None)
+    unit = unit_rows(embeddings.astype(np.float64))
+    strata = np.unique(np.stack([coarse, fine]), axis=1, return_inverse=True)[1]
+
+    class_means = _group_means(unit, coarse)
+    within = _mean_square(unit - class_means)
+    between = _mean_square(class_means - unit.mean(axis=0))
+    within_stratum = _mean_square(unit - _group_means(unit, strata))
+    return {
+        "within_class_spread": within,
+        "between_class_spread": between,
+        "within_stratum_spread": within_stratum,
+        "collapse_index": _share(within, within + between),
+        "fine_within_coarse": _share(within - within_stratum, within),
+        "alignment": _alignment(unit, coarse),
+        "alignment_fine": _alignment(unit, strata),
+        "uniformity": _uniformity(unit, seed=seed, samples=samples),
+    }
+
+
+def _group_sums(rows: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns each row's group [n], the sums [groups, d] and the counts [groups]."""
+    _, group, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    order = np.argsort(group, kind="stable")
+    starts = np.cumsum(counts) - counts
+    return group, np.add.reduceat(rows[order], starts, axis=0), counts
+
+
+def _group_means(rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Returns [n, d]: the mean of each row's group."""
+    group, sums, counts = _group_sums(rows, labels)
+    return (sums / counts[:, None])[group]
+
+
+def _mean_square(rows: np.ndarray) -> float:
+    return float(np.mean(np.sum(rows * rows, axis=1)))
+
+
+def _share(part: float, whole: float) -> float:
+    # Variances of unit vectors under this are rounding, and their ratio would be noise.
+    return max(part, 0.0) / whole if whole > 1e-12 else 0.0
+
+
+def _alignment(unit: np.ndarray, labels: np.ndarray) -> float:
+    # In a group of c: sum over pairs i < j of |z_i - z_j|^2 = c sum |z_i|^2 - |sum z_i|^2, which
+    # is c sum |z_i - m|^2; the latter form loses no digits when the group is nearly one point.
+    group, _, counts = _group_sums(unit, labels)
+    deviations = unit - _group_means(unit, labels)
+    total = float(np.sum(counts[group] * np.sum(deviations * deviations, axis=1)))
+    pairs = int(np.sum(counts * (counts - 1) // 2))
+    return total / pairs if pairs else 0.0
+
+
+def _uniformity(unit: np.ndarray, *, seed: int, samples: int) -> float:
+    if len(unit) > samples:
+        unit = unit[np.random.default_rng(seed).choice(len(unit), samples, replace=False)]
+    return float(np.log(np.mean(np.exp(-2.0 * pdist(unit, "sqeuclidean")))))

@@ -1,0 +1,189 @@
+"""Coarse-to-fine transfer: classifiers of fine labels on the embeddings of a frozen encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from sklearn.neighbors import KNeighborsClassifier
+
+from thanos_jax.downstream.arrays import (
+    check_embeddings,
+    check_labelled,
+    check_labels,
+    check_width,
+    unit_rows,
+)
+from thanos_jax.downstream.linear import REGULARIZATION, Head, linear_head, predict, scores
+
+__all__ = [
+    "REGULARIZATION",
+    "Head",
+    "class_means",
+    "evaluate",
+    "linear_head",
+    "nearest_neighbours",
+    "predict",
+    "scores",
+]
+
+
+def nearest_neighbours(
+    train_embeddings: Any, train_labels: Any, test_embeddings: Any, *, k: int
+) -> np.ndarray:
+    """Predicts by majority among the k nearest training embeddings by cosine.
+
+    Exact search. k is at most the number of training embeddings. Of classes with equally many
+    neighbours the lowest label is taken; which of several equidistant embeddings is the k-th is
+    left to the search. A zero embedding stays zero.
+
+    Args:
+      train_embeddings: floating point [n, d].
+      train_labels: integer [n].
+      test_embeddings: floating point [m, d].
+      k: at least 1.
+
+    Returns:
+      int64 [m].
+
+    Raises:
+      TypeError, ValueError: as `linear_head`.
+    """
+    if k < 1:
+        raise ValueError(f"k: expected at least 1, got {k}")
+    train, labels = check_labelled("train", train_embeddings, train_labels)
+    test = check_embeddings(test_embeddings, "test_embeddings")
+    check_width(train, test, "test_embeddings")
+    # Of unit vectors, the nearest by Euclidean distance are the nearest by cosine.
+    classifier = KNeighborsClassifier(min(k, len(train)), algorithm="brute", metric="euclidean")
+    return classifier.fit(unit_rows(train), labels).predict(unit_rows(test))
+
+
+def class_means(train_embeddings: Any, train_labels: Any, test_embeddings: Any) -> np.ndarray:
+    """Predicts the class whose mean L2-normalized training embedding is nearest.
+
+    By Euclidean distance from the L2-normalized test embedding to the mean, which is not normalized
+    again; of equal distances, the lowest label. Args, Returns and Raises as `nearest_neighbours`.
+    """
+    train, labels = check_labelled("train", train_embeddings, train_labels)
+    test = check_embeddings(test_embeddings, "test_embeddings")
+    check_width(train, test, "test_embeddings")
+    present, group = np.unique(labels, return_inverse=True)
+    unit = unit_rows(train)
+    means = np.stack([unit[group == c].mean(axis=0, dtype=np.float64) for c in range(len(present))])
+    # |z - m|^2 without |z|^2, which is the same for every class.
+    return present[np.argmin(np.sum(means**2, axis=1) - 2 * unit_rows(test) @ means.T, axis=1)]
+
+
+def evaluate(
+    embeddings: Mapping[str, Any],
+    fine: Mapping[str, Any],
+    coarse: Mapping[str, Any],
+    *,
+    num_fine: int,
+    num_coarse: int,
+    regularization: Sequence[float] = REGULARIZATION,
+    max_iterations: int = 200,
+    neighbours: int = 20,
+    allow_missing_classes: bool = False,
+) -> dict[str, float]:
+    """Measures how well the fine labels of the test split are read off frozen embeddings.
+
+    Everything is fitted on "train"; "validation" chooses the L2 weight; every example of "test" is
+    used, once. Accuracies are fractions of 1:
+
+        fine_accuracy               of the linear head (see `linear_head`)
+        fine_accuracy_validation    its accuracy on validation, which chose the L2 weight
+        fine_regularization         the L2 weight chosen
+        fine_gradient_norm          where the fit ended (see `Head`)
+        fine_accuracy_given_coarse  of the linear head's best guess among the fine classes of the
+                                    test image's true coarse class: errors within coarse classes
+        fine_accuracy_collapsed     of always guessing the commonest fine class of the true coarse
+                                    class: what a perfectly collapsed embedding reaches
+        fine_accuracy_worst_class   lowest over fine classes, linear head
+        fine_accuracy_knn           majority of the nearest neighbours by cosine
+        fine_accuracy_class_mean    nearest class mean
+
+    A coarse class's fine classes are those that occur with it in training.
+
+    Args:
+      embeddings: "train", "validation", "test" -> floating point [n, d]; other splits are ignored.
+      fine: the same splits -> integer [n], 0 to num_fine - 1.
+      coarse: the same splits -> integer [n], 0 to num_coarse - 1.
+      num_fine: at least 2.
+      num_coarse: at least 1.
+      regularization: L2 weights to choose from.
+      max_iterations: of the linear head, for each weight.
+      neighbours: k of the nearest neighbours, at most the number of training embeddings.
+      allow_missing_classes: accept fine classes absent from train or test. Their accuracy is then
+        unknown, and figures cannot be compared with those of a full split.
+
+    Returns:
+      The figures above by name.
+
+    Raises:
+      TypeError: embeddings are not floating point, or labels not integers.
+      ValueError: a split is missing, lengths or widths differ, a label is out of range, embeddings
+        are not finite (names split and first bad row), or a fine class is absent.
+
+    Source: the coarse-to-fine protocol of Chen, Fu et al., "Perfectly Balanced", arXiv 2204.07596,
+    table 3, with the linear head solved to its optimum instead of 100 epochs of AdamW.
+    """
+    z, y, c = {}, {}, {}
+    for split in ("train", "validation", "test"):
+        for name, given in (("embeddings", embeddings), ("fine", fine), ("coarse", coarse)):
+            if split not in given:
+                raise ValueError(f"{name}: expected the split {split!r}, got {sorted(given)}")
+        z[split] = check_embeddings(embeddings[split], f"embeddings[{split!r}]")
+        check_width(z["train"], z[split], f"embeddings[{split!r}]")
+        length = len(z[split])
+        y[split] = check_labels(
+            fine[split], f"fine[{split!r}]", length=length, num_classes=num_fine
+        )
+        c[split] = check_labels(
+            coarse[split], f"coarse[{split!r}]", length=length, num_classes=num_coarse
+        )
+    if not allow_missing_classes:
+        for split in ("train", "test"):
+            absent = np.setdiff1d(np.arange(num_fine), y[split])
+            if absent.size:
+                raise ValueError(
+                    f"fine[{split!r}]: expected all {num_fine} fine classes, got "
+                    f"{num_fine - absent.size}; the first absent class is {absent[0]}. "
+                    "allow_missing_classes=True evaluates the others"
+                )
+
+    head = linear_head(
+        z["train"],
+        y["train"],
+        z["validation"],
+        y["validation"],
+        num_classes=num_fine,
+        regularization=regularization,
+        max_iterations=max_iterations,
+    )
+    logits = scores(head, z["test"])
+    predictions = np.argmax(logits, axis=1)
+    counts = np.zeros((num_coarse, num_fine), np.int64)
+    np.add.at(counts, (c["train"], y["train"]), 1)
+    belongs = counts > 0
+    belongs[~belongs.any(axis=1)] = True  # a coarse class never trained on excludes nothing
+    given_coarse = np.argmax(np.where(belongs[c["test"]], logits, -np.inf), axis=1)
+    per_class = [np.mean(predictions[y["test"] == k] == k) for k in np.unique(y["test"])]
+    known = (z["train"], y["train"], z["test"])
+    return {
+        "fine_accuracy": _accuracy(predictions, y["test"]),
+        "fine_accuracy_validation": head.validation_accuracy,
+        "fine_regularization": head.regularization,
+        "fine_gradient_norm": head.gradient_norm,
+        "fine_accuracy_given_coarse": _accuracy(given_coarse, y["test"]),
+        "fine_accuracy_collapsed": _accuracy(np.argmax(counts, axis=1)[c["test"]], y["test"]),
+        "fine_accuracy_worst_class": float(min(per_class)),
+        "fine_accuracy_knn": _accuracy(nearest_neighbours(*known, k=neighbours), y["test"]),
+        "fine_accuracy_class_mean": _accuracy(class_means(*known), y["test"]),
+    }
+
+
+def _accuracy(predictions: np.ndarray, labels: np.ndarray) -> float:
+    return float(np.mean(predictions == labels))

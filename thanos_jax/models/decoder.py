@@ -1,0 +1,176 @@
+"""Decoders: embeddings to reconstructions of the normalized images."""
+
+import math
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from thanos_jax.models.resnet import batch_norm, convolution
+
+Array = jax.Array
+
+# A ResNet with the ImageNet stem halves its input five times; its mirror doubles no more often.
+_MOST_DOUBLINGS = 5
+
+
+class ConvDecoder(nn.Module):
+    """ResNet18 run backwards: a small feature map, doubled and narrowed to the image.
+
+    A linear layer makes a map of 2 * channels[0] channels: 4 x 4 for images of up to 128 pixels,
+    1 / 32 of the image beyond. Every stage but the last doubles height and width while doublings
+    are needed; the rest are done before the output convolution, as the stem of ResNet halves them
+    before its first stage. What exceeds image_shape is cropped at the borders.
+
+    Attributes:
+        image_shape: height, width, channels of the reconstruction.
+        channels: channels of each stage's result.
+        dtype: dtype of the computation; parameters and batch statistics are float32.
+
+    Source: Thanos, arXiv 2204.07596, decoder for 32 x 32 images (4 x 4 x 512; 256, 128, 64, 64).
+    """
+
+    image_shape: Sequence[int]
+    channels: Sequence[int] = (256, 128, 64, 64)
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, embeddings: Array, *, train: bool) -> Array:
+        """Reconstructions from embeddings.
+
+        Args:
+            embeddings: floating [n, d].
+            train: whether BatchNorm normalizes by the batch, as in `ResNet`.
+
+        Returns:
+            float32 [n, h, w, c], unbounded: the scale is that of normalized images.
+        """
+        height, width, channels = self.image_shape
+        doublings = number_of_doublings(height, width)
+        rows, columns = -(-height // 2**doublings), -(-width // 2**doublings)
+        first = 2 * self.channels[0]
+        maps = nn.Dense(rows * columns * first, dtype=self.dtype, name="linear")(
+            embeddings.astype(self.dtype)
+        )
+        maps = maps.reshape(-1, rows, columns, first)
+        for stage, width_out in enumerate(self.channels):
+            factor = 2 if doublings > 0 and stage < len(self.channels) - 1 else 1
+            doublings -= factor - 1
+            # ResNet18 has two blocks a stage; mirrored, the second one changes the shape.
+            maps = UpBlock(maps.shape[-1], dtype=self.dtype, name=f"stage_{stage}_block_0")(
+                maps, train=train
+            )
+            maps = UpBlock(width_out, factor, dtype=self.dtype, name=f"stage_{stage}_block_1")(
+                maps, train=train
+            )
+        for index in range(doublings):
+            if index > 0:
+                maps = convolution(self.channels[-1], 3, 1, dtype=self.dtype, name=f"stem_{index}")(
+                    maps
+                )
+                maps = nn.relu(batch_norm(train, dtype=self.dtype, name=f"stem_norm_{index}")(maps))
+            maps = enlarge(maps, 2)
+        # Cropped after the convolution: the pixels at the border then have real neighbours.
+        images = nn.Conv(channels, (3, 3), dtype=self.dtype, name="output")(maps)
+        top, left = (images.shape[1] - height) // 2, (images.shape[2] - width) // 2
+        return images[:, top : top + height, left : left + width].astype(jnp.float32)
+
+
+class UpBlock(nn.Module):
+    """A residual block that may enlarge the map: ResNet's basic block, mirrored.
+
+    Attributes:
+        channels: channels of the result.
+        factor: factor of height and width, by repeating pixels before the second convolution.
+        dtype: dtype of the computation.
+    """
+
+    channels: int
+    factor: int = 1
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, maps: Array, *, train: bool) -> Array:
+        """Feature maps [n, h, w, c] to [n, factor * h, factor * w, channels]."""
+        out = convolution(maps.shape[-1], 3, 1, dtype=self.dtype, name="conv_0")(maps)
+        out = nn.relu(batch_norm(train, dtype=self.dtype, name="norm_0")(out))
+        out = enlarge(out, self.factor)
+        out = convolution(self.channels, 3, 1, dtype=self.dtype, name="conv_1")(out)
+        out = batch_norm(train, dtype=self.dtype, name="norm_1")(out)
+        if maps.shape != out.shape:
+            # A 1x1 convolution commutes with repeating pixels, and is cheaper before it.
+            maps = convolution(self.channels, 1, 1, dtype=self.dtype, name="shortcut")(maps)
+            maps = batch_norm(train, dtype=self.dtype, name="shortcut_norm")(maps)
+            maps = enlarge(maps, self.factor)
+        return nn.relu(out + maps)
+
+
+class MLPDecoder(nn.Module):
+    """Linear layers with ReLU between them, the last as wide as the image has values.
+
+    Attributes:
+        image_shape: height, width, channels of the reconstruction.
+        widths: sizes of the hidden layers.
+        dtype: dtype of the computation; parameters are float32.
+    """
+
+    image_shape: Sequence[int]
+    widths: Sequence[int] = (256, 512)
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, embeddings: Array, *, train: bool) -> Array:
+        """Reconstructions from embeddings.
+
+        Args:
+            embeddings: floating [n, d].
+            train: unused; the layers behave alike in training and evaluation.
+
+        Returns:
+            float32 [n, h, w, c], unbounded: the scale is that of normalized images.
+        """
+        del train
+        hidden = embeddings.astype(self.dtype)
+        for index, width in enumerate(self.widths):
+            hidden = nn.Dense(
+                width,
+                dtype=self.dtype,
+                kernel_init=nn.initializers.he_normal(),
+                name=f"layer_{index}",
+            )(hidden)
+            hidden = nn.relu(hidden)
+        values = nn.Dense(math.prod(self.image_shape), dtype=self.dtype, name="output")(hidden)
+        return values.reshape(-1, *self.image_shape).astype(jnp.float32)
+
+
+def enlarge(maps: Array, factor: int) -> Array:
+    """Every pixel repeated factor x factor times: [n, h, w, c] to [n, factor h, factor w, c].
+
+    Args:
+        maps: [n, h, w, c].
+        factor: positive integer.
+
+    Returns:
+        [n, factor * h, factor * w, c].
+    """
+    if factor == 1:
+        return maps
+    count, height, width, channels = maps.shape
+    shape = (count, height, factor, width, factor, channels)
+    repeated = jnp.broadcast_to(maps[:, :, None, :, None, :], shape)
+    return repeated.reshape(count, height * factor, width * factor, channels)
+
+
+def number_of_doublings(height: int, width: int) -> int:
+    """How often the decoder doubles its map: to 4 x 4 at the start, at most five times.
+
+    Args:
+        height: of the image, in pixels.
+        width: of the image, in pixels.
+
+    Returns:
+        min(5, ceil(log2(max(height, width) / 4))), at least 0.
+    """
+    return min(_MOST_DOUBLINGS, max(0, math.ceil(math.log2(max(height, width) / 4))))

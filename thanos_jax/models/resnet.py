@@ -1,0 +1,198 @@
+"""Residual networks with a stem for small or for ImageNet-sized images."""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+Array = jax.Array
+
+# torchvision's initialization of convolutions: normal, variance 2 / fan_out.
+_INITIALIZER = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+class ResNet(nn.Module):
+    """Residual network, ended by the average over the image.
+
+    Attributes:
+        stage_sizes: blocks per stage; each stage after the first halves height and width.
+        bottleneck: blocks of 1x1, 3x3, 1x1 convolutions (ResNet50) and not two of 3x3 (ResNet18).
+        width: channels of the first stage; doubled at each stage. The number of features is
+            width * 2 ** (stages - 1), times 4 with bottleneck.
+        stem: "small": one 3x3 convolution at full size, for images of about 32 pixels;
+            "imagenet": 7x7 with stride 2 and 3x3 max pooling with stride 2.
+        dtype: dtype of the computation; parameters and batch statistics are float32.
+
+    Source: He et al., arXiv 1512.03385, section 3.3; small stem: SimCLR, arXiv 2002.05709, B.9.
+    Strides of bottleneck blocks sit in the 3x3 convolution, as in torchvision.
+    """
+
+    stage_sizes: Sequence[int]
+    bottleneck: bool
+    width: int = 64
+    stem: str = "small"
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: Array, *, train: bool) -> Array:
+        """Embeddings of images.
+
+        Args:
+            images: floating [n, h, w, c], normalized.
+            train: whether BatchNorm normalizes by the batch and updates the averages in
+                collection "batch_stats"; otherwise it uses the averages.
+
+        Returns:
+            float32 [n, features].
+
+        Raises:
+            ValueError: unknown stem.
+        """
+        if self.stem not in ("small", "imagenet"):
+            raise ValueError(f"stem must be 'small' or 'imagenet'; got {self.stem!r}")
+        maps = images.astype(self.dtype)
+        small = self.stem == "small"
+        kernel, stride = (3, 1) if small else (7, 2)
+        maps = convolution(self.width, kernel, stride, dtype=self.dtype, name="stem")(maps)
+        maps = nn.relu(batch_norm(train, dtype=self.dtype, name="stem_norm")(maps))
+        if not small:
+            maps = nn.max_pool(maps, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        block = BottleneckBlock if self.bottleneck else BasicBlock
+        for stage, size in enumerate(self.stage_sizes):
+            for index in range(size):
+                maps = block(
+                    channels=self.width * 2**stage,
+                    stride=2 if stage > 0 and index == 0 else 1,
+                    dtype=self.dtype,
+                    name=f"stage_{stage}_block_{index}",
+                )(maps, train=train)
+        return maps.astype(jnp.float32).mean(axis=(1, 2))
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions beside a shortcut: relu(f(x) + shortcut(x)).
+
+    Attributes:
+        channels: channels of both convolutions and of the result.
+        stride: stride of the first convolution and of the shortcut.
+        dtype: dtype of the computation.
+    """
+
+    channels: int
+    stride: int = 1
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, maps: Array, *, train: bool) -> Array:
+        """Feature maps [n, h, w, c] to [n, h / stride, w / stride, channels]."""
+        out = convolution(self.channels, 3, self.stride, dtype=self.dtype, name="conv_0")(maps)
+        out = nn.relu(batch_norm(train, dtype=self.dtype, name="norm_0")(out))
+        out = convolution(self.channels, 3, 1, dtype=self.dtype, name="conv_1")(out)
+        out = batch_norm(train, dtype=self.dtype, name="norm_1")(out)
+        return nn.relu(out + _shortcut(maps, out, self.stride, train, self.dtype))
+
+
+class BottleneckBlock(nn.Module):
+    """1x1, 3x3 and 1x1 convolutions beside a shortcut; the last has 4 times the channels.
+
+    Attributes:
+        channels: channels of the first two convolutions.
+        stride: stride of the 3x3 convolution and of the shortcut.
+        dtype: dtype of the computation.
+    """
+
+    channels: int
+    stride: int = 1
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, maps: Array, *, train: bool) -> Array:
+        """Feature maps [n, h, w, c] to [n, h / stride, w / stride, 4 * channels]."""
+        out = convolution(self.channels, 1, 1, dtype=self.dtype, name="conv_0")(maps)
+        out = nn.relu(batch_norm(train, dtype=self.dtype, name="norm_0")(out))
+        out = convolution(self.channels, 3, self.stride, dtype=self.dtype, name="conv_1")(out)
+        out = nn.relu(batch_norm(train, dtype=self.dtype, name="norm_1")(out))
+        out = convolution(4 * self.channels, 1, 1, dtype=self.dtype, name="conv_2")(out)
+        out = batch_norm(train, dtype=self.dtype, name="norm_2")(out)
+        return nn.relu(out + _shortcut(maps, out, self.stride, train, self.dtype))
+
+
+def resnet18(*, width: int = 64, stem: str = "small", dtype: DTypeLike = jnp.float32) -> ResNet:
+    """ResNet18: 8 * width features, 11.17 million parameters at width 64.
+
+    Args:
+        width: channels of the first stage.
+        stem: "small" or "imagenet".
+        dtype: dtype of the computation.
+
+    Returns:
+        The module.
+    """
+    return ResNet((2, 2, 2, 2), bottleneck=False, width=width, stem=stem, dtype=dtype)
+
+
+def resnet50(*, width: int = 64, stem: str = "imagenet", dtype: DTypeLike = jnp.float32) -> ResNet:
+    """ResNet50: 32 * width features, 23.5 million parameters at width 64.
+
+    Args:
+        width: channels of the first stage's narrow convolutions.
+        stem: "small" or "imagenet".
+        dtype: dtype of the computation.
+
+    Returns:
+        The module.
+    """
+    return ResNet((3, 4, 6, 3), bottleneck=True, width=width, stem=stem, dtype=dtype)
+
+
+def convolution(channels: int, kernel: int, stride: int, *, dtype: DTypeLike, name: str) -> nn.Conv:
+    """A convolution without bias, padded alike on all sides.
+
+    "SAME" would pad one side only where the stride is 2, which shifts the image.
+
+    Args:
+        channels: output channels.
+        kernel: side of the kernel, odd.
+        stride: step in both directions.
+        dtype: dtype of the computation.
+        name: name of its parameters.
+
+    Returns:
+        The module.
+    """
+    return nn.Conv(
+        channels,
+        (kernel, kernel),
+        strides=(stride, stride),
+        padding=((kernel // 2, kernel // 2),) * 2,
+        use_bias=False,
+        dtype=dtype,
+        kernel_init=_INITIALIZER,
+        name=name,
+    )
+
+
+def batch_norm(train: bool, *, dtype: DTypeLike, name: str) -> nn.BatchNorm:
+    """Batch normalization; under `jit` over a sharded batch the statistics are the global ones.
+
+    Args:
+        train: normalize by the batch and update the averages, or use the averages.
+        dtype: dtype of the result; statistics are taken in float32.
+        name: name of its parameters.
+
+    Returns:
+        The module.
+    """
+    return nn.BatchNorm(
+        use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype, name=name
+    )
+
+
+def _shortcut(maps: Array, out: Array, stride: int, train: bool, dtype: DTypeLike) -> Array:
+    """The block's input, projected by a 1x1 convolution where shapes differ."""
+    if maps.shape == out.shape:
+        return maps
+    maps = convolution(out.shape[-1], 1, stride, dtype=dtype, name="shortcut")(maps)
+    return batch_norm(train, dtype=dtype, name="shortcut_norm")(maps)

@@ -1,0 +1,182 @@
+"""The model of a run: one or two encoders, coarse classifiers, and a decoder."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from thanos_jax.models.decoder import ConvDecoder, MLPDecoder
+from thanos_jax.models.mlp import MLP
+from thanos_jax.models.resnet import resnet18, resnet50
+from thanos_jax.models.vit import ViT
+
+Array = jax.Array
+
+# How many encoders each arrangement has.
+ARRANGEMENTS = {"shared": 1, "joint": 2, "separate": 2}
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+class Thanos(nn.Module):
+    """Encoders for the contrastive loss and the autoencoder, with linear coarse classifiers.
+
+    Arrangements:
+        "shared": one encoder serves both losses.
+        "joint": the first encoder has the contrastive loss, the second the autoencoder; one
+            classifier on the concatenation of their embeddings trains both.
+        "separate": as "joint", but each encoder has a classifier of its own, so that the losses of
+            one have no gradient in the other: both are trained as if alone, in one step.
+
+    Attributes:
+        encoders: modules called as encoder(images, train=...) -> [n, d]; one for "shared", two
+            otherwise.
+        decoder: module called as decoder(embedding, train=...) -> images, or None.
+        num_classes: number of coarse classes.
+        arrangement: "shared", "joint" or "separate".
+        embedding_dim: width of each encoder's embedding, by a linear layer after it; 0 leaves the
+            encoder's own width.
+        dtype: dtype in which those linear layers compute; parameters are float32, and the
+            classifiers compute in float32.
+
+    Source: Chen, Fu et al., Perfectly Balanced, arXiv 2204.07596; "shared" and "joint" are shipped
+    by its official code.
+    """
+
+    encoders: Sequence[nn.Module]
+    decoder: nn.Module | None
+    num_classes: int
+    arrangement: str
+    embedding_dim: int = 0
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: Array, *, train: bool) -> dict[str, Any]:
+        """Embeddings, coarse logits and reconstructions of images.
+
+        Args:
+            images: floating [n, h, w, c], normalized.
+            train: whether dropout, stochastic depth and the batch statistics of BatchNorm act.
+
+        Returns:
+            A dictionary of float32 arrays:
+            "embedding" [n, D]: what downstream tasks use: the embeddings of all encoders, side by
+                side; constant under differentiation for "separate", where no loss may use it.
+            "contrastive" [n, d]: the first encoder's embedding, for the contrastive loss.
+            "logits": a tuple of [n, num_classes]: one for "shared" and "joint", of "embedding";
+                two for "separate", of each encoder's embedding.
+            "reconstruction" [n, h, w, c]: of the last encoder's embedding; absent without decoder.
+
+        Raises:
+            ValueError: unknown arrangement, or a number of encoders that does not fit it.
+        """
+        _check(self.arrangement, len(self.encoders), self.num_classes, self.embedding_dim)
+        parts = []
+        for index, encoder in enumerate(self.encoders):
+            part = encoder(images, train=train)
+            if self.embedding_dim:
+                part = nn.Dense(self.embedding_dim, dtype=self.dtype, name=f"embedding_{index}")(
+                    part
+                )
+            parts.append(part.astype(jnp.float32))
+        embedding = jnp.concatenate(parts, axis=-1)
+        separate = self.arrangement == "separate"
+        logits = tuple(
+            nn.Dense(self.num_classes, name=f"classifier_{index}")(features)
+            for index, features in enumerate(parts if separate else [embedding])
+        )
+        outputs = {
+            "embedding": jax.lax.stop_gradient(embedding) if separate else embedding,
+            "contrastive": parts[0],
+            "logits": logits,
+        }
+        if self.decoder is not None:
+            outputs["reconstruction"] = self.decoder(parts[-1], train=train)
+        return outputs
+
+
+def build(
+    config: Any, *, image_shape: Sequence[int], num_classes: int, reconstruct: bool
+) -> Thanos:
+    """The model a config describes.
+
+    Args:
+        config: config.model, with keys encoder, arrangement, embedding_dim, decoder ("conv", "mlp"
+            or "auto": mlp for the mlp encoder, conv otherwise), dtype ("float32", "bfloat16"),
+            and the sections vit, resnet, mlp.
+        image_shape: height, width, channels.
+        num_classes: number of coarse classes, at least 1.
+        reconstruct: whether there is a decoder.
+
+    Returns:
+        The module, without parameters.
+
+    Raises:
+        ValueError: unknown encoder, arrangement, decoder or dtype; image_shape not of length 3;
+            num_classes < 1; embedding_dim < 0.
+    """
+    encoder = _choose("encoder", config.encoder, ENCODERS)
+    dtype = _choose("dtype", config.dtype, DTYPES)
+    count = _choose("arrangement", config.arrangement, ARRANGEMENTS)
+    _check(config.arrangement, count, num_classes, config.embedding_dim)
+    if len(image_shape) != 3:
+        raise ValueError(f"image_shape must be (height, width, channels); got {image_shape}")
+    name = config.decoder
+    if name == "auto":
+        name = "mlp" if config.encoder == "mlp" else "conv"
+    decoder = _choose("decoder", name, DECODERS)
+    return Thanos(
+        encoders=tuple(encoder(config, dtype) for _ in range(count)),
+        decoder=decoder(image_shape=tuple(image_shape), dtype=dtype) if reconstruct else None,
+        num_classes=num_classes,
+        arrangement=config.arrangement,
+        embedding_dim=config.embedding_dim,
+        dtype=dtype,
+    )
+
+
+def _vit(config: Any, dtype: DTypeLike) -> nn.Module:
+    return ViT(**dict(config.vit), dtype=dtype)
+
+
+def _resnet18(config: Any, dtype: DTypeLike) -> nn.Module:
+    return resnet18(**dict(config.resnet), dtype=dtype)
+
+
+def _resnet50(config: Any, dtype: DTypeLike) -> nn.Module:
+    return resnet50(**dict(config.resnet), dtype=dtype)
+
+
+def _mlp(config: Any, dtype: DTypeLike) -> nn.Module:
+    return MLP(widths=tuple(config.mlp.widths), dtype=dtype)
+
+
+# Name in the config -> (config.model, dtype) -> encoder.
+ENCODERS: dict[str, Callable[[Any, DTypeLike], nn.Module]] = {
+    "vit": _vit,
+    "resnet18": _resnet18,
+    "resnet50": _resnet50,
+    "mlp": _mlp,
+}
+
+DECODERS: dict[str, Callable[..., nn.Module]] = {"conv": ConvDecoder, "mlp": MLPDecoder}
+
+
+def _choose(name: str, value: str, options: dict[str, Any]) -> Any:
+    if value not in options:
+        raise ValueError(f"{name} must be one of {', '.join(options)}; got {value!r}")
+    return options[value]
+
+
+def _check(arrangement: str, encoders: int, num_classes: int, embedding_dim: int) -> None:
+    wanted = _choose("arrangement", arrangement, ARRANGEMENTS)
+    if encoders != wanted:
+        raise ValueError(
+            f"encoders must hold {wanted} for arrangement {arrangement!r}; got {encoders}"
+        )
+    if num_classes < 1:
+        raise ValueError(f"num_classes must be at least 1; got {num_classes}")
+    if embedding_dim < 0:
+        raise ValueError(f"embedding_dim must be at least 0; got {embedding_dim}")

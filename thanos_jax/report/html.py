@@ -1,0 +1,263 @@
+"""report.html: one file that needs no other, no network and no script."""
+
+from __future__ import annotations
+
+import io
+import math
+import numbers
+import os
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from thanos_jax.report.meanings import MEANINGS
+from thanos_jax.report.plots import INK
+from thanos_jax.train.metrics import write_atomically
+
+_HEADLINES = ("fine_accuracy", "coarse_accuracy", "worst_group_accuracy", "collapse_index")
+
+# Nothing may be fetched and no script may run, even if a value slipped through unescaped.
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+
+_STYLE = """
+:root { color-scheme: light dark; --text: #1f2328; --quiet: #59636e; --page: #ffffff;
+  --card: #f5f6f8; --line: #d9dee4; }
+@media (prefers-color-scheme: dark) { :root { --text: #e6e8eb; --quiet: #9aa4af; --page: #16181c;
+  --card: #1f2329; --line: #363c44; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 1.5rem 1rem 3rem; max-width: 54rem; color: var(--text);
+  background: var(--page); font: 1rem/1.5 system-ui, -apple-system, "Segoe UI", sans-serif;
+  -webkit-text-size-adjust: 100%; }
+h1 { font-size: 1.6rem; line-height: 1.2; margin: 0 0 .25rem; overflow-wrap: anywhere; }
+h2 { font-size: 1.15rem; margin: 2.2rem 0 .6rem; }
+p { margin: .4rem 0; }
+.quiet, figcaption { color: var(--quiet); font-size: .92rem; }
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(13rem, 1fr)); gap: .75rem;
+  margin: 1.2rem 0; }
+.card { background: var(--card); border: 1px solid var(--line); border-radius: .6rem;
+  padding: .8rem 1rem; }
+.card b { display: block; font-size: 1.9rem; font-weight: 650; line-height: 1.25;
+  font-variant-numeric: tabular-nums; }
+.card .quiet { margin: 0; font-size: .85rem; line-height: 1.4; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; width: 100%; font-size: .92rem; }
+th, td { text-align: left; vertical-align: top; padding: .35rem .9rem .35rem 0;
+  border-bottom: 1px solid var(--line); }
+thead th { color: var(--quiet); font-weight: 500; }
+tbody th { font-weight: 500; overflow-wrap: anywhere; min-width: 8rem; }
+td.value { font-variant-numeric: tabular-nums; overflow-wrap: break-word; min-width: 5rem; }
+td.meaning { color: var(--quiet); }
+figure { margin: 0; }
+svg { display: block; width: 100%; max-width: 44rem; height: auto; margin: .4rem 0; }
+@media (max-width: 36rem) {
+  tr { display: flex; flex-wrap: wrap; border-bottom: 1px solid var(--line); }
+  th, td { border: 0; padding: .2rem .5rem .2rem 0; }
+  th:first-child { flex: 1 1 9rem; }
+  .value { flex: 0 1 auto; min-width: 4.5rem; max-width: 100%; }
+  thead .meaning { display: none; }
+  td.meaning { flex: 1 0 100%; font-size: .85rem; padding-top: 0; }
+}
+details { margin-top: 2.2rem; border-top: 1px solid var(--line); padding-top: .8rem; }
+details + details { margin-top: .8rem; }
+summary { cursor: pointer; font-weight: 600; }
+"""
+
+
+def write(
+    path: str | os.PathLike[str],
+    *,
+    config: Mapping[str, Any],
+    results: Mapping[str, Any],
+    records: Sequence[Mapping[str, Any]],
+    figures: Mapping[str, tuple[Figure, str]],
+) -> None:
+    """Writes the report of a run: headline figures, pictures, tables, config.
+
+    The file holds everything it shows, fetches nothing and runs nothing. Every value is escaped. It
+    is there whole or not at all, and depends on nothing but the arguments.
+
+    Args:
+      path: of the report; an older one is replaced.
+      config: the run's config, possibly nested.
+      results: what results.json holds, possibly nested; any figure may be absent.
+      records: lines of metrics.jsonl; the last is shown.
+      figures: title -> (figure, how to read it), in the order of the report; may be empty.
+    """
+    write_atomically(path, _page(config=config, results=results, records=records, figures=figures))
+
+
+def _page(
+    *,
+    config: Mapping[str, Any],
+    results: Mapping[str, Any],
+    records: Sequence[Mapping[str, Any]],
+    figures: Mapping[str, tuple[Figure, str]],
+) -> str:
+    named = [str(results[key]) for key in ("method", "dataset") if key in results]
+    title = escape(" on ".join(named) or "Training run")
+    parts = [f"<h1>{title}</h1>", _summary(results), _cards(results)]
+    for number, (name, (figure, sentence)) in enumerate(figures.items()):
+        parts.append(f"<h2>{escape(name)}</h2>\n{_figure(number, name, figure, sentence)}")
+    parts.append("<h2>Numbers</h2>")
+    flat = {key: value for key, value in results.items() if not isinstance(value, Mapping)}
+    if flat:
+        parts.append(_table(("name", "value", "meaning"), _rows(flat)))
+    elif not results:
+        parts.append("<p>No results were given.</p>")
+    for key, value in results.items():
+        if isinstance(value, Mapping):
+            words = key.replace("_", " ")
+            parts.append(f"<h2>{escape(words[:1].upper() + words[1:])}</h2>\n{_nested(value)}")
+    if records:
+        last = _table(("name", "value", "meaning"), _rows(records[-1]))
+        parts.append(f"<details><summary>Last line of the log</summary>\n{last}</details>")
+    settings = _table(("key", "value"), list(_flatten(config)))
+    parts.append(f"<details><summary>Config</summary>\n{settings}</details>")
+    body = "\n".join(parts)
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{title}</title>\n<style>{_STYLE}</style>\n</head>\n"
+        f"<body>\n{body}\n</body>\n</html>\n"
+    )
+
+
+def _summary(results: Mapping[str, Any]) -> str:
+    facts = []
+    if "steps" in results:
+        facts.append(f"{_value('steps', results['steps'])} steps")
+    if "train_seconds" in results:
+        facts.append(f"{_value('train_seconds', results['train_seconds'])} of training")
+    if "seed" in results:
+        facts.append(f"seed {_value('seed', results['seed'])}")
+    return f'<p class="quiet">{" · ".join(facts)}</p>' if facts else ""
+
+
+def _cards(results: Mapping[str, Any]) -> str:
+    geometry = results.get("geometry")
+    test = geometry.get("test") if isinstance(geometry, Mapping) else None
+    known = {**(test if isinstance(test, Mapping) else {}), **results}
+    cards = [
+        f'<div class="card">{_words(key)}<b>{_value(key, known[key])}</b>'
+        f'<p class="quiet">{escape(MEANINGS[key])}</p></div>'
+        for key in _HEADLINES
+        if key in known
+    ]
+    return f'<div class="cards">{"".join(cards)}</div>' if cards else ""
+
+
+def _figure(number: int, name: str, figure: Figure, sentence: str) -> str:
+    return (
+        f'<figure><div role="img" aria-label="{escape(name)}">{_svg(number, figure)}</div>'
+        f"<figcaption>{escape(sentence)}</figcaption></figure>"
+    )
+
+
+def _svg(number: int, figure: Figure) -> str:
+    """Returns a figure as an SVG element whose text takes the page's colour."""
+    buffer = io.StringIO()
+    # Text stays text; a fixed salt makes the same figure the same bytes.
+    options: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "thanos_jax"}
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    with matplotlib.rc_context(options), warnings.catch_warnings():
+        # Only measured in matplotlib's font; the browser finds one that has the letters.
+        warnings.filterwarnings("ignore", message=r"Glyph .* missing from font")
+        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, count=1, flags=re.DOTALL)
+    # Of several figures in one page, each needs names of its own, and only those it refers to.
+    used = set(re.findall(r'(?:href="#|url\(#)([^")]+)', text))
+
+    def rename(match: re.Match[str]) -> str:
+        return f' id="f{number}-{match[1]}"' if match[1] in used else ""
+
+    # Inside tags only: in text, < and > are escaped.
+    text = re.sub(r"<[^<>]*>", lambda tag: re.sub(r'\sid="([^"]*)"', rename, tag[0]), text)
+    text = re.sub(r'(href="#|url\(#)', rf"\g<1>f{number}-", text)
+    return text.replace(INK, "currentColor").strip()
+
+
+def _nested(value: Mapping[str, Any]) -> str:
+    """Returns a table; a mapping of mappings (figures by split) gets a column for each."""
+    if value and all(isinstance(inner, Mapping) for inner in value.values()):
+        keys = list(dict.fromkeys(key for inner in value.values() for key in inner))
+        rows = [
+            (
+                _words(key),
+                *(_value(key, inner[key]) if key in inner else "" for inner in value.values()),
+                escape(MEANINGS.get(key, "")),
+            )
+            for key in keys
+        ]
+        return _table(("name", *map(str, value), "meaning"), rows)
+    flat = [(key, shown, escape(MEANINGS.get(key, ""))) for key, shown in _flatten(value)]
+    return _table(("name", "value", "meaning"), flat)
+
+
+def _rows(values: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    return [
+        (_words(key), _value(key, value), escape(MEANINGS.get(key, "")))
+        for key, value in values.items()
+    ]
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    rows = []
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            rows += _flatten(value, f"{prefix}{key}.")
+        else:
+            rows.append((escape(f"{prefix}{key}"), escape(str(value))))
+    return rows
+
+
+def _table(head: Sequence[str], rows: Sequence[tuple[str, ...]]) -> str:
+    """Returns a table; `head` is escaped here, the cells of `rows` are HTML already."""
+    kinds = ["name", *("meaning" if name == "meaning" else "value" for name in head[1:])]
+    columns = "".join(
+        f'<th scope="col" class="{kind}">{escape(name)}</th>'
+        for name, kind in zip(head, kinds, strict=True)
+    )
+    lines = []
+    for name, *cells in rows:
+        line = "".join(
+            f'<td class="{kind}">{cell}</td>' for cell, kind in zip(cells, kinds[1:], strict=True)
+        )
+        lines.append(f'<tr><th scope="row">{name}</th>{line}</tr>')
+    body = "\n".join(lines)
+    return (
+        f'<div class="wide"><table><thead><tr>{columns}</tr></thead>\n'
+        f"<tbody>\n{body}\n</tbody></table></div>"
+    )
+
+
+def _words(key: str) -> str:
+    # The key itself, so that it can be found in results.json, but free to break between words.
+    return escape(str(key)).replace("_", "_<wbr>")
+
+
+def _value(key: str, value: Any) -> str:
+    """Returns a value for people, escaped: accuracies in percent, seconds as time."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return escape(str(value))
+    number = float(value)
+    if not math.isfinite(number):
+        return escape(str(number))
+    if "accuracy" in str(key):
+        return f"{100 * number:.1f}&nbsp;%"
+    if str(key) in ("train_seconds", "seconds"):
+        minutes, seconds = divmod(round(number), 60)
+        hours, minutes = divmod(minutes, 60)
+        if hours:
+            return f"{hours}&nbsp;h {minutes}&nbsp;min"
+        return f"{minutes}&nbsp;min {seconds}&nbsp;s" if minutes else f"{number:.1f}&nbsp;s"
+    if isinstance(value, numbers.Integral):
+        return f"{value:,}" if str(key) != "seed" else str(value)
+    return f"{number:.4g}"

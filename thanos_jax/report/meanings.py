@@ -1,0 +1,76 @@
+"""What numbers and pictures mean, for people who read the report and not the code."""
+
+from __future__ import annotations
+
+MEANINGS: dict[str, str] = {
+    "dataset": "data set",
+    "method": "what was trained",
+    "seed": "seed of parameters, sample order, augmentation and dropout",
+    "steps": "updates of the parameters",
+    "train_seconds": "time spent training, over all starts of the run",
+    "images_per_second": "images trained on in a second, median over the log",
+    "embedding_dim": "width of the embedding",
+    "parameters": "trained numbers in the model",
+    "devices": "devices, and their kind",
+    "coarse_accuracy": "test images whose coarse class, the one trained on, is predicted right",
+    "fine_accuracy": "test images whose fine label is predicted right by a linear classifier "
+    "on the frozen embedding; the encoder never saw fine labels",
+    "fine_accuracy_validation": "fine_accuracy on the validation split, which chose the L2 weight",
+    "fine_regularization": "L2 weight of the linear classifier, chosen on validation",
+    "fine_gradient_norm": "where the fit of the linear classifier ended; far above 0.01, it needed "
+    "more iterations",
+    "fine_accuracy_given_coarse": "the linear classifier when told the true coarse class: it only "
+    "has to tell fine labels within it apart",
+    "fine_accuracy_collapsed": "reached by always guessing the commonest fine label of the true "
+    "coarse class: the ceiling of an embedding that has collapsed",
+    "fine_accuracy_worst_class": "accuracy on the fine label the linear classifier does worst on",
+    "fine_accuracy_knn": "fine labels by a vote of the nearest training embeddings (cosine)",
+    "fine_accuracy_class_mean": "fine labels by the nearest class mean",
+    "worst_group_accuracy": "accuracy on the group with the lowest",
+    "recovery_f1": "agreement of the groups found by clustering with the true ones (F1)",
+    "within_class_spread": "mean squared distance to the mean of the coarse class, on the sphere",
+    "between_class_spread": "mean squared distance of the coarse class means to the overall mean",
+    "within_stratum_spread": "mean squared distance to the mean of the fine class",
+    "collapse_index": "share of the variance that lies within coarse classes; 0: each class has "
+    "collapsed to one point, 1: class means coincide",
+    "fine_within_coarse": "share of the variance within coarse classes that fine labels explain; "
+    "0: fine labels are mixed, 1: each is one point of its own",
+    "alignment": "mean squared distance of pairs of one coarse class; 0: all in one point",
+    "alignment_fine": "mean squared distance of pairs of one fine class",
+    "uniformity": "log of the mean Gaussian kernel of pairs; 0: all in one point, lower: more even",
+    "step": "updates of the parameters so far",
+    "epoch": "passes over the training set so far",
+    "loss": "weighted sum of the terms below",
+    "cross_entropy": "coarse cross-entropy",
+    "contrastive": "contrastive loss",
+    "reconstruction": "mean squared error of the autoencoder, normalized pixels",
+    "gradient_norm": "Euclidean length of the gradient",
+    "learning_rate": "learning rate",
+    "validation_coarse_accuracy": "coarse accuracy on the validation split",
+    "validation_cross_entropy": "coarse cross-entropy on the validation split",
+    "seconds": "time spent training so far",
+    "jax": "version of jax",
+    "thanos_jax": "version of this package",
+}
+
+HOW_TO_READ: dict[str, str] = {
+    "curves": (
+        "Training, step by step; dashed lines with dots are the validation split. A validation "
+        "curve that turns while its training curve goes on is overfitting. Gradient norm and "
+        "learning rate are there to explain jumps in the losses."
+    ),
+    "coarse": (
+        "Each dot is a test image; near dots have similar embeddings (t-SNE keeps neighbourhoods, "
+        "not distances or sizes). Coarse classes, which were trained on, should be apart. Under "
+        "class collapse all dots of a coarse class form one blob."
+    ),
+    "fine": (
+        "The same dots coloured by fine label, which training never saw. Class collapse: fine "
+        "colours are mixed within the blob of their coarse class, and no classifier can tell them "
+        "apart. Balanced: fine colours form islands of their own."
+    ),
+    "reconstructions": (
+        "Test images as the encoder gets them, and under each what the decoder makes of its "
+        "embedding. What is missing below was not kept in the embedding."
+    ),
+}

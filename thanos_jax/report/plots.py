@@ -1,0 +1,292 @@
+"""Pictures of a run, as functions of arrays; none of them touches pyplot's global figures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from sklearn.manifold import TSNE
+from threadpoolctl import threadpool_limits
+
+from thanos_jax.downstream.arrays import check_embeddings, check_labels, unit_rows
+from thanos_jax.report.meanings import HOW_TO_READ
+
+__all__ = ["HOW_TO_READ", "curves", "embedding_map", "project", "reconstructions"]
+
+# Text and axes. A grey of its own, so that the report can turn it into the page's text colour.
+INK = "#454647"
+# Inches. Narrow, so that text stays legible where the report shrinks a figure to a phone's width.
+_WIDTH = 5.6
+# Made for colour-blind readers: M. A. Petroff, "Accessible Color Sequences for Data Visualization",
+# arXiv 2107.02270, the ten-colour sequence. All ten show on white and on dark grey.
+PALETTE = (
+    *("#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6"),
+    *("#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd"),
+)
+
+_PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    (
+        "loss",
+        ("loss", "cross_entropy", "contrastive", "reconstruction", "validation_cross_entropy"),
+    ),
+    (
+        "accuracy",
+        ("coarse_accuracy", "validation_coarse_accuracy", "fine_accuracy"),
+    ),
+    ("gradient norm", ("gradient_norm",)),
+    ("learning rate", ("learning_rate",)),
+)
+
+
+def curves(records: Sequence[Mapping[str, Any]]) -> Figure:
+    """Draws losses, accuracies, gradient norm and learning rate against the step.
+
+    Args:
+      records: lines of metrics.jsonl, each with "step". A name that a record lacks, or whose value
+        is None or not finite, is left out at that step; a panel without any value is left out.
+
+    Returns:
+      One panel above the other.
+
+    Raises:
+      ValueError: a record without "step".
+    """
+    for number, record in enumerate(records):
+        if "step" not in record:
+            raise ValueError(f"records[{number}]: expected a key 'step', got {sorted(record)}")
+    panels = []
+    for title, names in _PANELS:
+        series = {name: values for name in names if (values := _series(records, name))}
+        if series:
+            panels.append((title, series))
+    figure = Figure(figsize=(_WIDTH, max(1.0, 0.4 + 1.9 * len(panels))), layout="constrained")
+    if not panels:
+        figure.text(0.5, 0.5, "No metrics were recorded.", ha="center", va="center", color=INK)
+        return figure
+    every_axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+    for axes, (title, series) in zip(every_axes, panels, strict=True):
+        for color, (name, values) in zip(PALETTE, series.items(), strict=False):
+            steps, ys = zip(*values, strict=True)
+            # A lone value has no line to show.
+            dotted = name.startswith("validation") or len(values) == 1
+            axes.plot(
+                steps,
+                ys,
+                color=color,
+                label=name.replace("_", " "),
+                linewidth=1.4,
+                linestyle="--" if name.startswith("validation") else "-",
+                marker="o" if dotted else None,
+                markersize=3,
+            )
+        heights = [y for values in series.values() for _, y in values]
+        if title == "gradient norm" and 0 < 10 * min(heights) < max(heights):
+            axes.set_yscale("log")
+        else:
+            axes.ticklabel_format(axis="y", scilimits=(-3, 5))
+        _dress(axes)
+        axes.set_title(title, loc="left", fontsize=10, color=INK)
+        if len(series) > 1:
+            axes.legend(
+                loc="lower right",
+                bbox_to_anchor=(1.0, 1.0),
+                borderaxespad=0.2,
+                ncols=len(series) if len(series) <= 4 else 3,
+                columnspacing=1.0,
+                handlelength=1.4,
+                frameon=False,
+                fontsize=8,
+                labelcolor=INK,
+            )
+    every_axes[-1].set_xlabel("step", color=INK, fontsize=9)
+    return figure
+
+
+def embedding_map(points: Any, labels: Any, names: Sequence[str], title: str) -> Figure:
+    """Draws points of the plane, coloured by label.
+
+    Up to 10 names take a palette for colour-blind readers, up to 20 matplotlib's tab20; beyond, a
+    continuous map with a colour bar stands for the legend.
+
+    Args:
+      points: floating point [n, 2], for instance from `project`.
+      labels: integer [n], indices of `names`.
+      names: of the labels.
+      title: what the colours mean.
+
+    Returns:
+      The figure; above 3,000 points its dots are pixels, not shapes, also in SVG.
+
+    Raises:
+      TypeError: points are not floating point, or labels not integers.
+      ValueError: a wrong shape, points not finite, or a label without a name.
+    """
+    points = check_embeddings(points, "points")
+    if points.shape[1] != 2:
+        raise ValueError(f"points: expected [n, 2], got shape {points.shape}")
+    labels = check_labels(labels, "labels", length=len(points), num_classes=len(names))
+    colors = _colors(len(names))
+    figure = Figure(figsize=(_WIDTH, 5.2), dpi=200, layout="constrained")
+    axes = figure.add_subplot()
+    axes.scatter(
+        points[:, 0],
+        points[:, 1],
+        c=colors[labels],
+        s=min(14.0, max(1.5, 2e4 / len(points))),
+        alpha=0.85,
+        linewidths=0,
+        rasterized=len(points) > 3000,
+    )
+    axes.set_aspect("equal", adjustable="datalim")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[:].set_visible(False)
+    axes.set_title(title, loc="left", fontsize=10, color=INK, parse_math=False)
+    if len(names) <= 20:
+        dots = [
+            Line2D([], [], linestyle="", marker="o", markersize=6, color=color) for color in colors
+        ]
+        legend = figure.legend(
+            dots,
+            # Older matplotlib leaves out labels that begin with an underscore.
+            [f" {name}" if str(name).startswith("_") else str(name) for name in names],
+            loc="outside lower center",
+            ncols=min(4, len(names)),
+            frameon=False,
+            fontsize=9,
+            labelcolor=INK,
+            handletextpad=0.1,
+        )
+        for text in legend.get_texts():
+            text.set_parse_math(False)
+    else:
+        mappable = matplotlib.cm.ScalarMappable(
+            matplotlib.colors.Normalize(0, len(names) - 1), matplotlib.colormaps["turbo"]
+        )
+        bar = figure.colorbar(mappable, ax=axes, location="bottom", shrink=0.6, aspect=40, pad=0.02)
+        bar.set_label(f"number of the label (of {len(names)})", color=INK, fontsize=9)
+        bar.ax.tick_params(colors=INK, labelsize=8)
+        bar.outline.set_visible(False)
+    return figure
+
+
+def reconstructions(inputs: Any, outputs: Any) -> Figure:
+    """Draws images and, under each, its reconstruction.
+
+    Args:
+      inputs: numbers [k, h, w, c] in [0, 1], c = 1 or 3; what lies outside is clipped.
+      outputs: of the same shape.
+
+    Returns:
+      The figure, six images a line.
+
+    Raises:
+      ValueError: a wrong shape, or shapes that differ.
+    """
+    inputs, outputs = np.asarray(inputs, np.float32), np.asarray(outputs, np.float32)
+    if inputs.ndim != 4 or inputs.shape[3] not in (1, 3) or 0 in inputs.shape:
+        raise ValueError(f"inputs: expected [k, h, w, 1 or 3], got shape {inputs.shape}")
+    if outputs.shape != inputs.shape:
+        raise ValueError(f"outputs: expected the inputs' shape {inputs.shape}, got {outputs.shape}")
+    count, height, width, _ = inputs.shape
+    columns = min(6, count)
+    lines = math.ceil(count / columns)
+    side = _WIDTH / 6
+    figure = Figure(
+        figsize=(side * columns + 0.2, lines * 2 * side * min(height / width, 3.0) + 0.1),
+        layout="constrained",
+    )
+    grid = figure.subplots(2 * lines, columns, squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for i in range(count):
+        line, column = divmod(i, columns)
+        for row, images in ((2 * line, inputs), (2 * line + 1, outputs)):
+            image = np.clip(np.nan_to_num(images[i]), 0, 1)
+            # "none" keeps the image's own pixels in SVG.
+            grid[row, column].imshow(
+                image.squeeze(2) if image.shape[2] == 1 else image,
+                cmap="gray",
+                vmin=0,
+                vmax=1,
+                interpolation="none",
+            )
+    for line in range(lines):
+        for row, word in ((2 * line, "input"), (2 * line + 1, "output")):
+            grid[row, 0].text(
+                -0.06,
+                0.5,
+                word,
+                rotation=90,
+                ha="right",
+                va="center",
+                fontsize=8,
+                color=INK,
+                transform=grid[row, 0].transAxes,
+            )
+    return figure
+
+
+def project(embeddings: Any, *, seed: int = 0, limit: int = 2000) -> tuple[np.ndarray, np.ndarray]:
+    """Maps L2-normalized embeddings to the plane by t-SNE (scikit-learn), started from PCA.
+
+    Args:
+      embeddings: floating point [n, d].
+      seed: draws the rows, and t-SNE's random numbers.
+      limit: at most this many rows are mapped, drawn without replacement.
+
+    Returns:
+      (points float32 [m, 2], chosen int64 [m], the rows mapped, ascending); m = min(n, limit).
+      Embeddings that all coincide are mapped to one point.
+
+    Raises:
+      TypeError, ValueError: as `check_embeddings`, or limit < 1.
+    """
+    if limit < 1:
+        raise ValueError(f"limit: expected at least 1, got {limit}")
+    embeddings = check_embeddings(embeddings, "embeddings")
+    chosen = np.arange(len(embeddings))
+    if len(chosen) > limit:
+        chosen = np.sort(np.random.default_rng(seed).choice(len(chosen), limit, replace=False))
+    unit = unit_rows(embeddings[chosen])
+    points = np.zeros((len(unit), 2), np.float32)
+    # PCA divides by the spread, which is zero, or rounding, where everything has collapsed.
+    if len(unit) < 3 or np.max(np.std(unit.astype(np.float64), axis=0)) < 1e-7:
+        return points, chosen
+    if unit.shape[1] == 1:
+        unit = np.pad(unit, ((0, 0), (0, 1)))
+    perplexity = min(30.0, (len(unit) - 1) / 3)
+    tsne = TSNE(perplexity=perplexity, init="pca", random_state=seed)
+    # Threads meet at a barrier in every iteration; few points on a busy machine are faster alone.
+    with threadpool_limits(1 if len(unit) <= 5000 else None):
+        points[:] = tsne.fit_transform(unit)
+    return points, chosen
+
+
+def _series(records: Sequence[Mapping[str, Any]], name: str) -> list[tuple[float, float]]:
+    found = ((record["step"], record.get(name)) for record in records)
+    return [(step, y) for step, y in found if y is not None and math.isfinite(y)]
+
+
+def _colors(count: int) -> np.ndarray:
+    """Returns RGBA [count, 4]."""
+    if count <= len(PALETTE):
+        return np.array([to_rgba(color) for color in PALETTE[:count]])
+    if count <= 20:
+        return matplotlib.colormaps["tab20"](np.arange(count))
+    return matplotlib.colormaps["turbo"](np.linspace(0, 1, count))
+
+
+def _dress(axes: Axes) -> None:
+    axes.tick_params(which="both", colors=INK, labelsize=8)
+    axes.yaxis.get_offset_text().set(color=INK, fontsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(INK)
+    axes.grid(color="#808080", alpha=0.25, linewidth=0.5)

@@ -1,0 +1,250 @@
+"""One run, from a config to results.json and report.html."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import time
+from typing import Any, NamedTuple
+
+import jax
+import ml_collections
+import numpy as np
+from flax import linen as nn
+from jax.sharding import Mesh
+
+import thanos_jax
+from thanos_jax import config as schema
+from thanos_jax import sharding
+from thanos_jax.data import augment, sources
+from thanos_jax.downstream import embed, geometry, transfer
+from thanos_jax.models import thanos
+from thanos_jax.report import html, plots
+from thanos_jax.train import loop, metrics
+from thanos_jax.train import state as train_state
+from thanos_jax.train.checkpoint import Checkpoints
+from thanos_jax.train.objective import METHODS
+from thanos_jax.train.step import Step, make_step
+
+# Where data lies and how fast it is read may change between two starts of one run.
+_MAY_CHANGE = ("data.data_dir", "data.read_threads", "data.memory_limit_gib")
+
+
+def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]:
+    """Trains, evaluates and reports; the same call on the same folder resumes.
+
+    Args:
+      config: all keys of `thanos_jax.config.FIELDS`.
+      workdir: gets config.json, metrics.jsonl, checkpoints/, results.json and report.html.
+
+    Returns:
+      What results.json holds. A finished run is not run again.
+
+    Raises:
+      ConfigError: a config outside its schema, or another than the folder's.
+      DatasetNotFound: the data are not there; says how to prepare them.
+      NonFiniteError: training diverged.
+    """
+    schema.check(config)
+    if config.train.batch_size % jax.device_count():
+        raise schema.ConfigError(
+            f"config.train.batch_size: expected a multiple of the {jax.device_count()} devices, "
+            f"got {config.train.batch_size}"
+        )
+    folder = pathlib.Path(workdir)
+    claim(folder, config)
+    results_path = folder / "results.json"
+    if results_path.exists():
+        print(f"{folder} holds a finished run; nothing to do", flush=True)
+        return json.loads(results_path.read_text(encoding="utf-8"))
+
+    started = time.perf_counter()
+    dataset = sources.load(config.data)
+    sizes = ", ".join(f"{name} {len(split)}" for name, split in dataset.splits.items())
+    print(f"{dataset.name}: {sizes} ({time.perf_counter() - started:.1f} s)", flush=True)
+
+    mesh = sharding.make_mesh()
+    parts = build(config, dataset, mesh)
+
+    def embed_split(state: train_state.TrainState, name: str) -> dict[str, np.ndarray]:
+        variables = {"params": state.params, **state.model_state}
+        return embed.embed(
+            parts.forward, variables, dataset.splits[name], mesh, batch_size=config.train.batch_size
+        )
+
+    def evaluate(state: train_state.TrainState) -> dict[str, float]:
+        found = embed_split(state, "validation")
+        return {"validation_coarse_accuracy": _accuracy(found)}
+
+    with Checkpoints(folder / "checkpoints", keep=config.train.checkpoints_kept) as checkpoints:
+        state, train_seconds = loop.train(
+            parts.state,
+            parts.step,
+            dataset.splits["train"],
+            mesh,
+            config,
+            checkpoints=checkpoints,
+            metrics_path=str(folder / "metrics.jsonl"),
+            evaluate=evaluate,
+        )
+
+    # The test split is read here, once, and decides nothing.
+    print("transfer from coarse to fine labels", flush=True)
+    found = {name: embed_split(state, name) for name in ("train", "validation", "test")}
+    records = metrics.read(folder / "metrics.jsonl")
+    results = {
+        "dataset": dataset.name,
+        "method": config.method,
+        "seed": config.seed,
+        "steps": parts.steps,
+        "train_seconds": train_seconds,
+        "coarse_accuracy": _accuracy(found["test"]),
+        **transfer.evaluate(
+            {name: split["embedding"] for name, split in found.items()},
+            {name: split["fine"] for name, split in found.items()},
+            {name: split["coarse"] for name, split in found.items()},
+            num_fine=len(dataset.fine_names),
+            num_coarse=len(dataset.coarse_names),
+            regularization=config.transfer.regularization,
+            max_iterations=config.transfer.iterations,
+            neighbours=config.transfer.neighbours,
+        ),
+        "geometry": {
+            name: geometry.geometry(split["embedding"], split["fine"], split["coarse"])
+            for name, split in found.items()
+            if name != "validation"
+        },
+        "embedding_dim": int(found["test"]["embedding"].shape[1]),
+        "parameters": sum(x.size for x in jax.tree.leaves(state.params)),
+        "images_per_second": float(np.median([r["images_per_second"] for r in records])),
+        "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "versions": {"jax": jax.__version__, "thanos_jax": thanos_jax.__version__},
+    }
+    print("report", flush=True)
+    html.write(
+        folder / "report.html",
+        config=config.to_dict(),
+        results=results,
+        records=records,
+        figures=_figures(config, dataset, state, parts.forward, found["test"], records),
+    )
+    # Last: its presence says that everything else was written.
+    metrics.write_atomically(results_path, json.dumps(results, indent=2) + "\n")
+    return results
+
+
+class Parts(NamedTuple):
+    """What a config amounts to on a data set and a mesh; the benchmarks time its pieces.
+
+    Attributes:
+      model: the encoders, decoder and classifier.
+      state: before the first step, on every device of the mesh.
+      step: (state, batch) -> (state, metrics), jitted.
+      forward: (variables, images) -> outputs, jitted.
+      steps: updates of the whole run.
+    """
+
+    model: nn.Module
+    state: train_state.TrainState
+    step: Step
+    forward: embed.Forward
+    steps: int
+
+
+def build(config: ml_collections.ConfigDict, dataset: sources.Dataset, mesh: Mesh) -> Parts:
+    """Makes the model, its state and the functions of a run.
+
+    Args:
+      config: a checked config.
+      dataset: from `thanos_jax.data.sources.load`.
+      mesh: from `thanos_jax.sharding.make_mesh`.
+    """
+    method = METHODS[config.method]
+    model_config = config.model.copy_and_resolve_references()
+    if method.contrastive is None or not method.reconstruct:
+        # One encoder is all that a method with one kind of loss needs.
+        model_config.arrangement = "shared"
+    model = thanos.build(
+        model_config,
+        image_shape=dataset.image_shape,
+        num_classes=len(dataset.coarse_names),
+        reconstruct=method.reconstruct,
+    )
+    steps, steps_per_epoch = loop.count_steps(config.train, len(dataset.splits["train"]))
+    schedule = train_state.learning_rate(config.train, steps=steps, steps_per_epoch=steps_per_epoch)
+    optimizer = train_state.make_optimizer(config.train, schedule)
+    # rbg: its programs compile several times as fast as the default's, and nothing here is sharded.
+    key = jax.random.key(config.seed, impl="rbg")
+    state = train_state.create(model, optimizer, key, dataset.image_shape)
+    units = {"mean": dataset.mean, "std": dataset.std}
+    return Parts(
+        model=model,
+        state=sharding.replicate(mesh, state),
+        step=make_step(model, optimizer, schedule, config, mesh, **units),
+        forward=embed.make_forward(model, **units),
+        steps=steps,
+    )
+
+
+def claim(folder: pathlib.Path, config: ml_collections.ConfigDict) -> None:
+    """Makes a run's folder and writes config.json, or checks that the folder is this run's.
+
+    Raises:
+      ConfigError: the folder holds a run of another config; names every key that differs.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "config.json"
+    # Through JSON, so that tuples compare with the lists they are read back as.
+    mine = json.loads(json.dumps(config.to_dict()))
+    if path.exists():
+        now = schema.flatten(mine)
+        before = schema.flatten(json.loads(path.read_text(encoding="utf-8")))
+        differing = [
+            f"  {key}: {before.get(key)!r} there, {now.get(key)!r} now"
+            for key in sorted(before.keys() | now.keys())
+            if before.get(key) != now.get(key) and key not in _MAY_CHANGE
+        ]
+        if differing:
+            raise schema.ConfigError(
+                f"workdir: {folder} holds a run of another config; choose another folder, or the "
+                "same config to resume:\n" + "\n".join(differing)
+            )
+    else:
+        metrics.write_atomically(path, json.dumps(mine, indent=2) + "\n")
+
+
+def _accuracy(found: dict[str, np.ndarray]) -> float:
+    return float(np.mean(found["prediction"] == found["coarse"]))
+
+
+def _figures(
+    config: Any, dataset: Any, state: Any, forward: Any, test: dict[str, np.ndarray], records: Any
+) -> dict[str, tuple[Any, str]]:
+    """Draws what the report shows; each figure with a sentence on how to read it."""
+    points, chosen = plots.project(test["embedding"], limit=config.report.map_points)
+    figures = {
+        "Training": (plots.curves(records), plots.HOW_TO_READ["curves"]),
+        "Test embeddings by coarse label": (
+            plots.embedding_map(
+                points, test["coarse"][chosen], dataset.coarse_names, "coarse label"
+            ),
+            plots.HOW_TO_READ["coarse"],
+        ),
+        "Test embeddings by fine label": (
+            plots.embedding_map(points, test["fine"][chosen], dataset.fine_names, "fine label"),
+            plots.HOW_TO_READ["fine"],
+        ),
+    }
+    if METHODS[config.method].reconstruct:
+        images = dataset.splits["test"].read(np.arange(min(12, len(test["fine"]))))["image"]
+        outputs = forward({"params": state.params, **state.model_state}, images)
+        units = (dataset.mean, dataset.std)
+        figures["Reconstructions"] = (
+            plots.reconstructions(
+                np.asarray(augment.unnormalize(outputs["input"], *units)),
+                np.asarray(augment.unnormalize(outputs["reconstruction"], *units)),
+            ),
+            plots.HOW_TO_READ["reconstructions"],
+        )
+    return figures
