@@ -1,4 +1,18 @@
-"""PLACEHOLDER MNIST."""
+r"""Thanos on MNIST: 60,000 images, coarse label digit >= 5, fine label the digit.
+
+    python -m thanos_jax.main --config=configs/mnist.py --config.data.data_dir=DATA \
+        --workdir=runs/mnist
+
+DATA holds mnist/3.0.1 as TFDS prepares it in array_record form (README.md).
+
+Presets, `configs/mnist.py:METHOD,PRESET`:
+  mlp       (default) an MLP of 784-512-256-128 units with one encoder for everything, 20 epochs,
+            for a CPU. MNIST_DOC
+  vit       the papers' ViT and settings: two encoders, 600 epochs at batch 128. Perfectly Balanced
+            reports a fine accuracy of 99.0 for Thanos, 95.4 for SupCon. Not run here at this
+            length.
+  resnet18  the papers' ResNet18, 200 epochs. Not run here.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +31,14 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
     config.augment.grey_probability = 0.0
     config.model.encoder = preset
     if preset == "mlp":
-        config.augment.crop_scale = (0.5, 1.0)
+        config.augment.crop_scale = (0.7, 1.0)
         config.augment.flip = 0.0
         config.augment.jitter_probability = 0.0
         config.model.arrangement = "shared"
         config.train.batch_size = 256
         config.train.epochs = 20.0
-        config.train.learning_rate = 1e-3
+        config.train.learning_rate = 4e-3
+        config.train.checkpoint_every_epochs = 5.0
     elif preset == "resnet18":
         config.train.epochs = 200.0
     return config

@@ -79,7 +79,7 @@ def test_argument_of_a_config_file():
     assert schema.parse_argument("", presets) == ("thanos", "mlp")
     assert schema.parse_argument("supcon", presets) == ("supcon", "mlp")
     assert schema.parse_argument("spread,vit", presets) == ("spread", "vit")
-    with pytest.raises(schema.ConfigError, match="method.*'spraed'; did you mean 'spread'"):
+    with pytest.raises(schema.ConfigError, match=r"method.*'spraed'; did you mean 'spread'"):
         schema.parse_argument("spraed", presets)
     with pytest.raises(schema.ConfigError, match="preset: expected one of mlp, vit, got 'vits'"):
         schema.parse_argument("thanos,vits", presets)

@@ -42,7 +42,7 @@ def finished(tmp_path_factory):
 
 def test_leaves_what_it_promises(finished):
     folder, results = finished
-    assert RESULTS <= results.keys()
+    assert results.keys() >= RESULTS
     assert results == json.loads((folder / "results.json").read_text(encoding="utf-8"))
     assert (results["dataset"], results["method"], results["seed"]) == ("digits", "thanos", 0)
     # Chance is 0.1; coarse labels alone tell half the digits from the others.
@@ -55,8 +55,9 @@ def test_leaves_what_it_promises(finished):
     records = metrics.read(folder / "metrics.jsonl")
     assert records[-1]["step"] == results["steps"]
     for name in ("loss", "cross_entropy", "contrastive", "reconstruction", "coarse_accuracy",
-                 "gradient_norm", "learning_rate", "images_per_second"):  # fmt: skip
+                 "gradient_norm", "learning_rate"):  # fmt: skip
         assert all(np.isfinite(r[name]) for r in records), name
+    assert all(r["images_per_second"] > 0 for r in records)
     assert sum("validation_coarse_accuracy" in r for r in records) == 2
     assert records[-1]["loss"] < records[0]["loss"]
     with Checkpoints(folder / "checkpoints", keep=2) as checkpoints:
@@ -73,16 +74,16 @@ def test_a_finished_run_is_not_run_again(finished, capsys):
 
 def test_a_folder_of_another_config_is_refused(finished):
     folder, _ = finished
+    other = small()
+    other.loss.alpha = 0.25
     with pytest.raises(schema.ConfigError, match=r"(?s)another config.*loss\.alpha: 0\.5 there"):
-        other = small()
-        other.loss.alpha = 0.25
         run_module.run(other, folder)
 
 
 def test_an_interrupted_run_continues_to_the_same_end(finished, tmp_path, monkeypatch):
     folder, results = finished
 
-    class Interrupted(Exception):
+    class StopHereError(Exception):
         pass
 
     real = run_module.make_step
@@ -92,14 +93,14 @@ def test_an_interrupted_run_continues_to_the_same_end(finished, tmp_path, monkey
 
         def counting(state, batch):
             if int(state.step) == 25:
-                raise Interrupted
+                raise StopHereError
             return step(state, batch)
 
         return counting
 
     with monkeypatch.context() as patch:
         patch.setattr(run_module, "make_step", stops_in_the_third_epoch)
-        with pytest.raises(Interrupted):
+        with pytest.raises(StopHereError):
             run_module.run(small(), tmp_path)
     assert not (tmp_path / "results.json").exists()
     resumed = run_module.run(small(), tmp_path)
@@ -136,7 +137,9 @@ def test_divergence_stops_the_run_and_names_the_step(tmp_path):
 def test_a_batch_that_the_devices_cannot_share_is_refused(tmp_path):
     config = small()
     config.train.batch_size = 12
-    expected = rf"train\.batch_size: expected a multiple of the {jax.device_count()} devices, got 12"
+    expected = (
+        rf"train\.batch_size: expected a multiple of the {jax.device_count()} devices, got 12"
+    )
     with pytest.raises(schema.ConfigError, match=expected):
         run_module.run(config, tmp_path)
     assert not list(tmp_path.iterdir())

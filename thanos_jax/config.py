@@ -76,7 +76,9 @@ FIELDS: dict[str, Field] = {
     ),
     "data.read_threads": _number(8, "threads that read and decode images from disk", 1, 1024),
     # Augmentation
-    "augment.crop_scale": _numbers((0.2, 1.0), "share of the image's area in a random crop", 2, 0),
+    "augment.crop_scale": _numbers(
+        (0.2, 1.0), "share of the image's area in a random crop", 2, 1e-6
+    ),
     "augment.crop_ratio": _numbers((3 / 4, 4 / 3), "width over height of a random crop", 2, 0.01),
     "augment.flip": _number(0.5, "probability of a horizontal flip", 0, 1),
     "augment.jitter": _numbers(
@@ -148,7 +150,7 @@ FIELDS: dict[str, Field] = {
         1.0, "epochs between evaluations on the validation split", 0, _HUGE, open_low=True
     ),
     "train.checkpoint_every_epochs": _number(
-        10.0, "epochs between checkpoints", 0, _HUGE, open_low=True
+        20.0, "epochs between checkpoints", 0, _HUGE, open_low=True
     ),
     "train.checkpoints_kept": _number(2, "how many checkpoints stay on disk", 1, 1000),
     # Evaluation

@@ -16,6 +16,7 @@ def main(argv: list[str]) -> None:
     """Runs the config, and prints what it found."""
     if len(argv) > 1:
         raise app.UsageError(f"expected only flags, got {argv[1:]}")
+    workdir = str(_WORKDIR.value)
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # Orbax tells every file it touches
     # After the flags are parsed: --help and a misspelt flag should not wait for jax.
@@ -25,12 +26,12 @@ def main(argv: list[str]) -> None:
     from thanos_jax.train.metrics import NonFiniteError
 
     try:
-        results = run(_CONFIG.value, _WORKDIR.value)
+        results = run(_CONFIG.value, workdir)
     except (ConfigError, DataError, DatasetNotFound, NonFiniteError) as error:
         raise SystemExit(f"error: {error}") from error
     for name in ("coarse_accuracy", "fine_accuracy", "fine_accuracy_knn", "train_seconds"):
         print(f"{name}: {results[name]:.4f}")
-    print(f"report: {_WORKDIR.value}/report.html")
+    print(f"report: {workdir}/report.html")
 
 
 if __name__ == "__main__":

@@ -117,7 +117,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike[str]) -> d
         },
         "embedding_dim": int(found["test"]["embedding"].shape[1]),
         "parameters": sum(x.size for x in jax.tree.leaves(state.params)),
-        "images_per_second": float(np.median([r["images_per_second"] for r in records])),
+        "images_per_second": _median(records, "images_per_second"),
         "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "versions": {"jax": jax.__version__, "thanos_jax": thanos_jax.__version__},
     }
@@ -212,6 +212,11 @@ def claim(folder: pathlib.Path, config: ml_collections.ConfigDict) -> None:
             )
     else:
         metrics.write_atomically(path, json.dumps(mine, indent=2) + "\n")
+
+
+def _median(records: list[dict[str, Any]], name: str) -> float | None:
+    values = [record[name] for record in records if name in record]
+    return float(np.median(values)) if values else None
 
 
 def _accuracy(found: dict[str, np.ndarray]) -> float:

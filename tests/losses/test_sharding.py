@@ -307,3 +307,29 @@ def test_sharded_arrays_without_axis_name(loss, implementation):
         jax.tree.map(np.asarray, computed), jax.tree.map(np.asarray, expected),
         rtol=1e-5, atol=1e-6,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("check_vma", [True, False])
+def test_reconstruction(check_vma):
+    """The same recipe for the autoencoder, with a device that holds padding only."""
+    rng = np.random.default_rng(3)
+    images = rng.normal(size=(16, 3, 2)).astype(np.float32)
+    where = np.array(CASES["one device of padding"][1], bool)
+    weight = np.float32(0.3)
+
+    def local(weight, images, where):
+        def value(weight):
+            return losses.reconstruction(images, weight * images, where=where, axis_name="data")
+
+        result, gradient = jax.value_and_grad(value)(weight)
+        return result, lax.pmean(gradient, "data")
+
+    spec, everywhere = PartitionSpec("data"), PartitionSpec()
+    mapped = jax.shard_map(
+        local, mesh=mesh_of((8,), ("data",)), in_specs=(everywhere, spec, spec),
+        out_specs=(everywhere, everywhere), check_vma=check_vma,
+    )  # fmt: skip
+    value, gradient = jax.jit(mapped)(weight, images, where)
+    squares = np.mean(images[where].astype(np.float64) ** 2)
+    np.testing.assert_allclose(value, oracle.reconstruction(images, 0.3 * images, where), rtol=1e-5)
+    np.testing.assert_allclose(gradient, -2 * 0.7 * squares, rtol=1e-5)

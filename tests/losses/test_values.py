@@ -242,7 +242,7 @@ def test_float16_squares_do_not_overflow(loss, implementation):
 def test_label_dtypes(dtype):
     """Any integer dtype, to its very ends; int64 under x64 also beyond 32 bits."""
     ends = np.iinfo(dtype)
-    labels = np.array([ends.min, ends.max, 1, 0, ends.max, ends.min], dtype=dtype)
+    labels = np.array([ends.min, ends.max, ends.max - 1, 0, ends.max, ends.min], dtype=dtype)
     embeddings = oracle.embeddings_like(2, seed=13)
     for name in ("spread", "attract"):
         loss = oracle.BY_NAME[name]
@@ -443,6 +443,9 @@ class TestReconstruction:
                 x, broken, where=keep
             )
             np.testing.assert_allclose(value, expected, rtol=1e-5)
+            each = losses.reconstruction(x, broken, where=keep, reduction="none")
+            alone = [oracle.reconstruction(x[i : i + 1], y[i : i + 1]) for i in range(6)]
+            np.testing.assert_allclose(each, np.where(keep, alone, 0), rtol=1e-5)
             count = max(keep.sum(), 1) * 48
             slope = np.where(keep[:, None, None, None], 2 * (y - x) / count, 0)
             np.testing.assert_allclose(gradient, slope, rtol=1e-5, atol=1e-7)

@@ -15,9 +15,7 @@ from thanos_jax.data.prepared import resize
 from thanos_jax.data.splits import RecordSplit
 
 
-def open_split(
-    tfds_name: str, split: str, *, dataset: str, image_size: int
-) -> RecordSplit | None:
+def open_split(tfds_name: str, split: str, *, dataset: str, image_size: int) -> RecordSplit | None:
     """Opens one split.
 
     Args:

@@ -32,7 +32,7 @@ def make_forward(model: nn.Module, *, mean: tuple[float, ...], std: tuple[float,
     @jax.jit
     def forward(variables: Mapping[str, Any], images: jax.Array) -> dict[str, jax.Array]:
         inputs = augment.normalize(images, mean, std)
-        outputs = model.apply(variables, inputs, train=False)
+        outputs: Any = model.apply(variables, inputs, train=False)
         found = {
             "embedding": outputs["embedding"],
             "prediction": predict_coarse(outputs["logits"]),

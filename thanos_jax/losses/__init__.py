@@ -11,7 +11,8 @@ What the contrastive losses share:
 
   embeddings      float [batch, views, dim], or [batch, dim] for one view. bfloat16, float16,
                   float32 or float64; computed and returned in float32, or float64 for float64.
-  labels          integer [batch], any values.
+  labels          integer [batch], any values. (Under `jax.jit` without x64, jax itself cuts NumPy's
+                  64-bit labels to 32 bits before a loss sees them.)
   temperature     positive number or scalar array; differentiable. The papers use 0.5.
   views           "all": every entry is an anchor, every other entry its candidate (Khosla et al.).
                   "cross": candidates are the entries of the other views only.
@@ -27,6 +28,8 @@ What the contrastive losses share:
   reduction       "mean": over the anchors of the global batch that have a positive, 0.0 if there is
                   none. "none": [batch, views], one value per anchor, 0 where there is no positive.
 
+The error of a float32 result is that of the similarities, about 1e-6 of the largest |s_ij|. At low
+temperatures a loss that is nearly 0 is the small difference of large numbers and has fewer digits.
 Non-finite embeddings give a non-finite loss; nothing is hidden.
 """
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from thanos_jax.losses import checks
-from thanos_jax.losses.pairs.entries import AxisName
+from thanos_jax.losses.pairs.entries import AxisName, compute_dtype
 from thanos_jax.losses.reduction import OPTIONS as REDUCTIONS
 from thanos_jax.losses.reduction import reduce
 
@@ -60,7 +60,7 @@ def reconstruction(
             f"{list(reconstructions.shape)} for images {list(images.shape)}"
         )
     where = checks.where(where, images.shape[0])
-    dtype = jnp.promote_types(jnp.promote_types(images.dtype, reconstructions.dtype), jnp.float32)
+    dtype = compute_dtype(images, reconstructions)
     error = jnp.asarray(images).astype(dtype) - jnp.asarray(reconstructions).astype(dtype)
     # Padding may hold anything; 0 * NaN in the backward pass must not reach the model.
     error = jnp.where(jnp.expand_dims(where, tuple(range(1, error.ndim))), error, 0.0)

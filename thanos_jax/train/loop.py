@@ -89,6 +89,11 @@ def train(
             state, found = step_fn(state, sharding.shard(mesh, batch))
             pending.append(found)
             shown.advance()
+            if step == first + 1:
+                # The first call compiled the step, which says nothing about its speed.
+                jax.block_until_ready(found)
+                seconds += time.perf_counter() - start
+                start = time.perf_counter()
             evaluating = due(step, config.train.evaluate_every_epochs)
             saving = due(step, config.train.checkpoint_every_epochs)
             # A window of the record also ends where a resumed run would begin one.
@@ -105,9 +110,11 @@ def train(
                 "step": step,
                 "epoch": step / steps_per_epoch,
                 **metrics.mean(numbers),
-                "images_per_second": len(numbers) * config.train.batch_size / elapsed,
                 "seconds": seconds,
             }
+            timed = len(numbers) - (step - len(numbers) == first)
+            if timed:
+                record["images_per_second"] = timed * config.train.batch_size / elapsed
             if evaluating:
                 record |= evaluate(state)
             file.append(record)

@@ -80,7 +80,6 @@ def create(
       image_shape: (height, width, channels).
     """
 
-
     # Compiled: one program, where eager initialization compiles one for every parameter's shape.
     @jax.jit
     def initial(key: jax.Array) -> TrainState:

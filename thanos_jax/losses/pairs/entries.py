@@ -29,6 +29,11 @@ class Entries(NamedTuple):
     valid: jax.Array
 
 
+def compute_dtype(*arrays: jax.Array) -> Any:
+    """float64 if any of the arrays is, float32 otherwise; also under strict dtype promotion."""
+    return jnp.float64 if any(array.dtype == jnp.float64 for array in arrays) else jnp.float32
+
+
 def normalize(embedding: jax.Array) -> jax.Array:
     """Divides each row of float [..., d] by its Euclidean length; a zero row stays zero.
 
@@ -65,7 +70,7 @@ def make_entries(
       Entries with N = batch * views, ordered by image, then view.
     """
     batch, views, dim = embeddings.shape
-    embeddings = embeddings.astype(jnp.promote_types(embeddings.dtype, jnp.float32))
+    embeddings = embeddings.astype(compute_dtype(embeddings))
     # Before anything else touches them: 0 * NaN in a backward pass would reach real rows.
     embeddings = jnp.where(where[:, None, None], embeddings, 0.0)
     if normalized:
