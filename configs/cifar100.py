@@ -1,4 +1,4 @@
-r"""Thanos on CIFAR-100: 50,000 images; coarse label the 20 superclasses, fine label the 100 classes.
+r"""Thanos on CIFAR-100: 50,000 images, coarse label the superclass, fine label the class.
 
     python -m thanos_jax.main --config=configs/cifar100.py --config.data.data_dir=DATA \
         --workdir=runs/cifar100

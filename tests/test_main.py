@@ -34,7 +34,7 @@ def test_runs_from_the_command_line(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--config=configs/digits.py", "--config.loss.tempreature=0.1"], "loss.temperature"),
+        (["--config=configs/digits.py", "--config.loss.tempreature=0.1"], 'mean "temperature"'),
         (["--config=configs/digits.py:thanso"], "did you mean 'thanos'"),
         (["--config=configs/digits.py", "--config.loss.alpha=2.0"], "config.loss.alpha: expected"),
         (["--config=configs/digits.py", "--config.train.batch_size=abc"], "batch_size"),

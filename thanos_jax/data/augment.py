@@ -107,7 +107,7 @@ def views(key: Array, images: Array, num_views: int, **settings: Any) -> Array:
     """
     if num_views < 1:
         raise ValueError(f"num_views must be at least 1; got {num_views}")
-    drawn = augment(key, jnp.repeat(images, num_views, axis=0), **settings)  # type: ignore[arg-type]
+    drawn = augment(key, jnp.repeat(images, num_views, axis=0), **settings)
     return drawn.reshape(images.shape[0], num_views, *drawn.shape[1:])
 
 

@@ -6,7 +6,7 @@ For tests of configs and programs without the data. Prepared files are read by `
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -38,7 +38,7 @@ def open_split(tfds_name: str, split: str, *, dataset: str, image_size: int) -> 
     height, width, channels = records[0]["image"].shape
     return RecordSplit(
         _Records(records),
-        lambda example: _decode(example, dataset, image_size),
+        lambda example: _decode(cast(Mapping[str, Any], example), dataset, image_size),
         image_shape=(image_size or height, image_size or width, channels),
         num_fine=len(labels.fine_names(dataset)),
         num_coarse=len(labels.coarse_names(dataset)),

@@ -122,10 +122,13 @@ def _open(config_data: ConfigDict) -> tuple[dict[str, Split], tuple[int, int, in
     try:
         stored = prepared.find(tfds_name, config_data.data_dir)
     except DatasetNotFound:
-        mocked = {s: served.open_split(tfds_name, s, dataset=name, image_size=size) for s in wanted}
-        if any(split is None for split in mocked.values()):
-            raise
-        return mocked, mocked["train"].image_shape
+        mocked: dict[str, Split] = {}
+        for split in wanted:
+            served_split = served.open_split(tfds_name, split, dataset=name, image_size=size)
+            if served_split is None:
+                raise
+            mocked[split], shape = served_split, served_split.image_shape
+        return mocked, shape
     height, width, channels = stored.image_shape
     shape = (size or height, size or width, channels)
     if channels != len(_MOMENTS[name][0]):
