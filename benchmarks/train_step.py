@@ -22,7 +22,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from thanos_jax import config as schema
-from thanos_jax import run, sharding
+from thanos_jax import logs, run, sharding
 from thanos_jax.data import augment, batches, sources
 from thanos_jax.train.objective import contrastive_loss
 from thanos_jax.train.step import NUM_VIEWS
@@ -45,6 +45,7 @@ def timed(function: Callable[[], Any], repetitions: int) -> np.ndarray:
 
 def main(argv: list[str]) -> None:
     """Times the parts and prints their shares of the step."""
+    logs.quiet()
     config, steps = _CONFIG.value, _STEPS.value
     schema.check(config)
     started = time.perf_counter()

@@ -3,7 +3,9 @@
     python -m thanos_jax.main --config=configs/digits.py --workdir=runs/digits
 
 1,294 training images of 8 x 8 pixels, 144 for validation, 359 for test. Coarse label: digit >= 5;
-fine label: the digit. A small MLP; one encoder for everything. DIGITS_DOC
+fine label: the digit. A small MLP; one encoder for everything. About half a minute on two
+CPU cores, of which training is 12 s. Fine accuracy 97.7 ± 0.4 (SupCon: 90.1 ± 1.4), three seeds;
+docs/results.md has all methods.
 """
 
 from __future__ import annotations

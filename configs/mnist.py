@@ -7,7 +7,8 @@ DATA holds mnist/3.0.1 as TFDS prepares it in array_record form (README.md).
 
 Presets, `configs/mnist.py:METHOD,PRESET`:
   mlp       (default) an MLP of 784-512-256-128 units with one encoder for everything, 20 epochs,
-            for a CPU. MNIST_DOC
+            for a CPU: 100 s on two cores. Fine accuracy 98.1 ± 0.1 (SupCon 94.7), three seeds;
+            docs/results.md has all methods.
   vit       the papers' ViT and settings: two encoders, 600 epochs at batch 128. Perfectly Balanced
             reports a fine accuracy of 99.0 for Thanos, 95.4 for SupCon. Not run here at this
             length.

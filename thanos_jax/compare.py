@@ -15,6 +15,8 @@ import ml_collections
 from absl import app, flags
 from ml_collections import config_flags
 
+from thanos_jax import logs
+
 # results.json's key, the column's title, and what its numbers are multiplied by.
 COLUMNS = (
     (("fine_accuracy",), "fine", 100),
@@ -105,6 +107,7 @@ if __name__ == "__main__":
 
     def main(argv: list[str]) -> None:
         """Runs the comparison and prints its table."""
+        logs.quiet()
         config, workdir, methods, seeds = (flag.value for flag in _FLAGS)
         print(compare(config, methods, seeds, pathlib.Path(workdir)))
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from absl import app, flags, logging
+from absl import app, flags
 from ml_collections import config_flags
+
+from thanos_jax import logs
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", help_string="Configuration, a Python file (it is run).", lock_config=True
@@ -17,8 +19,7 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"expected only flags, got {argv[1:]}")
     workdir = str(_WORKDIR.value)
-    if not flags.FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)  # Orbax tells every file it touches
+    logs.quiet()
     # After the flags are parsed: --help and a misspelt flag should not wait for jax.
     from thanos_jax.config import ConfigError
     from thanos_jax.data.sources import DataError, DatasetNotFound
