@@ -17,6 +17,9 @@ CORE = [
     "absl-py>=2.0",
     "numpy>=2.0",
     "scikit-learn>=1.5",  # the embedded digits; nearest neighbours, class means, t-SNE
+    "scipy>=1.13",
+    "threadpoolctl>=3.1",
+    "pillow>=10.0",  # resizing images
     "matplotlib>=3.8",  # figures of the report
     "rich>=13.0",  # progress bars
 ]
@@ -26,7 +29,7 @@ TFDS = [
     "array_record>=0.5",
     "grain>=0.2.10",  # streams images that do not fit in memory
     "importlib_resources",  # imported by tensorflow-datasets, which does not declare it
-    "pillow>=10.0",
+    "etils[epath]>=1.5",  # paths as tensorflow-datasets has them
 ]
 EXTRAS = {
     "gpu": ["jax[cuda13]>=0.10.2"],

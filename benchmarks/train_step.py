@@ -12,17 +12,17 @@ from __future__ import annotations
 import json
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
+from absl import flags
 from ml_collections import config_flags
 
+from thanos_jax import command, run, sharding
 from thanos_jax import config as schema
-from thanos_jax import logs, run, sharding
 from thanos_jax.data import augment, batches, sources
 from thanos_jax.train.objective import contrastive_loss
 from thanos_jax.train.step import NUM_VIEWS
@@ -43,9 +43,8 @@ def timed(function: Callable[[], Any], repetitions: int) -> np.ndarray:
     return np.array(seconds)
 
 
-def main(argv: list[str]) -> None:
+def main(argv: Sequence[str]) -> None:
     """Times the parts and prints their shares of the step."""
-    logs.quiet()
     config, steps = _CONFIG.value, _STEPS.value
     schema.check(config)
     started = time.perf_counter()
@@ -111,4 +110,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     flags.mark_flag_as_required("config")
-    app.run(main)
+    command.start(main)

@@ -7,9 +7,9 @@ DATA holds celeb_a as TFDS prepares it in array_record form (README.md). 162,770
 CelebA's own validation and test splits; the largest centred square at 64 x 64 pixels, 2.3 GiB in
 memory (with a lower data.memory_limit_gib, or larger images, they are read from disk as needed).
 
-Presets, `configs/celeba.py:METHOD,PRESET`: resnet18 (default), resnet50, vit, mlp; two encoders, 50
-epochs at batch 128. Not run here on the real images: they could not be had. The papers give the
-accuracy of groups recovered from the embedding, not this transfer.
+Presets, `configs/celeba.py:METHOD,PRESET`: resnet18 (default), resnet50, vit, mlp; two encoders
+(mlp: one), 50 epochs at batch 128. Not run here on the real images: they could not be had. The
+papers give the accuracy of groups recovered from the embedding, not this transfer.
 """
 
 from __future__ import annotations

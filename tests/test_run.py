@@ -14,7 +14,8 @@ from thanos_jax.train.objective import METHODS
 
 RESULTS = {
     "dataset", "method", "seed", "steps", "train_seconds", "coarse_accuracy", "fine_accuracy",
-    "fine_accuracy_knn", "fine_accuracy_class_mean", "geometry", "versions", "devices",
+    "worst_group_accuracy", "worst_group", "fine_accuracy_knn", "fine_accuracy_class_mean",
+    "geometry", "versions", "devices",
 }  # fmt: skip
 
 
@@ -92,7 +93,7 @@ def test_an_interrupted_run_continues_to_the_same_end(finished, tmp_path, monkey
         step = real(*arguments, **keywords)
 
         def counting(state, batch):
-            if int(state.step) == 25:
+            if not isinstance(state.step, jax.core.Tracer) and int(state.step) == 25:
                 raise StopHereError
             return step(state, batch)
 
@@ -132,6 +133,38 @@ def test_divergence_stops_the_run_and_names_the_step(tmp_path):
     assert not (tmp_path / "results.json").exists()
     with Checkpoints(tmp_path / "checkpoints", keep=2) as checkpoints:
         assert checkpoints.latest_step() is None
+
+
+def test_a_run_that_cannot_start_claims_nothing(tmp_path):
+    config = small()
+    config.model.encoder = "vit"
+    config.model.vit.patch = 5
+    with pytest.raises(ValueError, match="patch"):
+        run_module.run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_with_nothing_to_lose_is_free(tmp_path):
+    other = {**small().to_dict(), "seed": 7}
+    (tmp_path / "config.json").write_text(json.dumps(other), encoding="utf-8")
+    results = run_module.run(small("ce", max_steps=1), tmp_path)
+    assert results["seed"] == 0
+    assert json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))["seed"] == 0
+
+
+def test_a_missing_fine_class_is_named_before_training(tmp_path, monkeypatch):
+    whole = run_module.sources.load
+
+    def without_threes(config):
+        dataset = whole(config)
+        test = dataset.splits["test"]
+        dataset.splits["test"] = test.subset(np.flatnonzero(test.fine != 3))
+        return dataset
+
+    monkeypatch.setattr(run_module.sources, "load", without_threes)
+    with pytest.raises(run_module.sources.DataError, match=r"digits, split 'test'.*fine class '3'"):
+        run_module.run(small(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_batch_that_the_devices_cannot_share_is_refused(tmp_path):

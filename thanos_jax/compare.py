@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_collections
-from absl import app, flags
+from absl import flags
 from ml_collections import config_flags
 
-from thanos_jax import logs
+from thanos_jax import command
 
 # results.json's key, the column's title, and what its numbers are multiplied by.
 COLUMNS = (
@@ -45,16 +45,22 @@ def compare(
     Returns:
       The table, in Markdown.
     """
+    from thanos_jax.config import check
     from thanos_jax.run import run
     from thanos_jax.train.metrics import write_atomically
 
+    def configured(method: str, seed: int) -> ml_collections.ConfigDict:
+        one = config.copy_and_resolve_references()
+        one.method, one.seed = method, seed
+        return one
+
+    for method in methods:
+        check(configured(method, 0))  # before the first run, not before the last
     found: dict[str, list[dict[str, Any]]] = {method: [] for method in methods}
     for seed in range(seeds):
         for method in methods:
-            one = config.copy_and_resolve_references()
-            one.method, one.seed = method, seed
             print(f"== {method}, seed {seed}", flush=True)
-            found[method].append(run(one, workdir / method / str(seed)))
+            found[method].append(run(configured(method, seed), workdir / method / str(seed)))
             # Rewritten after every run, so that an interrupted comparison shows what it has.
             text = table({name: results for name, results in found.items() if results})
             write_atomically(workdir / "table.md", text)
@@ -89,26 +95,22 @@ def _lookup(result: Mapping[str, Any], path: Sequence[str]) -> float:
     return value
 
 
-def _define_flags() -> tuple[Any, ...]:
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", help_string="Configuration, a Python file (it is run).", lock_config=True
+)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of all runs and of the table.")
+_METHODS = flags.DEFINE_list("methods", None, "Methods to compare; all if not given.")
+_SEEDS = flags.DEFINE_integer("seeds", 3, "Runs of each method.", lower_bound=1)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the comparison and prints its table."""
     from thanos_jax.train.objective import METHODS
 
-    config = config_flags.DEFINE_config_file(
-        "config", help_string="Configuration, a Python file (it is run).", lock_config=True
-    )
-    workdir = flags.DEFINE_string("workdir", None, "Folder of all runs and of the table.")
-    methods = flags.DEFINE_list("methods", list(METHODS), "Methods to compare.")
-    seeds = flags.DEFINE_integer("seeds", 3, "Runs of each method.", lower_bound=1)
-    flags.mark_flags_as_required(["config", "workdir"])
-    return config, workdir, methods, seeds
+    methods = _METHODS.value or tuple(METHODS)
+    print(compare(_CONFIG.value, methods, _SEEDS.value, pathlib.Path(str(_WORKDIR.value))))
 
 
 if __name__ == "__main__":
-    _FLAGS = _define_flags()
-
-    def main(argv: list[str]) -> None:
-        """Runs the comparison and prints its table."""
-        logs.quiet()
-        config, workdir, methods, seeds = (flag.value for flag in _FLAGS)
-        print(compare(config, methods, seeds, pathlib.Path(workdir)))
-
-    app.run(main)
+    flags.mark_flags_as_required(["config", "workdir"])
+    command.start(main)

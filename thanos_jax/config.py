@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ml_collections
 
+from thanos_jax.errors import UserError
 from thanos_jax.train.objective import METHODS
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError, ValueError):
     """A config that cannot be run; the message names the key, what was got and what is expected."""
 
 
@@ -43,13 +45,16 @@ def _number(
     )
 
 
-def _numbers(default: tuple[float, ...], meaning: str, length: int | None, low: float) -> Field:
-    count = "one or more" if length is None else str(length)
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _interval(default: tuple[float, float], meaning: str, low: float, high: float) -> Field:
     return Field(
         default,
         meaning,
-        f"{count} numbers, each at least {low:g}",
-        lambda v: len(v) > 0 and (length is None or len(v) == length) and all(x >= low for x in v),
+        f"two numbers, {low:g} <= first <= second <= {high:g}",
+        lambda v: len(v) == 2 and all(map(_is_number, v)) and low <= v[0] <= v[1] <= high,
     )
 
 
@@ -76,13 +81,18 @@ FIELDS: dict[str, Field] = {
     ),
     "data.read_threads": _number(8, "threads that read and decode images from disk", 1, 1024),
     # Augmentation
-    "augment.crop_scale": _numbers(
-        (0.2, 1.0), "share of the image's area in a random crop", 2, 1e-6
+    "augment.crop_scale": _interval(
+        (0.2, 1.0), "share of the image's area in a random crop", 1e-6, 1
     ),
-    "augment.crop_ratio": _numbers((3 / 4, 4 / 3), "width over height of a random crop", 2, 0.01),
+    "augment.crop_ratio": _interval(
+        (3 / 4, 4 / 3), "width over height of a random crop", 0.01, 100
+    ),
     "augment.flip": _number(0.5, "probability of a horizontal flip", 0, 1),
-    "augment.jitter": _numbers(
-        (0.4, 0.4, 0.4, 0.1), "strength of brightness, contrast, saturation, hue", 4, 0
+    "augment.jitter": Field(
+        (0.4, 0.4, 0.4, 0.1),
+        "strength of brightness, contrast, saturation, hue",
+        "four numbers, none negative, the last at most 0.5",
+        lambda v: len(v) == 4 and all(_is_number(x) and x >= 0 for x in v) and v[3] <= 0.5,
     ),
     "augment.jitter_probability": _number(0.8, "probability of colour jitter", 0, 1),
     "augment.grey_probability": _number(0.2, "probability of turning grey", 0, 1),
@@ -147,18 +157,16 @@ FIELDS: dict[str, Field] = {
     "train.weight_decay": _number(0.01, "AdamW's weight decay, on kernels only", 0, _HUGE),
     "train.log_every": _number(50, "steps between lines of metrics.jsonl", 1, _HUGE),
     "train.evaluate_every_epochs": _number(
-        1.0, "epochs between evaluations on the validation split", 0, _HUGE, open_low=True
+        1.0, "epochs between evaluations on the validation split", 1e-3, _HUGE
     ),
-    "train.checkpoint_every_epochs": _number(
-        20.0, "epochs between checkpoints", 0, _HUGE, open_low=True
-    ),
+    "train.checkpoint_every_epochs": _number(20.0, "epochs between checkpoints", 1e-3, _HUGE),
     "train.checkpoints_kept": _number(2, "how many checkpoints stay on disk", 1, 1000),
     # Evaluation
-    "transfer.regularization": _numbers(
+    "transfer.regularization": Field(
         (0.0, 1e-5, 1e-4, 1e-3, 1e-2),
         "L2 weights of the linear head, chosen on validation",
-        None,
-        0,
+        "one or more finite numbers, none negative",
+        lambda v: len(v) > 0 and all(_is_number(x) and x >= 0 for x in v),
     ),
     "transfer.iterations": _number(200, "L-BFGS iterations of the linear head at most", 1, 1e6),
     "transfer.neighbours": _number(20, "k of the nearest neighbour classifier", 1, 1e6),
@@ -234,6 +242,9 @@ def check(config: ml_collections.ConfigDict) -> None:
             raise ConfigError(f"config.{key}: expected {kind.__name__}, got {value!r}")
         if not field.accepts(value):
             raise ConfigError(f"config.{key}: expected {field.expected}, got {value!r}")
+    width, heads = values["model.vit.width"], values["model.vit.heads"]
+    if width % heads:
+        raise ConfigError(f"config.model.vit.heads: expected a divisor of {width}, got {heads}")
 
 
 def _nearest(word: str, known: Sequence[str] | Mapping[str, Any]) -> str:

@@ -47,13 +47,18 @@ def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike[str]) -> d
       NonFiniteError: training diverged.
     """
     schema.check(config)
+    if jax.process_count() > 1:
+        raise schema.ConfigError(
+            f"{jax.process_count()} processes: expected 1, with all of its devices; runs of "
+            "several processes are not supported yet"
+        )
     if config.train.batch_size % jax.device_count():
         raise schema.ConfigError(
             f"config.train.batch_size: expected a multiple of the {jax.device_count()} devices, "
             f"got {config.train.batch_size}"
         )
     folder = pathlib.Path(workdir)
-    claim(folder, config)
+    same_run(folder, config)
     results_path = folder / "results.json"
     if results_path.exists():
         print(f"{folder} holds a finished run; nothing to do", flush=True)
@@ -61,16 +66,34 @@ def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike[str]) -> d
 
     started = time.perf_counter()
     dataset = sources.load(config.data)
+    _check_classes(dataset)
     sizes = ", ".join(f"{name} {len(split)}" for name, split in dataset.splits.items())
     print(f"{dataset.name}: {sizes} ({time.perf_counter() - started:.1f} s)", flush=True)
 
     mesh = sharding.make_mesh()
     parts = build(config, dataset, mesh)
+    # Tracing finds what the schema cannot; a folder is claimed only by a run that can start.
+    batch = dataset.splits["train"].read(np.arange(1))
+    jax.eval_shape(
+        parts.step,
+        parts.state,
+        {
+            name: jax.ShapeDtypeStruct((config.train.batch_size, *x.shape[1:]), x.dtype)
+            for name, x in batch.items()
+        },
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    metrics.write_atomically(folder / "config.json", json.dumps(_plain(config), indent=2) + "\n")
 
     def embed_split(state: train_state.TrainState, name: str) -> dict[str, np.ndarray]:
         variables = {"params": state.params, **state.model_state}
         return embed.embed(
-            parts.forward, variables, dataset.splits[name], mesh, batch_size=config.train.batch_size
+            parts.forward,
+            variables,
+            dataset.splits[name],
+            mesh,
+            batch_size=config.train.batch_size,
+            read_threads=config.data.read_threads,
         )
 
     def evaluate(state: train_state.TrainState) -> dict[str, float]:
@@ -100,6 +123,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike[str]) -> d
         "steps": parts.steps,
         "train_seconds": train_seconds,
         "coarse_accuracy": _accuracy(found["test"]),
+        **_worst_group(found["test"], dataset.fine_names),
         **transfer.evaluate(
             {name: split["embedding"] for name, split in found.items()},
             {name: split["fine"] for name, split in found.items()},
@@ -187,31 +211,60 @@ def build(config: ml_collections.ConfigDict, dataset: sources.Dataset, mesh: Mes
     )
 
 
-def claim(folder: pathlib.Path, config: ml_collections.ConfigDict) -> None:
-    """Makes a run's folder and writes config.json, or checks that the folder is this run's.
+def same_run(folder: pathlib.Path, config: ml_collections.ConfigDict) -> None:
+    """Checks that what a folder holds, if anything, is this run.
+
+    A folder without a checkpoint or results has nothing to lose and is free.
 
     Raises:
       ConfigError: the folder holds a run of another config; names every key that differs.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "config.json"
+    started = (folder / "results.json").exists() or any((folder / "checkpoints").glob("[0-9]*"))
+    if not started or not path.exists():
+        return
+    now = schema.flatten(_plain(config))
+    before = schema.flatten(json.loads(path.read_text(encoding="utf-8")))
+    differing = [
+        f"  {key}: {before.get(key)!r} there, {now.get(key)!r} now"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key) and key not in _MAY_CHANGE
+    ]
+    if differing:
+        raise schema.ConfigError(
+            f"workdir: {folder} holds a run of another config; choose another folder, or the "
+            "same config to resume:\n" + "\n".join(differing)
+        )
+
+
+def _plain(config: ml_collections.ConfigDict) -> dict[str, Any]:
     # Through JSON, so that tuples compare with the lists they are read back as.
-    mine = json.loads(json.dumps(config.to_dict()))
-    if path.exists():
-        now = schema.flatten(mine)
-        before = schema.flatten(json.loads(path.read_text(encoding="utf-8")))
-        differing = [
-            f"  {key}: {before.get(key)!r} there, {now.get(key)!r} now"
-            for key in sorted(before.keys() | now.keys())
-            if before.get(key) != now.get(key) and key not in _MAY_CHANGE
-        ]
-        if differing:
-            raise schema.ConfigError(
-                f"workdir: {folder} holds a run of another config; choose another folder, or the "
-                "same config to resume:\n" + "\n".join(differing)
-            )
-    else:
-        metrics.write_atomically(path, json.dumps(mine, indent=2) + "\n")
+    return json.loads(json.dumps(config.to_dict()))
+
+
+def _check_classes(dataset: sources.Dataset) -> None:
+    """Raises DataError if a fine class is missing where the transfer will need it.
+
+    Only for sets in memory: the labels of others are not known before they are read.
+    """
+    for name in ("train", "test"):
+        split = dataset.splits[name]
+        if isinstance(split, sources.ArraySplit):
+            absent = np.setdiff1d(np.arange(len(dataset.fine_names)), split.fine)
+            if absent.size:
+                raise sources.DataError(
+                    f"{dataset.name}, split {name!r}: no example of fine class "
+                    f"{dataset.fine_names[absent[0]]!r}; every one of the "
+                    f"{len(dataset.fine_names)} fine classes is needed"
+                )
+
+
+def _worst_group(found: dict[str, np.ndarray], names: tuple[str, ...]) -> dict[str, Any]:
+    """The fine class on which the coarse classifier does worst, and its accuracy there."""
+    correct = found["prediction"] == found["coarse"]
+    accuracy = {int(k): float(correct[found["fine"] == k].mean()) for k in np.unique(found["fine"])}
+    worst = min(accuracy, key=lambda group: accuracy[group])
+    return {"worst_group_accuracy": accuracy[worst], "worst_group": names[worst]}
 
 
 def _median(records: list[dict[str, Any]], name: str) -> float | None:

@@ -306,7 +306,7 @@ def test_missing_data_set_says_where_it_looked_and_both_ways_out(tmp_path):
     message = str(caught.value)
     assert isinstance(caught.value, FileNotFoundError)
     assert str(tmp_path / "cifar10") in message
-    assert "pip install 'thanos_jax[prepare]'" in message
+    assert "pip install '.[prepare]'" in message
     assert f"tfds build cifar10 --file_format=array_record --data_dir={tmp_path}" in message
     assert "--config.data.data_dir=DIR" in message
 
@@ -333,7 +333,7 @@ def test_cifar100_u_is_prepared_as_cifar100(tmp_path):
 )
 def test_missing_packages_name_the_extra(package, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ImportError, match=r"pip install 'thanos_jax\[tfds\]'"):
+    with pytest.raises(ImportError, match=r"pip install '\.\[tfds\]'"):
         sources.load(config("mnist", data_dir=str(tmp_path)))
 
 
@@ -371,7 +371,7 @@ def test_tfrecord_without_tensorflow_says_how_to_convert(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="needs TensorFlow, which is not installed") as caught:
         sources.load(config("mnist", data_dir=str(tmp_path)))
     assert convert_command(folder) in str(caught.value)
-    assert "pip install 'thanos_jax[prepare]'" in str(caught.value)
+    assert "pip install '.[prepare]'" in str(caught.value)
 
 
 def test_tfrecord_cannot_be_streamed(tmp_path):

@@ -247,6 +247,12 @@ def test_the_decoder_follows_the_config(encoder, decoder, kind):
     assert model.decoder.dtype == model.encoders[0].dtype == model.dtype == jnp.bfloat16
 
 
+def test_the_mlp_decoder_mirrors_the_encoder():
+    model = _build("mlp", shape=(8, 8, 1))
+    assert model.encoders[0].widths == (12, 10)
+    assert model.decoder.widths == (12,)
+
+
 @pytest.mark.parametrize(
     ("changes", "match"),
     [

@@ -14,6 +14,7 @@ import numpy as np
 
 from thanos_jax.data.permutations import permutation
 from thanos_jax.data.splits import Batch, Split
+from thanos_jax.errors import MissingDependencyError
 
 
 def sample_indices(
@@ -198,9 +199,9 @@ def _each(read: Any, first: int, last: int, in_memory: bool, read_threads: int) 
     try:
         import grain
     except ImportError as error:
-        raise ImportError(
+        raise MissingDependencyError(
             "a split on disk is read ahead by grain, which is not installed. Install it with:"
-            " pip install 'thanos_jax[tfds]', or pass read_threads=0"
+            " pip install '.[tfds]' in the project's folder, or pass read_threads=0"
         ) from error
     options = grain.ReadOptions(num_threads=read_threads, prefetch_buffer_size=read_threads + 2)
     source = grain.MapDataset.source(_Numbered(read, first, last))

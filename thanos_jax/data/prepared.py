@@ -20,13 +20,14 @@ import numpy as np
 
 from thanos_jax.data import labels
 from thanos_jax.data.splits import DataError, RecordSplit
+from thanos_jax.errors import MissingDependencyError, UserError
 
 _MODES = {1: "L", 3: "RGB"}
-_INSTALL = "pip install 'thanos_jax[tfds]'"
-_INSTALL_PREPARE = "pip install 'thanos_jax[prepare]'"
+_INSTALL = "pip install '.[tfds]' in the project's folder"
+_INSTALL_PREPARE = "pip install '.[prepare]' in the project's folder"
 
 
-class DatasetNotFound(FileNotFoundError):  # noqa: N818
+class DatasetNotFound(UserError, FileNotFoundError):  # noqa: N818
     """There is no prepared copy of a data set where it was looked for."""
 
 
@@ -57,7 +58,7 @@ def _tfds() -> ModuleType:
             importlib.import_module(name)
         return importlib.import_module("tensorflow_datasets")
     except ImportError as error:
-        raise ImportError(
+        raise MissingDependencyError(
             f"this data set is read through tensorflow_datasets, array_record and Pillow: {error}."
             f" Install them with: {_INSTALL}"
         ) from error
@@ -157,7 +158,7 @@ def open_split(
     elif prepared.format == "tfrecord":
         records = _read_tfrecords(prepared, shards.filepaths, where, stream)
     else:
-        raise ValueError(
+        raise DataError(
             f"{where}: the files in {prepared.folder} are {prepared.format}; convert them in place"
             f" with {_INSTALL_PREPARE} and then: {_convert_command(prepared)}"
         )
@@ -198,7 +199,7 @@ def _read_tfrecords(
     elif not _has_tensorflow():
         reason = "reading tfrecord files needs TensorFlow, which is not installed"
     if reason:
-        raise ValueError(
+        raise DataError(
             f"{where}: the files in {prepared.folder} are tfrecord: {reason}. Convert them in place"
             f" once, after {_INSTALL_PREPARE}: {_convert_command(prepared)}"
         )

@@ -15,11 +15,14 @@ from thanos_jax.data.prepared import resize
 from thanos_jax.data.splits import RecordSplit
 
 
-def open_split(tfds_name: str, split: str, *, dataset: str, image_size: int) -> RecordSplit | None:
+def open_split(
+    tfds_name: str, data_dir: str, split: str, *, dataset: str, image_size: int
+) -> RecordSplit | None:
     """Opens one split.
 
     Args:
       tfds_name: TFDS's name of the data set.
+      data_dir: as in `prepared.find`, which found no copy there.
       split: name of the split, as in "train".
       dataset: name of ours whose labels are wanted, as in "cifar100_u".
       image_size: side of the square the images are resized to; 0 to leave them as they come.
@@ -32,7 +35,7 @@ def open_split(tfds_name: str, split: str, *, dataset: str, image_size: int) -> 
 
     try:
         # A split by itself: records are fetched by one number, which is all that a mock answers.
-        records = tfds.builder(tfds_name).as_data_source(split=split)
+        records = tfds.builder(tfds_name, data_dir=data_dir or None).as_data_source(split=split)
     except NotImplementedError:
         return None
     height, width, channels = records[0]["image"].shape

@@ -124,7 +124,9 @@ def _open(config_data: ConfigDict) -> tuple[dict[str, Split], tuple[int, int, in
     except DatasetNotFound:
         mocked: dict[str, Split] = {}
         for split in wanted:
-            served_split = served.open_split(tfds_name, split, dataset=name, image_size=size)
+            served_split = served.open_split(
+                tfds_name, config_data.data_dir, split, dataset=name, image_size=size
+            )
             if served_split is None:
                 raise
             mocked[split], shape = served_split, served_split.image_shape
@@ -174,7 +176,7 @@ def _digits(size: int) -> tuple[dict[str, Split], tuple[int, int, int]]:
 def _hold_out(size: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     held = round(size * fraction)
     if not 0 < held < size:
-        raise ValueError(
+        raise DataError(
             f"data.validation_fraction {fraction} of {size} training examples leaves"
             f" {size - held} for training and {held} for validation; both need at least one"
         )

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from thanos_jax.data.labels import check_labels
+from thanos_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
 # From a stored record to its image [h, w, c], fine label and coarse label.
@@ -16,7 +17,7 @@ Decode = Callable[[bytes], tuple[np.ndarray, int, int]]
 _CHUNK = 256  # records per task when a split is read into memory
 
 
-class DataError(ValueError):
+class DataError(UserError, ValueError):
     """A stored example that cannot be used; the message names data set, split, record and file."""
 
 

@@ -51,6 +51,7 @@ def embed(
     mesh: Mesh,
     *,
     batch_size: int,
+    read_threads: int = 8,
     keep: tuple[str, ...] = ("embedding", "prediction"),
 ) -> dict[str, np.ndarray]:
     """Runs a split through the encoder, in order.
@@ -61,13 +62,16 @@ def embed(
       split: a `thanos_jax.data.sources.Split` of n images.
       mesh: devices; batches are sharded over its axis "data".
       batch_size: images at once, a multiple of the mesh's devices.
+      read_threads: threads that read and decode images from disk.
       keep: which of the outputs to keep.
 
     Returns:
       The kept outputs and "fine", "coarse" int32 [n]; all float outputs float32.
     """
     parts: dict[str, list[np.ndarray]] = {name: [] for name in (*keep, "fine", "coarse")}
-    for batch in batches.evaluation_batches(split, batch_size=batch_size):
+    for batch in batches.evaluation_batches(
+        split, batch_size=batch_size, read_threads=read_threads
+    ):
         real = batch["where"]
         outputs = forward(variables, sharding.shard(mesh, batch["image"]))
         for name in keep:

@@ -14,7 +14,7 @@ from jax import lax
 
 from thanos_jax.downstream.arrays import check_embeddings, check_labelled, check_width
 
-REGULARIZATION = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+REGULARIZATION = (0.0, 1e-5, 1e-4, 1e-3, 1e-2)
 # Half the square of the preconditioned gradient estimates how far the loss is above its optimum.
 _GRADIENT_TOLERANCE = 1e-4
 

@@ -126,10 +126,10 @@ def build(
     name = config.decoder
     if name == "auto":
         name = "mlp" if config.encoder == "mlp" else "conv"
-    decoder = _choose("decoder", name, DECODERS)
+    make_decoder = _choose("decoder", name, DECODERS)
     return Thanos(
         encoders=tuple(encoder(config, dtype) for _ in range(count)),
-        decoder=decoder(image_shape=tuple(image_shape), dtype=dtype) if reconstruct else None,
+        decoder=make_decoder(config, tuple(image_shape), dtype) if reconstruct else None,
         num_classes=num_classes,
         arrangement=config.arrangement,
         embedding_dim=config.embedding_dim,
@@ -161,7 +161,19 @@ ENCODERS: dict[str, Callable[[Any, DTypeLike], nn.Module]] = {
     "mlp": _mlp,
 }
 
-DECODERS: dict[str, Callable[..., nn.Module]] = {"conv": ConvDecoder, "mlp": MLPDecoder}
+
+def _conv_decoder(config: Any, image_shape: tuple[int, ...], dtype: DTypeLike) -> nn.Module:
+    return ConvDecoder(image_shape=image_shape, dtype=dtype)
+
+
+def _mlp_decoder(config: Any, image_shape: tuple[int, ...], dtype: DTypeLike) -> nn.Module:
+    # The mirror of the mlp encoder, whose last width is the embedding itself.
+    widths = tuple(reversed(config.mlp.widths[:-1]))
+    return MLPDecoder(image_shape=image_shape, widths=widths, dtype=dtype)
+
+
+# Name in the config -> (config.model, image_shape, dtype) -> decoder.
+DECODERS: dict[str, Callable[..., nn.Module]] = {"conv": _conv_decoder, "mlp": _mlp_decoder}
 
 
 def _choose(name: str, value: str, options: dict[str, Any]) -> Any:

@@ -34,11 +34,11 @@ PALETTE = (
 _PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (
         "loss",
-        ("loss", "cross_entropy", "contrastive", "reconstruction", "validation_cross_entropy"),
+        ("loss", "cross_entropy", "contrastive", "reconstruction"),
     ),
     (
         "accuracy",
-        ("coarse_accuracy", "validation_coarse_accuracy", "fine_accuracy"),
+        ("coarse_accuracy", "validation_coarse_accuracy"),
     ),
     ("gradient norm", ("gradient_norm",)),
     ("learning rate", ("learning_rate",)),

@@ -9,10 +9,12 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from thanos_jax.errors import UserError
+
 Record = Mapping[str, Any]
 
 
-class NonFiniteError(FloatingPointError):
+class NonFiniteError(UserError, FloatingPointError):
     """A loss or gradient that is not a number, or infinite; the step was not taken."""
 
 

@@ -38,7 +38,7 @@ def learning_rate(config: Any, *, steps: int, steps_per_epoch: float) -> optax.S
       steps: updates of the whole run.
       steps_per_epoch: what an epoch of warm-up means.
     """
-    # A run shorter than its warm-up still reaches its peak, and leaves one step to come down.
+    # A run shorter than its warm-up rises to its peak in its last step.
     warmup = min(round(config.warmup_epochs * steps_per_epoch), max(steps - 1, 0))
     return optax.warmup_cosine_decay_schedule(
         init_value=0.0 if warmup else config.learning_rate,
