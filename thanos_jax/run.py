@@ -112,7 +112,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike[str]) -> d
             evaluate=evaluate,
         )
 
-    # The test split is read here, once, and decides nothing.
+    # The test split is first read here, and decides nothing.
     print("transfer from coarse to fine labels", flush=True)
     found = {name: embed_split(state, name) for name in ("train", "validation", "test")}
     records = metrics.read(folder / "metrics.jsonl")
