@@ -268,9 +268,9 @@ def test_an_unusable_record_stops_the_batches_that_hold_it():
 def test_without_grain_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "grain", None)
     options = {"seed": 0, "batch_size": 4, "first_step": 0, "last_step": 5}
-    with pytest.raises(ImportError, match=r"pip install 'thanos_jax\[tfds\]'"):
+    with pytest.raises(ImportError, match=r"pip install '\.\[tfds\]'"):
         train_batches(record_split(20), **options)
-    with pytest.raises(ImportError, match=r"pip install 'thanos_jax\[tfds\]'"):
+    with pytest.raises(ImportError, match=r"pip install '\.\[tfds\]'"):
         evaluation_batches(record_split(20), batch_size=4)
     assert len(list(train_batches(record_split(20), read_threads=0, **options))) == 5
     assert len(list(train_batches(array_split(20), **options))) == 5

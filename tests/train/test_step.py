@@ -54,24 +54,22 @@ def _train(config, dataset, devices, count):
     return _steps(run.build(config, dataset, mesh), dataset, mesh, count)
 
 
+# Without the convolutional decoder: its gradient is rounded differently at every kink of its ReLUs,
+# by as much as 1e-3, on one device too if the batch is merely put in another order.
 @pytest.mark.parametrize(
-    ("encoder", "arrangement"), [("mlp", "separate"), ("vit", "joint"), ("resnet18", "shared")]
+    ("encoder", "method"), [("mlp", "thanos"), ("vit", "spread"), ("resnet18", "supcon")]
 )
-def test_eight_devices_do_what_one_does(dataset, encoder, arrangement):
-    config = _config(encoder=encoder, arrangement=arrangement)
+def test_eight_devices_do_what_one_does(dataset, encoder, method):
+    config = _config(method, encoder)
     state_one, (one,) = _train(config, dataset, 1, 1)
     state_eight, (eight,) = _train(config, dataset, 8, 1)
-    # A convolutional decoder's gradient is rounded differently at every kink of its ReLUs: by as
-    # much, on one device, if the batch is merely put in another order.
-    slack = 1e-5 if encoder == "mlp" else 3e-4
     for name in one:
-        tolerance = slack if name == "gradient_norm" else 1e-5
-        np.testing.assert_allclose(one[name], eight[name], rtol=tolerance, err_msg=name)
+        np.testing.assert_allclose(one[name], eight[name], rtol=1e-5, err_msg=name)
     # Adam's first moment after one step is a tenth of the gradient.
     moments = [optax.tree.get(state.opt_state, "mu") for state in (state_one, state_eight)]
     largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(moments[0]))
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=slack * largest), *moments
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * largest), *moments
     )
     assert state_one.step == state_eight.step == 1
 
@@ -119,4 +117,4 @@ def test_training_lowers_the_loss(dataset, method):
     config.train.learning_rate = 1e-2
     _, metrics = _train(config, dataset, 1, 20)
     losses = [m["loss"] for m in metrics]
-    assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
+    assert np.mean(losses[-5:]) < 0.9 * np.mean(losses[:5])
