@@ -25,7 +25,7 @@ from thanos_jax.train import loop, metrics
 from thanos_jax.train import state as train_state
 from thanos_jax.train.checkpoint import Checkpoints
 from thanos_jax.train.objective import METHODS
-from thanos_jax.train.step import Step, make_step
+from thanos_jax.train.step import INPUTS, Step, make_step
 
 # Where data lies and how fast it is read may change between two starts of one run.
 _MAY_CHANGE = ("data.data_dir", "data.read_threads", "data.memory_limit_gib")
@@ -78,8 +78,10 @@ def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike[str]) -> d
         parts.step,
         parts.state,
         {
-            name: jax.ShapeDtypeStruct((config.train.batch_size, *x.shape[1:]), x.dtype)
-            for name, x in batch.items()
+            name: jax.ShapeDtypeStruct(
+                (config.train.batch_size, *batch[name].shape[1:]), batch[name].dtype
+            )
+            for name in INPUTS
         },
     )
     folder.mkdir(parents=True, exist_ok=True)

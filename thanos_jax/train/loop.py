@@ -15,7 +15,7 @@ from thanos_jax.train import metrics
 from thanos_jax.train.checkpoint import Checkpoints
 from thanos_jax.train.progress import progress
 from thanos_jax.train.state import TrainState
-from thanos_jax.train.step import Step
+from thanos_jax.train.step import INPUTS, Step
 
 
 def count_steps(config: Any, size: int) -> tuple[int, float]:
@@ -86,7 +86,8 @@ def train(
     start = time.perf_counter()
     with progress(steps, first) as shown:
         for step, batch in enumerate(stream, start=first + 1):
-            state, found = step_fn(state, sharding.shard(mesh, batch))
+            inputs = sharding.shard(mesh, {name: batch[name] for name in INPUTS})
+            state, found = step_fn(state, inputs)
             pending.append(found)
             shown.advance()
             if step == first + 1:

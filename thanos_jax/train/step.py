@@ -17,6 +17,8 @@ from thanos_jax.train.objective import contrastive_loss, total_loss
 from thanos_jax.train.state import TrainState
 
 NUM_VIEWS = 2
+# What a step is given of a batch: fine labels never reach the device.
+INPUTS = ("image", "coarse")
 Metrics = dict[str, jax.Array]
 Step = Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, Metrics]]
 
