@@ -7,14 +7,20 @@ of `statistics` less `implementation`; a new one is a module beside `dense` and 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection
 
 import jax
 
-from thanos_jax.losses.pairs import dense
+from thanos_jax.losses.pairs import dense, streaming
 from thanos_jax.losses.pairs.entries import AxisName, Entries, make_entries, normalize
 
-IMPLEMENTATIONS = {"dense": dense.statistics}
+IMPLEMENTATIONS = {
+    "dense": dense.statistics,
+    "streaming": streaming.statistics,
+    "streaming_gather": functools.partial(streaming.statistics, schedule="gather"),
+    "streaming_ring": functools.partial(streaming.statistics, schedule="ring"),
+}
 OPTIONS = ("auto", *IMPLEMENTATIONS)
 
 __all__ = ["IMPLEMENTATIONS", "OPTIONS", "Entries", "make_entries", "normalize", "statistics"]

@@ -6,6 +6,7 @@ backwards.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection
 
 import jax
@@ -22,11 +23,14 @@ def statistics(
     views: str,
     names: Collection[str],
     axis_name: AxisName | None,
+    bank: Entries | None = None,
 ) -> dict[str, jax.Array]:
     """See `thanos_jax.losses.pairs.statistics`."""
     candidates = entries
     if axis_name is not None:
         candidates = jax.tree.map(lambda x: lax.all_gather(x, axis_name, tiled=True), entries)
+    if bank is not None:
+        candidates = _append(candidates, bank)
 
     # Accelerators multiply float32 in fewer bits by default; divided by a small temperature,
     # that error would be the loss.
@@ -60,6 +64,14 @@ def statistics(
         "has_same": lambda: jnp.any(same, axis=1),
     }
     return {name: available[name]() for name in names}
+
+
+def _append(candidates: Entries, bank: Entries) -> Entries:
+    fields = {
+        name: jnp.concatenate([getattr(candidates, name), getattr(bank, name)])
+        for name in ("embedding", "label", "image", "view", "valid")
+    }
+    return dataclasses.replace(candidates, **fields)
 
 
 def _mean(values: jax.Array, mask: jax.Array) -> jax.Array:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import dataclasses
+import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +13,14 @@ from jax import lax
 AxisName = Any  # one mesh or pmap axis name, or a tuple of them
 
 
-class Entries(NamedTuple):
-    """N = batch * views entries; a block of them can travel between devices as it is.
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=("embedding", "label", "image", "view", "valid"),
+    meta_fields=("num_views", "unit", "given"),
+)
+@dataclasses.dataclass(frozen=True)
+class Entries:
+    """N = batch * views entries, ordered by image, then view.
 
     Attributes:
       embedding: float [N, d], float32 or float64; rows of padding are zero.
@@ -20,6 +28,9 @@ class Entries(NamedTuple):
       image: int32 [N], the image's number in the global batch; tells an entry's own views.
       view: int32 [N].
       valid: bool [N]; False is padding, neither anchor nor candidate.
+      num_views: entries of an image.
+      unit: whether rows are of length 1, or zero.
+      given: dtype in which the caller had the embeddings.
     """
 
     embedding: jax.Array
@@ -27,6 +38,9 @@ class Entries(NamedTuple):
     image: jax.Array
     view: jax.Array
     valid: jax.Array
+    num_views: int
+    unit: bool
+    given: Any
 
 
 def compute_dtype(*arrays: jax.Array) -> Any:
@@ -67,9 +81,10 @@ def make_entries(
       axis_name: the axis over which the global batch is sharded, if any.
 
     Returns:
-      Entries with N = batch * views, ordered by image, then view.
+      Entries with N = batch * views.
     """
     batch, views, dim = embeddings.shape
+    given = embeddings.dtype
     embeddings = embeddings.astype(compute_dtype(embeddings))
     # Before anything else touches them: 0 * NaN in a backward pass would reach real rows.
     embeddings = jnp.where(where[:, None, None], embeddings, 0.0)
@@ -85,4 +100,7 @@ def make_entries(
         image=jnp.repeat(image, views),
         view=jnp.tile(jnp.arange(views, dtype=jnp.int32), batch),
         valid=jnp.repeat(where, views),
+        num_views=views,
+        unit=normalized,
+        given=given,
     )

@@ -1,0 +1,44 @@
+"""How many positives each anchor has: from the labels alone, in O(N log N)."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from thanos_jax.losses.pairs.entries import AxisName, Entries
+
+
+def count_same(
+    entries: Entries, *, views: str, axis_name: AxisName | None, bank: Entries | None
+) -> jax.Array:
+    """Counts the candidates of an anchor's class.
+
+    Args:
+      entries: this device's N entries.
+      views: "all" or "cross".
+      axis_name: the axis over which entries are sharded, if any.
+      bank: further candidates, or None.
+
+    Returns:
+      int32 [N]; 0 for entries that are not valid.
+    """
+    num_views = entries.num_views
+    label, valid = entries.label[::num_views], entries.valid[::num_views]
+    labels, valids = label, valid
+    if axis_name is not None:
+        labels, valids = (lax.all_gather(x, axis_name, tiled=True) for x in (label, valid))
+    images = _count(label, labels, valids)
+    count = images * num_views - 1 if views == "all" else images * (num_views - 1)
+    if bank is not None:
+        count = count + _count(label, bank.label, bank.valid)
+    return jnp.repeat(jnp.where(valid, count, 0), num_views)
+
+
+def _count(wanted: jax.Array, labels: jax.Array, valid: jax.Array) -> jax.Array:
+    """Counts, for each wanted label, the valid ones equal to it."""
+    labels, valid = lax.sort((labels, valid.astype(jnp.int32)), num_keys=1, is_stable=False)
+    before = jnp.pad(jnp.cumsum(valid, dtype=jnp.int32), (1, 0))
+    first = jnp.searchsorted(labels, wanted, side="left")
+    last = jnp.searchsorted(labels, wanted, side="right")
+    return before[last] - before[first]

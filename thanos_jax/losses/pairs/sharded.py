@@ -1,0 +1,218 @@
+"""Who meets whom: one sweep over all pairs of entries, on one device or many.
+
+A sweep is a function of two tiles of entries that adds up something for the entries of each (sums
+of exponentials, gradients); here it is applied to every pair of tiles of the global batch.
+
+One device takes each pair of its tiles once, for rows and columns alike. Several devices:
+
+  gather  every device collects all entries and meets its own with them, for its own alone. Half
+          as much work again and more memory, but one exchange: for small shards.
+  ring    blocks of entries travel half way around the ring of devices, each with what its
+          hosts have added up for it, then one leap home. Every pair of devices meets once.
+
+Neither sends gradients of candidates around: a gradient is swept like any other sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from thanos_jax.losses.pairs import tiles
+from thanos_jax.losses.pairs.entries import AxisName
+
+Tree = Any  # arrays whose leading axes are [entries] or [tiles, size]
+
+SCHEDULES = ("auto", "gather", "ring")
+# Entries on a device from which a hop's compute outlasts its transfer on fast links; fewer are
+# better gathered at once (docs/scaling.md).
+RING_FROM = 1024
+
+
+class Sweep(NamedTuple):
+    """What is done with a pair of tiles.
+
+    Attributes:
+      name: "sums", "one_positive" or "gradient"; a kernel goes by it.
+      meet: (rows, columns, exclude_self) -> what each adds up of the other, two trees [size, ...].
+        Of tiles paired with themselves, and of a gathered batch, rows alone are used.
+      combine: (sum, addition) -> sum; associative.
+      initial: tile of entries -> the empty sum.
+      fills: the values of padding, a tree like the entries.
+    """
+
+    name: str
+    meet: Callable[[Tree, Tree, bool], tuple[Tree, Tree]]
+    combine: Callable[[Tree, Tree], Tree]
+    initial: Callable[[Tree], Tree]
+    fills: Tree
+
+
+class Plan(NamedTuple):
+    """How one device's entries are swept; static.
+
+    Attributes:
+      groups: the number of views if entries of one view never meet, otherwise 1.
+      tile: entries in a tile, at most.
+      axis_name: the axis over which entries are sharded, or None.
+      schedule: "auto", "gather" or "ring".
+    """
+
+    groups: int
+    tile: int
+    axis_name: AxisName | None
+    schedule: str
+
+
+def sweep(what: Sweep, entries: Tree, plan: Plan) -> Tree:
+    """Meets every entry of this device with its candidates in the global batch.
+
+    Args:
+      what: the sweep.
+      entries: arrays [N, ...]; this device's.
+      plan: static choices.
+
+    Returns:
+      The sums of this device's entries, arrays [N, ...].
+    """
+    number = len(jax.tree.leaves(entries)[0])
+    devices = 1 if plan.axis_name is None else lax.axis_size(plan.axis_name)
+    schedule = plan.schedule
+    if schedule == "auto":
+        schedule = "ring" if number >= RING_FROM else "gather"
+    ring = devices == 1 or schedule == "ring"
+    layout = tiles.layout(
+        number, groups=plan.groups, largest=plan.tile, even=ring and devices % 2 == 0
+    )
+    rows = _split(what, entries, layout)
+    sums = what.initial(rows)
+    if ring:
+        sums = _visit(what, rows, rows, tiles.diagonal(layout), sums, exclude_self=True)
+        sums = _visit_both(what, rows, tiles.triangle(layout), sums)
+        if devices > 1:
+            sums = _ring(what, rows, layout, sums, plan.axis_name, devices)
+    else:
+        everyone = jax.tree.map(lambda x: lax.all_gather(x, plan.axis_name, tiled=True), entries)
+        others = tiles.layout(number * devices, groups=plan.groups, largest=plan.tile)
+        columns = _split(what, everyone, others)
+        pairs = tiles.rectangle(layout, others)
+        sums = _visit(what, rows, columns, pairs, sums, exclude_self=plan.groups == 1)
+    return jax.tree.map(lambda x: tiles.join(x, layout), sums)
+
+
+def sweep_bank(what: Sweep, entries: Tree, bank: Tree, plan: Plan) -> Tree:
+    """Meets every entry of this device with a bank of further candidates.
+
+    Args:
+      what: the sweep; nothing is added up for the bank.
+      entries: arrays [N, ...]; this device's.
+      bank: arrays [M, ...], the same on every device.
+      plan: static choices; the bank's entries are of no view.
+
+    Returns:
+      The sums of this device's entries, arrays [N, ...].
+    """
+    own, theirs = (
+        tiles.layout(len(jax.tree.leaves(tree)[0]), groups=1, largest=plan.tile)
+        for tree in (entries, bank)
+    )
+    rows, columns = _split(what, entries, own), _split(what, bank, theirs)
+    sums = _visit(what, rows, columns, tiles.rectangle(own, theirs), what.initial(rows))
+    return jax.tree.map(lambda x: tiles.join(x, own), sums)
+
+
+def _ring(
+    what: Sweep,
+    rows: Tree,
+    layout: tiles.Layout,
+    sums: Tree,
+    axis_name: AxisName,
+    devices: int,
+) -> Tree:
+    """Blocks visit the floor(devices / 2) devices after their own."""
+
+    def move(tree: Tree, by: int) -> Tree:
+        order = [(device, (device + by) % devices) for device in range(devices)]
+        return jax.tree.map(lambda x: lax.ppermute(x, axis_name, order), tree)
+
+    def host(guest: Tree, luggage: Tree, sums: Tree, pairs: Any) -> tuple[Tree, Tree]:
+        # What earlier hosts added up travels while this one computes, so it is joined afterwards.
+        arrived = move(luggage, 1)
+        sums, addition = _visit_two(what, rows, guest, pairs, sums)
+        return sums, what.combine(arrived, addition)
+
+    def hop(carry: Tree, _: None) -> tuple[Tree, None]:
+        guest, luggage, sums = carry
+        following = move(guest, 1)  # nothing below depends on it
+        sums, luggage = host(guest, luggage, sums, tiles.rectangle(layout, layout))
+        return (following, luggage, sums), None
+
+    guest, luggage = move(rows, 1), what.initial(rows)
+    carry = (guest, luggage, sums)
+    if (devices - 1) // 2:
+        carry, _ = lax.scan(hop, carry, None, length=(devices - 1) // 2)
+    guest, luggage, sums = carry
+    if devices % 2 == 0:
+        # Opposite devices hold each other's block: each takes half of the pairs.
+        first, second = tiles.halves(layout)
+        early = lax.axis_index(axis_name) < devices // 2
+        sums, luggage = host(guest, luggage, sums, jnp.where(early, first, second))
+    return what.combine(sums, move(luggage, -(devices // 2)))
+
+
+def _split(what: Sweep, entries: Tree, layout: tiles.Layout) -> Tree:
+    return jax.tree.map(lambda x, fill: tiles.split(x, layout, fill), entries, what.fills)
+
+
+def _at(tree: Tree, index: jax.Array) -> Tree:
+    return jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, index, keepdims=False), tree)
+
+
+def _add(what: Sweep, sums: Tree, index: jax.Array, addition: Tree) -> Tree:
+    new = what.combine(_at(sums, index), addition)
+    return jax.tree.map(
+        lambda x, y: lax.dynamic_update_index_in_dim(x, y, index, axis=0), sums, new
+    )
+
+
+def _visit(
+    what: Sweep, rows: Tree, columns: Tree, pairs: Any, sums: Tree, *, exclude_self: bool = False
+) -> Tree:
+    """Adds up for the rows alone."""
+
+    def body(sums: Tree, pair: jax.Array) -> tuple[Tree, None]:
+        addition, _ = what.meet(_at(rows, pair[0]), _at(columns, pair[1]), exclude_self)
+        return _add(what, sums, pair[0], addition), None
+
+    return _scan(body, sums, pairs)
+
+
+def _visit_both(what: Sweep, block: Tree, pairs: Any, sums: Tree) -> Tree:
+    """Adds up for both tiles of each pair, which are different tiles of one block."""
+
+    def body(sums: Tree, pair: jax.Array) -> tuple[Tree, None]:
+        first, second = what.meet(_at(block, pair[0]), _at(block, pair[1]), False)
+        sums = _add(what, sums, pair[0], first)
+        return _add(what, sums, pair[1], second), None
+
+    return _scan(body, sums, pairs)
+
+
+def _visit_two(what: Sweep, rows: Tree, columns: Tree, pairs: Any, sums: Tree) -> tuple[Tree, Tree]:
+    """Adds up for both tiles of each pair, which come from two blocks."""
+
+    def body(carry: tuple[Tree, Tree], pair: jax.Array) -> tuple[tuple[Tree, Tree], None]:
+        sums, guests = carry
+        first, second = what.meet(_at(rows, pair[0]), _at(columns, pair[1]), False)
+        return (_add(what, sums, pair[0], first), _add(what, guests, pair[1], second)), None
+
+    return _scan(body, (sums, what.initial(columns)), pairs)
+
+
+def _scan(body: Callable[..., Any], carry: Tree, pairs: np.ndarray | jax.Array) -> Tree:
+    return lax.scan(body, carry, jnp.asarray(pairs))[0] if len(pairs) else carry

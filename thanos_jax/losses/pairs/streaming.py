@@ -1,0 +1,482 @@
+"""Pair statistics tile by tile: exact, in memory linear in the batch, forwards and backwards.
+
+A tile of similarities is made, used for its rows and its columns, and forgotten; the backward pass
+makes it again. That works because the similarity is symmetric, and so is the sum of its gradient
+and its transpose, which is all that the gradient of the embeddings needs. Per pair of entries, this
+is one product and one exponential forwards, three products and one exponential backwards: value and
+gradient cost 4 N^2 d operations and N^2 exponentials.
+
+Exponentials are shifted by a constant where similarities are known to be small enough, so that rows
+and columns share them, and by running maxima otherwise.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Collection
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from thanos_jax.losses.pairs import sharded
+from thanos_jax.losses.pairs.counts import count_same
+from thanos_jax.losses.pairs.entries import AxisName, Entries
+from thanos_jax.losses.pairs.sharded import Plan, Sweep, Tree
+
+# Entries in a tile, at most. CPU: 512 x 512 floats, 1 MB, fit a core's second-level cache. GPU:
+# 2048 x 2048, 16 MB, fit the second-level cache of an A100 or H100 and keep every processor busy.
+# TPU: 1024 x 1024, 4 MB, fit vector memory beside their operands.
+TILE = {"cpu": 512, "gpu": 2048, "tpu": 1024}
+
+# Exponentials stay below the largest float by this factor, e^28 or 10^12, so that they can be
+# summed over as many candidates.
+_HEADROOM = 28.0
+
+
+class Choice(NamedTuple):
+    """What is computed and how; static.
+
+    Attributes:
+      sets: sets of candidates over which exponentials are summed: "all", A(i); "same", P(i);
+        "different", N(i).
+      same_sum: whether similarities are summed over P(i).
+      one_positive: whether log sum_{j in {p} and N(i)} exp s_ij - s_ip is summed over P(i).
+      shift: what is subtracted from similarities before exp; None: running maxima.
+      operands: dtype in which products are taken; their sums are at least float32.
+      plan: how entries are swept.
+    """
+
+    sets: tuple[str, ...]
+    same_sum: bool
+    one_positive: bool
+    shift: float | None
+    operands: Any
+    plan: Plan
+
+
+def statistics(
+    entries: Entries,
+    *,
+    temperature: jax.Array | float,
+    views: str,
+    names: Collection[str],
+    axis_name: AxisName | None,
+    bank: Entries | None = None,
+    schedule: str = "auto",
+) -> dict[str, jax.Array]:
+    """See `thanos_jax.losses.pairs.statistics`; reverse mode only.
+
+    Args:
+      entries: as there.
+      temperature: as there.
+      views: as there.
+      names: as there.
+      axis_name: as there.
+      bank: as there.
+      schedule: one of `sharded.SCHEDULES`.
+    """
+    dtype, num_views = entries.embedding.dtype, entries.num_views
+    if isinstance(temperature, jax.Array) and not isinstance(temperature, jax.core.Tracer):
+        temperature = float(temperature)
+    sets = {"all": "log_sum_all", "same": "log_sum_same", "different": "one_positive"}
+    choice = Choice(
+        sets=tuple(key for key, name in sets.items() if name in names),
+        same_sum="mean_same" in names,
+        one_positive="one_positive" in names,
+        shift=_shift(temperature, dtype) if entries.unit else None,
+        operands=_operands(entries),
+        plan=Plan(
+            groups=num_views if views == "cross" else 1,
+            tile=TILE.get(jax.default_backend(), 1024),
+            axis_name=axis_name,
+            schedule=schedule,
+        ),
+    )
+    scale = jnp.asarray(1.0 / temperature, dtype)
+
+    def pair_sums(entries: Entries) -> dict[str, jax.Array]:
+        # s_ij = <x_i, x_j>; against the bank, which has no gradient, <z_i / temperature, k_j>.
+        x = entries.embedding * jnp.sqrt(scale)
+        query = None if bank is None else entries.embedding * scale
+        return _pair_sums(choice, x, query, _roles(entries, x), _bank(bank, x))
+
+    if choice.one_positive:
+        # In order of labels, most tiles have no class in common and the second pass skips them.
+        order = jnp.argsort(entries.label[::num_views])
+        sums = _reorder(
+            pair_sums(_reorder(entries, order, num_views)), jnp.argsort(order), num_views
+        )
+    elif choice.sets or choice.same_sum:
+        sums = pair_sums(entries)
+
+    count = count_same(entries, views=views, axis_name=axis_name, bank=bank)
+    positives = jnp.maximum(count, 1).astype(dtype)
+    available = {
+        "log_sum_all": lambda: sums["all"],
+        "log_sum_same": lambda: sums["same"],
+        "mean_same": lambda: sums["same_sum"] / positives,
+        "mean_own": lambda: _mean_own(entries) * scale,
+        "one_positive": lambda: sums["one_positive"] / positives,
+        "has_same": lambda: count > 0,
+    }
+    return {name: available[name]() for name in names}
+
+
+def _mean_own(entries: Entries) -> jax.Array:
+    """Mean over an entry's other views of their inner product with it: [N]."""
+    num_views = entries.num_views
+    z = entries.embedding.reshape(-1, num_views, entries.embedding.shape[-1])
+    products = jnp.einsum("ivd,iwd->ivw", z, z, precision=lax.Precision.HIGHEST)
+    others = jnp.where(jnp.eye(num_views, dtype=bool)[None], 0.0, products)
+    return jnp.sum(others, axis=-1).reshape(-1) / max(num_views - 1, 1)
+
+
+def _shift(temperature: jax.Array | float, dtype: Any) -> float | None:
+    """A constant c for which exp(s - c) keeps all digits for |s| <= 1 / temperature, if any."""
+    if not isinstance(temperature, float | int):
+        return None
+    limits = jnp.finfo(dtype)
+    highest, lowest = math.log(limits.max) - _HEADROOM, math.log(limits.tiny) + 1.0
+    largest = 1.0 / temperature
+    shift = max(largest - highest, 0.0)
+    return shift if -largest - shift >= lowest else None
+
+
+def _operands(entries: Entries) -> Any:
+    """Products of what came in bfloat16 are taken in it, where hardware multiplies it faster."""
+    narrow = entries.given == jnp.bfloat16 and jax.default_backend() != "cpu"
+    return jnp.dtype(jnp.bfloat16) if narrow else entries.embedding.dtype
+
+
+def _reorder(tree: Tree, order: jax.Array, num_views: int) -> Tree:
+    """Puts images, with all their views, in another order: arrays [N, ...]."""
+
+    def take(array: jax.Array) -> jax.Array:
+        images = array.reshape(-1, num_views, *array.shape[1:])
+        return images[order].reshape(array.shape)
+
+    return jax.tree.map(take, tree)
+
+
+# What tiles know of entries, as dictionaries of arrays:
+#   x        float [N, d]
+#   label    integer [N]
+#   number   int32 [N], another for every entry of the global batch
+#   outside  float [N], 0 for candidates, -inf for padding
+_FILLS = {"x": 0.0, "number": -1, "outside": -math.inf}
+
+
+def _roles(entries: Entries, x: jax.Array) -> Tree:
+    number = entries.image * entries.num_views + entries.view
+    outside = jnp.where(entries.valid, 0.0, -jnp.inf).astype(x.dtype)
+    return {"label": entries.label, "number": number, "outside": outside}
+
+
+def _bank(bank: Entries | None, x: jax.Array) -> Tree | None:
+    if bank is None:
+        return None
+    # The bank is the same on all devices, what is computed with it is not: under shard_map's
+    # checks both branches of a condition must agree about that.
+    label = bank.label + jnp.zeros_like(bank.label[0]) * (x[0, 0] != x[0, 0]).astype(
+        bank.label.dtype
+    )
+    outside = jnp.where(bank.valid, 0.0, -jnp.inf).astype(x.dtype)
+    return {"x": bank.embedding, "label": label, "number": bank.image, "outside": outside}
+
+
+def _fills(entries: Tree) -> Tree:
+    known = _FILLS | {"label": jnp.iinfo(entries["label"].dtype).max}
+    return {name: known.get(name, 0.0) for name in entries}
+
+
+def _nothing(entries: Tree) -> jax.Array:
+    """Zeros, one for each entry.
+
+    Made from the entries, and not a constant, so that under shard_map they vary over every axis
+    over which the entries do. The compiler sees through it.
+    """
+    never = (entries["label"] != entries["label"]) & (entries["x"][..., 0] != entries["x"][..., 0])
+    return never.astype(entries["x"].dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _pair_sums(
+    choice: Choice, x: jax.Array, query: jax.Array | None, roles: Tree, bank: Tree | None
+) -> dict[str, jax.Array]:
+    """Sums over pairs, of each entry.
+
+    Args:
+      choice: what and how.
+      x: float [N, d], s_ij = <x_i, x_j>.
+      query: float [N, d], s_ij = <query_i, k_j> for k_j in the bank; None without one.
+      roles: of the entries, without x.
+      bank: roles of the bank, with x.
+
+    Returns:
+      name -> float [N]: log-sum-exp over "all" and "same" (0 over an empty set), "same_sum",
+      "one_positive".
+    """
+    return _forward(choice, x, query, roles, bank)[0]
+
+
+def _forward(
+    choice: Choice, x: jax.Array, query: jax.Array | None, roles: Tree, bank: Tree | None
+) -> tuple[dict[str, jax.Array], Any]:
+    def sweep(what: Sweep, more: Tree) -> Tree:
+        entries = {"x": x, **roles, **more}
+        sums = sharded.sweep(what, entries, choice.plan)
+        if bank is None:
+            return sums
+        queries = entries | {"x": query}
+        further = bank | {name: jnp.zeros_like(bank["outside"]) for name in more}
+        return what.combine(sums, sharded.sweep_bank(what, queries, further, choice.plan))
+
+    sums = sweep(_sums(choice, roles), {})
+    logs = {key: _log_sum_exp(choice, sums, key) for key in choice.sets}
+    results = {key: jnp.where(log == -jnp.inf, 0.0, log) for key, log in logs.items()}
+    if choice.same_sum:
+        results["same_sum"] = sums["same_sum"]
+    slope = None
+    if choice.one_positive:
+        del results["different"]
+        second = sweep(_one_positive(choice, roles), {"log_different": logs["different"]})
+        results["one_positive"], slope = second["one_positive"], second["slope"]
+    return results, (x, query, roles, bank, logs, slope)
+
+
+def _backward(choice: Choice, residuals: Any, cotangents: dict[str, jax.Array]) -> Any:
+    x, query, roles, bank, logs, slope = residuals
+    if choice.one_positive:
+        cotangents = {**cotangents, "different": cotangents["one_positive"] * slope}
+    anchors: dict[str, jax.Array] = {}
+    for key in choice.sets:
+        # An entry without candidates in a set has no gradient from it.
+        some = logs[key] != -jnp.inf
+        log = jnp.where(some, logs[key], 0.0)
+        weight = jnp.where(some, cotangents[key], 0.0)
+        if choice.shift is not None:
+            anchors[f"weight_{key}"] = weight * jnp.exp(choice.shift - log)
+        else:
+            anchors |= {f"weight_{key}": weight, f"log_{key}": log}
+    if choice.same_sum:
+        anchors["weight_same_sum"] = cotangents["same_sum"]
+    if choice.one_positive:
+        anchors |= {
+            "weight_one_positive": cotangents["one_positive"],
+            "log_different": logs["different"],
+        }
+    entries = {"x": x, **roles, **anchors}
+    what = _gradient(choice, entries)
+    gradient = sharded.sweep(what, entries, choice.plan)
+    if bank is None:
+        return gradient, None, None, None
+    further = bank | {name: jnp.zeros_like(bank["outside"]) for name in anchors}
+    queries = entries | {"x": query}
+    return gradient, sharded.sweep_bank(what, queries, further, choice.plan), None, None
+
+
+_pair_sums.defvjp(_forward, _backward)
+
+
+def _product(choice: Choice, a: jax.Array, b: jax.Array, contract: tuple[int, int]) -> jax.Array:
+    """Contracts axis contract[0] of a with contract[1] of b.
+
+    Accelerators multiply float32 in fewer bits by default; divided by a small temperature, that
+    error would be the loss.
+    """
+    return lax.dot_general(
+        a.astype(choice.operands),
+        b.astype(choice.operands),
+        (((contract[0],), (contract[1],)), ((), ())),
+        precision=lax.Precision.HIGHEST,
+        preferred_element_type=a.dtype,
+    )
+
+
+def _same(rows: Tree, columns: Tree) -> jax.Array:
+    return rows["label"][:, None] == columns["label"][None, :]
+
+
+def _outside(rows: Tree, columns: Tree) -> jax.Array:
+    return rows["outside"][:, None] + columns["outside"][None, :]
+
+
+def _self(rows: Tree, columns: Tree) -> jax.Array:
+    return rows["number"][:, None] == columns["number"][None, :]
+
+
+def _sums(choice: Choice, roles: Tree) -> Sweep:
+    """Sums of exponentials, and of similarities."""
+    fixed = choice.shift is not None
+
+    def meet(rows: Tree, columns: Tree, exclude_self: bool) -> tuple[Tree, Tree]:
+        similarity = _product(choice, rows["x"], columns["x"], (1, 1))
+        outside = _outside(rows, columns)
+        if exclude_self:
+            outside = jnp.where(_self(rows, columns), -jnp.inf, outside)
+        needs_labels = choice.same_sum or choice.sets != ("all",)
+        same = _same(rows, columns) if needs_labels else None
+        members = {"all": None, "same": same, "different": None if same is None else ~same}
+        first: Tree = {}
+        second: Tree = {}
+        if fixed:
+            exponential = jnp.exp((similarity - choice.shift) + outside)
+            for key in choice.sets:
+                kept = members[key]
+                part = exponential if kept is None else jnp.where(kept, exponential, 0.0)
+                first[key], second[key] = jnp.sum(part, axis=1), jnp.sum(part, axis=0)
+        else:
+            for key in choice.sets:
+                kept = members[key]
+                part = similarity + outside
+                part = part if kept is None else jnp.where(kept, part, -jnp.inf)
+                first |= _peak_and_sum(part, key, axis=1)
+                second |= _peak_and_sum(part, key, axis=0)
+        if choice.same_sum:
+            part = jnp.where(same & (outside == 0.0) if exclude_self else same, similarity, 0.0)
+            first["same_sum"], second["same_sum"] = jnp.sum(part, axis=1), jnp.sum(part, axis=0)
+        return first, second
+
+    def combine(sums: Tree, addition: Tree) -> Tree:
+        if fixed:
+            return jax.tree.map(jnp.add, sums, addition)
+        new = {}
+        for key in choice.sets:
+            peaks = sums[f"peak_{key}"], addition[f"peak_{key}"]
+            peak = jnp.maximum(*peaks)
+            new[f"peak_{key}"] = peak
+            new[key] = sums[key] * jnp.exp(peaks[0] - peak) + addition[key] * jnp.exp(
+                peaks[1] - peak
+            )
+        if choice.same_sum:
+            new["same_sum"] = sums["same_sum"] + addition["same_sum"]
+        return new
+
+    def initial(entries: Tree) -> Tree:
+        zeros = _nothing(entries)
+        sums = {key: zeros for key in choice.sets}
+        if not fixed:
+            sums |= {f"peak_{key}": zeros + jnp.finfo(zeros.dtype).min for key in choice.sets}
+        if choice.same_sum:
+            sums["same_sum"] = zeros
+        return sums
+
+    return Sweep("sums", meet, combine, initial, _fills({"x": None, **roles}))
+
+
+def _peak_and_sum(values: jax.Array, key: str, axis: int) -> Tree:
+    """The largest value along an axis, and the sum of exponentials below it; -inf is left out."""
+    # The lowest float in place of -inf: differences of peaks are then never NaN.
+    peak = jnp.maximum(jnp.max(values, axis=axis), jnp.finfo(values.dtype).min)
+    total = jnp.sum(jnp.exp(values - jnp.expand_dims(peak, axis)), axis=axis)
+    return {f"peak_{key}": peak, key: total}
+
+
+def _log_sum_exp(choice: Choice, sums: Tree, key: str) -> jax.Array:
+    """-inf over an empty set."""
+    peak = choice.shift if choice.shift is not None else sums[f"peak_{key}"]
+    return jnp.where(sums[key] == 0.0, -jnp.inf, jnp.log(sums[key]) + peak)
+
+
+def _one_positive(choice: Choice, roles: Tree) -> Sweep:
+    """Sums of softplus(log_different_i - s_ip) over P(i), and of its slope."""
+
+    def meet(rows: Tree, columns: Tree, exclude_self: bool) -> tuple[Tree, Tree]:
+        def computed() -> tuple[Tree, Tree]:
+            similarity = _product(choice, rows["x"], columns["x"], (1, 1))
+            same = _same(rows, columns) & (_outside(rows, columns) == 0.0)
+            if exclude_self:
+                same &= ~_self(rows, columns)
+
+            def sums(log_different: jax.Array, axis: int) -> Tree:
+                softplus, slope = _softplus(log_different - similarity)
+                return {
+                    "one_positive": jnp.sum(jnp.where(same, softplus, 0.0), axis=axis),
+                    "slope": jnp.sum(jnp.where(same, slope, 0.0), axis=axis),
+                }
+
+            return (
+                sums(rows["log_different"][:, None], axis=1),
+                sums(columns["log_different"][None, :], axis=0),
+            )
+
+        def skipped() -> tuple[Tree, Tree]:
+            return initial(rows), initial(columns)
+
+        mine, theirs = rows["label"], columns["label"]
+        overlap = (jnp.min(mine) <= jnp.max(theirs)) & (jnp.min(theirs) <= jnp.max(mine))
+        return lax.cond(overlap, computed, skipped)
+
+    def initial(entries: Tree) -> Tree:
+        zeros = _nothing(entries)
+        return {"one_positive": zeros, "slope": zeros}
+
+    return Sweep(
+        "one_positive", meet, _plus, initial, _fills({"x": None, **roles, "log_different": None})
+    )
+
+
+def _gradient(choice: Choice, entries: Tree) -> Sweep:
+    """Gradients of x: sum_j H_ij x_j, with H_ij what the losses of i and j lose by s_ij."""
+
+    def meet(rows: Tree, columns: Tree, exclude_self: bool) -> tuple[Tree, Tree]:
+        similarity = _product(choice, rows["x"], columns["x"], (1, 1))
+        same = _same(rows, columns)
+
+        def both(name: str) -> jax.Array:
+            return rows[name][:, None] + columns[name][None, :]
+
+        def softmax(key: str) -> jax.Array:
+            def one(weight: jax.Array, log: jax.Array) -> jax.Array:
+                # What is no candidate may lie above the logarithm of the sum; it must stay finite.
+                return weight * jnp.exp(jnp.minimum(similarity - log, 0.0))
+
+            weight, log = f"weight_{key}", f"log_{key}"
+            return one(rows[weight][:, None], rows[log][:, None]) + one(
+                columns[weight][None, :], columns[log][None, :]
+            )
+
+        total = jnp.zeros_like(similarity)
+        members = {"all": None, "same": same, "different": ~same}
+        if choice.shift is not None:
+            for key in choice.sets:
+                part, kept = both(f"weight_{key}"), members[key]
+                total += part if kept is None else jnp.where(kept, part, 0.0)
+            total *= jnp.exp(similarity - choice.shift)
+        else:
+            for key in choice.sets:
+                part, kept = softmax(key), members[key]
+                total += part if kept is None else jnp.where(kept, part, 0.0)
+        if choice.same_sum:
+            total += jnp.where(same, both("weight_same_sum"), 0.0)
+        if choice.one_positive:
+            weights, logs = "weight_one_positive", "log_different"
+            slope = rows[weights][:, None] * _softplus(rows[logs][:, None] - similarity)[1]
+            slope += columns[weights][None, :] * _softplus(columns[logs][None, :] - similarity)[1]
+            total -= jnp.where(same, slope, 0.0)
+        if exclude_self:
+            total = jnp.where(_self(rows, columns), 0.0, total)
+        # Padding needs no mask: its x is 0, and nothing is asked of its own gradient.
+        return (
+            _product(choice, total, columns["x"], (1, 0)),
+            _product(choice, total, rows["x"], (0, 0)),
+        )
+
+    def initial(entries: Tree) -> Tree:
+        return jnp.broadcast_to(_nothing(entries)[..., None], entries["x"].shape)
+
+    return Sweep("gradient", meet, _plus, initial, _fills(entries))
+
+
+def _plus(a: Tree, b: Tree) -> Tree:
+    return jax.tree.map(jnp.add, a, b)
+
+
+def _softplus(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """log(1 + exp x) and its slope, which share an exponential; 0 and 0 at -inf."""
+    small = jnp.exp(-jnp.abs(x))
+    slope = jnp.where(x >= 0.0, 1.0, small) / (1.0 + small)
+    return jnp.maximum(x, 0.0) + jnp.log1p(small), slope

@@ -1,0 +1,109 @@
+"""How entries are cut into tiles, and which pairs of tiles have candidates in them.
+
+A batch's entries are laid out as [tiles, size, ...]. With views="cross", where entries of one view
+are no candidates of each other, each view has its own tiles, so that whole pairs of tiles drop out;
+with views="all" the views lie together, image by image.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+class Layout(NamedTuple):
+    """The tiles of one device's N entries.
+
+    Attributes:
+      groups: how many groups of entries have tiles of their own.
+      members: entries in a group; groups * members = N.
+      per_group: tiles in a group; the last may hold padding.
+      size: entries in a tile.
+    """
+
+    groups: int
+    members: int
+    per_group: int
+    size: int
+
+    @property
+    def count(self) -> int:
+        """All tiles."""
+        return self.groups * self.per_group
+
+
+def layout(entries: int, *, groups: int, largest: int, even: bool = False) -> Layout:
+    """Cuts entries into tiles of nearly equal size.
+
+    Args:
+      entries: N, a multiple of `groups`.
+      groups: the number of views if they are kept apart, otherwise 1.
+      largest: entries in a tile, at most.
+      even: whether each group must have an even number of tiles.
+    """
+    members = entries // groups
+    per_group = math.ceil(members / largest)
+    if even:
+        per_group += per_group % 2
+    # A multiple of 8 fills vector registers; few entries more than needed are added.
+    size = math.ceil(members / per_group / 8) * 8
+    return Layout(groups, members, per_group, size)
+
+
+def split(array: jax.Array, tiles: Layout, fill: float) -> jax.Array:
+    """[N, ...] in the order image, view -> [tiles, size, ...]; padding is `fill`."""
+    rest = array.shape[1:]
+    grouped = jnp.moveaxis(array.reshape(tiles.members, tiles.groups, *rest), 1, 0)
+    missing = tiles.per_group * tiles.size - tiles.members
+    padding = [(0, 0), (0, missing)] + [(0, 0)] * len(rest)
+    padded = jnp.pad(grouped, padding, constant_values=fill) if missing else grouped
+    return padded.reshape(tiles.count, tiles.size, *rest)
+
+
+def join(array: jax.Array, tiles: Layout) -> jax.Array:
+    """The inverse of `split`: [tiles, size, ...] -> [N, ...], without the padding."""
+    rest = array.shape[2:]
+    grouped = array.reshape(tiles.groups, -1, *rest)[:, : tiles.members]
+    return jnp.moveaxis(grouped, 0, 1).reshape(-1, *rest)
+
+
+def triangle(tiles: Layout) -> np.ndarray:
+    """Pairs of different tiles of one device, each once: int32 [pairs, 2]."""
+    first, second = np.triu_indices(tiles.count, k=1)
+    return _admitted(tiles, tiles, first, second)
+
+
+def diagonal(tiles: Layout) -> np.ndarray:
+    """Tiles paired with themselves: none if views are kept apart, for they hold no candidates."""
+    numbers = np.arange(tiles.count if tiles.groups == 1 else 0)
+    return np.stack([numbers, numbers], axis=1).astype(np.int32)
+
+
+def rectangle(rows: Layout, columns: Layout) -> np.ndarray:
+    """Pairs of any tile of `rows` with any tile of `columns`: int32 [pairs, 2]."""
+    first, second = np.indices((rows.count, columns.count)).reshape(2, -1)
+    return _admitted(rows, columns, first, second)
+
+
+def halves(tiles: Layout) -> tuple[np.ndarray, np.ndarray]:
+    """Two lists of equal length that share out the rectangle of two devices' tiles.
+
+    Of a pair of devices, one takes the first list, with its own tiles as rows, the other the
+    second, with its own as rows too: between them they visit every pair once. Needs an even number
+    of tiles in each group.
+    """
+    pairs = rectangle(tiles, tiles)
+    early = pairs % tiles.per_group < tiles.per_group // 2
+    return pairs[early[:, 0]], pairs[~early[:, 1]]
+
+
+def _admitted(rows: Layout, columns: Layout, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Drops pairs of tiles of the same view, where views are kept apart."""
+    pairs = np.stack([first, second], axis=1).astype(np.int32)
+    if rows.groups == 1 or columns.groups == 1:
+        return pairs
+    return pairs[first // rows.per_group != second // columns.per_group]
