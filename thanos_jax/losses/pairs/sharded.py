@@ -38,7 +38,8 @@ class Sweep(NamedTuple):
     """What is done with a pair of tiles.
 
     Attributes:
-      name: "sums", "one_positive" or "gradient"; a kernel goes by it.
+      name: "sums", "one_positive" or "gradient"; kernels written for each go by it.
+      choice: what the sweep was made of, a `streaming.Choice`, for them too.
       meet: (rows, columns, exclude_self) -> what each adds up of the other, two trees [size, ...].
         Of tiles paired with themselves, and of a gathered batch, rows alone are used.
       combine: (sum, addition) -> sum; associative.
@@ -47,22 +48,44 @@ class Sweep(NamedTuple):
     """
 
     name: str
+    choice: Any
     meet: Callable[[Tree, Tree, bool], tuple[Tree, Tree]]
     combine: Callable[[Tree, Tree], Tree]
     initial: Callable[[Tree], Tree]
     fills: Tree
 
 
+class Visits(NamedTuple):
+    """How a list of pairs of tiles is gone through: the loops that a kernel replaces.
+
+    Blocks are trees of [tiles, size, ...], pairs int32 [pairs, 2] (row tile, column tile), sums
+    trees of [tiles, size, ...]; each returns new sums.
+
+    Attributes:
+      rows: (what, rows, columns, pairs, sums, exclude_self) -> sums; adds up for the rows alone.
+      both: (what, block, pairs, sums) -> sums; for both tiles of each pair, which are different
+        tiles of one block.
+      two: (what, rows, columns, pairs, sums) -> sums, guests; for both tiles of each pair, which
+        come from two blocks. The columns' sums begin empty.
+    """
+
+    rows: Callable[..., Tree]
+    both: Callable[..., Tree]
+    two: Callable[..., tuple[Tree, Tree]]
+
+
 class Plan(NamedTuple):
     """How one device's entries are swept; static.
 
     Attributes:
+      visits: the loops over tiles.
       groups: the number of views if entries of one view never meet, otherwise 1.
       tile: entries in a tile, at most.
       axis_name: the axis over which entries are sharded, or None.
       schedule: "auto", "gather" or "ring".
     """
 
+    visits: Visits
     groups: int
     tile: int
     axis_name: AxisName | None
@@ -92,16 +115,16 @@ def sweep(what: Sweep, entries: Tree, plan: Plan) -> Tree:
     rows = _split(what, entries, layout)
     sums = what.initial(rows)
     if ring:
-        sums = _visit(what, rows, rows, tiles.diagonal(layout), sums, exclude_self=True)
-        sums = _visit_both(what, rows, tiles.triangle(layout), sums)
+        sums = plan.visits.rows(what, rows, rows, tiles.diagonal(layout), sums, True)
+        sums = plan.visits.both(what, rows, tiles.triangle(layout), sums)
         if devices > 1:
-            sums = _ring(what, rows, layout, sums, plan.axis_name, devices)
+            sums = _ring(what, rows, layout, sums, plan, devices)
     else:
         everyone = jax.tree.map(lambda x: lax.all_gather(x, plan.axis_name, tiled=True), entries)
         others = tiles.layout(number * devices, groups=plan.groups, largest=plan.tile)
         columns = _split(what, everyone, others)
         pairs = tiles.rectangle(layout, others)
-        sums = _visit(what, rows, columns, pairs, sums, exclude_self=plan.groups == 1)
+        sums = plan.visits.rows(what, rows, columns, pairs, sums, plan.groups == 1)
     return jax.tree.map(lambda x: tiles.join(x, layout), sums)
 
 
@@ -122,7 +145,8 @@ def sweep_bank(what: Sweep, entries: Tree, bank: Tree, plan: Plan) -> Tree:
         for tree in (entries, bank)
     )
     rows, columns = _split(what, entries, own), _split(what, bank, theirs)
-    sums = _visit(what, rows, columns, tiles.rectangle(own, theirs), what.initial(rows))
+    pairs = tiles.rectangle(own, theirs)
+    sums = plan.visits.rows(what, rows, columns, pairs, what.initial(rows), False)
     return jax.tree.map(lambda x: tiles.join(x, own), sums)
 
 
@@ -131,19 +155,19 @@ def _ring(
     rows: Tree,
     layout: tiles.Layout,
     sums: Tree,
-    axis_name: AxisName,
+    plan: Plan,
     devices: int,
 ) -> Tree:
     """Blocks visit the floor(devices / 2) devices after their own."""
 
     def move(tree: Tree, by: int) -> Tree:
         order = [(device, (device + by) % devices) for device in range(devices)]
-        return jax.tree.map(lambda x: lax.ppermute(x, axis_name, order), tree)
+        return jax.tree.map(lambda x: lax.ppermute(x, plan.axis_name, order), tree)
 
     def host(guest: Tree, luggage: Tree, sums: Tree, pairs: Any) -> tuple[Tree, Tree]:
         # What earlier hosts added up travels while this one computes, so it is joined afterwards.
         arrived = move(luggage, 1)
-        sums, addition = _visit_two(what, rows, guest, pairs, sums)
+        sums, addition = plan.visits.two(what, rows, guest, pairs, sums)
         return sums, what.combine(arrived, addition)
 
     def hop(carry: Tree, _: None) -> tuple[Tree, None]:
@@ -160,7 +184,7 @@ def _ring(
     if devices % 2 == 0:
         # Opposite devices hold each other's block: each takes half of the pairs.
         first, second = tiles.halves(layout)
-        early = lax.axis_index(axis_name) < devices // 2
+        early = lax.axis_index(plan.axis_name) < devices // 2
         sums, luggage = host(guest, luggage, sums, jnp.where(early, first, second))
     return what.combine(sums, move(luggage, -(devices // 2)))
 
@@ -180,11 +204,9 @@ def _add(what: Sweep, sums: Tree, index: jax.Array, addition: Tree) -> Tree:
     )
 
 
-def _visit(
-    what: Sweep, rows: Tree, columns: Tree, pairs: Any, sums: Tree, *, exclude_self: bool = False
+def _rows(
+    what: Sweep, rows: Tree, columns: Tree, pairs: Any, sums: Tree, exclude_self: bool
 ) -> Tree:
-    """Adds up for the rows alone."""
-
     def body(sums: Tree, pair: jax.Array) -> tuple[Tree, None]:
         addition, _ = what.meet(_at(rows, pair[0]), _at(columns, pair[1]), exclude_self)
         return _add(what, sums, pair[0], addition), None
@@ -192,9 +214,7 @@ def _visit(
     return _scan(body, sums, pairs)
 
 
-def _visit_both(what: Sweep, block: Tree, pairs: Any, sums: Tree) -> Tree:
-    """Adds up for both tiles of each pair, which are different tiles of one block."""
-
+def _both(what: Sweep, block: Tree, pairs: Any, sums: Tree) -> Tree:
     def body(sums: Tree, pair: jax.Array) -> tuple[Tree, None]:
         first, second = what.meet(_at(block, pair[0]), _at(block, pair[1]), False)
         sums = _add(what, sums, pair[0], first)
@@ -203,9 +223,7 @@ def _visit_both(what: Sweep, block: Tree, pairs: Any, sums: Tree) -> Tree:
     return _scan(body, sums, pairs)
 
 
-def _visit_two(what: Sweep, rows: Tree, columns: Tree, pairs: Any, sums: Tree) -> tuple[Tree, Tree]:
-    """Adds up for both tiles of each pair, which come from two blocks."""
-
+def _two(what: Sweep, rows: Tree, columns: Tree, pairs: Any, sums: Tree) -> tuple[Tree, Tree]:
     def body(carry: tuple[Tree, Tree], pair: jax.Array) -> tuple[tuple[Tree, Tree], None]:
         sums, guests = carry
         first, second = what.meet(_at(rows, pair[0]), _at(columns, pair[1]), False)
@@ -216,3 +234,6 @@ def _visit_two(what: Sweep, rows: Tree, columns: Tree, pairs: Any, sums: Tree) -
 
 def _scan(body: Callable[..., Any], carry: Tree, pairs: np.ndarray | jax.Array) -> Tree:
     return lax.scan(body, carry, jnp.asarray(pairs))[0] if len(pairs) else carry
+
+
+LOOPS = Visits(_rows, _both, _two)

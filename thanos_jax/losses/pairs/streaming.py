@@ -24,7 +24,7 @@ from jax import lax
 from thanos_jax.losses.pairs import sharded
 from thanos_jax.losses.pairs.counts import count_same
 from thanos_jax.losses.pairs.entries import AxisName, Entries
-from thanos_jax.losses.pairs.sharded import Plan, Sweep, Tree
+from thanos_jax.losses.pairs.sharded import Plan, Sweep, Tree, Visits
 
 # Entries in a tile, at most. CPU: 512 x 512 floats, 1 MB, fit a core's second-level cache. GPU:
 # 2048 x 2048, 16 MB, fit the second-level cache of an A100 or H100 and keep every processor busy.
@@ -66,6 +66,7 @@ def statistics(
     axis_name: AxisName | None,
     bank: Entries | None = None,
     schedule: str = "auto",
+    visits: Visits = sharded.LOOPS,
 ) -> dict[str, jax.Array]:
     """See `thanos_jax.losses.pairs.statistics`; reverse mode only.
 
@@ -77,6 +78,7 @@ def statistics(
       axis_name: as there.
       bank: as there.
       schedule: one of `sharded.SCHEDULES`.
+      visits: the loops over tiles.
     """
     dtype, num_views = entries.embedding.dtype, entries.num_views
     if isinstance(temperature, jax.Array) and not isinstance(temperature, jax.core.Tracer):
@@ -89,6 +91,7 @@ def statistics(
         shift=_shift(temperature, dtype) if entries.unit else None,
         operands=_operands(entries),
         plan=Plan(
+            visits=visits,
             groups=num_views if views == "cross" else 1,
             tile=TILE.get(jax.default_backend(), 1024),
             axis_name=axis_name,
@@ -364,7 +367,7 @@ def _sums(choice: Choice, roles: Tree) -> Sweep:
             sums["same_sum"] = zeros
         return sums
 
-    return Sweep("sums", meet, combine, initial, _fills({"x": None, **roles}))
+    return Sweep("sums", choice, meet, combine, initial, _fills({"x": None, **roles}))
 
 
 def _peak_and_sum(values: jax.Array, key: str, axis: int) -> Tree:
@@ -415,7 +418,12 @@ def _one_positive(choice: Choice, roles: Tree) -> Sweep:
         return {"one_positive": zeros, "slope": zeros}
 
     return Sweep(
-        "one_positive", meet, _plus, initial, _fills({"x": None, **roles, "log_different": None})
+        "one_positive",
+        choice,
+        meet,
+        _plus,
+        initial,
+        _fills({"x": None, **roles, "log_different": None}),
     )
 
 
@@ -468,7 +476,7 @@ def _gradient(choice: Choice, entries: Tree) -> Sweep:
     def initial(entries: Tree) -> Tree:
         return jnp.broadcast_to(_nothing(entries)[..., None], entries["x"].shape)
 
-    return Sweep("gradient", meet, _plus, initial, _fills(entries))
+    return Sweep("gradient", choice, meet, _plus, initial, _fills(entries))
 
 
 def _plus(a: Tree, b: Tree) -> Tree:
