@@ -6,3 +6,11 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 _COUNT = "--xla_force_host_platform_device_count=8"
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_COUNT}".strip()
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--whole-table",
+        action="store_true",
+        help="run every row of tests/losses/test_table.py, not only the covering ones (an hour)",
+    )

@@ -7,6 +7,8 @@ import sys
 import jax
 import pytest
 
+from thanos_jax.losses.pairs import streaming
+
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
 
@@ -21,5 +23,7 @@ def strict_and_quick():
         stack.enter_context(jax.numpy_rank_promotion("raise"))
         stack.enter_context(jax.numpy_dtype_promotion("strict"))
         jax.config.update("jax_disable_most_optimizations", True)
+        # The dozen entries of most tests then make several tiles, the last with padding.
+        stack.enter_context(pytest.MonkeyPatch.context()).setitem(streaming.TILE, "cpu", 8)
         stack.callback(jax.config.update, "jax_disable_most_optimizations", before)
         yield

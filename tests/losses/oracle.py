@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 
 # Every implementation named here gets every test; a new one is one more name.
-IMPLEMENTATIONS = ("dense",)
+IMPLEMENTATIONS = ("dense", "streaming")
+# How the devices of an axis share the work.
+SHARDED = ("dense", "streaming_gather", "streaming_ring")
 # Those that promise forward mode and second derivatives.
 SECOND_ORDER = ("dense",)
 # Those of a few plain operations, which jax keeps compiled for each shape: without jit the many
@@ -128,10 +130,14 @@ def contrastive(
     views: str = "all",
     where: Any = None,
     normalize: bool = True,
+    memory_bank: Any = None,
     reduction: str = "mean",
     **options: Any,
 ) -> np.ndarray:
-    """The loss of a batch: a scalar, or [batch, views] with reduction "none"."""
+    """The loss of a batch: a scalar, or [batch, views] with reduction "none".
+
+    Of the memory bank, `embeddings`, `labels` (which may be None) and `filled` are looked at.
+    """
     z = np.asarray(embeddings).astype(np.float64)
     if z.ndim == 2:
         z = z[:, None, :]
@@ -140,6 +146,7 @@ def contrastive(
         z = normalized(z)
     valid = np.ones(num_images, bool) if where is None else np.asarray(where)
     classes = [0] * num_images if labels is None else [int(label) for label in np.asarray(labels)]
+    remembered = [] if memory_bank is None else in_bank(memory_bank, normalize)
     for name in options.keys() & {"alpha", "beta"}:
         options[name] = float(options[name])  # a float32 would make the sums float32
 
@@ -163,6 +170,10 @@ def contrastive(
                     sets["positives" if same else "negatives"].append(s)
                     if other == image:
                         sets["own"].append(s)
+            for vector, label in remembered:
+                s = float(np.dot(z[image, view], vector)) / float(temperature)
+                sets["others"].append(s)
+                sets["positives" if label == classes[image] else "negatives"].append(s)
             anchor = Anchor(**{name: np.array(values) for name, values in sets.items()})
             if getattr(anchor, loss.counts).size:
                 counted[image, view] = True
@@ -170,6 +181,77 @@ def contrastive(
     if reduction == "none":
         return per_anchor
     return per_anchor[counted].mean() if counted.any() else np.zeros(())
+
+
+def in_bank(memory_bank: Any, normalize: bool) -> list[tuple[np.ndarray, int | None]]:
+    """The entries of a memory bank: vector and label."""
+    vectors = np.asarray(memory_bank.embeddings).astype(np.float64)
+    filled = np.asarray(memory_bank.filled)
+    vectors[~filled] = 0.0  # what lies in empty places is nothing
+    vectors = normalized(vectors) if normalize else vectors
+    labels = [None] * len(vectors) if memory_bank.labels is None else memory_bank.labels
+    labels = [None if label is None else int(label) for label in labels]
+    return [(vectors[i], labels[i]) for i in range(len(vectors)) if filled[i]]
+
+
+def clip(image: Any, text: Any, temperature: float, normalize: bool = True) -> np.ndarray:
+    """Figure 3 of Radford et al., line by line: [batch, 2], whose mean is their loss.
+
+    They average the cross-entropies of the rows (the right text of each image) and of the columns.
+    """
+    i, t = (np.asarray(array).astype(np.float64) for array in (image, text))
+    if normalize:
+        i, t = normalized(i), normalized(t)
+    logits = np.dot(i, t.T) / float(temperature)
+    n = len(logits)
+    right = np.arange(n)
+    per_image = logits - np.array([lse(row) for row in logits])[:, None]
+    per_text = logits - np.array([lse(column) for column in logits.T])[None, :]
+    return np.stack([-per_image[right, right], -per_text[right, right]], axis=1)
+
+
+def cross_modal(
+    image: Any,
+    text: Any,
+    labels: Any = None,
+    *,
+    alpha: float = 0.0,
+    temperature: float = 0.07,
+    denominator: str = "all",
+    where: Any = None,
+    normalize: bool = True,
+    reduction: str = "mean",
+) -> np.ndarray:
+    """Two towers: CLIP's loss, and with labels loops over the pairs of each class.
+
+    Without alpha, the labelled form is a term of UniCL's sums over images and over texts.
+    """
+    keep = np.ones(len(image), bool) if where is None else np.asarray(where)
+    per_anchor = np.zeros((len(keep), 2))
+    i, t = (np.asarray(array).astype(np.float64)[keep] for array in (image, text))
+    if labels is None:
+        if len(i):
+            per_anchor[keep] = clip(i, t, temperature, normalize)
+    else:
+        classes = [int(label) for label in np.asarray(labels)[keep]]
+        if normalize:
+            i, t = normalized(i), normalized(t)
+        for direction, (anchors, others) in enumerate([(i, t), (t, i)]):
+            rows = np.zeros(len(classes))
+            for a, anchor in enumerate(anchors):
+                s = [float(np.dot(anchor, other)) / float(temperature) for other in others]
+                mates = [b for b in range(len(s)) if classes[b] == classes[a]]
+                rest = [s[b] for b in range(len(s)) if classes[b] != classes[a]]
+                attract = [
+                    lse(np.array(s if denominator == "all" else [*rest, s[b]])) - s[b]
+                    for b in mates
+                ]
+                apart = lse(np.array([s[b] for b in mates])) - s[a]
+                rows[a] = (1 - float(alpha)) * np.mean(attract) + float(alpha) * apart
+            per_anchor[keep, direction] = rows
+    if reduction == "none":
+        return per_anchor
+    return per_anchor[keep].mean() if keep.any() else np.zeros(())
 
 
 def reconstruction(images: Any, reconstructions: Any, where: Any = None) -> float:

@@ -26,7 +26,7 @@ from jax import lax
 from thanos_jax.losses.pairs import tiles
 from thanos_jax.losses.pairs.entries import AxisName
 
-Tree = Any  # arrays whose leading axes are [entries] or [tiles, size]
+Tree = Any  # arrays whose leading axes are [entries] or [tiles, size]; of entries, a dictionary
 
 SCHEDULES = ("auto", "gather", "ring")
 # Entries on a device from which a hop's compute outlasts its transfer on fast links; fewer are
@@ -58,8 +58,9 @@ class Sweep(NamedTuple):
 class Visits(NamedTuple):
     """How a list of pairs of tiles is gone through: the loops that a kernel replaces.
 
-    Blocks are trees of [tiles, size, ...], pairs int32 [pairs, 2] (row tile, column tile), sums
-    trees of [tiles, size, ...]; each returns new sums.
+    Blocks are trees of [tiles, size, ...], pairs int32 [pairs, 2] (row tile, column tile) with the
+    pairs of one row tile one after the other, sums trees of [tiles, size, ...]; each returns new
+    sums.
 
     Attributes:
       rows: (what, rows, columns, pairs, sums, exclude_self) -> sums; adds up for the rows alone.
@@ -162,7 +163,7 @@ def _ring(
 
     def move(tree: Tree, by: int) -> Tree:
         order = [(device, (device + by) % devices) for device in range(devices)]
-        return jax.tree.map(lambda x: lax.ppermute(x, plan.axis_name, order), tree)
+        return _bundled(lambda x: lax.ppermute(x, plan.axis_name, order), tree)
 
     def host(guest: Tree, luggage: Tree, sums: Tree, pairs: Any) -> tuple[Tree, Tree]:
         # What earlier hosts added up travels while this one computes, so it is joined afterwards.
@@ -176,7 +177,9 @@ def _ring(
         sums, luggage = host(guest, luggage, sums, tiles.rectangle(layout, layout))
         return (following, luggage, sums), None
 
-    guest, luggage = move(rows, 1), what.initial(rows)
+    # A guest's number tells entries from themselves, which never meet here.
+    travelling = {name: x for name, x in rows.items() if name != "number"}
+    guest, luggage = move(travelling, 1), what.initial(rows)
     carry = (guest, luggage, sums)
     if (devices - 1) // 2:
         carry, _ = lax.scan(hop, carry, None, length=(devices - 1) // 2)
@@ -191,6 +194,23 @@ def _ring(
 
 def _split(what: Sweep, entries: Tree, layout: tiles.Layout) -> Tree:
     return jax.tree.map(lambda x, fill: tiles.split(x, layout, fill), entries, what.fills)
+
+
+def _bundled(send: Callable[[jax.Array], jax.Array], tree: Tree) -> Tree:
+    """Sends arrays of equal shape and width as one: few transfers can be under way at once."""
+    leaves, structure = jax.tree.flatten(tree)
+    bundles: dict[Any, list[int]] = {}
+    for index, leaf in enumerate(leaves):
+        bundles.setdefault((leaf.shape, leaf.dtype.itemsize), []).append(index)
+    for (_, itemsize), members in bundles.items():
+        if len(members) == 1:
+            leaves[members[0]] = send(leaves[members[0]])
+            continue
+        bits = jnp.dtype(f"uint{8 * itemsize}")
+        sent = send(jnp.stack([lax.bitcast_convert_type(leaves[i], bits) for i in members]))
+        for index, part in zip(members, sent, strict=True):
+            leaves[index] = lax.bitcast_convert_type(part, leaves[index].dtype)
+    return jax.tree.unflatten(structure, leaves)
 
 
 def _at(tree: Tree, index: jax.Array) -> Tree:

@@ -175,7 +175,12 @@ _FILLS = {"x": 0.0, "number": -1, "outside": -math.inf}
 def _roles(entries: Entries, x: jax.Array) -> Tree:
     number = entries.image * entries.num_views + entries.view
     outside = jnp.where(entries.valid, 0.0, -jnp.inf).astype(x.dtype)
-    return {"label": entries.label, "number": number, "outside": outside}
+    return {"label": _wide(entries.label), "number": number, "outside": outside}
+
+
+def _wide(label: jax.Array) -> jax.Array:
+    """At least 32 bits, as the other arrays have; equal stays equal, different different."""
+    return label if label.dtype.itemsize >= 4 else label.astype(jnp.int32)
 
 
 def _bank(bank: Entries | None, x: jax.Array) -> Tree | None:
@@ -183,9 +188,8 @@ def _bank(bank: Entries | None, x: jax.Array) -> Tree | None:
         return None
     # The bank is the same on all devices, what is computed with it is not: under shard_map's
     # checks both branches of a condition must agree about that.
-    label = bank.label + jnp.zeros_like(bank.label[0]) * (x[0, 0] != x[0, 0]).astype(
-        bank.label.dtype
-    )
+    label = _wide(bank.label)
+    label = label + (x[0, 0] != x[0, 0]).astype(label.dtype) * jnp.zeros((), label.dtype)
     outside = jnp.where(bank.valid, 0.0, -jnp.inf).astype(x.dtype)
     return {"x": bank.embedding, "label": label, "number": bank.image, "outside": outside}
 
@@ -288,13 +292,14 @@ def _product(choice: Choice, a: jax.Array, b: jax.Array, contract: tuple[int, in
     """Contracts axis contract[0] of a with contract[1] of b.
 
     Accelerators multiply float32 in fewer bits by default; divided by a small temperature, that
-    error would be the loss.
+    error would be the loss. (Products of bfloat16 have all their digits in float32.)
     """
+    narrow = choice.operands == jnp.bfloat16
     return lax.dot_general(
         a.astype(choice.operands),
         b.astype(choice.operands),
         (((contract[0],), (contract[1],)), ((), ())),
-        precision=lax.Precision.HIGHEST,
+        precision=None if narrow else lax.Precision.HIGHEST,
         preferred_element_type=a.dtype,
     )
 
