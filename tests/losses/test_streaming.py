@@ -248,7 +248,7 @@ def test_tiles(entries, groups, even):
     assert not even or layout.per_group % 2 == 0
     numbers = jnp.arange(entries)
     split = tiles.split(numbers, layout, -1)
-    assert split.shape == (layout.count, layout.size)
+    assert split.shape == (layout.total, layout.size)
     np.testing.assert_array_equal(tiles.join(split, layout), numbers)
 
     met = np.zeros((entries, entries), int)

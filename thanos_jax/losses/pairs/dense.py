@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -67,7 +68,7 @@ def statistics(
 
 
 def _append(candidates: Entries, bank: Entries) -> Entries:
-    fields = {
+    fields: dict[str, Any] = {
         name: jnp.concatenate([getattr(candidates, name), getattr(bank, name)])
         for name in ("embedding", "label", "image", "view", "valid")
     }

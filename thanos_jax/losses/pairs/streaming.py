@@ -318,19 +318,17 @@ def _self(rows: Tree, columns: Tree) -> jax.Array:
 
 def _sums(choice: Choice, roles: Tree) -> Sweep:
     """Sums of exponentials, and of similarities."""
-    fixed = choice.shift is not None
 
     def meet(rows: Tree, columns: Tree, exclude_self: bool) -> tuple[Tree, Tree]:
         similarity = _product(choice, rows["x"], columns["x"], (1, 1))
         outside = _outside(rows, columns)
         if exclude_self:
             outside = jnp.where(_self(rows, columns), -jnp.inf, outside)
-        needs_labels = choice.same_sum or choice.sets != ("all",)
-        same = _same(rows, columns) if needs_labels else None
-        members = {"all": None, "same": same, "different": None if same is None else ~same}
+        same = _same(rows, columns)
+        members = {"all": None, "same": same, "different": ~same}
         first: Tree = {}
         second: Tree = {}
-        if fixed:
+        if choice.shift is not None:
             exponential = jnp.exp((similarity - choice.shift) + outside)
             for key in choice.sets:
                 kept = members[key]
@@ -344,13 +342,16 @@ def _sums(choice: Choice, roles: Tree) -> Sweep:
                 first |= _peak_and_sum(part, key, axis=1)
                 second |= _peak_and_sum(part, key, axis=0)
         if choice.same_sum:
-            part = jnp.where(same & (outside == 0.0) if exclude_self else same, similarity, 0.0)
+            # Padding needs no mask, its similarities are 0.
+            part = jnp.where(
+                same & ~_self(rows, columns) if exclude_self else same, similarity, 0.0
+            )
             first["same_sum"], second["same_sum"] = jnp.sum(part, axis=1), jnp.sum(part, axis=0)
         return first, second
 
     def combine(sums: Tree, addition: Tree) -> Tree:
-        if fixed:
-            return jax.tree.map(jnp.add, sums, addition)
+        if choice.shift is not None:
+            return _plus(sums, addition)
         new = {}
         for key in choice.sets:
             peaks = sums[f"peak_{key}"], addition[f"peak_{key}"]
@@ -366,7 +367,7 @@ def _sums(choice: Choice, roles: Tree) -> Sweep:
     def initial(entries: Tree) -> Tree:
         zeros = _nothing(entries)
         sums = {key: zeros for key in choice.sets}
-        if not fixed:
+        if choice.shift is None:
             sums |= {f"peak_{key}": zeros + jnp.finfo(zeros.dtype).min for key in choice.sets}
         if choice.same_sum:
             sums["same_sum"] = zeros

@@ -31,7 +31,7 @@ class Layout(NamedTuple):
     size: int
 
     @property
-    def count(self) -> int:
+    def total(self) -> int:
         """All tiles."""
         return self.groups * self.per_group
 
@@ -61,7 +61,7 @@ def split(array: jax.Array, tiles: Layout, fill: float) -> jax.Array:
     missing = tiles.per_group * tiles.size - tiles.members
     padding = [(0, 0), (0, missing)] + [(0, 0)] * len(rest)
     padded = jnp.pad(grouped, padding, constant_values=fill) if missing else grouped
-    return padded.reshape(tiles.count, tiles.size, *rest)
+    return padded.reshape(tiles.total, tiles.size, *rest)
 
 
 def join(array: jax.Array, tiles: Layout) -> jax.Array:
@@ -73,19 +73,19 @@ def join(array: jax.Array, tiles: Layout) -> jax.Array:
 
 def triangle(tiles: Layout) -> np.ndarray:
     """Pairs of different tiles of one device, each once: int32 [pairs, 2]."""
-    first, second = np.triu_indices(tiles.count, k=1)
+    first, second = np.triu_indices(tiles.total, k=1)
     return _admitted(tiles, tiles, first, second)
 
 
 def diagonal(tiles: Layout) -> np.ndarray:
     """Tiles paired with themselves: none if views are kept apart, for they hold no candidates."""
-    numbers = np.arange(tiles.count if tiles.groups == 1 else 0)
+    numbers = np.arange(tiles.total if tiles.groups == 1 else 0)
     return np.stack([numbers, numbers], axis=1).astype(np.int32)
 
 
 def rectangle(rows: Layout, columns: Layout) -> np.ndarray:
     """Pairs of any tile of `rows` with any tile of `columns`: int32 [pairs, 2]."""
-    first, second = np.indices((rows.count, columns.count)).reshape(2, -1)
+    first, second = np.indices((rows.total, columns.total)).reshape(2, -1)
     return _admitted(rows, columns, first, second)
 
 
