@@ -28,8 +28,9 @@ from thanos_jax.losses.pairs.sharded import Plan, Sweep, Tree, Visits
 
 # Entries in a tile, at most. CPU: 512 x 512 floats, 1 MB, fit a core's second-level cache. GPU:
 # 2048 x 2048, 16 MB, fit the second-level cache of an A100 or H100 and keep every processor busy.
-# TPU: 1024 x 1024, 4 MB, fit vector memory beside their operands.
-TILE = {"cpu": 512, "gpu": 2048, "tpu": 1024}
+# TPU: of 512, 1024 and 2048, the last has the fewest cycles by the compiler's own estimate, for
+# what a tile costs beside its products hardly depends on its size (docs/scaling.md).
+TILE = {"cpu": 512, "gpu": 2048, "tpu": 2048}
 
 # Exponentials stay below the largest float by this factor, e^28 or 10^12, so that they can be
 # summed over as many candidates.
@@ -93,7 +94,7 @@ def statistics(
         plan=Plan(
             visits=visits,
             groups=num_views if views == "cross" else 1,
-            tile=TILE.get(jax.default_backend(), 1024),
+            tile=TILE.get(jax.default_backend(), 2048),
             axis_name=axis_name,
             schedule=schedule,
         ),
