@@ -10,7 +10,7 @@ if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", "")
 
 def pytest_addoption(parser):
     parser.addoption(
-        "--whole-table",
+        "--everything",
         action="store_true",
-        help="run every row of tests/losses/test_table.py, not only the covering ones (an hour)",
+        help="also run the tests of the losses that are left out by default (an hour)",
     )

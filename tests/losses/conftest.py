@@ -12,6 +12,29 @@ from thanos_jax.losses.pairs import streaming
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
 
+# Between them these hold every term of every loss; the others are sums of the same terms.
+ALL_TERMS = ("info_nce", "supcon", "spread_attract")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leaves streaming's tests of the other losses to --everything: they compile for long.
+
+    What streaming makes of those losses is tested by default in test_streaming.py, test_table.py.
+    """
+
+    def kept(item):
+        parameters = getattr(getattr(item, "callspec", None), "params", {})
+        loss = getattr(parameters.get("loss"), "name", None)
+        streaming = str(parameters.get("implementation")).startswith("streaming")
+        return not (streaming and loss in oracle.BY_NAME and loss not in ALL_TERMS)
+
+    if not config.getoption("--everything"):
+        import oracle
+
+        config.hook.pytest_deselected(items=[item for item in items if not kept(item)])
+        items[:] = [item for item in items if kept(item)]
+
+
 @pytest.fixture(autouse=True, scope="module")
 def strict_and_quick():
     """A caller's training loop may forbid implicit promotion; the losses have to run there too.

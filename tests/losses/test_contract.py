@@ -25,6 +25,7 @@ COMMON = {
     "views": "all",
     "where": None,
     "normalize": True,
+    "memory_bank": None,
     "axis_name": None,
     "implementation": "auto",
     "reduction": "mean",

@@ -1,7 +1,7 @@
 """One table of everything that can be combined; each row is held to the float64 oracle.
 
 A few dozen rows in which every two options meet are run by default, all of them by
-`pytest tests/losses/test_table.py --whole-table`.
+`pytest tests/losses/test_table.py --everything`.
 """
 
 import functools
@@ -51,7 +51,7 @@ def covering():
 
 def pytest_generate_tests(metafunc):
     if "row" in metafunc.fixturenames:
-        whole = metafunc.config.getoption("--whole-table")
+        whole = metafunc.config.getoption("--everything")
         metafunc.parametrize("row", TABLE if whole else covering(), ids="-".join)
 
 

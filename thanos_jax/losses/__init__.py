@@ -19,20 +19,29 @@ What the contrastive losses share:
   where           bool [batch]; False is padding, neither anchor nor candidate. Gradient exactly 0.
   normalize       True: embeddings are divided by their Euclidean length; a zero vector stays zero,
                   with gradient 0. False: similarities are plain inner products.
+  memory_bank     embeddings of earlier batches, made by `losses.memory_bank.init` and
+                  `losses.memory_bank.push`: further candidates of every anchor, positives where
+                  labels are equal (never for `info_nce`), no anchors, without gradient. None: the
+                  batch alone.
   axis_name       inside `jax.pmap`, `jax.shard_map` or `jax.vmap` with that axis name (or tuple of
                   names), the arrays are this device's shard of the global batch. The result is the
                   loss of the global batch, the same on every device. For gradients of replicated
-                  parameters: `jax.lax.pmean(jax.grad(loss)(params), axis_name)`.
+                  parameters: `jax.lax.pmean(jax.grad(loss)(params), axis_name)`. A memory bank is
+                  whole on every device.
   implementation  how pairs are computed: "dense" builds the similarity matrix of this device's
                   anchors and all candidates; "auto" chooses.
   reduction       "mean": over the anchors of the global batch that have a positive, 0.0 if there is
                   none. "none": [batch, views], one value per anchor, 0 where there is no positive.
+
+`cross_modal` takes two arrays [batch, dim] in place of `embeddings`, has the two as its views, no
+memory bank, and CLIP's temperature of 0.07 unless another is given.
 
 The error of a float32 result is that of the similarities, about 1e-6 of the largest |s_ij|. At low
 temperatures a loss that is nearly 0 is the small difference of large numbers and has fewer digits.
 Non-finite embeddings give a non-finite loss; nothing is hidden.
 """
 
+from thanos_jax.losses import memory_bank
 from thanos_jax.losses.contrastive import (
     class_conditional_info_nce,
     info_nce,
@@ -40,12 +49,15 @@ from thanos_jax.losses.contrastive import (
     spread,
     supcon,
 )
+from thanos_jax.losses.cross_modal import cross_modal
 from thanos_jax.losses.reconstruction import reconstruction
 
 __all__ = [
     "class_conditional_info_nce",
+    "cross_modal",
     "info_nce",
     "joint",
+    "memory_bank",
     "reconstruction",
     "spread",
     "supcon",

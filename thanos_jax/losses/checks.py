@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 
-def _describe(value: Any) -> str:
+def describe(value: Any) -> str:
+    """An array's dtype and shape, or another object's type and value, for messages."""
     shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
     if shape is None or dtype is None:
         return f"{type(value).__name__} {value!r}"
@@ -31,7 +32,7 @@ def option(name: str, value: str, allowed: Sequence[str]) -> None:
 def floating(name: str, value: Any) -> None:
     """Raises TypeError unless `value` is a floating point array."""
     if not hasattr(value, "dtype") or not jnp.issubdtype(value.dtype, jnp.floating):
-        raise TypeError(f"{name}: expected a floating point array, got {_describe(value)}")
+        raise TypeError(f"{name}: expected a floating point array, got {describe(value)}")
 
 
 def embeddings(value: Any) -> jax.Array:
@@ -45,41 +46,70 @@ def embeddings(value: Any) -> jax.Array:
     if value.ndim not in (2, 3) or 0 in value.shape:
         raise ValueError(
             "embeddings: expected a non-empty array [batch, views, dim] or [batch, dim], "
-            f"got {_describe(value)}"
+            f"got {describe(value)}"
         )
     array = jnp.asarray(value)
     return array[:, None, :] if array.ndim == 2 else array
 
 
-def labels(value: Any, batch: int) -> jax.Array:
+def labels(value: Any, batch: int, *, name: str = "labels", rename: bool = True) -> jax.Array:
     """Returns integer [batch].
 
     NumPy's 64-bit labels beyond 32 bits are renamed to their ranks where jax would cut them off,
     which could merge two classes; only equality of labels means anything to the losses.
 
+    Args:
+      value: what the caller gave.
+      batch: how many labels there must be.
+      name: the argument's name, for messages.
+      rename: whether labels may be renamed; not where they are compared with those of elsewhere.
+
     Raises:
       TypeError: not an integer array.
-      ValueError: another shape than [batch].
+      ValueError: another shape than [batch], or labels beyond 32 bits that may not be renamed.
     """
     if isinstance(value, Sequence):
         value = np.asarray(value)
     if not hasattr(value, "dtype") or not jnp.issubdtype(value.dtype, jnp.integer):
-        raise TypeError(
-            f"labels: expected an integer array [batch={batch}], got {_describe(value)}"
-        )
+        raise TypeError(f"{name}: expected an integer array [batch={batch}], got {describe(value)}")
     if value.shape != (batch,):
         raise ValueError(
-            f"labels: expected shape [{batch}], one label for each row of embeddings, "
-            f"got {_describe(value)}"
+            f"{name}: expected shape [{batch}], one label for each row of embeddings, "
+            f"got {describe(value)}"
         )
     if isinstance(value, np.ndarray) and value.dtype.itemsize == 8 and batch:
         kept = jax.dtypes.canonicalize_dtype(value.dtype)
         limits = np.iinfo(kept)
         if value.min() < limits.min or value.max() > limits.max:
+            if not rename:
+                raise ValueError(
+                    f"{name}: expected values of {kept} (jax has 64 bits only with x64 on), "
+                    f"got {describe(value)} from {value.min()} to {value.max()}"
+                )
             value = np.unique(value, return_inverse=True)[1].astype(np.int32)
         else:
             value = value.astype(kept)
     return jnp.asarray(value)
+
+
+def comparable(labels: jax.Array, others: jax.Array, name: str) -> tuple[jax.Array, jax.Array]:
+    """Returns two arrays of labels in one dtype, in which equal means equal.
+
+    Args:
+      labels: integer, the argument `labels`.
+      others: integer.
+      name: what `others` are, for messages.
+
+    Raises:
+      TypeError: no integer dtype that jax has at hand holds both.
+    """
+    both = np.promote_types(labels.dtype, others.dtype)
+    if not np.issubdtype(both, np.integer) or jax.dtypes.canonicalize_dtype(both) != both:
+        raise TypeError(
+            f"labels: expected a dtype that can be compared with the {others.dtype} of {name}, "
+            f"got {describe(labels)}; no integer dtype at hand holds both"
+        )
+    return labels.astype(both), others.astype(both)
 
 
 def where(value: Any, batch: int) -> jax.Array:
@@ -94,9 +124,9 @@ def where(value: Any, batch: int) -> jax.Array:
     if isinstance(value, Sequence):
         value = np.asarray(value)
     if not hasattr(value, "dtype") or value.dtype != bool:
-        raise TypeError(f"where: expected a bool array [batch={batch}], got {_describe(value)}")
+        raise TypeError(f"where: expected a bool array [batch={batch}], got {describe(value)}")
     if value.shape != (batch,):
-        raise ValueError(f"where: expected shape [{batch}], got {_describe(value)}")
+        raise ValueError(f"where: expected shape [{batch}], got {describe(value)}")
     return jnp.asarray(value)
 
 
@@ -113,9 +143,9 @@ def scalar(name: str, value: Any) -> jax.Array | float:
         jnp.issubdtype(kind, jnp.floating) or jnp.issubdtype(kind, jnp.integer)
     )
     if not number and not real:
-        raise TypeError(f"{name}: expected a real number or scalar array, got {_describe(value)}")
+        raise TypeError(f"{name}: expected a real number or scalar array, got {describe(value)}")
     if not number and value.shape != ():
-        raise ValueError(f"{name}: expected a scalar of shape [], got {_describe(value)}")
+        raise ValueError(f"{name}: expected a scalar of shape [], got {describe(value)}")
     return value if isinstance(value, jax.Array) else float(value)
 
 

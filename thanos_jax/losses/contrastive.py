@@ -5,12 +5,13 @@ The arguments they share are described in `thanos_jax.losses`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Collection
+from typing import Any, NamedTuple
 
 import jax
 
 from thanos_jax.losses import checks, pairs
+from thanos_jax.losses.memory_bank import MemoryBank, candidates
 from thanos_jax.losses.pairs.entries import AxisName
 from thanos_jax.losses.reduction import OPTIONS as REDUCTIONS
 from thanos_jax.losses.reduction import reduce
@@ -21,24 +22,27 @@ DENOMINATORS = ("all", "one_positive")
 # In place of labels: an object that no caller can pass by mistake, as None could be.
 _EVERY_IMAGE_ITS_OWN = object()
 
-# The terms the losses are made of: the statistics each needs, per anchor.
-_INFO_NCE = ("log_sum_all", "mean_own")
-_CLASS_CONDITIONAL = ("log_sum_same", "mean_own")
-_SUPCON = {"all": ("log_sum_all", "mean_same"), "one_positive": ("one_positive",)}
+# The terms that losses are made of, per anchor: a pair statistic, or the first less the second.
+_Term = tuple[str, ...]
+_INFO_NCE: _Term = ("log_sum_all", "mean_own")
+_CLASS_CONDITIONAL: _Term = ("log_sum_same", "mean_own")
+_SUPCON: dict[str, _Term] = {
+    "all": ("log_sum_all", "mean_same"),
+    "one_positive": ("one_positive",),
+}
 
 
-def _info_nce(statistics: Mapping[str, jax.Array]) -> jax.Array:
-    return statistics["log_sum_all"] - statistics["mean_own"]
+class _Shared(NamedTuple):
+    """The keywords that all contrastive losses take, in the order of their signatures."""
 
-
-def _class_conditional(statistics: Mapping[str, jax.Array]) -> jax.Array:
-    return statistics["log_sum_same"] - statistics["mean_own"]
-
-
-def _supcon(statistics: Mapping[str, jax.Array], denominator: str) -> jax.Array:
-    if denominator == "one_positive":
-        return statistics["one_positive"]
-    return statistics["log_sum_all"] - statistics["mean_same"]
+    temperature: Any
+    views: str
+    where: Any
+    normalize: bool
+    memory_bank: Any
+    axis_name: AxisName | None
+    implementation: str
+    reduction: str
 
 
 def info_nce(
@@ -48,6 +52,7 @@ def info_nce(
     views: str = "all",
     where: Any = None,
     normalize: bool = True,
+    memory_bank: MemoryBank | None = None,
     axis_name: AxisName | None = None,
     implementation: str = "auto",
     reduction: str = "mean",
@@ -63,6 +68,7 @@ def info_nce(
       views: "all" or "cross".
       where: bool [batch] or None.
       normalize: whether embeddings are divided by their length.
+      memory_bank: further candidates, made by `losses.memory_bank`, or None.
       axis_name: the axis over which the batch is sharded, or None.
       implementation: how pairs are computed.
       reduction: "mean" or "none".
@@ -85,20 +91,10 @@ def info_nce(
       Chen et al., A Simple Framework for Contrastive Learning of Visual Representations, ICML
       2020, equation 1, https://arxiv.org/abs/2002.05709
     """
-    statistics, batch = _statistics(
-        embeddings,
-        _EVERY_IMAGE_ITS_OWN,
-        _INFO_NCE,
-        own_views=True,
-        temperature=temperature,
-        views=views,
-        where=where,
-        normalize=normalize,
-        axis_name=axis_name,
-        implementation=implementation,
-        reduction=reduction,
+    shared = _Shared(
+        temperature, views, where, normalize, memory_bank, axis_name, implementation, reduction
     )
-    return _reduce(_info_nce(statistics), statistics, batch, reduction, axis_name)
+    return _loss(embeddings, _EVERY_IMAGE_ITS_OWN, shared, _INFO_NCE)
 
 
 def supcon(
@@ -110,6 +106,7 @@ def supcon(
     views: str = "all",
     where: Any = None,
     normalize: bool = True,
+    memory_bank: MemoryBank | None = None,
     axis_name: AxisName | None = None,
     implementation: str = "auto",
     reduction: str = "mean",
@@ -128,6 +125,7 @@ def supcon(
       views: "all" or "cross".
       where: bool [batch] or None.
       normalize: whether embeddings are divided by their length.
+      memory_bank: further candidates, made by `losses.memory_bank`, or None.
       axis_name: the axis over which the batch is sharded, or None.
       implementation: how pairs are computed.
       reduction: "mean" or "none".
@@ -154,21 +152,10 @@ def supcon(
       https://arxiv.org/abs/2004.11362; Fu, Chen et al., The Details Matter, 2022, section 3.1,
       https://doi.org/10.3390/cmsf2022003004
     """
-    checks.option("denominator", denominator, DENOMINATORS)
-    statistics, batch = _statistics(
-        embeddings,
-        labels,
-        _SUPCON[denominator],
-        own_views=False,
-        temperature=temperature,
-        views=views,
-        where=where,
-        normalize=normalize,
-        axis_name=axis_name,
-        implementation=implementation,
-        reduction=reduction,
+    shared = _Shared(
+        temperature, views, where, normalize, memory_bank, axis_name, implementation, reduction
     )
-    return _reduce(_supcon(statistics, denominator), statistics, batch, reduction, axis_name)
+    return _loss(embeddings, labels, shared, _supcon(denominator))
 
 
 def class_conditional_info_nce(
@@ -179,6 +166,7 @@ def class_conditional_info_nce(
     views: str = "all",
     where: Any = None,
     normalize: bool = True,
+    memory_bank: MemoryBank | None = None,
     axis_name: AxisName | None = None,
     implementation: str = "auto",
     reduction: str = "mean",
@@ -196,6 +184,7 @@ def class_conditional_info_nce(
       views: "all" or "cross".
       where: bool [batch] or None.
       normalize: whether embeddings are divided by their length.
+      memory_bank: further candidates, made by `losses.memory_bank`, or None.
       axis_name: the axis over which the batch is sharded, or None.
       implementation: how pairs are computed.
       reduction: "mean" or "none".
@@ -220,20 +209,10 @@ def class_conditional_info_nce(
       Chen, Fu et al., Perfectly Balanced, ICML 2022, section 4.1,
       https://arxiv.org/abs/2204.07596
     """
-    statistics, batch = _statistics(
-        embeddings,
-        labels,
-        _CLASS_CONDITIONAL,
-        own_views=True,
-        temperature=temperature,
-        views=views,
-        where=where,
-        normalize=normalize,
-        axis_name=axis_name,
-        implementation=implementation,
-        reduction=reduction,
+    shared = _Shared(
+        temperature, views, where, normalize, memory_bank, axis_name, implementation, reduction
     )
-    return _reduce(_class_conditional(statistics), statistics, batch, reduction, axis_name)
+    return _loss(embeddings, labels, shared, _CLASS_CONDITIONAL)
 
 
 def spread(
@@ -246,6 +225,7 @@ def spread(
     views: str = "all",
     where: Any = None,
     normalize: bool = True,
+    memory_bank: MemoryBank | None = None,
     axis_name: AxisName | None = None,
     implementation: str = "auto",
     reduction: str = "mean",
@@ -265,6 +245,7 @@ def spread(
       views: "all" or "cross".
       where: bool [batch] or None.
       normalize: whether embeddings are divided by their length.
+      memory_bank: further candidates, made by `losses.memory_bank`, or None.
       axis_name: the axis over which the batch is sharded, or None.
       implementation: how pairs are computed.
       reduction: "mean" or "none".
@@ -291,23 +272,11 @@ def spread(
       Chen, Fu et al., Perfectly Balanced, ICML 2022, equation 4,
       https://arxiv.org/abs/2204.07596
     """
-    checks.option("denominator", denominator, DENOMINATORS)
-    alpha = checks.weight("alpha", alpha)
-    statistics, batch = _statistics(
-        embeddings,
-        labels,
-        (*_SUPCON[denominator], *_CLASS_CONDITIONAL),
-        own_views=True,
-        temperature=temperature,
-        views=views,
-        where=where,
-        normalize=normalize,
-        axis_name=axis_name,
-        implementation=implementation,
-        reduction=reduction,
+    shared = _Shared(
+        temperature, views, where, normalize, memory_bank, axis_name, implementation, reduction
     )
-    per_anchor = _mix(_supcon(statistics, denominator), _class_conditional(statistics), alpha)
-    return _reduce(per_anchor, statistics, batch, reduction, axis_name)
+    alpha = checks.weight("alpha", alpha)
+    return _loss(embeddings, labels, shared, _supcon(denominator), _CLASS_CONDITIONAL, alpha)
 
 
 def joint(
@@ -320,6 +289,7 @@ def joint(
     views: str = "all",
     where: Any = None,
     normalize: bool = True,
+    memory_bank: MemoryBank | None = None,
     axis_name: AxisName | None = None,
     implementation: str = "auto",
     reduction: str = "mean",
@@ -335,6 +305,7 @@ def joint(
       views: "all" or "cross".
       where: bool [batch] or None.
       normalize: whether embeddings are divided by their length.
+      memory_bank: further candidates, made by `losses.memory_bank`, or None.
       axis_name: the axis over which the batch is sharded, or None.
       implementation: how pairs are computed.
       reduction: "mean" or "none".
@@ -360,88 +331,91 @@ def joint(
       Xue et al., Which Features are Learnt by Contrastive Learning?, ICML 2023, section 5,
       https://arxiv.org/abs/2305.16536
     """
-    checks.option("denominator", denominator, DENOMINATORS)
-    beta = checks.weight("beta", beta)
-    statistics, batch = _statistics(
-        embeddings,
-        labels,
-        (*_SUPCON[denominator], *_INFO_NCE),
-        own_views=True,
-        temperature=temperature,
-        views=views,
-        where=where,
-        normalize=normalize,
-        axis_name=axis_name,
-        implementation=implementation,
-        reduction=reduction,
+    shared = _Shared(
+        temperature, views, where, normalize, memory_bank, axis_name, implementation, reduction
     )
-    per_anchor = _mix(_info_nce(statistics), _supcon(statistics, denominator), beta)
-    return _reduce(per_anchor, statistics, batch, reduction, axis_name)
+    beta = checks.weight("beta", beta)
+    return _loss(embeddings, labels, shared, _INFO_NCE, _supcon(denominator), beta)
 
 
-def _mix(first: jax.Array, second: jax.Array, weight: jax.Array | float) -> jax.Array:
-    if isinstance(weight, jax.Array):
-        weight = weight.astype(first.dtype)
-    return (1.0 - weight) * first + weight * second
+def _supcon(denominator: str) -> _Term:
+    checks.option("denominator", denominator, DENOMINATORS)
+    return _SUPCON[denominator]
 
 
-def _statistics(
+def _loss(
     embeddings: Any,
     labels: Any,
-    names: tuple[str, ...],
-    *,
-    own_views: bool,
-    temperature: Any,
-    views: str,
-    where: Any,
-    normalize: bool,
-    axis_name: AxisName | None,
-    implementation: str,
-    reduction: str,
-) -> tuple[dict[str, jax.Array], tuple[int, int]]:
-    """Checks the arguments every loss shares; returns the statistics and (batch, views).
-
-    `own_views` says that the loss compares an
-    anchor with its own other views, so that one view is not enough.
-    """
-    checks.option("views", views, VIEWS)
-    checks.option("reduction", reduction, REDUCTIONS)
-    checks.option("implementation", implementation, pairs.OPTIONS)
+    shared: _Shared,
+    term: _Term,
+    other: _Term | None = None,
+    weight: jax.Array | float = 0.0,
+) -> jax.Array:
+    """The loss made of one term, or of two: (1 - weight) `term` + weight `other`."""
+    checks.option("views", shared.views, VIEWS)
+    checks.option("reduction", shared.reduction, REDUCTIONS)
+    checks.option("implementation", shared.implementation, pairs.OPTIONS)
     embeddings = checks.embeddings(embeddings)
+    names = {*term, *(other or ()), "has_same"}
     batch, num_views, _ = embeddings.shape
-    if num_views < 2 and (own_views or views == "cross"):
+    if num_views < 2 and ("mean_own" in names or shared.views == "cross"):
         reason = (
-            "the loss compares an anchor with its other views" if own_views else 'views="cross"'
+            "the loss compares an anchor with its other views"
+            if "mean_own" in names
+            else 'views="cross"'
         )
         raise ValueError(
             f"embeddings: expected at least two views ({reason}), [batch, views, dim], "
             f"got {num_views} view: {list(embeddings.shape)}"
         )
+    statistics = _statistics(embeddings, labels, shared, names)
+
+    def value(term: _Term) -> jax.Array:
+        values = [statistics[name] for name in term]
+        return values[0] - values[1] if len(values) == 2 else values[0]
+
+    per_anchor = value(term)
+    if other is not None:
+        if isinstance(weight, jax.Array):
+            weight = weight.astype(per_anchor.dtype)
+        per_anchor = (1.0 - weight) * per_anchor + weight * value(other)
+    # An average over the anchors that have a positive; the others are worth 0.
+    loss = reduce(
+        per_anchor,
+        statistics["has_same"],
+        reduction=shared.reduction,
+        axis_name=shared.axis_name,
+    )
+    return loss.reshape(batch, num_views) if shared.reduction == "none" else loss
+
+
+def _statistics(
+    embeddings: jax.Array, labels: Any, shared: _Shared, names: Collection[str]
+) -> dict[str, jax.Array]:
+    """The named pair statistics of a batch; checks the arguments that they depend on."""
+    batch = len(embeddings)
+    if labels is _EVERY_IMAGE_ITS_OWN:
+        labels = None
+    else:
+        labels = checks.labels(labels, batch, rename=shared.memory_bank is None)
+    bank = None
+    if shared.memory_bank is not None:
+        labels, bank = candidates(
+            shared.memory_bank, embeddings, labels, normalized=shared.normalize
+        )
     entries = pairs.make_entries(
         embeddings,
-        None if labels is _EVERY_IMAGE_ITS_OWN else checks.labels(labels, batch),
-        checks.where(where, batch),
-        normalized=normalize,
-        axis_name=axis_name,
+        labels,
+        checks.where(shared.where, batch),
+        normalized=shared.normalize,
+        axis_name=shared.axis_name,
     )
-    statistics = pairs.statistics(
+    return pairs.statistics(
         entries,
-        temperature=checks.temperature(temperature),
-        views=views,
-        names={*names, "has_same"},
-        axis_name=axis_name,
-        implementation=implementation,
+        temperature=checks.temperature(shared.temperature),
+        views=shared.views,
+        names=names,
+        axis_name=shared.axis_name,
+        implementation=shared.implementation,
+        bank=bank,
     )
-    return statistics, (batch, num_views)
-
-
-def _reduce(
-    per_anchor: jax.Array,
-    statistics: Mapping[str, jax.Array],
-    batch: tuple[int, int],
-    reduction: str,
-    axis_name: AxisName | None,
-) -> jax.Array:
-    """Averages over the anchors that have a positive; the others are worth 0."""
-    loss = reduce(per_anchor, statistics["has_same"], reduction=reduction, axis_name=axis_name)
-    return loss.reshape(batch) if reduction == "none" else loss

@@ -1,29 +1,55 @@
 """Pair statistics: the few numbers per anchor from which every contrastive loss is made.
 
 All that is quadratic in the batch happens here. An implementation is a function with the signature
-of `statistics` less `implementation`; a new one is a module beside `dense` and a line in
-`IMPLEMENTATIONS`.
+of `statistics` less `implementation`:
+
+  dense             the definition: the whole matrix of similarities
+  streaming         tile by tile, in linear memory; over devices by one of the following
+  streaming_gather  each device meets its own entries with all, collected from the others
+  streaming_ring    blocks of entries travel half way around the ring of devices
+  pallas            streaming with kernels for TPU and Hopper in place of its loops; not yet timed,
+                    so never what "auto" takes
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 import jax
+from jax import lax
 
-from thanos_jax.losses.pairs import dense, streaming
-from thanos_jax.losses.pairs.entries import AxisName, Entries, make_entries, normalize
+from thanos_jax.losses.pairs import dense, pallas, streaming
+from thanos_jax.losses.pairs.entries import (
+    AxisName,
+    Entries,
+    make_bank_entries,
+    make_entries,
+    normalize,
+)
 
-IMPLEMENTATIONS = {
+IMPLEMENTATIONS: dict[str, Callable[..., dict[str, jax.Array]]] = {
     "dense": dense.statistics,
     "streaming": streaming.statistics,
     "streaming_gather": functools.partial(streaming.statistics, schedule="gather"),
     "streaming_ring": functools.partial(streaming.statistics, schedule="ring"),
+    "pallas": pallas.statistics,
 }
 OPTIONS = ("auto", *IMPLEMENTATIONS)
 
-__all__ = ["IMPLEMENTATIONS", "OPTIONS", "Entries", "make_entries", "normalize", "statistics"]
+# Pairs of a device's anchors and all candidates up to which "auto" is "dense": their similarities
+# take 4 MB. Up to there dense is as fast, compiles faster, and has every derivative.
+DENSE_UNTIL = 1024 * 1024
+
+__all__ = [
+    "IMPLEMENTATIONS",
+    "OPTIONS",
+    "Entries",
+    "make_bank_entries",
+    "make_entries",
+    "normalize",
+    "statistics",
+]
 
 
 def statistics(
@@ -34,6 +60,7 @@ def statistics(
     names: Collection[str],
     axis_name: AxisName | None,
     implementation: str,
+    bank: Entries | None = None,
 ) -> dict[str, jax.Array]:
     """Computes the named statistics of every anchor.
 
@@ -56,10 +83,24 @@ def statistics(
       names: which statistics.
       axis_name: the axis over which the entries of the global batch are sharded; candidates come
         from the whole of it.
-      implementation: a key of `IMPLEMENTATIONS`, or "auto" for the best at hand ("dense").
+      implementation: a key of `IMPLEMENTATIONS`, or "auto": "dense" for up to `DENSE_UNTIL` pairs,
+        otherwise "streaming".
+      bank: further entries that are candidates of every anchor and no anchors, the same on every
+        device, with labels of the entries' dtype; or None. They have no gradient.
 
     Returns:
       name -> float [N] (bool [N] for has_same).
     """
-    compute = IMPLEMENTATIONS["dense" if implementation == "auto" else implementation]
-    return compute(entries, temperature=temperature, views=views, names=names, axis_name=axis_name)
+    if implementation == "auto":
+        anchors = len(entries.valid)
+        candidates = anchors if axis_name is None else anchors * lax.axis_size(axis_name)
+        candidates += 0 if bank is None else len(bank.valid)
+        implementation = "dense" if anchors * candidates <= DENSE_UNTIL else "streaming"
+    return IMPLEMENTATIONS[implementation](
+        entries,
+        temperature=temperature,
+        views=views,
+        names=names,
+        axis_name=axis_name,
+        bank=bank,
+    )

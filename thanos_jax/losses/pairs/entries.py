@@ -104,3 +104,39 @@ def make_entries(
         unit=normalized,
         given=given,
     )
+
+
+def make_bank_entries(
+    embeddings: jax.Array,
+    labels: jax.Array | None,
+    filled: jax.Array,
+    *,
+    dtype: Any,
+    normalized: bool,
+) -> Entries:
+    """Makes entries of a memory bank: candidates of every anchor, of no image and no view.
+
+    Args:
+      embeddings: float [size, dim]; they have no gradient.
+      labels: integer [size], of the dtype of the batch's, or None: of a class of no image.
+      filled: bool [size].
+      dtype: that of the batch's entries.
+      normalized: whether rows are divided by their length, as the batch's are.
+
+    Returns:
+      Entries with N = size.
+    """
+    given = embeddings.dtype
+    embeddings = lax.stop_gradient(embeddings).astype(dtype)
+    embeddings = jnp.where(filled[:, None], embeddings, 0.0)
+    nowhere = jnp.full(len(filled), -1, jnp.int32)  # images and views are numbered from 0
+    return Entries(
+        embedding=normalize(embeddings) if normalized else embeddings,
+        label=nowhere if labels is None else labels,
+        image=nowhere,
+        view=nowhere,
+        valid=filled,
+        num_views=1,
+        unit=normalized,
+        given=given,
+    )

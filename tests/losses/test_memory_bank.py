@@ -1,0 +1,591 @@
+"""The memory bank: what losses make of it, and that it is a queue."""
+
+import collections
+import dataclasses
+import functools
+import inspect
+import re
+import warnings
+
+import chex
+import hypothesis
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+from jax import lax
+from jax.sharding import AxisType, PartitionSpec
+
+from thanos_jax import losses
+
+MemoryBank = losses.memory_bank.MemoryBank
+ROWS = pytest.mark.parametrize("loss", oracle.LOSSES, ids=repr)
+# Rows that between them hold every term of every loss; where compiling takes long, they stand for
+# the others, which are sums of these.
+FEW = [oracle.BY_NAME[k] for k in ("info_nce", "supcon", "spread_attract")]
+SEVERAL = pytest.mark.parametrize(
+    ("loss", "implementation"),
+    [
+        (loss, implementation)
+        for implementation in oracle.IMPLEMENTATIONS
+        for loss in (oracle.LOSSES if implementation in oracle.EAGER else FEW)
+    ],
+    ids=str,
+)
+SPREAD = oracle.BY_NAME["spread_attract"]
+IMPLEMENTED = pytest.mark.parametrize("implementation", oracle.IMPLEMENTATIONS)
+NEEDS_EIGHT = pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 (host) devices")
+LABELS = np.array([1, 0, 1, 2, 0, 1], np.int32)
+WHERE = np.array([True, True, True, True, False, True])
+DIM = 5
+
+
+def bank_of(labels=(1, 7, 0, 0, 1, 2, 5, 1, 2, -1), filled=None, seed=30, dtype=np.float32):
+    """A bank with a gap, in which there is nothing but harm."""
+    labels = np.array(labels, np.int32)
+    filled = np.arange(len(labels)) % 4 != 2 if filled is None else np.asarray(filled)
+    embeddings = np.random.default_rng(seed).normal(size=(len(labels), DIM))
+    embeddings[~filled] = np.nan
+    position = np.zeros((), np.int32)
+    return MemoryBank(embeddings.astype(dtype), labels, filled, position)
+
+
+def scalars(loss):
+    weights = {name: loss.options[name] for name in ("alpha", "beta") if name in loss.options}
+    return {"temperature": 0.3, **weights}
+
+
+@functools.cache
+def compiled(loss, implementation, views="all", normalize=True):
+    """Values of both reductions, and gradients for embeddings, numbers and the bank's vectors."""
+
+    def value(embeddings, numbers, vectors, bank, labels, where, reduction="mean"):
+        return loss.call(
+            losses, embeddings, labels, where=where, views=views, normalize=normalize,
+            memory_bank=dataclasses.replace(bank, embeddings=vectors),
+            implementation=implementation, reduction=reduction, **numbers,
+        )  # fmt: skip
+
+    def everything(embeddings, numbers, bank, labels, where):
+        arguments = (embeddings, numbers, bank.embeddings, bank, labels, where)
+        mean, gradients = jax.value_and_grad(value, argnums=(0, 1, 2))(*arguments)
+        return {"mean": mean, "none": value(*arguments, reduction="none")}, gradients
+
+    return everything if implementation in oracle.EAGER else jax.jit(everything)
+
+
+def check(loss, implementation, embeddings, bank, labels=LABELS, where=WHERE, *, views="all",
+          normalize=True, relative=1e-5):  # fmt: skip
+    """Values and gradients against the oracle; returns what was computed."""
+    numbers = {name: np.float32(x) for name, x in scalars(loss).items()}
+    everything = compiled(loss, implementation, views, normalize)
+    values, (by_embeddings, by_number, by_bank) = everything(
+        embeddings, numbers, bank, labels, where
+    )
+    expect = functools.partial(
+        loss.expect, labels=labels, where=where, views=views, normalize=normalize, memory_bank=bank
+    )
+    for reduction in ("mean", "none"):
+        expected = expect(embeddings, **numbers, reduction=reduction)
+        np.testing.assert_allclose(values[reduction], expected, rtol=relative, atol=relative / 10)
+    gradients = [(by_embeddings, oracle.differentiate(lambda z: expect(z, **numbers), embeddings))]
+    for name, number in numbers.items():
+        changed = functools.partial(lambda x, name: expect(embeddings, **numbers | {name: x}),
+                                    name=name)  # fmt: skip
+        gradients.append((by_number[name], oracle.differentiate(changed, number)))
+    for have, want in gradients:
+        scale = np.linalg.norm(want) + 0.1
+        np.testing.assert_allclose(
+            np.asarray(have, np.float64), want, rtol=0, atol=2 * relative * scale
+        )
+    assert np.all(np.asarray(by_embeddings)[~where] == 0)
+    assert by_bank.shape == bank.embeddings.shape
+    assert np.all(np.asarray(by_bank) == 0)
+    return values
+
+
+@SEVERAL
+@pytest.mark.parametrize("views", ["all", "cross"])
+def test_against_oracle(loss, implementation, views):
+    check(loss, implementation, oracle.embeddings_like(2, seed=31), bank_of(), views=views)
+
+
+@IMPLEMENTED
+def test_without_normalization(implementation):
+    embeddings = oracle.embeddings_like(2, seed=32)
+    check(SPREAD, implementation, embeddings, bank_of(seed=33), normalize=False, relative=2e-5)
+
+
+@IMPLEMENTED
+def test_positives_in_the_bank_alone(implementation):
+    """One view, all labels different: what counts is an anchor with a class-mate in the bank."""
+    loss = oracle.BY_NAME["attract"]
+    labels = np.array([1, 0, 3, 2, 4, 6, 8, 9, 10, 11, 12, 13], np.int32)
+    embeddings, bank = oracle.embeddings_like(1, seed=34), bank_of()
+    values = check(loss, implementation, embeddings, bank, labels, np.ones(12, bool))
+    in_bank = np.isin(labels, bank.labels[bank.filled])
+    assert np.flatnonzero(in_bank).tolist() == [0, 1, 3]
+    assert np.all((np.asarray(values["none"])[:, 0] != 0) == in_bank)
+
+
+@IMPLEMENTED
+def test_padding_alone(implementation):
+    """Entries of the bank are no anchors: without anchors the loss is 0."""
+    loss, embeddings = oracle.BY_NAME["supcon"], oracle.embeddings_like(2, seed=35)
+    values = check(loss, implementation, embeddings, bank_of(), where=WHERE & False)
+    assert values["mean"] == 0
+
+
+@SEVERAL
+def test_empty_bank_is_no_bank(loss, implementation):
+    embeddings = oracle.embeddings_like(2, seed=36)
+    empty = bank_of(filled=np.zeros(10, bool))
+    values = check(loss, implementation, embeddings, empty)
+    call = functools.partial(loss.call, losses, embeddings, LABELS, where=WHERE, **scalars(loss))
+    for reduction, value in values.items():
+        alone = call(reduction=reduction, implementation="dense")
+        np.testing.assert_allclose(value, alone, rtol=1e-6, atol=1e-6)
+    started = losses.memory_bank.init(size=10, dim=DIM)
+    alone = call(memory_bank=started, implementation="dense")
+    np.testing.assert_allclose(alone, values["mean"], rtol=1e-6)
+
+
+@IMPLEMENTED
+def test_info_nce_knows_no_labels(implementation):
+    """The bank's labels make no difference to it, nor whether it has any."""
+    embeddings, bank = oracle.embeddings_like(2, seed=37), bank_of()
+    call = jax.jit(functools.partial(losses.info_nce, embeddings, implementation=implementation))
+    expected = call(memory_bank=bank)
+    for labels in (None, np.arange(10, dtype=np.int32), np.full(10, -1, np.int32)):
+        other = dataclasses.replace(bank, labels=labels)
+        assert call(memory_bank=other) == expected
+
+
+@pytest.mark.parametrize(
+    ("implementation", "dtype", "kept", "computed"),
+    [
+        ("dense", "float32", "bfloat16", "float32"),
+        ("dense", "float32", "float64", "float32"),
+        ("dense", "float64", "float16", "float64"),
+        ("dense", "bfloat16", "float32", "float32"),
+        ("streaming", "float32", "bfloat16", "float32"),
+        ("streaming", "float64", "float32", "float64"),
+        ("streaming", "bfloat16", "bfloat16", "float32"),
+    ],
+)
+def test_dtypes_of_embeddings(implementation, dtype, kept, computed):
+    """The loss is computed in the embeddings' dtype, from what the bank holds after rounding."""
+    loss = SPREAD
+    bank = bank_of(dtype=jnp.dtype(kept))
+    embeddings = oracle.embeddings_like(2, seed=38, dtype=jnp.dtype(dtype))
+    call = functools.partial(loss.call, losses, implementation=implementation)
+    with jax.enable_x64("float64" in (dtype, kept)):
+        value = jax.jit(lambda z, bank: call(z, LABELS, memory_bank=bank))(embeddings, bank)
+    assert value.dtype == computed
+    expected = loss.expect(embeddings, LABELS, memory_bank=bank)
+    np.testing.assert_allclose(value, expected, rtol=1e-5 if computed == "float32" else 1e-10)
+
+
+BELOW, ABOVE = np.iinfo(np.int32).min, np.iinfo(np.int32).max
+
+
+LABEL_DTYPES = [
+    (False, (0, 1, 255, 127, 2, 1), "uint8", (0, 255, -1, 127, 1, 9), "int32"),
+    (False, (0, 1, -1, 127, 2, -128), "int8", (0, 255, 128, 127, 1, 9), "uint8"),
+    (False, (BELOW, ABOVE, -1, 0, 1, 7), "int32", (-1, 7, 100, -100, 0, 1), "int8"),
+    (False, (0, 1, 2**32 - 1, 5, 2, 1), "uint32", (0, 2**32 - 1, 7, 2, 1, 9), "uint32"),
+    (True, (0, 1, 2**32 - 1, 5, 2, 1), "uint32", (0, -1, 7, 2, 1, 9), "int32"),
+    (True, (0, 1, 2**32, 5 - 2**32, 2, 1), "int64", (0, 5, 7, 2, 1, 9), "int32"),
+    (True, (0, 1, -1, BELOW, ABOVE, 1), "int32", (2**32, 2**32 - 1, 0, 1, ABOVE, 9), "int64"),
+]
+
+
+@pytest.mark.parametrize(
+    ("implementation", "x64", "labels", "dtype", "theirs", "kept"),
+    [
+        *[("dense", *row) for row in LABEL_DTYPES],
+        *[("streaming", *LABEL_DTYPES[i]) for i in (1, 3)],
+    ],
+)
+def test_dtypes_of_labels(implementation, x64, labels, dtype, theirs, kept):
+    """Numbers are compared, not their bits."""
+    loss = oracle.BY_NAME["supcon"]
+    labels, theirs = np.array(labels, dtype), np.array(theirs, kept)
+    bank = dataclasses.replace(bank_of(range(6), filled=np.ones(6, bool)), labels=theirs)
+    keywords = {"memory_bank": bank, "reduction": "none"}
+    embeddings = oracle.embeddings_like(2, seed=39)
+    with jax.enable_x64(x64):
+        value = loss.call(losses, embeddings, labels, implementation=implementation, **keywords)
+    expected = loss.expect(embeddings, labels, **keywords)
+    np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_dtypes_of_labels_that_cannot_be_compared():
+    """In 32 bits, 2^32 - 1 and -1 are the same; better no loss than that."""
+    bank = bank_of()
+    embeddings = oracle.embeddings_like(2, seed=40)
+    unsigned = LABELS.astype(np.uint32)
+    with pytest.raises(TypeError, match=r"labels.*int32 of memory_bank\.labels.*uint32\[6\]"):
+        losses.supcon(embeddings, unsigned, memory_bank=bank)
+    # Renamed to their ranks, as without a bank, they would meet the wrong ones.
+    far = LABELS.astype(np.int64) + 2**40
+    assert np.isfinite(losses.supcon(embeddings, far))
+    with pytest.raises(ValueError, match=r"labels.*int32.*int64\[6\] from 1099511627776"):
+        losses.supcon(embeddings, far, memory_bank=bank)
+    wide = dataclasses.replace(bank, labels=bank.labels.astype(np.int64))
+    with jax.enable_x64(True), pytest.raises(TypeError, match=r"labels.*int64.*uint64\[6\]"):
+        losses.supcon(embeddings, LABELS.astype(np.uint64), memory_bank=wide)
+
+
+@IMPLEMENTED
+def test_vmap(implementation):
+    """A bank each, under jit, and one bank for all."""
+    loss = SPREAD
+    banks = [bank_of(seed=seed, filled=np.arange(10) % 3 != seed % 3) for seed in (41, 42)]
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *banks)
+    embeddings = np.stack([oracle.embeddings_like(2, seed=seed) for seed in (43, 44)])
+    call = functools.partial(loss.call, losses, implementation=implementation)
+
+    def value(embeddings, bank):
+        return call(embeddings, LABELS, memory_bank=bank)
+
+    computed = jax.jit(jax.vmap(value))(embeddings, stacked)
+    expected = [loss.expect(embeddings[i], LABELS, memory_bank=banks[i]) for i in range(2)]
+    np.testing.assert_allclose(computed, expected, rtol=1e-5)
+    computed = jax.jit(jax.vmap(value, in_axes=(0, None)))(embeddings, banks[0])
+    expected = [loss.expect(embeddings[i], LABELS, memory_bank=banks[0]) for i in range(2)]
+    np.testing.assert_allclose(computed, expected, rtol=1e-5)
+
+
+# On many devices.
+
+
+def mapped(way, function, num_whole, num_split, whole_out=True):
+    """A function of whole arguments, then of arguments split over 8 devices, on global arrays.
+
+    Its results are the same on every device (whole_out), or split like the batch.
+    """
+    if way in ("pmap", "vmap"):
+        axes = (None,) * num_whole + (0,) * num_split
+        several = functools.partial(jax.pmap if way == "pmap" else jax.vmap, axis_name="data")
+        over = jax.jit(several(function, in_axes=axes, out_axes=0))
+
+        def call(*arguments):
+            whole, shards = arguments[:num_whole], arguments[num_whole:]
+            shards = jax.tree.map(lambda x: x.reshape(8, -1, *x.shape[1:]), shards)
+            results = over(*whole, *shards)
+            for leaf in jax.tree.leaves(results) if whole_out else ():
+                assert np.array_equal(leaf, np.stack([leaf[0]] * 8))
+            return jax.tree.map(lambda x: x[0], results) if whole_out else results
+
+        return call
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    everywhere, split = PartitionSpec(), PartitionSpec("data")
+    return jax.jit(
+        jax.shard_map(
+            function, mesh=mesh, in_specs=(everywhere,) * num_whole + (split,) * num_split,
+            out_specs=everywhere if whole_out else split, check_vma=way == "shard_map",
+        )
+    )  # fmt: skip
+
+
+def sharded_batch(seed=50):
+    embeddings = oracle.embeddings_like(2, batch=16, seed=seed)
+    labels = np.array([0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1, 2, 3, 0, 1, -5], np.int32)
+    return embeddings, labels, np.arange(16) % 5 != 1
+
+
+@NEEDS_EIGHT
+@pytest.mark.parametrize(("name", "implementation", "way", "views"), [
+    *[("spread_attract", i, "shard_map", "all") for i in oracle.SHARDED],
+    ("supcon", "dense", "pmap", "all"),
+    ("supcon", "streaming_gather", "pmap", "cross"),
+    ("supcon", "streaming_ring", "shard_map_unchecked", "cross"),
+    ("info_nce", "dense", "shard_map_unchecked", "cross"),
+    ("info_nce", "dense", "vmap", "all"),
+])  # fmt: skip
+def test_losses_on_eight_devices(name, implementation, way, views):
+    """The recipe of test_sharding.py, with the bank whole on every device."""
+    loss, bank = oracle.BY_NAME[name], bank_of()
+    params = {"encoder": np.eye(DIM, dtype=np.float32), "temperature": np.float32(0.4)}
+
+    def value(params, bank, embeddings, labels, where, axis_name, implementation):
+        return loss.call(
+            losses, jnp.einsum("bvf,fd->bvd", embeddings, params["encoder"]), labels, where=where,
+            temperature=params["temperature"], memory_bank=bank, axis_name=axis_name, views=views,
+            implementation=implementation,
+        )  # fmt: skip
+
+    def local(*arguments):
+        function = functools.partial(value, axis_name="data", implementation=implementation)
+        result, gradients = jax.value_and_grad(function)(*arguments)
+        return result, lax.pmean(gradients, "data")
+
+    arrays = sharded_batch()
+    computed = mapped(way, local, 2, 3)(params, bank, *arrays)
+    alone = functools.partial(value, axis_name=None, implementation="dense")
+    expected = jax.jit(jax.value_and_grad(alone))(params, bank, *arrays)
+    to_numpy = functools.partial(jax.tree.map, np.asarray)
+    chex.assert_trees_all_close(to_numpy(computed), to_numpy(expected), rtol=1e-5, atol=1e-6)
+    embeddings, labels, where = arrays
+    from_oracle = loss.expect(
+        embeddings, labels, where=where, views=views, memory_bank=bank, temperature=0.4
+    )
+    np.testing.assert_allclose(expected[0], from_oracle, rtol=1e-5)
+
+
+@NEEDS_EIGHT
+@pytest.mark.parametrize(("way", "size", "dtype"), [
+    ("shard_map", 7, "bfloat16"), ("shard_map", 40, "float32"), ("pmap", 40, "bfloat16"),
+    ("shard_map_unchecked", 40, "float16"), ("vmap", 7, "float32"),
+])  # fmt: skip
+def test_push_on_eight_devices(way, size, dtype):
+    """Every device has the bank that one device would have, bit for bit, after each of two."""
+    bank = losses.memory_bank.init(size, DIM, dtype=dtype, label_dtype=jnp.int16)
+    push = functools.partial(losses.memory_bank.push, axis_name="data")
+
+    def step(bank, embeddings, labels, where):
+        return push(bank, embeddings, labels, where=where)
+
+    together = mapped(way, step, 1, 3)
+    expected = bank
+    for seed in (51, 52):
+        embeddings, labels, where = sharded_batch(seed)
+        labels = labels.astype(np.int16)
+        bank = together(bank, embeddings, labels, where)
+        expected = losses.memory_bank.push(expected, embeddings, labels, where=where)
+        chex.assert_trees_all_equal(*(jax.tree.map(np.asarray, x) for x in (bank, expected)))
+    assert np.sum(bank.filled) == min(size, 2 * 2 * 13)
+
+
+@NEEDS_EIGHT
+def test_push_over_two_axes():
+    mesh = jax.make_mesh((2, 4), ("replica", "data"), axis_types=(AxisType.Auto,) * 2)
+    axes = ("replica", "data")
+    embeddings, labels, _ = sharded_batch(53)
+    together = jax.shard_map(
+        lambda *arguments: losses.memory_bank.push(*arguments, axis_name=axes),
+        mesh=mesh, in_specs=(PartitionSpec(), PartitionSpec(axes), PartitionSpec(axes)),
+        out_specs=PartitionSpec(),
+    )  # fmt: skip
+    bank = losses.memory_bank.init(20, DIM)
+    expected = losses.memory_bank.push(bank, embeddings, labels)
+    bank = jax.jit(together)(bank, embeddings, labels)
+    chex.assert_trees_all_equal(*(jax.tree.map(np.asarray, x) for x in (bank, expected)))
+
+
+# The queue.
+
+
+def contents(bank):
+    """What is in the bank, oldest first, each as (first number of the vector, label)."""
+    size, position = len(bank.filled), int(bank.position)
+    assert 0 <= position < size
+    order = [(position + i) % size for i in range(size)]
+    return [
+        (float(bank.embeddings[i, 0]), int(bank.labels[i])) for i in order if bool(bank.filled[i])
+    ]
+
+
+@functools.cache
+def pushing():
+    return jax.jit(losses.memory_bank.push)
+
+
+@hypothesis.settings(max_examples=60, deadline=None)
+@hypothesis.given(
+    size=st.sampled_from([1, 3, 8]),
+    pushes=st.lists(
+        st.tuples(st.sampled_from([(1, 1), (2, 2), (5, 1), (5, 2)]), st.integers(0, 31)), max_size=6
+    ),
+)
+def test_push_is_a_deque(size, pushes):
+    """Batches smaller and larger than the bank, with any padding, against Python's own queue."""
+    bank, queue = losses.memory_bank.init(size, 2), collections.deque(maxlen=size)
+    number = 0
+    for (batch, views), bits in pushes:
+        where = np.array([bool(bits >> i & 1) for i in range(batch)])
+        new = np.arange(number, number + batch * views, dtype=np.float32).reshape(batch, views)
+        number += batch * views
+        labels = np.arange(batch, dtype=np.int32) - number
+        embeddings = np.stack([new, np.ones_like(new)], axis=-1)
+        embeddings[~where] = np.nan
+        bank = pushing()(bank, embeddings, labels, where=where)
+        for image in np.flatnonzero(where):
+            queue.extend((float(value), int(labels[image])) for value in new[image])
+        assert contents(bank) == list(queue)
+        assert np.all(np.isfinite(bank.embeddings))
+
+
+def test_push_without_views_or_padding():
+    bank = losses.memory_bank.init(4, 2)
+    vectors = np.array([[1, 0], [2, 0], [3, 0]], np.float32)
+    bank = losses.memory_bank.push(bank, vectors, [5, 6, 7])
+    assert contents(bank) == [(1, 5), (2, 6), (3, 7)]
+    bank = losses.memory_bank.push(bank, vectors[:, None], np.array([8, 9, 8], np.uint8))
+    assert contents(bank) == [(3, 7), (1, 8), (2, 9), (3, 8)]
+
+
+def test_a_step_of_training():
+    """Loss, then push, over and over in one compiled loop; the bank is what its queue says."""
+    batches = np.stack([oracle.embeddings_like(2, seed=seed) for seed in (60, 61, 62)])
+    loss = oracle.BY_NAME["supcon"]
+
+    def step(bank, embeddings):
+        value = losses.supcon(embeddings, LABELS, memory_bank=bank)
+        return losses.memory_bank.push(bank, embeddings, LABELS), value
+
+    bank, values = jax.jit(lambda: lax.scan(step, losses.memory_bank.init(16, DIM), batches))()
+    before = np.concatenate(batches[:2]).reshape(-1, DIM)[-16:]
+    labels = np.tile(np.repeat(LABELS, 2), 2)[-16:]
+    remembered = MemoryBank(before, labels, np.ones(16, bool), np.int32(0))
+    np.testing.assert_allclose(values[0], loss.expect(batches[0], LABELS), rtol=1e-5)
+    expected = loss.expect(batches[2], LABELS, memory_bank=remembered)
+    np.testing.assert_allclose(values[2], expected, rtol=1e-5)
+    assert len(contents(bank)) == 16
+
+
+def test_no_gradient_through_push():
+    def value(embeddings):
+        bank = losses.memory_bank.push(losses.memory_bank.init(4, 2), embeddings, [1, 2])
+        return jnp.sum(bank.embeddings)
+
+    assert np.all(jax.grad(value)(np.ones((2, 2), np.float32)) == 0)
+
+
+def test_donated_bank_is_changed_in_place():
+    push = jax.jit(losses.memory_bank.push, donate_argnums=0)
+    bank = losses.memory_bank.init(1000, 8)
+    arguments = (np.ones((3, 2, 8), np.float32), np.zeros(3, np.int32))
+    kept = sum(leaf.nbytes for leaf in jax.tree.leaves(bank))
+    compiled = push.lower(bank, *arguments).compile()
+    assert compiled.memory_analysis().alias_size_in_bytes == kept
+    assert compiled.memory_analysis().temp_size_in_bytes < kept / 4
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # jax warns of donated buffers that it cannot use
+        after = push(bank, *arguments)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(bank))
+    assert np.sum(after.filled) == 6
+
+
+def test_init():
+    bank = losses.memory_bank.init(3, 2)
+    chex.assert_shape([bank.embeddings, bank.labels, bank.filled], [(3, 2), (3,), (3,)])
+    assert [leaf.dtype.name for leaf in jax.tree.leaves(bank)] == [
+        "float32", "int32", "bool", "int32",
+    ]  # fmt: skip
+    assert not np.any(bank.filled)
+    with jax.enable_x64(True):
+        wide = losses.memory_bank.init(3, 2, dtype=jnp.float64)
+        assert (wide.embeddings.dtype, wide.labels.dtype) == (jnp.float64, jnp.int64)
+    narrow = losses.memory_bank.init(3, 2, dtype="bfloat16", label_dtype=jnp.uint8)
+    assert (narrow.embeddings.dtype, narrow.labels.dtype) == (jnp.bfloat16, jnp.uint8)
+    assert losses.memory_bank.init(3, 2, label_dtype=None).labels is None
+
+
+def test_bank_without_labels():
+    bank = losses.memory_bank.init(4, DIM, label_dtype=None)
+    embeddings = oracle.embeddings_like(2, seed=63)
+    bank = jax.jit(losses.memory_bank.push)(bank, embeddings[:2])
+    assert bank.labels is None
+    value = losses.info_nce(embeddings, memory_bank=bank)
+    expected = oracle.BY_NAME["info_nce"].expect(embeddings, None, memory_bank=bank)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+
+
+# What is refused.
+
+
+@ROWS
+def test_banks_that_losses_refuse(loss):
+    embeddings, bank = oracle.embeddings_like(2, seed=64), bank_of()
+    replace = functools.partial(dataclasses.replace, bank)
+    bad = [
+        (losses.memory_bank, TypeError, "MemoryBank.*init.*module"),
+        (bank.embeddings, TypeError, r"MemoryBank.*init.*float32\[10, 5\]"),
+        (replace(embeddings=np.ones((10, 5), np.int32)), TypeError, r"embeddings.*int32\[10, 5\]"),
+        (jax.tree.map(lambda x: np.stack([x, x]), bank), ValueError, r"embeddings.*\[2, 10, 5\]"),
+        (replace(filled=bank.filled[:4]), ValueError, r"filled.*\[10\].*bool\[4\]"),
+        (replace(filled=bank.labels), ValueError, r"filled.*bool.*int32\[10\]"),
+        (replace(position=bank.labels), ValueError, r"position.*int32\[10\]"),
+        (replace(labels=bank.labels[:4]), ValueError, r"labels.*\[10\].*int32\[4\]"),
+        (replace(labels=bank.filled), TypeError, r"labels.*bool\[10\]"),
+        (replace(embeddings=bank.embeddings[:, :4]), ValueError, r"5.*\[10, 4\]"),
+    ]
+    if loss.labels:
+        bad.append((replace(labels=None), TypeError, "with labels.*without"))
+    for value, error, words in bad:
+        with pytest.raises(error, match=f"^memory_bank.*{words}"):
+            loss.call(losses, embeddings, LABELS, memory_bank=value)
+    with pytest.raises(ValueError, match=r"^memory_bank.*5.*\[10, 4\]"):  # nor when traced
+        jax.jit(lambda bank: loss.call(losses, embeddings, LABELS, memory_bank=bank))(
+            replace(embeddings=bank.embeddings[:, :4])
+        )
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"bank": losses.memory_bank}, TypeError, "^bank.*MemoryBank.*module"),
+        ({"embeddings": np.ones((2, 4), np.float32)}, ValueError, r"^bank.*4.*\[10, 5\]"),
+        ({"embeddings": np.ones((2, 5), np.int32)}, TypeError, r"^embeddings.*int32\[2, 5\]"),
+        ({"embeddings": np.ones(5, np.float32)}, ValueError, r"^embeddings.*\[5\]"),
+        ({"labels": np.ones(3, np.int32)}, ValueError, r"^labels.*\[2\].*int32\[3\]"),
+        ({"labels": np.ones(2, np.float32)}, TypeError, r"^labels.*float32\[2\]"),
+        ({"labels": None}, TypeError, "^labels.*bank has them.*None"),
+        ({"labels": np.ones(2, np.uint32)}, TypeError, r"^labels.*int32.*uint32.*label_dtype"),
+        ({"labels": np.array([1, 2**40])}, ValueError, r"^labels.*int32.*1099511627776"),
+        ({"where": np.ones(3, bool)}, ValueError, r"^where.*\[2\].*bool\[3\]"),
+        ({"where": np.ones(2, np.int32)}, TypeError, r"^where.*int32\[2\]"),
+    ],
+)
+def test_pushes_that_are_refused(change, error, words):
+    arguments = {
+        "bank": bank_of(), "embeddings": np.ones((2, 5), np.float32),
+        "labels": np.zeros(2, np.int32), "where": None,
+    }  # fmt: skip
+    with pytest.raises(error, match=words):
+        losses.memory_bank.push(**arguments | change)
+
+
+def test_labels_for_a_bank_without():
+    bank = losses.memory_bank.init(4, DIM, label_dtype=None)
+    with pytest.raises(TypeError, match=r"^labels.*None.*int32\[2\]"):
+        losses.memory_bank.push(bank, np.ones((2, DIM), np.float32), np.zeros(2, np.int32))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ({"size": 0}, ValueError, "^size.*positive.*0"),
+        ({"dim": -1}, ValueError, "^dim.*positive.*-1"),
+        ({"size": 2.5}, TypeError, "^size.*2.5"),
+        ({"dim": True}, TypeError, "^dim.*True"),
+        ({"dtype": jnp.int32}, TypeError, "^dtype.*int32"),
+        ({"label_dtype": jnp.float32}, TypeError, "^label_dtype.*float32"),
+        ({"label_dtype": bool}, TypeError, "^label_dtype.*bool"),
+    ],
+)
+def test_banks_that_cannot_be_made(arguments, error, words):
+    with pytest.raises(error, match=words):
+        losses.memory_bank.init(**{"size": 4, "dim": 2} | arguments)
+
+
+def test_signatures():
+    """Names, order and defaults that callers rely on."""
+    parameters = inspect.signature(losses.memory_bank.init).parameters.values()
+    assert [(p.name, p.default) for p in parameters if p.kind != p.KEYWORD_ONLY] == [
+        ("size", inspect.Parameter.empty), ("dim", inspect.Parameter.empty),
+    ]  # fmt: skip
+    assert {p.name: p.default for p in parameters if p.kind == p.KEYWORD_ONLY} == {
+        "dtype": jnp.float32, "label_dtype": int,
+    }  # fmt: skip
+    parameters = inspect.signature(losses.memory_bank.push).parameters.values()
+    positional = [p.name for p in parameters if p.kind != p.KEYWORD_ONLY]
+    assert positional == ["bank", "embeddings", "labels"]
+    assert {p.name: p.default for p in parameters if p.kind == p.KEYWORD_ONLY} == {
+        "where": None, "axis_name": None,
+    }  # fmt: skip
+    assert re.search("memory_bank", losses.__doc__)

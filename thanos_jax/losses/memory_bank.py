@@ -1,0 +1,279 @@
+"""A memory bank: embeddings of earlier batches as further candidates of a contrastive loss.
+
+    from thanos_jax import losses
+
+    bank = losses.memory_bank.init(size=4096, dim=128)
+    loss = losses.supcon(embeddings, labels, memory_bank=bank)
+    bank = losses.memory_bank.push(bank, embeddings, labels)  # after the loss
+
+A bank is a queue of fixed size: what is pushed replaces what has been there longest. Every entry in
+it is a candidate of every anchor, with views="cross" too; a positive where its label is the
+anchor's, and for `losses.info_nce`, which knows no labels, always a negative. Entries are no
+anchors and get no gradient. A batch belongs into the bank after its loss: before, each embedding
+would be its own candidate.
+
+What to push is the method's choice: the embeddings themselves (Wang et al.), or those of a slowly
+moving copy of the encoder (He et al.), which Khosla et al. try for the supervised loss.
+
+Everything here is a pure function and works under `jax.jit`; donate the bank, and it is changed in
+place: `jax.jit(losses.memory_bank.push, donate_argnums=0)`. Inside `jax.pmap` or `jax.shard_map`
+the bank is whole on every device; `push` with an axis name keeps it the same everywhere.
+
+References:
+  He et al., Momentum Contrast for Unsupervised Visual Representation Learning, CVPR 2020,
+  https://arxiv.org/abs/1911.05722; Wang et al., Cross-Batch Memory for Embedding Learning, CVPR
+  2020, https://arxiv.org/abs/1912.06798; Khosla et al., Supervised Contrastive Learning, NeurIPS
+  2020, https://arxiv.org/abs/2004.11362
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from thanos_jax.losses import checks
+from thanos_jax.losses.pairs.entries import (
+    AxisName,
+    Entries,
+    compute_dtype,
+    make_bank_entries,
+)
+
+__all__ = ["MemoryBank", "init", "push"]
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=("embeddings", "labels", "filled", "position"),
+    meta_fields=(),
+)
+@dataclasses.dataclass(frozen=True)
+class MemoryBank:
+    """A queue of embeddings; a pytree. Made by `init`.
+
+    Attributes:
+      embeddings: float [size, dim], as they were pushed, not normalized.
+      labels: integer [size], or None for a bank without labels.
+      filled: bool [size], whether there is an entry.
+      position: int32 [], where the next entry goes.
+    """
+
+    embeddings: jax.Array
+    labels: jax.Array | None
+    filled: jax.Array
+    position: jax.Array
+
+
+def init(size: int, dim: int, *, dtype: Any = jnp.float32, label_dtype: Any = int) -> MemoryBank:
+    """Makes an empty bank.
+
+    Args:
+      size: how many entries it holds; with several views of an image, each is one.
+      dim: length of an embedding.
+      dtype: floating dtype in which embeddings are kept. A loss computes in that of its embeddings,
+        whatever the bank's.
+      label_dtype: integer dtype of the labels. `int` is jax's own: int32, or int64 with x64 on.
+        None: a bank without labels, for `losses.info_nce`.
+
+    Returns:
+      A MemoryBank without entries; to a loss, no bank at all.
+
+    Raises:
+      TypeError: a size or dim that is no integer, or a wrong dtype.
+      ValueError: a size or dim that is not positive.
+    """
+    for name, value in (("size", size), ("dim", dim)):
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise TypeError(f"{name}: expected an integer, got {checks.describe(value)}")
+        if value < 1:
+            raise ValueError(f"{name}: expected a positive integer, got {value}")
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"dtype: expected a floating point dtype, got {dtype!r}")
+    if label_dtype is not None and not jnp.issubdtype(label_dtype, jnp.integer):
+        raise TypeError(f"label_dtype: expected an integer dtype or None, got {label_dtype!r}")
+    return MemoryBank(
+        embeddings=jnp.zeros((size, dim), dtype),
+        labels=None if label_dtype is None else jnp.zeros(size, label_dtype),
+        filled=jnp.zeros(size, bool),
+        position=jnp.zeros((), jnp.int32),
+    )
+
+
+def push(
+    bank: MemoryBank,
+    embeddings: Any,
+    labels: Any = None,
+    *,
+    where: Any = None,
+    axis_name: AxisName | None = None,
+) -> MemoryBank:
+    """Puts a batch into the bank, in place of the entries that have been there longest.
+
+    Of more entries than the bank holds, the last are kept.
+
+    Args:
+      bank: the same on every device.
+      embeddings: float [batch, views, dim] or [batch, dim]; every view becomes an entry.
+      labels: integer [batch]; None for a bank without labels.
+      where: bool [batch]; False is padding and is not put in. None: every row is.
+      axis_name: inside `jax.pmap`, `jax.shard_map` or `jax.vmap`, the axis over which the batch is
+        sharded; every device then puts in the whole batch, in the order of devices.
+
+    Returns:
+      The bank afterwards. No gradient flows through it. Embeddings that are not finite are put in
+      like others, and make losses not finite for as long as they stay.
+
+    Raises:
+      TypeError: no MemoryBank, an argument of the wrong dtype, labels missing or one too many.
+      ValueError: a wrong shape, or labels that the bank's dtype may not hold.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from thanos_jax import losses
+      >>> bank = losses.memory_bank.init(size=3, dim=2)
+      >>> bank = losses.memory_bank.push(bank, jnp.ones((2, 2)), jnp.array([7, 8]))
+      >>> bank.labels.tolist(), bank.filled.tolist()
+      ([7, 8, 0], [True, True, False])
+      >>> bank = losses.memory_bank.push(bank, jnp.ones((2, 2)), jnp.array([9, 10]))
+      >>> bank.labels.tolist()
+      [10, 8, 9]
+    """
+    embeddings = lax.stop_gradient(checks.embeddings(embeddings))
+    batch, views, dim = embeddings.shape
+    bank = _checked("bank", bank, dim)
+    new = {
+        "embeddings": embeddings.reshape(batch * views, -1).astype(bank.embeddings.dtype),
+        "filled": jnp.repeat(checks.where(where, batch), views),
+    }
+    if (labels is None) != (bank.labels is None):
+        expected = (
+            "labels, as the bank has them" if labels is None else "None, as the bank has none"
+        )
+        raise TypeError(f"labels: expected {expected}, got {checks.describe(labels)}")
+    if bank.labels is not None:
+        new["labels"] = jnp.repeat(_fitting(labels, batch, bank.labels.dtype), views)
+    if axis_name is not None:
+        new = {name: _gather(array, axis_name) for name, array in new.items()}
+
+    size, number = len(bank.filled), len(new["filled"])
+    rank = jnp.cumsum(new["filled"], dtype=jnp.int32)  # 1, 2, ... of what is put in
+    count = rank[-1]
+    kept = new["filled"] & (rank > count - size)
+    # What is not kept goes to places beyond the bank, each to another, and is dropped there.
+    beyond = size + jnp.arange(number, dtype=jnp.int32)
+    place = jnp.where(kept, (bank.position + rank - 1) % size, beyond)
+
+    def put(name: str) -> jax.Array:
+        there = getattr(bank, name).at[place]
+        return there.set(new[name], mode="drop", unique_indices=True)
+
+    return MemoryBank(
+        embeddings=put("embeddings"),
+        labels=None if bank.labels is None else put("labels"),
+        filled=put("filled"),
+        position=(bank.position + count) % size,
+    )
+
+
+def candidates(
+    bank: Any, embeddings: jax.Array, labels: jax.Array | None, *, normalized: bool
+) -> tuple[jax.Array | None, Entries]:
+    """The bank as a loss meets it; `bank` is the argument `memory_bank` of the caller.
+
+    Args:
+      bank: a MemoryBank of the embeddings' dim.
+      embeddings: float [batch, views, dim].
+      labels: integer [batch], not renamed, or None: every image is a class of its own.
+      normalized: whether rows are divided by their length.
+
+    Returns:
+      The labels, in a dtype in which they can be compared with the bank's, and the bank's entries.
+
+    Raises:
+      TypeError: no MemoryBank, or one without labels, or with labels of a dtype that cannot be
+        compared with that of `labels`.
+      ValueError: another dim than the embeddings'.
+    """
+    bank = _checked("memory_bank", bank, embeddings.shape[-1])
+    theirs = None
+    if labels is not None:
+        if bank.labels is None:
+            raise TypeError("memory_bank: expected one with labels for this loss, got one without")
+        labels, theirs = checks.comparable(labels, bank.labels, "memory_bank.labels")
+    entries = make_bank_entries(
+        bank.embeddings,
+        theirs,
+        bank.filled,
+        dtype=compute_dtype(embeddings),
+        normalized=normalized,
+    )
+    return labels, entries
+
+
+def _checked(name: str, value: Any, dim: int) -> MemoryBank:
+    """Returns a MemoryBank of that dim whose arrays are jax's and fit together."""
+    if not isinstance(value, MemoryBank):
+        raise TypeError(
+            f"{name}: expected a MemoryBank, made by losses.memory_bank.init, "
+            f"got {checks.describe(value)}"
+        )
+    checks.floating(f"{name}.embeddings", value.embeddings)
+    shape = value.embeddings.shape
+    if len(shape) != 2 or 0 in shape:
+        raise ValueError(
+            f"{name}.embeddings: expected a non-empty array [size, dim], "
+            f"got {checks.describe(value.embeddings)}"
+        )
+    size = shape[0]
+    for field, expected, kind in (("filled", (size,), jnp.bool_), ("position", (), jnp.int32)):
+        array = getattr(value, field)
+        if getattr(array, "shape", None) != expected or array.dtype != kind:
+            raise ValueError(
+                f"{name}.{field}: expected {jnp.dtype(kind)}{list(expected)} for embeddings "
+                f"{list(shape)}, got {checks.describe(array)}"
+            )
+    labels = value.labels
+    if labels is not None:
+        labels = checks.labels(labels, size, name=f"{name}.labels", rename=False)
+    if shape[1] != dim:
+        raise ValueError(
+            f"{name}: expected entries of the length of the embeddings, {dim}, got {list(shape)}"
+        )
+    return MemoryBank(
+        embeddings=jnp.asarray(value.embeddings),
+        labels=labels,
+        filled=jnp.asarray(value.filled),
+        position=jnp.asarray(value.position),
+    )
+
+
+def _fitting(labels: Any, batch: int, dtype: Any) -> jax.Array:
+    """Returns the labels in the bank's dtype, if it holds all values of theirs."""
+    checked = checks.labels(labels, batch, rename=False)
+    if not np.can_cast(checked.dtype, dtype, "safe"):
+        raise TypeError(
+            f"labels: expected a dtype whose values all fit the bank's {dtype}, "
+            f"got {checks.describe(checked)}; losses.memory_bank.init takes a label_dtype"
+        )
+    return checked.astype(dtype)
+
+
+def _gather(array: jax.Array, axis_name: AxisName) -> jax.Array:
+    """Collects the rows of all devices, in their order.
+
+    A sum in which each device has its rows where the others have zeros, and not `lax.all_gather`:
+    shard_map then knows that the result is the same on every device.
+    """
+    rows = len(array)
+    shape = (lax.axis_size(axis_name) * rows, *array.shape[1:])
+    summed = jnp.int32 if array.dtype == bool else array.dtype
+    mine = lax.dynamic_update_slice_in_dim(
+        jnp.zeros(shape, summed), array.astype(summed), lax.axis_index(axis_name) * rows, axis=0
+    )
+    return lax.psum(mine, axis_name).astype(array.dtype)
