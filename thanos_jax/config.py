@@ -15,6 +15,7 @@ from typing import Any
 import ml_collections
 
 from thanos_jax.errors import UserError
+from thanos_jax.losses import pairs
 from thanos_jax.train.objective import METHODS
 
 
@@ -140,7 +141,7 @@ FIELDS: dict[str, Field] = {
     "loss.beta": _number(0.5, "weight of SupCon in the joint loss", 0, 1),
     "loss.denominator": _one_of("all", "SupCon's denominator", ("all", "one_positive")),
     "loss.views": _one_of("all", "an anchor's candidates", ("all", "cross")),
-    "loss.implementation": _one_of("auto", "how pairs are computed", ("auto", "dense")),
+    "loss.implementation": _one_of("auto", "how pairs are computed", pairs.OPTIONS),
     "loss.contrastive_weight": _number(1.0, "weight of the contrastive loss", 0, _HUGE),
     "loss.cross_entropy_weight": _number(1.0, "weight of the coarse cross-entropy", 0, _HUGE),
     "loss.reconstruction_weight": _number(
@@ -148,6 +149,13 @@ FIELDS: dict[str, Field] = {
     ),
     # Training
     "train.batch_size": _number(128, "images in a step, over all devices", 1, 2**31 - 1),
+    "train.micro_batch_size": _number(
+        0,
+        "images encoded at a time, over all devices, for batches larger than memory; a divisor of "
+        "train.batch_size and a multiple of the devices; 0: the whole batch at once",
+        0,
+        2**31 - 1,
+    ),
     "train.epochs": _number(600.0, "passes over the training set", 0, _HUGE, open_low=True),
     "train.max_steps": _number(
         0, "stops the run, schedule included, at this step; 0: no limit", 0, _HUGE
@@ -245,6 +253,12 @@ def check(config: ml_collections.ConfigDict) -> None:
     width, heads = values["model.vit.width"], values["model.vit.heads"]
     if width % heads:
         raise ConfigError(f"config.model.vit.heads: expected a divisor of {width}, got {heads}")
+    batch, micro = values["train.batch_size"], values["train.micro_batch_size"]
+    if micro and batch % micro:
+        raise ConfigError(
+            "config.train.micro_batch_size: expected 0 or a divisor of train.batch_size = "
+            f"{batch}, got {micro}"
+        )
 
 
 def _nearest(word: str, known: Sequence[str] | Mapping[str, Any]) -> str:

@@ -1,15 +1,21 @@
 """The update: the same on any number of devices, and none for a gradient that is not finite."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import AxisType
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from thanos_jax import config as schema
 from thanos_jax import run, sharding
+from thanos_jax.data import augment
 from thanos_jax.data.sources import load
+from thanos_jax.train import objective
+from thanos_jax.train.step import INPUTS, NUM_VIEWS, make_step
 
 
 @pytest.fixture(scope="module")
@@ -17,8 +23,9 @@ def dataset():
     return load(schema.default().data)
 
 
-def _config(method="thanos", encoder="mlp", arrangement="separate"):
+def _config(method="thanos", encoder="mlp", arrangement="separate", micro_batch_size=0):
     config = schema.default()
+    config.train.micro_batch_size = micro_batch_size
     config.method = method
     config.model.encoder = encoder
     config.model.arrangement = arrangement
@@ -57,10 +64,17 @@ def _train(config, dataset, devices, count):
 # Without the convolutional decoder: its gradient is rounded differently at every kink of its ReLUs,
 # by as much as 1e-3, on one device too if the batch is merely put in another order.
 @pytest.mark.parametrize(
-    ("encoder", "method"), [("mlp", "thanos"), ("vit", "spread"), ("resnet18", "supcon")]
+    ("encoder", "method", "micro_batch_size"),
+    [
+        ("mlp", "thanos", 0),
+        ("vit", "spread", 0),
+        ("resnet18", "supcon", 0),
+        ("mlp", "thanos", 8),
+        ("vit", "spread", 16),
+    ],
 )
-def test_eight_devices_do_what_one_does(dataset, encoder, method):
-    config = _config(method, encoder)
+def test_eight_devices_do_what_one_does(dataset, encoder, method, micro_batch_size):
+    config = _config(method, encoder, micro_batch_size=micro_batch_size)
     state_one, (one,) = _train(config, dataset, 1, 1)
     state_eight, (eight,) = _train(config, dataset, 8, 1)
     for name in one:
@@ -96,9 +110,10 @@ def test_the_seed_matters(dataset):
     assert losses[0] != losses[1]
 
 
-def test_a_gradient_that_is_not_finite_changes_nothing(dataset):
+@pytest.mark.parametrize("micro_batch_size", [0, 8])
+def test_a_gradient_that_is_not_finite_changes_nothing(dataset, micro_batch_size):
     mesh = _mesh(1)
-    parts = run.build(_config(), dataset, mesh)
+    parts = run.build(_config(micro_batch_size=micro_batch_size), dataset, mesh)
     broken = jax.tree.map(lambda x: x, parts.state)
     params = dict(broken.params)
     name = next(iter(params))
@@ -111,10 +126,179 @@ def test_a_gradient_that_is_not_finite_changes_nothing(dataset):
     jax.tree.map(np.testing.assert_array_equal, before, jax.device_get(after))
 
 
-@pytest.mark.parametrize("method", ["thanos", "ce"])
-def test_training_lowers_the_loss(dataset, method):
-    config = _config(method=method, arrangement="shared")
+@pytest.mark.parametrize(("method", "micro_batch_size"), [("thanos", 0), ("ce", 0), ("thanos", 8)])
+def test_training_lowers_the_loss(dataset, method, micro_batch_size):
+    config = _config(method, arrangement="shared", micro_batch_size=micro_batch_size)
     config.train.learning_rate = 1e-2
     _, metrics = _train(config, dataset, 1, 20)
     losses = [m["loss"] for m in metrics]
     assert np.mean(losses[-5:]) < 0.9 * np.mean(losses[:5])
+
+
+# Micro-batches: what is held to what is a Python loop over the chunks, all of it differentiated at
+# once. Its memory grows with the batch; that of the step does not.
+
+
+def _recorder():
+    """Not an optimizer: its state is the last gradient."""
+    return optax.GradientTransformation(
+        lambda params: jax.tree.map(jnp.zeros_like, params),
+        lambda gradient, state, params: (jax.tree.map(jnp.zeros_like, gradient), gradient),
+    )
+
+
+def _gradient(config, dataset, batch, devices=1):
+    """The gradient the step takes, the model's state after it, its metrics, and its parts."""
+    mesh = _mesh(devices)
+    parts = run.build(config, dataset, mesh)
+    units = {"mean": dataset.mean, "std": dataset.std}
+    step = make_step(parts.model, _recorder(), lambda step: 0.25, config, mesh, **units)
+    state = parts.state.replace(opt_state=parts.state.params)
+    after, metrics = step(jax.tree.map(jnp.copy, state), sharding.shard(mesh, batch))
+    return jax.device_get((after.opt_state, after.model_state, metrics)), parts
+
+
+def _looped(config, dataset, batch, parts):
+    """As `_gradient`, by definition; also the state that each chunk alone would leave."""
+    chunks = config.train.batch_size // config.train.micro_batch_size
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 0))
+    augment_keys, dropout_keys = (jax.random.split(key, chunks) for key in keys)
+    contrastive = objective.contrastive_loss(config.method, config.loss, _mesh(1))
+
+    def loss_fn(params):
+        outputs, all_views, model_states = [], [], []
+        for chunk in range(chunks):
+            images = batch["image"][chunk::chunks]
+            views = augment.views(
+                augment_keys[chunk], images, NUM_VIEWS, **config.augment.to_dict()
+            )
+            views = augment.normalize(views, dataset.mean, dataset.std)
+            output, model_state = parts.model.apply(
+                {"params": params, **parts.state.model_state},
+                views.reshape(-1, *views.shape[2:]),
+                train=True,
+                rngs={"dropout": dropout_keys[chunk]},
+                mutable=list(parts.state.model_state),
+            )
+            outputs.append(output)
+            all_views.append(views)
+            model_states.append(model_state)
+        labels = jnp.concatenate([batch["coarse"][chunk::chunks] for chunk in range(chunks)])
+        together = jax.tree.map(lambda *x: jnp.concatenate(x), *outputs)
+        views = jnp.concatenate(all_views)
+        loss, metrics = objective.total_loss(
+            together, views, labels, contrastive=contrastive, config=config.loss
+        )
+        return loss, (metrics, model_states)
+
+    differentiate = jax.jit(jax.value_and_grad(loss_fn, has_aux=True))
+    (_, (metrics, model_states)), gradient = differentiate(parts.state.params)
+    metrics |= {"gradient_norm": optax.tree.norm(gradient), "learning_rate": jnp.float32(0.25)}
+    return jax.device_get((gradient, model_states, metrics))
+
+
+def _batch(dataset, size=32):
+    whole = dataset.splits["train"].read(np.arange(size))
+    return {name: whole[name] for name in INPUTS}
+
+
+@pytest.mark.parametrize(
+    ("method", "encoder", "arrangement", "micro_batch_size"),
+    [
+        ("thanos", "mlp", "separate", 8),
+        ("supcon_cauto", "mlp", "joint", 16),
+        ("cauto", "mlp", "shared", 8),
+        ("spread", "vit", "shared", 8),
+        ("supcon", "resnet18", "shared", 16),
+    ],
+)
+def test_micro_batches_have_the_gradient_of_the_whole_batch(
+    dataset, method, encoder, arrangement, micro_batch_size
+):
+    """With dropout, stochastic depth and all of the augmentation; BatchNorm's chunk by chunk."""
+    config = _config(method, encoder, arrangement, micro_batch_size)
+    config.loss.update(contrastive_weight=0.7, cross_entropy_weight=1.3, reconstruction_weight=0.4)
+    batch = _batch(dataset)
+    (gradient, model_state, metrics), parts = _gradient(config, dataset, batch)
+    expected, model_states, expected_metrics = _looped(config, dataset, batch, parts)
+    assert metrics.keys() == expected_metrics.keys()
+    for name, value in expected_metrics.items():
+        np.testing.assert_allclose(metrics[name], value, rtol=1e-5, err_msg=name)
+    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(expected))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * largest),
+        gradient, expected,
+    )  # fmt: skip
+    # The running statistics move once: to the mean of where each chunk alone would move them.
+    mean = jax.tree.map(lambda *x: np.mean(x, axis=0), *model_states)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+                 model_state, mean)  # fmt: skip
+    assert bool(jax.tree.leaves(mean)) == (encoder == "resnet18")
+
+
+def _lowered(config, dataset, mesh):
+    parts = run.build(config, dataset, mesh)
+    sharded = NamedSharding(mesh, P("data"))
+    batch = {
+        name: jax.ShapeDtypeStruct(
+            (config.train.batch_size, *x.shape[1:]), x.dtype, sharding=sharded
+        )
+        for name, x in _batch(dataset, 1).items()
+    }
+    return parts.step.lower(parts.state, batch)
+
+
+def test_a_micro_batch_of_the_whole_batch_is_the_plain_step(dataset):
+    texts = [
+        _lowered(_config("cauto", micro_batch_size=size), dataset, _mesh(1)).as_text()
+        for size in (0, 32, 16)
+    ]
+    assert texts[0] == texts[1] != texts[2]
+
+
+COLLECTIVE = re.compile(r"= (.*?) (all-gather|all-to-all|all-reduce|collective-\w+|reduce-scatter)")
+
+
+@pytest.mark.parametrize("method", ["ce", "spread"])
+def test_images_stay_on_their_devices(dataset, method):
+    """Each device works on its own part of every chunk: what travels is never an image."""
+    config = _config(method, micro_batch_size=16)
+    config.train.batch_size = 64
+    text = _lowered(config, dataset, _mesh(8)).compile().as_text()
+    sent = [(kind, shapes) for shapes, kind in COLLECTIVE.findall(text)]
+    assert sent
+    if method == "ce":
+        assert {kind for kind, _ in sent} == {"all-reduce"}  # gradients and metrics
+    for kind, shapes in sent:
+        for dtype, dimensions in re.findall(r"(\w+)\[([\d,]*)\]", shapes):
+            # Images are uint8 [.., 8, 8, 1], their views float32 [..., 8, 8, 1].
+            assert dtype != "u8", (kind, shapes)
+            assert len(dimensions.split(",")) < 4, (kind, shapes)
+
+
+def test_memory_of_a_batch_sixteen_times_as_large(dataset):
+    """All that the step holds: temporaries, arguments (the images too) and results.
+
+    The batch is small enough for the similarities of its 1,024 views, 4 MiB a matrix in the dense
+    implementation, to be little beside the encoder's activations.
+    """
+    held = []
+    for batch_size, micro_batch_size in ((32, 0), (512, 32)):
+        config = _config("spread", "vit", micro_batch_size=micro_batch_size)
+        config.train.batch_size = batch_size
+        config.model.vit.update(patch=1, width=32, depth=2)
+        found = _lowered(config, dataset, _mesh(1)).compile().memory_analysis()
+        held.append(
+            found.temp_size_in_bytes + found.argument_size_in_bytes
+            + found.output_size_in_bytes - found.alias_size_in_bytes
+        )  # fmt: skip
+    assert held[1] < 1.3 * held[0], held
+    # An encoder that held the whole batch would be far beyond the bound.
+    assert held[0] > 16 * 2**20
+
+
+def test_a_micro_batch_the_devices_cannot_share_is_refused(dataset):
+    config = _config(micro_batch_size=4)
+    expected = r"train\.micro_batch_size: expected 0 or a multiple of the 8 devices, got 4"
+    with pytest.raises(schema.ConfigError, match=expected):
+        run.build(config, dataset, _mesh(8))

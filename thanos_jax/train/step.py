@@ -12,7 +12,9 @@ from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from thanos_jax.config import ConfigError
 from thanos_jax.data import augment
+from thanos_jax.train import grad_cache
 from thanos_jax.train.objective import contrastive_loss, total_loss
 from thanos_jax.train.state import TrainState
 
@@ -40,6 +42,11 @@ def make_step(
     and state.step, whatever the number of devices. A step whose loss or gradient is not finite
     leaves the state as it was; its metrics show it.
 
+    With config.train.micro_batch_size the batch is augmented and encoded chunk by chunk, and the
+    contrastive loss is still that of the whole batch; see `thanos_jax.train.grad_cache`. Each chunk
+    has keys of its own, and BatchNorm the statistics of one chunk, over all devices; the running
+    statistics, updated once a step, become the mean of what they would be after each chunk alone.
+
     Args:
       model: a `thanos_jax.models.thanos.Thanos`.
       optimizer: the gradient transformation of state.opt_state.
@@ -48,33 +55,67 @@ def make_step(
       mesh: one axis, "data".
       mean: per channel, of images in [0, 1].
       std: likewise.
+
+    Raises:
+      ConfigError: the devices of the mesh cannot share a micro-batch.
     """
-    contrastive = contrastive_loss(config.method, config.loss, mesh)
+    contrastive: Any = contrastive_loss(config.method, config.loss, mesh)
     augmentation = config.augment.to_dict()
     seed = jax.random.key(config.seed)
+    chunk_size = _chunk_size(config.train, mesh)
 
-    def step(state: TrainState, batch: Mapping[str, jax.Array]) -> tuple[TrainState, Metrics]:
-        augment_key, dropout_key = jax.random.split(jax.random.fold_in(seed, state.step))
-        views = augment.views(augment_key, batch["image"], NUM_VIEWS, **augmentation)
+    def forward(params: Any, model_state: Any, chunk: Mapping[str, jax.Array]) -> Any:
+        views = augment.views(chunk["augment"], chunk["image"], NUM_VIEWS, **augmentation)
         views = augment.normalize(views, mean, std)
         views = jax.lax.with_sharding_constraint(views, NamedSharding(mesh, P("data")))
-        rows = views.reshape(-1, *views.shape[2:])
+        outputs, model_state = model.apply(
+            {"params": params, **model_state},
+            views.reshape(-1, *views.shape[2:]),
+            train=True,
+            rngs={"dropout": chunk["dropout"]},
+            mutable=list(model_state),
+        )
+        return outputs, views, model_state
 
+    def at_once(state: TrainState, batch: Mapping[str, jax.Array]) -> Any:
         def loss_fn(params: Any) -> tuple[jax.Array, tuple[Metrics, Any]]:
-            outputs, model_state = model.apply(
-                {"params": params, **state.model_state},
-                rows,
-                train=True,
-                rngs={"dropout": dropout_key},
-                mutable=list(state.model_state),
-            )
+            outputs, views, model_state = forward(params, state.model_state, batch)
             loss, metrics = total_loss(
                 outputs, views, batch["coarse"], contrastive=contrastive, config=config.loss
             )
             return loss, (metrics, model_state)
 
-        (loss, (metrics, model_state)), gradient = jax.value_and_grad(loss_fn, has_aux=True)(
-            state.params
+        return jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+
+    def in_chunks(state: TrainState, batch: Mapping[str, jax.Array]) -> Any:
+        chunks = grad_cache.split({name: batch[name] for name in INPUTS}, chunk_size)
+        chunks = jax.lax.with_sharding_constraint(chunks, NamedSharding(mesh, P(None, "data")))
+        for name in ("augment", "dropout"):
+            chunks[name] = jax.random.split(batch[name], len(chunks["image"]))
+
+        def encode(params: Any, chunk: Mapping[str, jax.Array]) -> Any:
+            outputs, views, model_state = forward(params, state.model_state, chunk)
+            # What is left without the contrastive loss are means over images.
+            loss, metrics = total_loss(
+                outputs, views, chunk["coarse"], contrastive=None, config=config.loss
+            )
+            embeddings = outputs["contrastive"].reshape(*views.shape[:2], -1)
+            return embeddings, loss, (metrics, model_state)
+
+        def contrast(embeddings: jax.Array) -> tuple[jax.Array, Metrics]:
+            value = contrastive(grad_cache.merge(embeddings), batch["coarse"])
+            return config.loss.contrastive_weight * value, {"contrastive": value}
+
+        differentiate = grad_cache.value_and_grad(encode, contrast if contrastive else None)
+        (loss, (terms, extras)), gradient = differentiate(state.params, chunks)
+        metrics, model_state = jax.tree.map(lambda x: x.mean(axis=0), extras)
+        return (loss, (metrics | (terms or {}) | {"loss": loss}, model_state)), gradient
+
+    def step(state: TrainState, batch: Mapping[str, jax.Array]) -> tuple[TrainState, Metrics]:
+        augment_key, dropout_key = jax.random.split(jax.random.fold_in(seed, state.step))
+        differentiate = in_chunks if chunk_size else at_once
+        (loss, (metrics, model_state)), gradient = differentiate(
+            state, {**batch, "augment": augment_key, "dropout": dropout_key}
         )
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         updated = TrainState(
@@ -89,3 +130,18 @@ def make_step(
         return jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, state), metrics
 
     return jax.jit(step, donate_argnums=0)
+
+
+def _chunk_size(config: Any, mesh: Mesh) -> int:
+    """Images of a micro-batch, or 0 if the whole batch is encoded at once.
+
+    Raises:
+      ConfigError: the devices of the mesh cannot share a micro-batch.
+    """
+    size = config.micro_batch_size
+    if size % mesh.size:
+        raise ConfigError(
+            "config.train.micro_batch_size: expected 0 or a multiple of the "
+            f"{mesh.size} devices, got {size}"
+        )
+    return 0 if size == config.batch_size else size
