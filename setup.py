@@ -34,10 +34,15 @@ TFDS = [
 EXTRAS = {
     "gpu": ["jax[cuda13]>=0.10.2"],
     "tpu": ["jax[tpu]>=0.10.2"],
+    # benchmarks/pod.py, on any machine: the TPU compiler that goes with jax. In an environment of
+    # its own, for jax looks for TPUs wherever libtpu is installed.
+    "pod": ["jax[tpu]>=0.10.2"],
     "tfds": TFDS,
     # Downloads and prepares TFDS data; best in an environment of its own, for TensorFlow holds
     # numpy and protobuf back. The tfds command imports the last two whatever it is asked to do.
     "prepare": [*TFDS, "tensorflow>=2.16", "apache-beam", "mlcroissant"],
+    # The peers of benchmarks/pairwise.py, which lists those that are missing.
+    "benchmark": ["torch>=2.2", "pytorch-metric-learning>=2.5", "lightly>=1.5"],
     "test": [
         *TFDS,
         "chex>=0.1.90",

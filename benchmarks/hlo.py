@@ -258,7 +258,16 @@ _COLLECTIVES = (
 # TPU makes asynchronous by fusing them with what runs beside them.
 _START, _DONE = "AsyncCollectiveStart", "AsyncCollectiveDone"
 _HARMLESS_CALLS = frozenset(
-    {"AllocateBuffer", "AssumeGatherIndicesInBound", "ConcatBitcast", "Sharding", _START, _DONE}
+    {
+        "AllocateBuffer",
+        "AssumeGatherIndicesInBound",
+        "ConcatBitcast",
+        "PrepareAsyncCallDone",
+        "PrepareAsyncCallStart",
+        "Sharding",
+        _START,
+        _DONE,
+    }
 )
 
 
@@ -366,8 +375,7 @@ def _instruction_cost(program: _Program, frame: _Frame, instruction: _Instructio
         table = program.computations[frame.computation].instructions
         return [table[operand].shape for operand in instruction.operands]
 
-    opcode = instruction.opcode
-    kind = opcode.removesuffix("-start")
+    opcode = instruction.opcode.removesuffix("-start")
     if opcode == "while":
         trips = _trip_count(program, frame, instruction)
         body = called(_attribute(instruction, "body") or "", loop=True)
@@ -376,7 +384,7 @@ def _instruction_cost(program: _Program, frame: _Frame, instruction: _Instructio
         return _times(body, trips)
     if opcode == "conditional":
         return max((called(name) for name in _branches(instruction)), key=lambda c: c.flops)
-    if opcode in ("fusion", "call", "async-start"):
+    if opcode in ("async", "call", "fusion"):
         cost = _sum([called(name) for name in _CALLED.findall(instruction.attributes)])
         return cost._replace(collectives=()) if _continues(program, instruction) else cost
     if opcode == "custom-call":
@@ -390,10 +398,10 @@ def _instruction_cost(program: _Program, frame: _Frame, instruction: _Instructio
         return _Cost(flops=_convolution_flops(instruction, *shapes()))
     if opcode == "exponential":
         return _Cost(exponentials=float(math.prod(_dims(instruction.shape))))
-    if kind in _COLLECTIVES:
+    if opcode in _COLLECTIVES:
         size = sum(_bytes(*array) for shape in shapes() for array in _arrays(shape))
-        sent = _bytes_sent(kind, size, _group_size(program, instruction))
-        return _Cost(collectives=((kind, Traffic(1.0, sent)),))
+        sent = _bytes_sent(opcode, size, _group_size(program, instruction))
+        return _Cost(collectives=((opcode, Traffic(1.0, sent)),))
     return _Cost()
 
 
@@ -491,7 +499,7 @@ def _buffers(program: _Program) -> Iterator[Buffer]:
                 todo += [name for name in inner if name]
             elif instruction.opcode == "conditional":
                 todo += _branches(instruction)
-            elif instruction.opcode in ("call", "async-start"):
+            elif instruction.opcode.removesuffix("-start") in ("async", "call"):
                 todo += _CALLED.findall(instruction.attributes)
 
 
@@ -604,9 +612,11 @@ def _add(opcode: str, left: _Value | None, right: _Value | None) -> _Value | Non
 def _constant(program: _Program, frame: _Frame, name: str, path: _Path = ()) -> int | None:
     """The value of an element that is constant, also when loops carry it round unchanged."""
     value = _value(program, frame, name, path)
-    if value is None or value[0] is None:
-        return None if value is None else value[1]
+    if value is None:
+        return None
     place, offset = value
+    if place is None:
+        return offset
     while not frame.loop:  # out of fusions
         if frame.parent is None:
             return None

@@ -1,0 +1,317 @@
+"""What a contrastive loss and its gradient cost: this package's ways and its peers', in one run.
+
+python benchmarks/pairwise.py [--loss=supcon] [--entries=1024,2048,4096,8192] [--dim=128]
+    [--implementations=dense,streaming] [--json=FILE] [--plot=FILE.png]
+
+The peers come with `pip install -e '.[benchmark]'`; without them the rows say so. Every candidate
+gets the same embeddings and labels, and its value and gradient are held to the definition before
+it is timed. Each runs in a process of its own; the timed calls go round, one of each candidate in
+turn, so that a noisy machine is noisy for all. Medians with quartiles, peak memory
+(benchmarks/pairwise_worker.py says how it is measured), the share of the floor, 4 N^2 dim FLOPs
+at the rate of this machine's own matrix product, and the speeds relative to each other.
+
+What would not fit in memory is not run: the compiler tells what a JAX loss needs, the peers in
+PyTorch need a measured number of bytes for each pair.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import json
+import math
+import multiprocessing
+import os
+import pathlib
+import platform as host
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from typing import Any
+
+from absl import flags
+from pairwise_candidates import LOSSES, OURS, PEERS, Problem, cores, definition, find, why_not
+from pairwise_report import errors, finish, plot, table
+from pairwise_worker import probe, work
+
+from thanos_jax import command
+from thanos_jax.errors import UserError
+
+_ENTRIES = flags.DEFINE_list("entries", "1024,2048,4096,8192", "Numbers of entries N, each even.")
+_DIM = flags.DEFINE_integer("dim", 128, "Width of the embeddings.", lower_bound=1)
+_LOSS = flags.DEFINE_enum("loss", "supcon", LOSSES, "Which loss.")
+_CLASSES = flags.DEFINE_integer("classes", 10, "Number of classes.", lower_bound=2)
+_TEMPERATURE = flags.DEFINE_float("temperature", 0.1, "Temperature of the loss.")
+_IMPLEMENTATIONS = flags.DEFINE_list(
+    "implementations", None, "Of thanos_jax; by default dense and streaming."
+)
+_PEERS = flags.DEFINE_list(
+    "peers", None, "Of pml, lightly and optax; by default all; an empty list for none."
+)
+_REPEATS = flags.DEFINE_integer("repeats", 9, "Timed calls of each candidate.", lower_bound=3)
+_MAX_SECONDS = flags.DEFINE_float(
+    "max_seconds", 60.0, "After so long in its calls at one size, a candidate stops at three."
+)
+_MEMORY_LIMIT = flags.DEFINE_float(
+    "memory_limit", None, "Gigabytes a candidate may need; by default what is available."
+)
+_CHECK_ENTRIES = flags.DEFINE_integer(
+    "check_entries", 65536, "Up to so many entries, values are held to the definition.", 0
+)
+_IN_TURNS = flags.DEFINE_boolean(
+    "in_turns", True, "Whether candidates wait beside each other; never so on a TPU."
+)
+_SEED = flags.DEFINE_integer("seed", 0, "Of embeddings and labels.", lower_bound=0)
+_JSON = flags.DEFINE_string("json", None, "Where to write everything, if anywhere.")
+_PLOT = flags.DEFINE_string("plot", None, "Where to draw time and memory, if anywhere: FILE.png.")
+
+LIBRARIES = (
+    "thanos_jax", "jax", "jaxlib", "numpy", "optax", "torch", "pytorch-metric-learning", "lightly",
+)  # fmt: skip
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "XLA_FLAGS")
+
+
+def entries(given: Sequence[str]) -> list[int]:
+    """Returns the numbers of --entries, smallest first."""
+    if not given:
+        raise UserError("--entries: expected at least one number, got none")
+    for item in given:
+        if not item.isascii() or not item.isdecimal() or int(item) < 4 or int(item) % 2:
+            raise UserError(
+                f"--entries: expected even numbers of at least 4 (two views of two images), "
+                f"got {item!r}"
+            )
+    return sorted({int(item) for item in given})
+
+
+def chosen(flag: str, given: Sequence[str], known: Sequence[str]) -> list[str]:
+    """Returns the names a flag gives, each once; every one must be known."""
+    for item in given:
+        if item not in known:
+            raise UserError(f"--{flag}: expected names of {', '.join(known)}, got {item!r}")
+    return list(dict.fromkeys(given))
+
+
+def positive(flag: str, value: float | None) -> None:
+    """Raises UserError unless the flag's value is positive and finite, or not given."""
+    if value is not None and not (value > 0 and math.isfinite(value)):
+        raise UserError(f"--{flag}: expected a positive number, got {value}")
+
+
+def output(flag: str, value: str | None, suffix: str) -> pathlib.Path | None:
+    """Returns where to write; told before the run rather than after it that this cannot be."""
+    if value is None:
+        return None
+    path = pathlib.Path(value)
+    if path.suffix != suffix:
+        raise UserError(f"--{flag}: expected a file name ending in {suffix}, got {value!r}")
+    if not path.parent.is_dir():
+        raise UserError(f"--{flag}: expected a file in an existing folder, got {value!r}")
+    return path
+
+
+def candidates() -> list[str]:
+    """Returns the names of --implementations, then those of --peers."""
+    from thanos_jax.losses.pairs import IMPLEMENTATIONS
+
+    ours = _IMPLEMENTATIONS.value
+    if ours is None:
+        ours = [name for name in ("dense", "streaming") if name in IMPLEMENTATIONS]
+    ours = chosen("implementations", ours, list(IMPLEMENTATIONS))
+    short = {candidate.short: name for name, candidate in PEERS.items()}
+    peers = list(short) if _PEERS.value is None else _PEERS.value
+    names = [OURS + name for name in ours]
+    names += [short[name] for name in chosen("peers", peers, list(short))]
+    if not names:
+        raise UserError("--implementations and --peers: expected at least one name, got none")
+    return names
+
+
+def start(target: Callable[..., None], *arguments: Any) -> tuple[Any, Any]:
+    """Starts a fresh process; returns it and our end of its connection."""
+    context = multiprocessing.get_context("spawn")
+    near, far = context.Pipe()
+    process = context.Process(target=target, args=(far, *arguments), daemon=True)
+    process.start()
+    far.close()  # else the end of the process would not end the connection
+    return process, near
+
+
+def receive(process: Any, connection: Any) -> Any:
+    """Returns what the process sends; if it died instead, a row's status that says so."""
+    try:
+        return connection.recv()
+    except (EOFError, ConnectionError):
+        process.join()
+        code = process.exitcode
+        hint = ", perhaps out of memory" if code == -9 else ""
+        return {"status": f"failed: its process died with exit code {code}{hint}"}
+
+
+def ask(process: Any, connection: Any, again: bool) -> Any:
+    """Has a worker run once more, or else end; returns its answer."""
+    with contextlib.suppress(ConnectionError):  # it died; `receive` says how
+        connection.send(again)
+    return receive(process, connection)
+
+
+def measure_rates(library: str, platform: str | None) -> dict[str, Any]:
+    """Returns what `pairwise_worker.probe` found."""
+    process, connection = start(probe, library, platform)
+    found = receive(process, connection)
+    process.join()
+    if "rates" not in found:
+        raise UserError(f"{library} does not multiply matrices here: {found['status']}")
+    return found
+
+
+def measure(
+    names: Sequence[str], problem: Problem, platform: str, expected: Any
+) -> list[dict[str, Any]]:
+    """Starts the candidates, then times them in turns.
+
+    Args:
+      names: the candidates.
+      problem: what they compute.
+      platform: "cpu", "gpu" or "tpu".
+      expected: value and gradient of the definition, or None.
+
+    Returns:
+      A row for each name; its "status" is "ok" or says why it has no times.
+    """
+    limit = None if _MEMORY_LIMIT.value is None else int(1e9 * _MEMORY_LIMIT.value)
+    rows, running = [], []
+    for name in names:
+        row: dict[str, Any] = {"entries": problem.entries, "dim": problem.dim, "candidate": name}
+        rows.append(row)
+        row["status"] = why_not(name, problem.loss)
+        if row["status"]:
+            continue
+        process, connection = start(work, name, problem, platform, limit)
+        row |= receive(process, connection)
+        if row["status"] == "ok":
+            found = row.pop("value"), row.pop("gradient")
+            row["value"], row["computes"] = found[0], find(name).computes[problem.loss]
+            off = (None, None) if expected is None else errors(found, expected)
+            row["value_error"], row["gradient_error"] = off
+            row["seconds"], row["cpu_seconds"] = [], []
+            running.append((row, process, connection))
+    for repeat in range(_REPEATS.value):
+        # Another one begins each round: none always follows the same.
+        first = repeat % max(1, len(running))
+        for row, process, connection in [*running[first:], *running[:first]]:
+            enough = len(row["seconds"]) >= 3 and sum(row["seconds"]) > _MAX_SECONDS.value
+            if row["status"] != "ok" or enough:
+                continue
+            answer = ask(process, connection, True)
+            if isinstance(answer, dict):
+                row |= answer
+                continue
+            row["seconds"].append(answer[0])
+            row["cpu_seconds"].append(answer[1])
+    for row, process, connection in running:
+        if row["status"] == "ok":
+            row["cores_busy"] = sum(row["cpu_seconds"]) / sum(row["seconds"])
+            peak = ask(process, connection, False)
+            row["peak_bytes"] = None if isinstance(peak, dict) else peak
+        process.join()
+    return rows
+
+
+def versions() -> dict[str, str | None]:
+    """Returns library -> version, None where it is not installed."""
+    found: dict[str, str | None] = {"python": host.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = None
+    import thanos_jax
+
+    return found | {"thanos_jax": thanos_jax.__version__}
+
+
+def processor() -> str:
+    """Returns the processor's name."""
+    path = pathlib.Path("/proc/cpuinfo")
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else host.processor() or host.machine()
+
+
+def main(argv: Sequence[str]) -> None:
+    """Measures size after size; prints the table, writes the files."""
+    for flag in (_TEMPERATURE, _MAX_SECONDS, _MEMORY_LIMIT):
+        positive(flag.name, flag.value)
+    sizes, names = entries(_ENTRIES.value), candidates()
+    json_path = output("json", _JSON.value, ".json")
+    plot_path = output("plot", _PLOT.value, ".png")
+    results: dict[str, Any] = {
+        "settings": {flag.name: flag.value for flag in _SETTINGS} | {"entries": sizes},
+        "versions": versions(),
+        "machine": {
+            "processor": processor(),
+            "cores": cores(),
+            "load_before": os.getloadavg()[0],
+            "environment": {name: os.environ[name] for name in THREADS if name in os.environ},
+        },
+        "matrix_product": {"measured": []},
+        "rows": [],
+    }
+    for size in sizes:
+        print(f"== {size} entries", flush=True)
+        problem = Problem(
+            _LOSS.value, size, _DIM.value, _CLASSES.value, _TEMPERATURE.value, _SEED.value
+        )
+        measure_size(results, problem, names)
+        # Rewritten after every size, so that an interrupted run leaves what it has.
+        if json_path is not None:
+            json_path.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    print(table(results))
+    if not any(row["status"] == "ok" for row in results["rows"]):
+        raise UserError("no candidate ran; the rows above say why")
+    if plot_path is not None:
+        plot(results, plot_path)
+
+
+def measure_size(results: dict[str, Any], problem: Problem, names: Sequence[str]) -> None:
+    """Adds one size's rows and rates to the results, and brings what depends on rates up to date.
+
+    Args:
+      results: as `main` writes them; changed in place.
+      problem: of that size.
+      names: the candidates.
+    """
+    measured = {"jax": measure_rates("jax", None)}
+    platform = measured["jax"]["platform"]
+    if find_spec("torch") is not None:
+        measured["torch"] = measure_rates("torch", platform)
+    results["machine"] |= {
+        "platform": platform,
+        "device_kind": measured["jax"]["device_kind"],
+        "torch_threads": measured.get("torch", {}).get("threads"),
+    }
+    product = results["matrix_product"]
+    product["measured"].append({library: one["rates"] for library, one in measured.items()})
+    best = product.setdefault("by_library", {})
+    for library, one in measured.items():
+        for dtype, rates in one["rates"].items():
+            known = best.setdefault(library, {})
+            known[dtype] = max(known.get(dtype, 0.0), *rates.values())
+    product["best"] = best["jax"]
+
+    expected = definition(problem) if problem.entries <= _CHECK_ENTRIES.value else None
+    # Only one process can hold a TPU.
+    results["in_turns"] = _IN_TURNS.value and platform != "tpu"
+    for group in [names] if results["in_turns"] else [[name] for name in names]:
+        results["rows"] += measure(group, problem, platform, expected)
+    for size in dict.fromkeys(row["entries"] for row in results["rows"]):
+        finish([row for row in results["rows"] if row["entries"] == size], best["jax"])
+
+
+_SETTINGS = (
+    _ENTRIES, _DIM, _LOSS, _CLASSES, _TEMPERATURE, _REPEATS, _MAX_SECONDS, _MEMORY_LIMIT,
+    _CHECK_ENTRIES, _SEED,
+)  # fmt: skip
+
+if __name__ == "__main__":
+    command.start(main)

@@ -1,0 +1,357 @@
+"""The sharded loss and its gradient, compiled for a TPU pod on any machine, and what it will do.
+
+pip install 'thanos_jax[pod]'
+python benchmarks/pod.py [--topology=v5e:16x16,v5p:4x4x8] [--entries=1048576] [--dim=128]
+    [--implementation=dense,streaming_ring] [--loss=spread] [--dtype=float32] [--order=ring]
+    [--json=FILE]
+
+Several values, separated by commas, give a row for every combination. Nothing runs: the TPU
+compiler, which libtpu brings along, compiles value and gradient with respect to the sharded
+embeddings ahead of time, as for the chips themselves, in half a minute to three minutes a row on
+two cores. A topology is a generation and the chips along each side: v5e:16x16 are 256 chips,
+v5p:4x4x8 are 128 (Google sells v5p by cores and calls that v5p-256). v6e and tpu7x work too; a chip
+of the latter counts as two.
+
+Of each program, per device:
+
+  arguments .. temporaries  bytes of high-bandwidth memory, from `memory_analysis()`.
+  peak          the compiler's peak of live buffers; it includes vector memory, where tiles live.
+  refused       the compiler found that the chip's memory does not hold it.
+  FLOPs         of the products in the optimized program, loops counted as often as they run
+                (`cost_analysis()` counts their body once): by the trip count the compiler wrote
+                down or, on TPU where it writes none, by the constants of the loop's condition,
+                first value and step; see `hlo`. ">=" where something could not be counted. A
+                product of float32 at full precision counts as one, though TPUs make six of
+                bfloat16 of it.
+  x floor       FLOPs over 4 N^2 d / P, for N entries of width d on P chips: value and gradient if
+                each pair is visited once, one product forwards and three backwards.
+  sent          bytes sent, and below for each kind of collective. Overlap counts those that
+                have products between start and done in the scheduled program, and how many FLOPs
+                for a byte sent. It is read from the schedule; nothing is timed.
+  compile       seconds, on this machine.
+
+--order is that of the chips along the data axis: "ring" is `sharding.make_mesh`'s, "mesh" that of
+`jax.make_mesh`. Where the grid is flat and large they differ, and on v5e with 64 chips or more the
+compiler makes a permute asynchronous only if it goes between neighbours.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import pathlib
+import re
+import time
+from collections.abc import Sequence
+from importlib import metadata
+from typing import Any, NamedTuple
+from unittest import mock
+
+if __name__ == "__main__":
+    # Before jax starts: nothing is asked of this machine's accelerators, if it has any, nor of a
+    # cloud's metadata server, and other programs that have libtpu loaded are left in peace.
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    os.environ |= {
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+        "TPU_ACCELERATOR_TYPE": "v5litepod-16",
+        "TPU_SKIP_MDS_QUERY": "1",
+        "TPU_WORKER_HOSTNAMES": "localhost",
+    }
+
+import hlo
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from jax.experimental import mesh_utils, topologies
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from thanos_jax import command, losses, sharding
+from thanos_jax.errors import MissingDependencyError, UserError
+from thanos_jax.losses import pairs
+
+LOSSES = {
+    "class_conditional_info_nce": losses.class_conditional_info_nce,
+    "joint": losses.joint,
+    "spread": losses.spread,
+    "supcon": losses.supcon,
+}
+DTYPES = {"bfloat16": jnp.bfloat16, "float32": jnp.float32}
+ORDERS = ("ring", "mesh")
+TEMPERATURE = 0.1
+VIEWS = 2
+
+_TOPOLOGY = flags.DEFINE_list("topology", "v5e:16x16", "TPU generation and chips along each side.")
+_ENTRIES = flags.DEFINE_list("entries", "1048576", "Embeddings in the global batch, two an image.")
+_DIM = flags.DEFINE_list("dim", "128", "Width of an embedding.")
+_IMPLEMENTATION = flags.DEFINE_list(
+    "implementation", "dense,streaming_gather,streaming_ring", f"Of {', '.join(pairs.OPTIONS)}."
+)
+_LOSS = flags.DEFINE_list("loss", "spread", f"Of {', '.join(LOSSES)}.")
+_DTYPE = flags.DEFINE_list("dtype", "float32", f"Dtype of embeddings: of {', '.join(DTYPES)}.")
+_ORDER = flags.DEFINE_list("order", "ring", f"Chips along the data axis: of {', '.join(ORDERS)}.")
+_JSON = flags.DEFINE_string("json", None, "Where to write the numbers, if anywhere.")
+
+
+class Case(NamedTuple):
+    """What is compiled."""
+
+    topology: str
+    order: str
+    loss: str
+    implementation: str
+    dtype: str
+    entries: int
+    dim: int
+
+
+def cases_of_flags() -> list[Case]:
+    """Returns a case for every combination of the flags' values, checked."""
+    return [
+        Case(*values)
+        for values in itertools.product(
+            _some("topology", _TOPOLOGY.value),
+            _options("order", _ORDER.value, ORDERS),
+            _options("loss", _LOSS.value, LOSSES),
+            _options("implementation", _IMPLEMENTATION.value, pairs.OPTIONS),
+            _options("dtype", _DTYPE.value, DTYPES),
+            _positive("entries", _ENTRIES.value),
+            _positive("dim", _DIM.value),
+        )
+    ]
+
+
+def _some(name: str, values: Sequence[str]) -> list[str]:
+    if not values:
+        raise UserError(f"--{name}: expected at least one value, got none")
+    return list(values)
+
+
+def _options(name: str, values: Sequence[str], options: Any) -> list[str]:
+    for value in _some(name, values):
+        if value not in options:
+            raise UserError(f"--{name}: expected one of {', '.join(options)}, got {value!r}")
+    return list(values)
+
+
+def _positive(name: str, values: Sequence[str]) -> list[int]:
+    for value in _some(name, values):
+        if not re.fullmatch(r"0*[1-9]\d*", value):
+            raise UserError(f"--{name}: expected positive integers, got {value!r}")
+    return [int(value) for value in values]
+
+
+def chips_of(topology: str) -> list[Any]:
+    """Returns the devices of a topology, in the order of the TPU runtime."""
+    try:
+        described = topologies.get_topology_desc(platform="tpu", topology_name=topology)
+    except (jax.errors.JaxRuntimeError, RuntimeError, ValueError) as error:
+        if "not installed" in str(error):
+            raise MissingDependencyError(
+                "libtpu: not installed, expected for its TPU compiler; "
+                "pip install 'thanos_jax[pod]'"
+            ) from None
+        if "INVALID_ARGUMENT" not in str(error):
+            raise
+        reason = str(error).partition("\n")[0]
+        raise UserError(
+            "--topology: expected a TPU generation and the chips along each side, as v5e:16x16 or "
+            f"v5p:4x4x8, got {topology!r} ({reason})"
+        ) from None
+    return list(described.devices)
+
+
+def in_order(order: str, devices: list[Any]) -> np.ndarray:
+    """Arranges devices along the data axis.
+
+    Args:
+      order: one of `ORDERS`.
+      devices: of one topology.
+
+    Returns:
+      object [devices].
+    """
+    if any(device.core_on_chip for device in devices):
+        return np.array(devices)  # jax arranges chips, not their cores
+    usual = mesh_utils.create_device_mesh((len(devices),), devices)
+    return np.array(sharding.ring(usual.tolist())) if order == "ring" else usual
+
+
+def compile_case(case: Case, devices: list[Any]) -> tuple[jax.stages.Compiled, float]:
+    """Compiles value and gradient as the trainer takes them; also returns the seconds it took."""
+    mesh = Mesh(in_order(case.order, devices), ("data",), axis_types=(AxisType.Auto,))
+    loss = LOSSES[case.loss]
+
+    def shard(embeddings: jax.Array, labels: jax.Array) -> jax.Array:
+        return loss(
+            embeddings,
+            labels,
+            temperature=TEMPERATURE,
+            axis_name="data",
+            implementation=case.implementation,
+        )
+
+    sharded = jax.shard_map(shard, mesh=mesh, in_specs=(P("data"), P("data")), out_specs=P())
+    placement = NamedSharding(mesh, P("data"))
+    batch = case.entries // VIEWS
+    embeddings = jax.ShapeDtypeStruct(
+        (batch, VIEWS, case.dim), DTYPES[case.dtype], sharding=placement
+    )
+    labels = jax.ShapeDtypeStruct((batch,), jnp.int32, sharding=placement)
+    # The losses choose tiles and operands by the backend that jax runs on; here that is not the one
+    # that is compiled for.
+    with mock.patch.object(jax, "default_backend", return_value="tpu"):
+        traced = jax.jit(jax.value_and_grad(sharded)).trace(embeddings, labels)
+    lowered = traced.lower(lowering_platforms=("tpu",))
+    started = time.perf_counter()
+    compiled = lowered.compile()
+    return compiled, time.perf_counter() - started
+
+
+def refusal(message: str) -> str | None:
+    """Says what memory was wanting, if that is what a compiler's error is about."""
+    if "RESOURCE_EXHAUSTED" not in message:
+        return None
+    amounts = re.search(r"\(([\d.]+\w?)\) exceeds available \w+ \(([\d.]+\w?)\)", message)
+    amounts = amounts or re.search(r"Used ([\d.]+\w?) of ([\d.]+\w?)", message)
+    if amounts:
+        return f"RESOURCE_EXHAUSTED needs {amounts[1]} of {amounts[2]}"
+    return message.partition("\n")[0]
+
+
+def measure(case: Case, devices: list[Any]) -> dict[str, Any]:
+    """Compiles a case and returns its numbers; those of a refused one are missing."""
+    row: dict[str, Any] = {
+        **case._asdict(),
+        "chips": len(devices),
+        "device": devices[0].device_kind,
+        "views": VIEWS,
+        "temperature": TEMPERATURE,
+        "refused": None,
+    }
+    try:
+        compiled, seconds = compile_case(case, devices)
+    except jax.errors.JaxRuntimeError as error:
+        row["refused"] = refusal(str(error))
+        if row["refused"] is None:
+            raise
+        return row
+    memory, summary = compiled.memory_analysis(), hlo.summarize(compiled.as_text())
+    floor = 4 * case.entries**2 * case.dim / len(devices)
+    return row | {
+        "argument_bytes": memory.argument_size_in_bytes,
+        "output_bytes": memory.output_size_in_bytes,
+        "temporary_bytes": memory.temp_size_in_bytes,
+        "peak_bytes": memory.peak_memory_in_bytes,
+        "largest_buffer": summary.largest_buffer.shape,
+        "flops": summary.flops,
+        "floor_flops": floor,
+        "flops_over_floor": summary.flops / floor,
+        "exponentials": summary.exponentials,
+        "exact": summary.exact,
+        "unknown_loops": summary.unknown_loops,
+        "opaque_calls": summary.opaque_calls,
+        "scheduled": summary.scheduled,
+        "collectives": {name: each._asdict() for name, each in summary.collectives.items()},
+        "bytes_sent": sum(each.bytes_sent for each in summary.collectives.values()),
+        "compile_seconds": seconds,
+    }
+
+
+_COLUMNS = (
+    ("loss", 26),
+    ("implementation", 16),
+    ("dtype", 8),
+    ("entries", 8),
+    ("dim", 4),
+    ("arguments", 10),
+    ("outputs", 10),
+    ("temporaries", 11),
+    ("peak", 10),
+    ("FLOPs", 10),
+    ("x floor", 9),
+    ("sent", 10),
+    ("compile", 8),
+)
+
+
+def table_header(row: dict[str, Any]) -> str:
+    """The lines above the rows of one topology and order."""
+    names = "  ".join(name.ljust(width) for name, width in _COLUMNS)
+    return f"\n{row['topology']}: {row['chips']} x {row['device']}, {row['order']} order\n{names}"
+
+
+def table_lines(row: dict[str, Any]) -> str:
+    """A row, and a line for each kind of collective."""
+    cells = [row["loss"], row["implementation"], row["dtype"], str(row["entries"]), str(row["dim"])]
+    if row["refused"] is None:
+        least = "" if row["exact"] else ">="
+        cells += [
+            *(size(row[f"{what}_bytes"]) for what in ("argument", "output", "temporary", "peak")),
+            f"{least}{row['flops']:.3g}",
+            f"{least}{row['flops_over_floor']:.3f}",
+            size(row["bytes_sent"]),
+            f"{row['compile_seconds']:.1f} s",
+        ]
+    else:
+        cells += [f"refused: {row['refused']}"]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, (_, width) in zip(cells, _COLUMNS, strict=False))
+    ]
+    for name, each in sorted(row.get("collectives", {}).items()):
+        overlap = "overlap unknown"
+        if row["scheduled"]:
+            overlap = f"{each['overlapped'] / each['executions']:.1%} overlap products"
+            if each["bytes_overlapped"]:
+                share = each["bytes_overlapped"] / each["bytes_sent"]
+                intensity = each["flops_beside"] / each["bytes_overlapped"]
+                overlap += f" ({share:.1%} of the bytes, {intensity:.3g} FLOPs a byte)"
+        sent = f"{size(each['bytes_sent'])} sent"
+        lines.append(f"    {each['executions']:.0f} x {name}, {sent}, {overlap}")
+    for what in ("unknown_loops", "opaque_calls"):
+        if row.get(what):
+            lines.append(f"    not counted, {what.replace('_', ' ')}: {', '.join(row[what])}")
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def size(count: float) -> str:
+    """Bytes in a unit for reading."""
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.4g} {unit}"
+        count /= 1024
+    return f"{count:.4g} GiB"
+
+
+def main(argv: Sequence[str]) -> None:
+    """Compiles every case and prints its numbers."""
+    del argv
+    cases = cases_of_flags()
+    if _JSON.value and not pathlib.Path(_JSON.value).absolute().parent.is_dir():
+        raise UserError(f"--json: expected a file in a folder that exists, got {_JSON.value!r}")
+    chips = {case.topology: chips_of(case.topology) for case in cases}
+    for case in cases:
+        smallest = VIEWS * len(chips[case.topology])
+        if case.entries % smallest:
+            raise UserError(
+                f"--entries: expected a multiple of {smallest}, {VIEWS} views on each of the "
+                f"{len(chips[case.topology])} chips of {case.topology}, got {case.entries}"
+            )
+    print(f"jax {jax.__version__}, libtpu {metadata.version('libtpu')}")
+    rows: list[dict[str, Any]] = []
+    for case in cases:
+        row = measure(case, chips[case.topology])
+        if not rows or any(row[key] != rows[-1][key] for key in ("topology", "order")):
+            print(table_header(row))
+        print(table_lines(row), flush=True)
+        rows.append(row)
+        if _JSON.value:  # after every row: the next may take a minute, or fail
+            versions = {"jax": jax.__version__, "libtpu": metadata.version("libtpu")}
+            text = json.dumps({**versions, "rows": rows}, indent=2)
+            pathlib.Path(_JSON.value).write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    command.start(main)
