@@ -29,7 +29,10 @@ What the contrastive losses share:
                   parameters: `jax.lax.pmean(jax.grad(loss)(params), axis_name)`. A memory bank is
                   whole on every device.
   implementation  how pairs are computed: "dense" builds the similarity matrix of this device's
-                  anchors and all candidates; "auto" chooses.
+                  anchors and all candidates; "streaming" goes through it by tiles, in linear
+                  memory, reverse mode only ("streaming_gather", "streaming_ring": how devices
+                  share it); "pallas" has kernels for the tiles; "auto" chooses between the first
+                  two. docs/scaling.md says what each costs.
   reduction       "mean": over the anchors of the global batch that have a positive, 0.0 if there is
                   none. "none": [batch, views], one value per anchor, 0 where there is no positive.
 

@@ -235,12 +235,9 @@ def _rows(
 
 
 def _both(what: Sweep, block: Tree, pairs: Any, sums: Tree) -> Tree:
-    def body(sums: Tree, pair: jax.Array) -> tuple[Tree, None]:
-        first, second = what.meet(_at(block, pair[0]), _at(block, pair[1]), False)
-        sums = _add(what, sums, pair[0], first)
-        return _add(what, sums, pair[1], second), None
-
-    return _scan(body, sums, pairs)
+    # Sums of a tile as row and as column are kept apart. One array for both would have two reads
+    # and two writes in a step, and XLA would copy all of it every time.
+    return what.combine(*_two(what, block, block, pairs, sums))
 
 
 def _two(what: Sweep, rows: Tree, columns: Tree, pairs: Any, sums: Tree) -> tuple[Tree, Tree]:
