@@ -1,6 +1,7 @@
 """The loss over devices of two processes, as on two machines."""
 
 import os
+import pathlib
 import socket
 import subprocess
 import sys
@@ -94,5 +95,6 @@ def test_two_processes(implementation, tmp_path):
 
 
 def environment():
-    """This one, without the eight devices that the other tests ask for."""
-    return {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+    """This one, with this package, without the eight devices that the other tests ask for."""
+    root = str(pathlib.Path(losses.__file__).parents[2])
+    return {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu", "PYTHONPATH": root}

@@ -26,8 +26,8 @@ from thanos_jax.losses.pairs.counts import count_same
 from thanos_jax.losses.pairs.entries import AxisName, Entries
 from thanos_jax.losses.pairs.sharded import Plan, Sweep, Tree, Visits
 
-# Entries in a tile, at most. CPU: of 256, 512, 1024 and 2048, the fastest on two cores, where a tile
-# of 4 MB lies in the third-level cache (docs/scaling.md). GPU: 2048 x 2048, 16 MB, fit the second-
+# Entries in a tile, at most. CPU: of 256, 512, 1024 and 2048, the fastest on two cores; a tile of
+# 4 MB lies in the third-level cache (docs/scaling.md). GPU: 2048 x 2048, 16 MB, fit the second-
 # level cache of an A100 or H100 and keep every processor busy; not measured. TPU: of 512, 1024 and
 # 2048, the last has the fewest cycles by the compiler's own estimate, for what a tile costs beside
 # its products hardly depends on its size.
@@ -181,8 +181,10 @@ def _roles(entries: Entries, x: jax.Array) -> Tree:
 
 
 def _wide(label: jax.Array) -> jax.Array:
-    """At least 32 bits, as the other arrays have; equal stays equal, different different."""
-    return label if label.dtype.itemsize >= 4 else label.astype(jnp.int32)
+    """Signed, of at least 32 bits, as arrays that travel are; equal labels stay equal."""
+    if label.dtype.itemsize < 4:
+        return label.astype(jnp.int32)
+    return lax.bitcast_convert_type(label, jnp.dtype(f"int{8 * label.dtype.itemsize}"))
 
 
 def _bank(bank: Entries | None, x: jax.Array) -> Tree | None:
@@ -308,7 +310,7 @@ def _product(choice: Choice, a: jax.Array, b: jax.Array, contract: tuple[int, in
 
 def _transposed_product(choice: Choice, a: jax.Array, b: jax.Array) -> jax.Array:
     """The transpose of a [n, m], a whole tile, times b [n, d]."""
-    if jax.default_backend() != "cpu":
+    if jax.default_backend() != "cpu" or choice.plan.visits is not sharded.LOOPS:
         return _product(choice, a, b, (0, 0))
     # XLA's products on CPU take twice as long if the larger operand is transposed. The barriers
     # keep the compiler from making (b' a)' into a' b again.
