@@ -57,6 +57,11 @@ def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike[str]) -> d
             f"config.train.batch_size: expected a multiple of the {jax.device_count()} devices, "
             f"got {config.train.batch_size}"
         )
+    if config.train.micro_batch_size % jax.device_count():
+        raise schema.ConfigError(
+            "config.train.micro_batch_size: expected 0 or a multiple of the "
+            f"{jax.device_count()} devices, got {config.train.micro_batch_size}"
+        )
     folder = pathlib.Path(workdir)
     same_run(folder, config)
     results_path = folder / "results.json"
@@ -94,7 +99,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike[str]) -> d
             variables,
             dataset.splits[name],
             mesh,
-            batch_size=config.train.batch_size,
+            batch_size=config.train.micro_batch_size or config.train.batch_size,
             read_threads=config.data.read_threads,
         )
 
