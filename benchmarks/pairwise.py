@@ -8,7 +8,8 @@ gets the same embeddings and labels, and its value and gradient are held to the 
 it is timed. Each runs in a process of its own; the timed calls go round, one of each candidate in
 turn, so that a noisy machine is noisy for all. Medians with quartiles, peak memory
 (benchmarks/pairwise_worker.py says how it is measured), the share of the floor, 4 N^2 dim FLOPs
-at the rate of this machine's own matrix product, and the speeds relative to each other.
+at the rate of this machine's own matrix product just before and after, and the speeds relative to
+each other.
 
 What would not fit in memory is not run: the compiler tells what a JAX loss needs, the peers in
 PyTorch need a measured number of bytes for each pair.
@@ -254,7 +255,7 @@ def main(argv: Sequence[str]) -> None:
             "load_before": os.getloadavg()[0],
             "environment": {name: os.environ[name] for name in THREADS if name in os.environ},
         },
-        "matrix_product": {"measured": []},
+        "matrix_product": [],
         "rows": [],
     }
     for size in sizes:
@@ -274,38 +275,40 @@ def main(argv: Sequence[str]) -> None:
 
 
 def measure_size(results: dict[str, Any], problem: Problem, names: Sequence[str]) -> None:
-    """Adds one size's rows and rates to the results, and brings what depends on rates up to date.
+    """Adds one size's rows, and the rates of matrix products around them, to the results.
 
     Args:
       results: as `main` writes them; changed in place.
       problem: of that size.
       names: the candidates.
     """
-    measured = {"jax": measure_rates("jax", None)}
-    platform = measured["jax"]["platform"]
-    if find_spec("torch") is not None:
-        measured["torch"] = measure_rates("torch", platform)
+    before = measure_rates("jax", None)
+    platform = before["platform"]
+    torch = {} if find_spec("torch") is None else measure_rates("torch", platform)
     results["machine"] |= {
         "platform": platform,
-        "device_kind": measured["jax"]["device_kind"],
-        "torch_threads": measured.get("torch", {}).get("threads"),
+        "device_kind": before["device_kind"],
+        "torch_threads": torch.get("threads"),
     }
-    product = results["matrix_product"]
-    product["measured"].append({library: one["rates"] for library, one in measured.items()})
-    best = product.setdefault("by_library", {})
-    for library, one in measured.items():
-        for dtype, rates in one["rates"].items():
-            known = best.setdefault(library, {})
-            known[dtype] = max(known.get(dtype, 0.0), *rates.values())
-    product["best"] = best["jax"]
 
     expected = definition(problem) if problem.entries <= _CHECK_ENTRIES.value else None
     # Only one process can hold a TPU.
     results["in_turns"] = _IN_TURNS.value and platform != "tpu"
+    rows: list[dict[str, Any]] = []
     for group in [names] if results["in_turns"] else [[name] for name in names]:
-        results["rows"] += measure(group, problem, platform, expected)
-    for size in dict.fromkeys(row["entries"] for row in results["rows"]):
-        finish([row for row in results["rows"] if row["entries"] == size], best["jax"])
+        rows += measure(group, problem, platform, expected)
+    after = measure_rates("jax", None)
+    measured = {"jax before": before, "jax after": after} | ({"torch": torch} if torch else {})
+    rates = {name: fastest(one["rates"]) for name, one in measured.items()}
+    results["matrix_product"].append({"entries": problem.entries, **rates})
+    # Clocks rise and fall within a run, so a size is held to what the machine did around it.
+    finish(rows, {k: (v + rates["jax after"][k]) / 2 for k, v in rates["jax before"].items()})
+    results["rows"] += rows
+
+
+def fastest(rates: dict[str, dict[int, float]]) -> dict[str, float]:
+    """Returns dtype -> FLOP/s of the size of matrices that goes fastest."""
+    return {dtype: max(by_size.values()) for dtype, by_size in rates.items()}
 
 
 _SETTINGS = (

@@ -64,25 +64,23 @@ def finish(rows: Sequence[dict[str, Any]], rates: Mapping[str, float]) -> None:
 def table(results: Mapping[str, Any]) -> str:
     """Returns the results as plain text: what was measured, then the speeds beside each other."""
     settings, machine, rows = results["settings"], results["machine"], results["rows"]
-    product = results["matrix_product"]
     ran = [row for row in rows if row["status"] == "ok"]
     text = [
         f"{settings['loss']}: value and gradient, float32, dim {settings['dim']}, "
         f"temperature {settings['temperature']:g}, {settings['classes']} classes, two views",
         f"{machine['device_kind']} ({machine['platform']}); {machine['processor']}, "
         f"{machine['cores']} cores, load average {machine['load_before']:.1f} before the run",
-        *(f"matrix product in {dtype}: {library} {rate / 1e9:.0f} GFLOP/s"
-          for library, rates in product["by_library"].items() for dtype, rate in rates.items()),
+        *_products(results["matrix_product"]),
         *(f"the environment has {name}={value}" for name, value in machine["environment"].items()),
         *(["BUSY: others used the machine before the run; threads that wait for each other suffer "
            "most, so the ratios are not to be trusted"] if _busy(machine) else []),
         f"{settings['repeats']} calls each, "
         + ("in turns" if results["in_turns"] else "one candidate after another"),
         "",
-        *_aligned(*_measurements(rows, list(product["best"]))),
+        *_aligned(*_measurements(rows, list(results["matrix_product"][0]["jax before"]))),
         "",
-        "% of floor: 100 is 4 N^2 dim FLOPs at the rate of the jax matrix product. Peak: bytes "
-        "above the inputs, as",
+        "% of floor: 100 is 4 N^2 dim FLOPs at the rate of jax's matrix product, the mean of before "
+        "and after each size. Peak: bytes above the inputs, as",
         "benchmarks/pairwise_worker.py measures them ("
         + "; ".join(dict.fromkeys(row["peak_bytes_are"] for row in ran))
         + f"). same: within {TOLERANCE:g} of the definition.",
@@ -92,6 +90,18 @@ def table(results: Mapping[str, Any]) -> str:
     if len(ran) > 1:
         text += ["", "Times as fast as", *_aligned(*_speeds(ran))]
     return "\n".join(text)
+
+
+def _products(measured: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Returns a line for each library and dtype: the rates over all sizes."""
+    lines = []
+    for library in measured[0]:
+        for dtype in measured[0][library] if library != "entries" else ():
+            rates = [one[library][dtype] / 1e9 for one in measured]
+            lines.append(
+                f"matrix product in {dtype}, {library}: {min(rates):.0f} to {max(rates):.0f} GFLOP/s"
+            )
+    return lines
 
 
 def _busy(machine: Mapping[str, Any]) -> bool:
@@ -164,8 +174,9 @@ def plot(results: Mapping[str, Any], path: pathlib.Path) -> None:
     ran = [row for row in results["rows"] if row["status"] == "ok"]
     figure, (times, memory) = plt.subplots(1, 2, figsize=(11, 4.8), layout="constrained")
     sizes = sorted({row["entries"] for row in ran})
-    for dtype, rate in results["matrix_product"]["best"].items():
-        floor = [4e3 * size**2 * settings["dim"] / rate for size in sizes]
+    floors = {row["entries"]: row["floor_seconds"] for row in ran}
+    for dtype in ran[0]["floor_seconds"]:
+        floor = [1e3 * floors[size][dtype] for size in sizes]
         dashes = {"float32": "--", "bfloat16": ":"}[dtype]
         times.plot(sizes, floor, dashes, color="black", label=f"floor, {dtype} matrix product")
     for index, name in enumerate(dict.fromkeys(row["candidate"] for row in results["rows"])):

@@ -20,6 +20,7 @@ import contextlib
 import ctypes
 import os
 import pathlib
+import statistics
 import time
 from collections.abc import Callable
 from typing import Any
@@ -223,7 +224,7 @@ def _probe_torch(platform: str | None) -> dict[str, Any]:
 
 
 def _rates(make: Callable[[int], Callable[[], Any]], platform: str) -> dict[int, float]:
-    """Returns size -> FLOP/s, the best of three to ten products of square matrices of that size."""
+    """Returns size -> FLOP/s, the median of three to ten products of square matrices of a size."""
     rates = {}
     for size in (512, 1024, 2048, 4096, 8192) if platform == "cpu" else (2048, 4096, 8192, 16384):
         run = make(size)
@@ -233,7 +234,7 @@ def _rates(make: Callable[[int], Callable[[], Any]], platform: str) -> dict[int,
             start = time.perf_counter()
             run()
             seconds.append(time.perf_counter() - start)
-        rates[size] = 2.0 * size**3 / min(seconds)
+        rates[size] = 2.0 * size**3 / statistics.median(seconds)
         if min(seconds) > ENOUGH:
             break
     return rates

@@ -1,11 +1,32 @@
-"""Eight host devices for every test, chosen before jax starts."""
+"""Eight host devices and one cache of compiled programs for every test, before jax starts."""
 
 import os
+import tempfile
+
+import pytest
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 _COUNT = "--xla_force_host_platform_device_count=8"
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_COUNT}".strip()
+
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    # Compiling is most of what the tests do. Workers and commands inherit this folder, which goes
+    # with the process that made it.
+    _CACHE = tempfile.TemporaryDirectory(prefix="thanos_jax_tests_", ignore_cleanup_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+# Half of it is optimization, of programs that run a few times on little data.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forget_programs():
+    """Compiled programs of a module are of no use to the next; together they fill gigabytes."""
+    yield
+    import jax
+
+    jax.clear_caches()
 
 
 def pytest_addoption(parser):

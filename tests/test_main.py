@@ -12,7 +12,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 def command(*arguments, cwd=ROOT):
     environment = dict(os.environ, JAX_PLATFORMS="cpu", PYTHONPATH=str(ROOT))
-    environment.pop("XLA_FLAGS", None)
+    for name in ("XLA_FLAGS", "JAX_DISABLE_MOST_OPTIMIZATIONS"):
+        environment.pop(name, None)
     return subprocess.run(
         [sys.executable, "-m", "thanos_jax.main", *arguments],
         cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False,

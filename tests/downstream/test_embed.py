@@ -14,6 +14,7 @@ def setting():
     config = schema.default()
     config.model.vit.update(width=16, depth=1, heads=2, mlp_width=16, dropout=0.5)
     config.model.arrangement = "joint"
+    config.model.decoder = "mlp"
     dataset = load(config.data)
     mesh = sharding.make_mesh()
     return dataset, mesh, run.build(config, dataset, mesh)

@@ -13,7 +13,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
 
 # Between them these hold every term of every loss; the others are sums of the same terms.
-ALL_TERMS = ("info_nce", "supcon", "spread_attract")
+ALL_TERMS = ("spread", "joint_attract")
 
 
 def pytest_collection_modifyitems(config, items):
@@ -36,17 +36,11 @@ def pytest_collection_modifyitems(config, items):
 
 
 @pytest.fixture(autouse=True, scope="module")
-def strict_and_quick():
-    """A caller's training loop may forbid implicit promotion; the losses have to run there too.
-
-    Compiling is most of the time these tests take, and half of that is optimization.
-    """
-    before = jax.config.read("jax_disable_most_optimizations")
+def strict_with_small_tiles():
+    """A caller's training loop may forbid implicit promotion; the losses have to run there too."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(jax.numpy_rank_promotion("raise"))
         stack.enter_context(jax.numpy_dtype_promotion("strict"))
-        jax.config.update("jax_disable_most_optimizations", True)
         # The dozen entries of most tests then make several tiles, the last with padding.
         stack.enter_context(pytest.MonkeyPatch.context()).setitem(streaming.TILE, "cpu", 8)
-        stack.callback(jax.config.update, "jax_disable_most_optimizations", before)
         yield

@@ -15,7 +15,6 @@ from jax.sharding import AxisType, PartitionSpec
 
 from thanos_jax import losses
 
-IMPLEMENTED = pytest.mark.parametrize("implementation", oracle.IMPLEMENTATIONS)
 BATCH = 6
 # Every form of the loss: whether there are labels, and its options.
 FORMS = {
@@ -27,6 +26,15 @@ FORMS = {
     "apart": (True, {"alpha": 1.0}),
 }
 ROWS = pytest.mark.parametrize("form", FORMS)
+# Streaming compiles for long; by default it is tested on forms that hold every term.
+COMBINED = pytest.mark.parametrize(
+    ("form", "implementation"),
+    [
+        (form, implementation)
+        for implementation in oracle.IMPLEMENTATIONS
+        for form in (FORMS if implementation in oracle.EAGER else ("clip", "spread_attract"))
+    ],
+)
 
 
 def towers(seed=0, dtype=np.float32, batch=BATCH):
@@ -73,8 +81,7 @@ def check(form, implementation, image, text, labels, where, *, temperature=0.2, 
     )
 
 
-@ROWS
-@IMPLEMENTED
+@COMBINED
 @pytest.mark.parametrize("labels", oracle.LABELS)
 def test_values(form, implementation, labels):
     labels = oracle.labels_like(labels, BATCH)
@@ -82,8 +89,7 @@ def test_values(form, implementation, labels):
         check(form, implementation, *towers(seed), labels, oracle.where_like(where, BATCH))
 
 
-@ROWS
-@IMPLEMENTED
+@COMBINED
 @pytest.mark.parametrize("temperature", [0.01, 0.07, 3.0])
 def test_temperatures(form, implementation, temperature):
     labels = oracle.labels_like("random", BATCH)
@@ -91,15 +97,13 @@ def test_temperatures(form, implementation, temperature):
     check(form, implementation, *arrays, temperature=temperature)
 
 
-@ROWS
-@IMPLEMENTED
+@COMBINED
 def test_without_normalization(form, implementation):
     arrays = (*towers(10), oracle.labels_like("random", BATCH), np.ones(BATCH, bool))
     check(form, implementation, *arrays, normalize=False, temperature=1.0)
 
 
-@ROWS
-@IMPLEMENTED
+@COMBINED
 def test_bfloat16(form, implementation):
     image, text = (jnp.asarray(array, jnp.bfloat16) for array in towers(11))
     arrays = (image, text, oracle.labels_like("random", BATCH), np.ones(BATCH, bool))
@@ -149,8 +153,7 @@ def test_modalities_may_change_places(form):
     np.testing.assert_allclose(call(image, text), call(text, image)[:, ::-1], rtol=1e-5, atol=1e-6)
 
 
-@ROWS
-@IMPLEMENTED
+@COMBINED
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_gradients(form, implementation, dtype):
     """Both towers, CLIP's logarithm of the scale, and alpha."""

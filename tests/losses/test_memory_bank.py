@@ -24,7 +24,7 @@ MemoryBank = losses.memory_bank.MemoryBank
 ROWS = pytest.mark.parametrize("loss", oracle.LOSSES, ids=repr)
 # Rows that between them hold every term of every loss; where compiling takes long, they stand for
 # the others, which are sums of these.
-FEW = [oracle.BY_NAME[k] for k in ("info_nce", "supcon", "spread_attract")]
+FEW = [oracle.BY_NAME[k] for k in ("spread", "joint_attract")]
 SEVERAL = pytest.mark.parametrize(
     ("loss", "implementation"),
     [
@@ -316,9 +316,9 @@ def sharded_batch(seed=50):
 
 @NEEDS_EIGHT
 @pytest.mark.parametrize(("name", "implementation", "way", "views"), [
-    *[("spread_attract", i, "shard_map", "all") for i in oracle.SHARDED],
-    ("supcon", "streaming_gather", "pmap", "cross"),
-    ("supcon", "streaming_ring", "shard_map_unchecked", "cross"),
+    *[("joint_attract", i, "shard_map", "all") for i in oracle.SHARDED],
+    ("spread", "streaming_gather", "pmap", "cross"),
+    ("spread", "streaming_ring", "shard_map_unchecked", "cross"),
     ("info_nce", "dense", "vmap", "all"),
 ])  # fmt: skip
 def test_losses_on_eight_devices(name, implementation, way, views):

@@ -22,7 +22,10 @@ from thanos_jax.losses.pairs import streaming, tiles
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / "benchmarks"))
 import hlo
 
-ROWS = pytest.mark.parametrize("loss", oracle.LOSSES, ids=repr)
+# The others are sums of the terms of these.
+ROWS = pytest.mark.parametrize(
+    "loss", [oracle.BY_NAME[k] for k in ("spread", "joint_attract")], ids=repr
+)
 VIEWS = pytest.mark.parametrize("views", ["all", "cross"])
 
 
@@ -41,7 +44,7 @@ def batches(draw):
     return embeddings, labels, rng.random(batch) < draw(st.sampled_from([0.5, 1.0]))
 
 
-@hypothesis.settings(max_examples=20, deadline=None, derandomize=True, database=None)
+@hypothesis.settings(max_examples=15, deadline=None, derandomize=True, database=None)
 @hypothesis.given(
     loss=st.sampled_from(oracle.LOSSES),
     views=st.sampled_from(["all", "cross"]),

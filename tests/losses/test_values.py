@@ -88,11 +88,12 @@ def test_more_views(loss, implementation, views, num_views):
             check(loss, implementation, embeddings, labels_, where_, views=views)
 
 
-@pytest.mark.parametrize("loss", [row for row in oracle.LOSSES if not row.own_views], ids=repr)
+@pytest.mark.parametrize("name", ["supcon", "attract"])
 @IMPLEMENTED
 @pytest.mark.parametrize("num_views", [None, 1])
-def test_one_view(loss, implementation, num_views):
+def test_one_view(name, implementation, num_views):
     """[batch, dim] counts as one view: the result of reduction "none" is [batch, 1] for both."""
+    loss = oracle.BY_NAME[name]
     for labels in oracle.LABELS:
         for where in oracle.WHERE:
             embeddings = oracle.embeddings_like(num_views, seed=3)
@@ -133,7 +134,9 @@ def test_python_scalars(loss, implementation, views):
     """Temperature as a float, an int, a NumPy scalar or a 0-d array, outside jit."""
     embeddings, labels = oracle.embeddings_like(2, seed=6), oracle.labels_like("random")
     expected = loss.expect(embeddings, labels, temperature=2.0, views=views)
-    for temperature in (2.0, 2, np.float32(2), np.float64(2), jnp.float32(2), jnp.array(2.0)):
+    kinds = (2.0, 2, np.float32(2), np.float64(2), jnp.float32(2), jnp.array(2.0))
+    # Streaming compiles for each: a number that is known, and an array.
+    for temperature in kinds if implementation in oracle.EAGER else (2, jnp.array(2.0)):
         value = loss.call(
             losses, embeddings, labels, temperature=temperature, views=views,
             implementation=implementation,
@@ -346,13 +349,12 @@ def test_closed_forms(implementation):
         np.testing.assert_allclose(value, expected[name], rtol=1e-6, err_msg=name)
 
 
-@IMPLEMENTED
 @VIEWS
 @pytest.mark.parametrize("denominator", ["all", "one_positive"])
-def test_ends_of_the_weights(implementation, views, denominator):
+def test_ends_of_the_weights(views, denominator):
     """At 0 and 1 the composed losses are exactly one of their parts."""
     embeddings, labels = oracle.embeddings_like(2, seed=18), oracle.labels_like("random")
-    keywords = {"views": views, "implementation": implementation}
+    keywords = {"views": views, "implementation": "dense"}
     parts = {
         "supcon": losses.supcon(embeddings, labels, denominator=denominator, **keywords),
         "cnce": losses.class_conditional_info_nce(embeddings, labels, **keywords),

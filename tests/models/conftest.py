@@ -1,4 +1,4 @@
-"""What the tests of models share: random parameters without compiling an initializer, jit."""
+"""What the tests of models share: random parameters without compiling an initializer."""
 
 import jax
 import jax.numpy as jnp
@@ -7,13 +7,9 @@ import pytest
 
 
 @pytest.fixture(autouse=True)
-def _strict_and_compiled_quickly():
-    """Small models run once: compiling them well would take longer than everything else."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
+def _strict():
     with jax.numpy_rank_promotion("raise"):
         yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 def _fill(model, inputs, seed=1):
