@@ -79,8 +79,8 @@ def table(results: Mapping[str, Any]) -> str:
         "",
         *_aligned(*_measurements(rows, list(results["matrix_product"][0]["jax before"]))),
         "",
-        "% of floor: 100 is 4 N^2 dim FLOPs at the rate of jax's matrix product, the mean of before "
-        "and after each size. Peak: bytes above the inputs, as",
+        "% of floor: 100 is 4 N^2 dim FLOPs at the rate of jax's matrix product, the mean of "
+        "before and after each size. Peak: bytes above the inputs, as",
         "benchmarks/pairwise_worker.py measures them ("
         + "; ".join(dict.fromkeys(row["peak_bytes_are"] for row in ran))
         + f"). same: within {TOLERANCE:g} of the definition.",
@@ -98,9 +98,8 @@ def _products(measured: Sequence[Mapping[str, Any]]) -> list[str]:
     for library in measured[0]:
         for dtype in measured[0][library] if library != "entries" else ():
             rates = [one[library][dtype] / 1e9 for one in measured]
-            lines.append(
-                f"matrix product in {dtype}, {library}: {min(rates):.0f} to {max(rates):.0f} GFLOP/s"
-            )
+            span = f"{min(rates):.0f} to {max(rates):.0f} GFLOP/s"
+            lines.append(f"matrix product in {dtype}, {library}: {span}")
     return lines
 
 
