@@ -37,7 +37,10 @@ def test_every_method_and_preset_passes_the_schema(file):
         module.get_config("thanso")
 
 
-@pytest.mark.parametrize("stream", [False, True], ids=["memory", "stream"])
+@pytest.mark.parametrize(
+    "stream",
+    [pytest.param(False, marks=pytest.mark.slow, id="memory"), pytest.param(True, id="stream")],
+)
 def test_celeba_runs_on_mock_data(stream, tmp_path):
     tfds = pytest.importorskip("tensorflow_datasets")
     (file,) = [file for file in FILES if file.stem == "celeba"]

@@ -67,9 +67,9 @@ def _train(config, dataset, devices, count):
     ("encoder", "method", "micro_batch_size"),
     [
         ("mlp", "thanos", 0),
-        ("resnet18", "supcon", 0),
+        pytest.param("resnet18", "supcon", 0, marks=pytest.mark.slow),
         ("mlp", "thanos", 8),
-        ("vit", "spread", 16),
+        pytest.param("vit", "spread", 16, marks=pytest.mark.slow),
     ],
 )
 def test_eight_devices_do_what_one_does(dataset, encoder, method, micro_batch_size):
@@ -206,7 +206,7 @@ def _batch(dataset, size=32):
     [
         ("thanos", "mlp", "separate", 8),
         ("spread", "vit", "shared", 8),
-        ("supcon", "resnet18", "shared", 16),
+        pytest.param("supcon", "resnet18", "shared", 16, marks=pytest.mark.slow),
     ],
 )
 def test_micro_batches_have_the_gradient_of_the_whole_batch(
@@ -273,6 +273,7 @@ def test_images_stay_on_their_devices(dataset, method):
             assert len(dimensions.split(",")) < 4, (kind, shapes)
 
 
+@pytest.mark.slow
 def test_memory_of_a_batch_sixteen_times_as_large(dataset):
     """All that the step holds: temporaries, arguments (the images too) and results.
 
