@@ -1,0 +1,206 @@
+"""The model's inputs: class, subclass and irrelevant features, and noise that augmentation redraws.
+
+Features are the standard basis: v_k is axis k - 1. Another orthonormal basis would turn the inputs
+and the encoder with them; losses, minimizers and the law of the initial weights stay the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import numbers
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from thanos_jax.errors import UserError
+
+NOISES = ("rest", "all")
+
+
+class ModelError(UserError, ValueError):
+    """A setting that the model does not allow; names it, what was got and what is expected."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """The law of the inputs; the defaults are the setting of the learned, then unlearned subclass.
+
+    x = y phi_1 v_1 + (y_sub phi_2 + mu) v_2 + rho phi_k v_k + xi, and a constant 1 appended, with
+    class y, subclass y_sub and rho in {-1, 1}, k in 3 .. K, and xi = sigma v_j. An augmentation of
+    an image redraws j and keeps everything else.
+
+    Attributes:
+      samples: images n, a multiple of 8, so that all combinations of signs are equally frequent.
+        Over a multiple of 8 (K - 2) images so are those of signs and k.
+      augmentations: m of each image.
+      dim: number of directions d, without the constant.
+      features: K, at least 3 and less than dim.
+      phi_1: strength of the class feature.
+      phi_2: strength of the subclass feature.
+      phi_k: strength of each irrelevant feature.
+      mu: mean of the subclass feature, which ties it to the constant.
+      sigma: strength of the noise.
+      noise: where j is drawn from, uniformly: "rest", v_{K+1} .. v_d, orthogonal to all features;
+        or "all", v_1 .. v_d, so that a few augmentations disturb a feature.
+
+    Raises:
+      ModelError: a value outside these ranges, or not finite.
+
+    Source: Xue et al., ICML 2023, https://arxiv.org/abs/2305.16536
+    """
+
+    samples: int = 1000
+    augmentations: int = 5
+    dim: int = 2000
+    features: int = 4
+    phi_1: float = 1.0
+    phi_2: float = 1.0
+    phi_k: float = 1.0
+    mu: float = 1.0
+    sigma: float = 2.0
+    noise: str = "rest"
+
+    def __post_init__(self) -> None:
+        check_integer("samples", self.samples, least=8)
+        if self.samples % 8:
+            raise ModelError(f"samples: expected a multiple of 8, got {self.samples}")
+        check_integer("augmentations", self.augmentations, least=1)
+        check_integer("features", self.features, least=3)
+        check_integer("dim", self.dim, least=self.features + 1)
+        for name in ("phi_1", "phi_2", "phi_k"):
+            check_positive(name, getattr(self, name))
+        for name, least in (("mu", -math.inf), ("sigma", 0.0)):
+            value = getattr(self, name)
+            if not _is_real(value) or not math.isfinite(value) or value < least:
+                at_least = " of at least 0" if least == 0 else ""
+                raise ModelError(f"{name}: expected a finite number{at_least}, got {value!r}")
+        if self.noise not in NOISES:
+            raise ModelError(f"noise: expected one of {NOISES}, got {self.noise!r}")
+
+
+class Sample(NamedTuple):
+    """Images drawn from a model, with what each was made of.
+
+    Attributes:
+      model: the model.
+      y: int64 [n], -1 or 1, the class.
+      y_sub: int64 [n], -1 or 1, the subclass.
+      rho: int64 [n], -1 or 1, sign of the irrelevant feature.
+      k: int64 [n], 3 .. K, which irrelevant feature.
+      j: int64 [n, m], 1 .. d, direction of each augmentation's noise.
+    """
+
+    model: Model
+    y: np.ndarray
+    y_sub: np.ndarray
+    rho: np.ndarray
+    k: np.ndarray
+    j: np.ndarray
+
+
+class Covariances(NamedTuple):
+    """Uncentred covariances, each float64 [d + 1, d + 1].
+
+    Attributes:
+      everything: M, of all n m augmentations.
+      class_means: M+, of the means of the two classes.
+      image_means: M~, of the means of the n images, each over its augmentations.
+    """
+
+    everything: np.ndarray
+    class_means: np.ndarray
+    image_means: np.ndarray
+
+
+def draw(model: Model, seed: int = 0) -> Sample:
+    """Draws images; a function of its arguments alone.
+
+    Signs and k are dealt, not drawn, so that they are balanced as the paper assumes; chance decides
+    the noise only. The order of images carries no meaning.
+
+    Args:
+      model: the law of the inputs.
+      seed: of the noise, at least 0.
+
+    Returns:
+      The sample.
+
+    Raises:
+      ModelError: a negative seed.
+
+    Source: Xue et al., ICML 2023
+    """
+    check_integer("seed", seed, least=0)
+    image = np.arange(model.samples)
+    first = model.features if model.noise == "rest" else 0
+    shape = (model.samples, model.augmentations)
+    return Sample(
+        model=model,
+        y=1 - 2 * (image % 2),
+        y_sub=1 - 2 * (image // 2 % 2),
+        rho=1 - 2 * (image // 4 % 2),
+        k=3 + image // 8 % (model.features - 2),
+        j=1 + np.random.default_rng(seed).integers(first, model.dim, shape),
+    )
+
+
+def inputs(sample: Sample) -> np.ndarray:
+    """Returns all augmentations, float64 [n, m, d + 1]; the last entry of each is the constant 1.
+
+    Source: Xue et al., ICML 2023
+    """
+    model = sample.model
+    image = np.arange(model.samples)
+    clean = np.zeros((model.samples, model.dim + 1))
+    clean[:, 0] = sample.y * model.phi_1
+    clean[:, 1] = sample.y_sub * model.phi_2 + model.mu
+    clean[image, sample.k - 1] = sample.rho * model.phi_k
+    clean[:, -1] = 1.0
+    found = np.repeat(clean[:, None, :], model.augmentations, axis=1)
+    found[image[:, None], np.arange(model.augmentations), sample.j - 1] += model.sigma
+    return found
+
+
+def covariances(sample: Sample) -> Covariances:
+    """Calculates M, M+ and M~ as they are defined, in time O(n m d^2).
+
+    Args:
+      sample: the images.
+
+    Returns:
+      The three matrices.
+
+    Source: Xue et al., ICML 2023
+    """
+    entries = inputs(sample)
+    images = entries.mean(axis=1)
+    classes = np.stack([images[sample.y == sign].mean(axis=0) for sign in (-1, 1)])
+    return Covariances(*(_second_moment(rows) for rows in (entries, classes, images)))
+
+
+def check_integer(name: str, value: Any, *, least: int) -> None:
+    """Raises ModelError unless the value is an integer of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
+        raise ModelError(f"{name}: expected an integer of at least {least}, got {value!r}")
+
+
+def check_positive(name: str, value: Any) -> None:
+    """Raises ModelError unless the value is a finite positive number."""
+    if not _is_real(value) or not math.isfinite(value) or value <= 0:
+        raise ModelError(f"{name}: expected a finite positive number, got {value!r}")
+
+
+def check_beta(beta: Any) -> None:
+    """Raises ModelError unless beta is a number in [0, 1]."""
+    if not _is_real(beta) or not 0 <= beta <= 1:
+        raise ModelError(f"beta: expected a number in [0, 1], got {beta!r}")
+
+
+def _is_real(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def _second_moment(rows: np.ndarray) -> np.ndarray:
+    rows = rows.reshape(-1, rows.shape[-1])
+    return rows.T @ rows / len(rows)
