@@ -194,6 +194,41 @@ def test_products_of_the_ring(devices, monkeypatch):
     assert "reduce-scatter" not in work.collectives
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 (host) devices")
+@pytest.mark.parametrize(("schedule", "work"), [("ring", 1.0), ("gather", 1.5)])
+def test_a_large_batch_on_eight_devices(schedule, work, monkeypatch):
+    """N = 16,384: value and gradient of one device, 4 N^2 d / 8 operations, nothing quadratic."""
+    monkeypatch.setitem(streaming.TILE, "cpu", 1024)
+    entries, dim = 16384, 128
+    rng = np.random.default_rng(0)
+    embeddings = rng.normal(size=(entries // 2, 2, dim)).astype(np.float32)
+    labels = rng.integers(0, 10, entries // 2).astype(np.int32)
+
+    def both(implementation, axis_name=None):
+        loss = functools.partial(
+            losses.spread, temperature=0.1, axis_name=axis_name, implementation=implementation
+        )
+        return jax.value_and_grad(lambda embeddings, labels: loss(embeddings, labels))
+
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    spec = PartitionSpec("data")
+    step = jax.shard_map(
+        both(f"streaming_{schedule}", "data"), mesh=mesh, in_specs=(spec, spec),
+        out_specs=(PartitionSpec(), spec),
+    )  # fmt: skip
+    compiled = jax.jit(step).lower(embeddings, labels).compile()
+    found = hlo.summarize(compiled.as_text())
+    assert found.exact
+    assert work <= found.flops / (4 * entries**2 * dim / 8) < 1.15 * work
+    assert found.largest_buffer.bytes <= 4 * max(entries * dim, 1024 * 1024), found.largest_buffer
+    value, gradient = jax.jit(step)(embeddings, labels)
+    expected, slope = jax.jit(both("streaming"))(embeddings, labels)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    gradient, slope = np.asarray(gradient), np.asarray(slope)
+    np.testing.assert_allclose(gradient, slope, rtol=0, atol=1e-5 * np.abs(slope).max())
+
+
 @ROWS
 def test_derivatives(loss):
     """In float64 against differences: embeddings, temperature, alpha and beta."""
