@@ -83,7 +83,7 @@ def joint(sweeps: Mapping[str, tuple[Sequence[float], Any]]) -> Figure:
     Returns:
       The figure.
 
-    Source: Xue et al., ICML 2023, section 5
+    Source: Xue et al., ICML 2023
     """
     figure, grid = _panels(len(sweeps), columns=2)
     for axes, (title, (betas, lengths)) in zip(grid, sweeps.items(), strict=True):

@@ -77,7 +77,7 @@ def positives(covariances: Covariances, beta: float) -> Any:
     Raises:
       ModelError: beta outside [0, 1].
 
-    Source: Xue et al., ICML 2023, section 5
+    Source: Xue et al., ICML 2023
     """
     check_beta(beta)
     return beta * covariances.class_means + (1 - beta) * covariances.image_means
@@ -133,7 +133,7 @@ def joint(weights: Any, covariances: Covariances, beta: float) -> jax.Array:
     Raises:
       ModelError: as `loss`, or beta outside [0, 1].
 
-    Source: Xue et al., ICML 2023, section 5
+    Source: Xue et al., ICML 2023
     """
     return loss(weights, covariances.everything, positives(covariances, beta))
 

@@ -83,7 +83,7 @@ def weight(model: Model, betas: Sequence[float], *, rows: int, seed: int = 0) ->
     Raises:
       ModelError: an argument out of its range, or no betas.
 
-    Source: Xue et al., ICML 2023, section 5
+    Source: Xue et al., ICML 2023
     """
     if not len(betas):
         raise ModelError("betas: expected at least one beta, got none")
