@@ -87,7 +87,7 @@ def main(argv: Sequence[str]) -> None:
     if contrastive is not None:
         variables = {"params": state.params, **state.model_state}
         outputs = jax.eval_shape(
-            lambda v: parts.model.apply(v, jnp.zeros((1, *dataset.image_shape)), train=False),
+            lambda v: parts.model.apply(v, jnp.zeros((1, *parts.input_shape)), train=False),
             variables,
         )
         dim = outputs["contrastive"].shape[-1]

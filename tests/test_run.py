@@ -115,6 +115,20 @@ def test_an_interrupted_run_continues_to_the_same_end(finished, tmp_path, monkey
     assert resumed["fine_accuracy"] == results["fine_accuracy"]
 
 
+def test_random_bits_projection_and_transfer_on_the_way(tmp_path):
+    config = small(max_steps=24)
+    config.data.random_bits = 3
+    config.model.projection = (16, 8)
+    config.transfer.every_epochs = 1.0
+    results = run_module.run(config, tmp_path)
+    records = metrics.read(tmp_path / "metrics.jsonl")
+    measured = [r for r in records if "validation_fine_accuracy" in r]
+    assert [r["step"] for r in measured] == [11, 21, 24]  # 10.1 steps to an epoch
+    assert measured[-1]["validation_fine_accuracy"] == results["fine_accuracy_validation"]
+    assert all(0 <= r["validation_collapse_index"] <= 1 for r in measured)
+    assert "Reconstructions" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_runs(method, tmp_path):
     config = small(method, max_steps=2)

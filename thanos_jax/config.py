@@ -14,6 +14,7 @@ from typing import Any
 
 import ml_collections
 
+from thanos_jax.data import random_bits
 from thanos_jax.errors import UserError
 from thanos_jax.losses import pairs
 from thanos_jax.train.objective import METHODS
@@ -77,6 +78,14 @@ FIELDS: dict[str, Field] = {
     "data.image_size": _number(
         0, "side in pixels to which images are cropped and resized; 0: as stored", 0, 4096
     ),
+    "data.random_bits": _number(
+        0, "random bits of each image that both views share (RandBit), 0 to 32", 0, 32
+    ),
+    "data.random_bits_form": _one_of(
+        "channels",
+        "channels: each bit a constant channel; integer: one channel, the bits read as a number",
+        random_bits.FORMS,
+    ),
     "data.memory_limit_gib": _number(
         4.0, "a set of more pixels than this, in GiB, is read from disk as it is needed", 0, _HUGE
     ),
@@ -107,6 +116,13 @@ FIELDS: dict[str, Field] = {
     ),
     "model.embedding_dim": _number(
         0, "width of an encoder's embedding, by a linear layer; 0: as it comes", 0, 65536
+    ),
+    "model.projection": Field(
+        (),
+        "widths of the layers between the embedding and the contrastive loss (a projection head, "
+        "Khosla et al.: (2048, 128)); none: the loss acts on the embedding, as in the papers",
+        "positive integers, or none",
+        lambda v: all(type(x) is int and x > 0 for x in v),
     ),
     "model.decoder": _one_of(
         "auto", "decoder; auto: mlp for the mlp encoder", ("auto", "conv", "mlp")
@@ -156,6 +172,12 @@ FIELDS: dict[str, Field] = {
         0,
         2**31 - 1,
     ),
+    "train.resident": _one_of(
+        "auto",
+        "whether the training set lies on the devices and many steps run in one program; auto: "
+        "where it is in memory, except on CPUs",
+        ("auto", "yes", "no"),
+    ),
     "train.epochs": _number(600.0, "passes over the training set", 0, _HUGE, open_low=True),
     "train.max_steps": _number(
         0, "stops the run, schedule included, at this step; 0: no limit", 0, _HUGE
@@ -177,6 +199,12 @@ FIELDS: dict[str, Field] = {
         lambda v: len(v) > 0 and all(_is_number(x) and x >= 0 for x in v),
     ),
     "transfer.iterations": _number(200, "L-BFGS iterations of the linear head at most", 1, 1e6),
+    "transfer.every_epochs": _number(
+        0.0,
+        "epochs between measurements of transfer and collapse on the validation split; 0: none",
+        0,
+        _HUGE,
+    ),
     "transfer.neighbours": _number(20, "k of the nearest neighbour classifier", 1, 1e6),
     "report.map_points": _number(2000, "test images in the map of the embeddings", 10, 1e5),
 }

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 import thanos_jax
 from thanos_jax import config as schema
 from thanos_jax import sharding
-from thanos_jax.data import augment, sources
+from thanos_jax.data import augment, random_bits, sources
 from thanos_jax.downstream import embed, geometry, transfer
 from thanos_jax.models import thanos
 from thanos_jax.report import html, plots
@@ -107,6 +107,26 @@ def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike[str]) -> d
         found = embed_split(state, "validation")
         return {"validation_coarse_accuracy": _accuracy(found)}
 
+    def measure(state: train_state.TrainState) -> dict[str, float]:
+        train, held_out = embed_split(state, "train"), embed_split(state, "validation")
+        head = transfer.linear_head(
+            train["embedding"],
+            train["fine"],
+            held_out["embedding"],
+            held_out["fine"],
+            num_classes=len(dataset.fine_names),
+            regularization=config.transfer.regularization,
+            max_iterations=config.transfer.iterations,
+        )
+        shape = geometry.geometry(*(held_out[name] for name in ("embedding", "fine", "coarse")))
+        return {
+            "validation_fine_accuracy": head.validation_accuracy,
+            "validation_collapse_index": shape["collapse_index"],
+        }
+
+    evaluations = [(config.train.evaluate_every_epochs, evaluate)]
+    if config.transfer.every_epochs:
+        evaluations.append((config.transfer.every_epochs, measure))
     with Checkpoints(folder / "checkpoints", keep=config.train.checkpoints_kept) as checkpoints:
         state, train_seconds = loop.train(
             parts.state,
@@ -116,7 +136,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike[str]) -> d
             config,
             checkpoints=checkpoints,
             metrics_path=str(folder / "metrics.jsonl"),
-            evaluate=evaluate,
+            evaluations=evaluations,
         )
 
     # The test split is first read here, and decides nothing.
@@ -174,6 +194,7 @@ class Parts(NamedTuple):
       step: (state, batch) -> (state, metrics), jitted.
       forward: (variables, images) -> outputs, jitted.
       steps: updates of the whole run.
+      input_shape: (h, w, c) of what the model sees, c with the random bits.
     """
 
     model: nn.Module
@@ -181,6 +202,7 @@ class Parts(NamedTuple):
     step: Step
     forward: embed.Forward
     steps: int
+    input_shape: tuple[int, int, int]
 
 
 def build(config: ml_collections.ConfigDict, dataset: sources.Dataset, mesh: Mesh) -> Parts:
@@ -196,9 +218,14 @@ def build(config: ml_collections.ConfigDict, dataset: sources.Dataset, mesh: Mes
     if method.contrastive is None or not method.reconstruct:
         # One encoder is all that a method with one kind of loss needs.
         model_config.arrangement = "shared"
+    if method.contrastive is None:
+        model_config.projection = ()
+    bits: dict[str, Any] = {"bits": config.data.random_bits, "form": config.data.random_bits_form}
+    height, width, channels = dataset.image_shape
+    input_shape = (height, width, channels + random_bits.channels(**bits))
     model = thanos.build(
         model_config,
-        image_shape=dataset.image_shape,
+        image_shape=input_shape,
         num_classes=len(dataset.coarse_names),
         reconstruct=method.reconstruct,
     )
@@ -207,14 +234,15 @@ def build(config: ml_collections.ConfigDict, dataset: sources.Dataset, mesh: Mes
     optimizer = train_state.make_optimizer(config.train, schedule)
     # rbg: its programs compile several times as fast as the default's, and nothing here is sharded.
     key = jax.random.key(config.seed, impl="rbg")
-    state = train_state.create(model, optimizer, key, dataset.image_shape)
-    units = {"mean": dataset.mean, "std": dataset.std}
+    state = train_state.create(model, optimizer, key, input_shape)
+    units: dict[str, Any] = {"mean": dataset.mean, "std": dataset.std}
     return Parts(
         model=model,
         state=sharding.replicate(mesh, state),
         step=make_step(model, optimizer, schedule, config, mesh, **units),
-        forward=embed.make_forward(model, **units),
+        forward=embed.make_forward(model, **units, **bits),
         steps=steps,
+        input_shape=input_shape,
     )
 
 
@@ -305,10 +333,13 @@ def _figures(
         images = dataset.splits["test"].read(np.arange(min(12, len(test["fine"]))))["image"]
         outputs = forward({"params": state.params, **state.model_state}, images)
         units = (dataset.mean, dataset.std)
+        channels = dataset.image_shape[-1]  # the random bits come after them
         figures["Reconstructions"] = (
             plots.reconstructions(
-                np.asarray(augment.unnormalize(outputs["input"], *units)),
-                np.asarray(augment.unnormalize(outputs["reconstruction"], *units)),
+                *(
+                    np.asarray(augment.unnormalize(outputs[name][..., :channels], *units))
+                    for name in ("input", "reconstruction")
+                )
             ),
             plots.HOW_TO_READ["reconstructions"],
         )

@@ -18,6 +18,7 @@ def _config(encoder="mlp", arrangement="separate", **changes):
             "arrangement": arrangement,
             "embedding_dim": 0,
             "decoder": "auto",
+            "projection": (),
             "dtype": "float32",
             "vit": {
                 "patch": 4, "width": 16, "depth": 2, "heads": 2, "mlp_width": 24,
@@ -276,3 +277,21 @@ def test_sizes_that_describe_no_model_are_errors():
     lonely = Thanos(encoders=(MLP(),), decoder=None, num_classes=2, arrangement="joint")
     with pytest.raises(ValueError, match="encoders must hold 2 for arrangement 'joint'; got 1"):
         lonely.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)), train=False)
+
+
+def test_projection_head_is_between_embedding_and_contrastive_loss_only():
+    model = _build(arrangement="shared", projection=(7, 5))
+    images = _images()
+    variables = model.init(jax.random.key(0), images, train=False)
+    outputs = model.apply(variables, images, train=False)
+    params = variables["params"]
+    hidden = outputs["embedding"] @ params["projection_0"]["kernel"]
+    hidden = np.maximum(hidden + params["projection_0"]["bias"][None], 0)
+    expected = hidden @ params["projection_1"]["kernel"] + params["projection_1"]["bias"][None]
+    np.testing.assert_allclose(outputs["contrastive"], expected, rtol=1e-5, atol=1e-6)
+    assert outputs["embedding"].shape == (4, 10)
+    without = _build(arrangement="shared")
+    rest = {name: value for name, value in params.items() if not name.startswith("projection")}
+    plain = without.apply({"params": rest}, images, train=False)
+    np.testing.assert_array_equal(plain["embedding"], outputs["embedding"])
+    np.testing.assert_array_equal(plain["logits"][0], outputs["logits"][0])

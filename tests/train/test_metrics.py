@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from thanos_jax.train import metrics
@@ -25,13 +26,11 @@ def test_no_file_is_no_records(tmp_path):
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 def test_non_finite_names_step_and_metric(bad):
-    metrics.require_finite(7, {"loss": 1.0, "gradient_norm": 2.0})
-    with pytest.raises(metrics.NonFiniteError, match=r"step 7: gradient_norm = .*not applied"):
-        metrics.require_finite(7, {"loss": 1.0, "gradient_norm": bad})
-
-
-def test_mean():
-    assert metrics.mean([{"a": 1.0, "b": 0.0}, {"a": 3.0, "b": 1.0}]) == {"a": 2.0, "b": 0.5}
+    loss = np.array([1.0, 2.0, 3.0], np.float32)
+    metrics.require_finite(7, {"loss": loss, "gradient_norm": loss})
+    gradient_norm = np.array([1.0, bad, bad], np.float32)
+    with pytest.raises(metrics.NonFiniteError, match=r"step 8: gradient_norm = .*not applied"):
+        metrics.require_finite(7, {"loss": loss, "gradient_norm": gradient_norm})
 
 
 def test_atomic_write_leaves_no_temporary_file(tmp_path):

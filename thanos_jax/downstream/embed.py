@@ -11,13 +11,20 @@ from flax import linen as nn
 from jax.sharding import Mesh
 
 from thanos_jax import sharding
-from thanos_jax.data import augment, batches
+from thanos_jax.data import augment, batches, random_bits
 from thanos_jax.train.objective import predict_coarse
 
 Forward = Callable[[Mapping[str, Any], jax.Array], dict[str, jax.Array]]
 
 
-def make_forward(model: nn.Module, *, mean: tuple[float, ...], std: tuple[float, ...]) -> Forward:
+def make_forward(
+    model: nn.Module,
+    *,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    bits: int = 0,
+    form: str = "channels",
+) -> Forward:
     """Returns the jitted (variables, images uint8 [n, h, w, c]) -> outputs.
 
     The outputs are "embedding" float32 [n, D], "prediction" int32 [n] (the coarse class) and, where
@@ -27,11 +34,14 @@ def make_forward(model: nn.Module, *, mean: tuple[float, ...], std: tuple[float,
       model: a `thanos_jax.models.thanos.Thanos`.
       mean: per channel, of images in [0, 1].
       std: likewise.
+      bits: random bits appended to each image, see `thanos_jax.data.random_bits`.
+      form: of the bits.
     """
 
     @jax.jit
     def forward(variables: Mapping[str, Any], images: jax.Array) -> dict[str, jax.Array]:
         inputs = augment.normalize(images, mean, std)
+        inputs = random_bits.append(inputs, images, bits=bits, form=form)
         outputs: Any = model.apply(variables, inputs, train=False)
         found = {
             "embedding": outputs["embedding"],

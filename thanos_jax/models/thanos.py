@@ -38,11 +38,13 @@ class Thanos(nn.Module):
         arrangement: "shared", "joint" or "separate".
         embedding_dim: width of each encoder's embedding, by a linear layer after it; 0 leaves the
             encoder's own width.
-        dtype: dtype in which those linear layers compute; parameters are float32, and the
+        projection: widths of the layers of a projection head, with ReLUs between them, through
+            which the contrastive loss sees the embedding; () is none.
+        dtype: dtype in which those layers compute; parameters are float32, and the
             classifiers compute in float32.
 
     Source: Chen, Fu et al., Perfectly Balanced, arXiv 2204.07596; "shared" and "joint" are shipped
-    by its official code.
+    by its official code. The projection head is Khosla et al.'s, arXiv 2004.11362.
     """
 
     encoders: Sequence[nn.Module]
@@ -50,6 +52,7 @@ class Thanos(nn.Module):
     num_classes: int
     arrangement: str
     embedding_dim: int = 0
+    projection: Sequence[int] = ()
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -64,7 +67,8 @@ class Thanos(nn.Module):
             A dictionary of float32 arrays:
             "embedding" [n, D]: what downstream tasks use: the embeddings of all encoders, side by
                 side; constant under differentiation for "separate", where no loss may use it.
-            "contrastive" [n, d]: the first encoder's embedding, for the contrastive loss.
+            "contrastive" [n, d]: for the contrastive loss: the first encoder's embedding, or what
+                the projection head makes of it.
             "logits": a tuple of [n, num_classes]: one for "shared" and "joint", of "embedding";
                 two for "separate", of each encoder's embedding.
             "reconstruction" [n, h, w, c]: of the last encoder's embedding; absent without decoder.
@@ -89,12 +93,20 @@ class Thanos(nn.Module):
         )
         outputs = {
             "embedding": jax.lax.stop_gradient(embedding) if separate else embedding,
-            "contrastive": parts[0],
+            "contrastive": _project(parts[0], self.projection, self.dtype),
             "logits": logits,
         }
         if self.decoder is not None:
             outputs["reconstruction"] = self.decoder(parts[-1], train=train)
         return outputs
+
+
+def _project(embedding: Array, widths: Sequence[int], dtype: DTypeLike) -> Array:
+    for index, width in enumerate(widths):
+        if index:
+            embedding = nn.relu(embedding)
+        embedding = nn.Dense(width, dtype=dtype, name=f"projection_{index}")(embedding)
+    return embedding.astype(jnp.float32)
 
 
 def build(
@@ -104,7 +116,8 @@ def build(
 
     Args:
         config: config.model, with keys encoder, arrangement, embedding_dim, decoder ("conv", "mlp"
-            or "auto": mlp for the mlp encoder, conv otherwise), dtype ("float32", "bfloat16"),
+            or "auto": mlp for the mlp encoder, conv otherwise), projection, dtype ("float32",
+            "bfloat16"),
             and the sections vit, resnet, mlp.
         image_shape: height, width, channels.
         num_classes: number of coarse classes, at least 1.
@@ -133,6 +146,7 @@ def build(
         num_classes=num_classes,
         arrangement=config.arrangement,
         embedding_dim=config.embedding_dim,
+        projection=tuple(config.projection),
         dtype=dtype,
     )
 

@@ -47,6 +47,8 @@ MEANINGS: dict[str, str] = {
     "gradient_norm": "Euclidean length of the gradient",
     "learning_rate": "learning rate",
     "validation_coarse_accuracy": "coarse accuracy on the validation split",
+    "validation_fine_accuracy": "fine accuracy of a linear classifier on the validation split",
+    "validation_collapse_index": "collapse index of the validation split",
     "seconds": "time spent training so far",
     "jax": "version of jax",
     "thanos_jax": "version of this package",

@@ -18,12 +18,12 @@ from threadpoolctl import threadpool_limits
 from thanos_jax.downstream.arrays import check_embeddings, check_labels, unit_rows
 from thanos_jax.report.meanings import HOW_TO_READ
 
-__all__ = ["HOW_TO_READ", "curves", "embedding_map", "project", "reconstructions"]
+__all__ = ["HOW_TO_READ", "curves", "dress", "embedding_map", "project", "reconstructions"]
 
 # Text and axes. A grey of its own, so that the report can turn it into the page's text colour.
 INK = "#454647"
 # Inches. Narrow, so that text stays legible where the report shrinks a figure to a phone's width.
-_WIDTH = 5.6
+WIDTH = 5.6
 # Made for colour-blind readers: M. A. Petroff, "Accessible Color Sequences for Data Visualization",
 # arXiv 2107.02270, the ten-colour sequence. All ten show on white and on dark grey.
 PALETTE = (
@@ -38,8 +38,9 @@ _PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ),
     (
         "accuracy",
-        ("coarse_accuracy", "validation_coarse_accuracy"),
+        ("coarse_accuracy", "validation_coarse_accuracy", "validation_fine_accuracy"),
     ),
+    ("collapse index", ("validation_collapse_index",)),
     ("gradient norm", ("gradient_norm",)),
     ("learning rate", ("learning_rate",)),
 )
@@ -66,7 +67,7 @@ def curves(records: Sequence[Mapping[str, Any]]) -> Figure:
         series = {name: values for name in names if (values := _series(records, name))}
         if series:
             panels.append((title, series))
-    figure = Figure(figsize=(_WIDTH, max(1.0, 0.4 + 1.9 * len(panels))), layout="constrained")
+    figure = Figure(figsize=(WIDTH, max(1.0, 0.4 + 1.9 * len(panels))), layout="constrained")
     if not panels:
         figure.text(0.5, 0.5, "No metrics were recorded.", ha="center", va="center", color=INK)
         return figure
@@ -91,7 +92,7 @@ def curves(records: Sequence[Mapping[str, Any]]) -> Figure:
             axes.set_yscale("log")
         else:
             axes.ticklabel_format(axis="y", scilimits=(-3, 5))
-        _dress(axes)
+        dress(axes)
         axes.set_title(title, loc="left", fontsize=10, color=INK)
         if len(series) > 1:
             axes.legend(
@@ -133,7 +134,7 @@ def embedding_map(points: Any, labels: Any, names: Sequence[str], title: str) ->
         raise ValueError(f"points: expected [n, 2], got shape {points.shape}")
     labels = check_labels(labels, "labels", length=len(points), num_classes=len(names))
     colors = _colors(len(names))
-    figure = Figure(figsize=(_WIDTH, 5.2), dpi=200, layout="constrained")
+    figure = Figure(figsize=(WIDTH, 5.2), dpi=200, layout="constrained")
     axes = figure.add_subplot()
     axes.scatter(
         points[:, 0],
@@ -198,7 +199,7 @@ def reconstructions(inputs: Any, outputs: Any) -> Figure:
     count, height, width, _ = inputs.shape
     columns = min(6, count)
     lines = math.ceil(count / columns)
-    side = _WIDTH / 6
+    side = WIDTH / 6
     figure = Figure(
         figsize=(side * columns + 0.2, lines * 2 * side * min(height / width, 3.0) + 0.1),
         layout="constrained",
@@ -284,7 +285,8 @@ def _colors(count: int) -> np.ndarray:
     return matplotlib.colormaps["turbo"](np.linspace(0, 1, count))
 
 
-def _dress(axes: Axes) -> None:
+def dress(axes: Axes) -> None:
+    """Gives axes the look of all pictures: a light grid, and ink that follows the page."""
     axes.tick_params(which="both", colors=INK, labelsize=8)
     axes.yaxis.get_offset_text().set(color=INK, fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)

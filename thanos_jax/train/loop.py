@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from thanos_jax import sharding
+from thanos_jax.config import ConfigError
 from thanos_jax.data import batches
-from thanos_jax.train import metrics
+from thanos_jax.train import metrics, resident
 from thanos_jax.train.checkpoint import Checkpoints
 from thanos_jax.train.progress import progress
 from thanos_jax.train.state import TrainState
@@ -30,6 +32,10 @@ def count_steps(config: Any, size: int) -> tuple[int, float]:
     return (min(steps, config.max_steps) if config.max_steps else steps), steps_per_epoch
 
 
+# (state, first step, step to stop before) -> (state, metrics: scalars of one step, or arrays [n]).
+Advance = Callable[[TrainState, int, int], tuple[TrainState, Any]]
+
+
 def train(
     state: TrainState,
     step_fn: Step,
@@ -39,7 +45,7 @@ def train(
     *,
     checkpoints: Checkpoints,
     metrics_path: str,
-    evaluate: Callable[[TrainState], dict[str, float]],
+    evaluations: Sequence[tuple[float, Callable[[TrainState], dict[str, float]]]],
 ) -> tuple[TrainState, float]:
     """Runs the steps that are left, logging, evaluating and saving on the way.
 
@@ -51,7 +57,8 @@ def train(
       config: the whole config.
       checkpoints: where states are saved.
       metrics_path: where records go.
-      evaluate: state -> named numbers for the record of an evaluation.
+      evaluations: of each the epochs between two of it, and state -> named numbers for the record.
+        The last step has all of them.
 
     Returns:
       The last state, and the seconds that training took over all starts of the run.
@@ -72,6 +79,81 @@ def train(
         period = epochs * steps_per_epoch
         return step == steps or int(step / period) != int((step - 1) / period)
 
+    def saving(step: int) -> bool:
+        return due(step, config.train.checkpoint_every_epochs)
+
+    def logging(step: int) -> bool:
+        # A window of the record also ends where a resumed run would begin one.
+        evaluating = any(due(step, epochs) for epochs, _ in evaluations)
+        return evaluating or saving(step) or step % config.train.log_every == 0
+
+    advance, longest = _make_advance(step_fn, split, mesh, config, first=first, steps=steps)
+    pending: list[Any] = []
+    step = first
+    start = time.perf_counter()
+    with progress(steps, first) as shown:
+        while step < steps:
+            begin, step = step, step + 1
+            # The first call compiles, which says nothing about speed: it is one step.
+            while begin > first and step - begin < longest and not logging(step):
+                step += 1
+            state, found = advance(state, begin, step)
+            pending.append(found)
+            shown.advance(step - begin)
+            if begin == first:
+                jax.block_until_ready(found)
+                seconds += time.perf_counter() - start
+                start = time.perf_counter()
+            if not logging(step):
+                continue
+            windows = jax.device_get(pending)
+            pending.clear()
+            elapsed = time.perf_counter() - start
+            seconds += elapsed
+            numbers = {
+                name: np.concatenate([np.atleast_1d(window[name]) for window in windows])
+                for name in windows[0]
+            }
+            count = len(numbers["loss"])
+            metrics.require_finite(step - count + 1, numbers)
+            record = {
+                "step": step,
+                "epoch": step / steps_per_epoch,
+                **{
+                    name: float(np.mean(values, dtype=np.float64))
+                    for name, values in numbers.items()
+                },
+                "seconds": seconds,
+            }
+            timed = count - (step - count == first)
+            if timed:
+                record["images_per_second"] = timed * config.train.batch_size / elapsed
+            for epochs, evaluate in evaluations:
+                if due(step, epochs):
+                    record |= evaluate(state)
+            file.append(record)
+            shown.show(record)
+            if saving(step):
+                checkpoints.save(state, step)
+            start = time.perf_counter()
+    return state, seconds
+
+
+def _make_advance(
+    step_fn: Step, split: Any, mesh: Mesh, config: Any, *, first: int, steps: int
+) -> tuple[Advance, int]:
+    """Returns the function that runs steps, and the most steps that it runs in one call."""
+    if on_devices(config.train.resident, split):
+        longest = min(config.train.log_every, steps, 1000)
+        window = resident.make_window(
+            step_fn,
+            split,
+            mesh,
+            seed=config.seed,
+            batch_size=config.train.batch_size,
+            longest=longest,
+        )
+        return window, longest
     stream = batches.train_batches(
         split,
         seed=config.seed,
@@ -82,45 +164,30 @@ def train(
         process_count=jax.process_count(),
         read_threads=config.data.read_threads,
     )
-    pending: list[metrics.Record] = []
-    start = time.perf_counter()
-    with progress(steps, first) as shown:
-        for step, batch in enumerate(stream, start=first + 1):
-            inputs = sharding.shard(mesh, {name: batch[name] for name in INPUTS})
-            state, found = step_fn(state, inputs)
-            pending.append(found)
-            shown.advance()
-            if step == first + 1:
-                # The first call compiled the step, which says nothing about its speed.
-                jax.block_until_ready(found)
-                seconds += time.perf_counter() - start
-                start = time.perf_counter()
-            evaluating = due(step, config.train.evaluate_every_epochs)
-            saving = due(step, config.train.checkpoint_every_epochs)
-            # A window of the record also ends where a resumed run would begin one.
-            if step % config.train.log_every and not evaluating and not saving:
-                continue
-            window = jax.device_get(pending)
-            pending.clear()
-            elapsed = time.perf_counter() - start
-            seconds += elapsed
-            numbers = [{name: float(value) for name, value in m.items()} for m in window]
-            for number, values in enumerate(numbers, start=step - len(numbers) + 1):
-                metrics.require_finite(number, values)
-            record = {
-                "step": step,
-                "epoch": step / steps_per_epoch,
-                **metrics.mean(numbers),
-                "seconds": seconds,
-            }
-            timed = len(numbers) - (step - len(numbers) == first)
-            if timed:
-                record["images_per_second"] = timed * config.train.batch_size / elapsed
-            if evaluating:
-                record |= evaluate(state)
-            file.append(record)
-            shown.show(record)
-            if saving:
-                checkpoints.save(state, step)
-            start = time.perf_counter()
-    return state, seconds
+
+    def advance(state: TrainState, begin: int, end: int) -> tuple[TrainState, Any]:
+        batch = next(stream)
+        return step_fn(state, sharding.shard(mesh, {name: batch[name] for name in INPUTS}))
+
+    return advance, 1
+
+
+def on_devices(choice: str, split: Any) -> bool:
+    """Whether the training set lies on the devices, and many steps are one program.
+
+    Args:
+      choice: config.train.resident. "auto" is yes for a split in memory, except on CPUs, where
+        there is nothing to gain and XLA's convolutions are slow inside a loop.
+      split: the training split.
+
+    Raises:
+      ConfigError: "yes" for a split on disk.
+    """
+    if choice == "auto":
+        return split.in_memory and jax.default_backend() != "cpu"
+    if choice == "yes" and not split.in_memory:
+        raise ConfigError(
+            "config.train.resident: 'yes' needs a training set in memory, and this one is read "
+            "from disk; raise data.memory_limit_gib, or choose 'auto'"
+        )
+    return choice == "yes"

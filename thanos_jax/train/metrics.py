@@ -6,8 +6,10 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
 
 from thanos_jax.errors import UserError
 
@@ -18,21 +20,25 @@ class NonFiniteError(UserError, FloatingPointError):
     """A loss or gradient that is not a number, or infinite; the step was not taken."""
 
 
-def require_finite(step: int, metrics: Mapping[str, float]) -> None:
-    """Raises NonFiniteError naming the step and the metrics at fault."""
-    bad = {name: value for name, value in metrics.items() if not math.isfinite(value)}
-    if bad:
+def require_finite(first: int, metrics: Mapping[str, np.ndarray]) -> None:
+    """Raises NonFiniteError naming the first step with a metric at fault, and its metrics.
+
+    Args:
+      first: number of the first step.
+      metrics: name -> floating point [steps].
+    """
+    finite = np.all([np.isfinite(values) for values in metrics.values()], axis=0)
+    if not finite.all():
+        index = int(np.argmin(finite))
+        step = first + index
+        values = {name: float(array[index]) for name, array in metrics.items()}
+        bad = {name: value for name, value in values.items() if not math.isfinite(value)}
         found = ", ".join(f"{name} = {value}" for name, value in bad.items())
         raise NonFiniteError(
             f"step {step}: {found}. The update was not applied and nothing was saved after it. "
             "A lower train.learning_rate, a higher loss.temperature or, with model.dtype="
             "'bfloat16', float32 often mends this."
         )
-
-
-def mean(records: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Averages records of the same names."""
-    return {name: sum(r[name] for r in records) / len(records) for name in records[0]}
 
 
 class MetricsFile:

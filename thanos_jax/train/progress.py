@@ -19,10 +19,10 @@ class Progress:
         self._total = total
         self._task = bar.add_task("training", total=total, completed=first) if bar else None
 
-    def advance(self) -> None:
-        """Counts one step."""
+    def advance(self, steps: int) -> None:
+        """Counts steps."""
         if self._bar is not None and self._task is not None:
-            self._bar.advance(self._task)
+            self._bar.advance(self._task, steps)
 
     def show(self, record: Mapping[str, float]) -> None:
         """Shows a record of metrics; elsewhere than on a terminal only those of an evaluation."""

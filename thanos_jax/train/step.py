@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from thanos_jax.config import ConfigError
-from thanos_jax.data import augment
+from thanos_jax.data import augment, random_bits
 from thanos_jax.train import grad_cache
 from thanos_jax.train.objective import contrastive_loss, total_loss
 from thanos_jax.train.state import TrainState
@@ -61,12 +61,13 @@ def make_step(
     """
     contrastive: Any = contrastive_loss(config.method, config.loss, mesh)
     augmentation = config.augment.to_dict()
+    bits = {"bits": config.data.random_bits, "form": config.data.random_bits_form}
     seed = jax.random.key(config.seed)
     chunk_size = _chunk_size(config.train, mesh)
 
     def forward(params: Any, model_state: Any, chunk: Mapping[str, jax.Array]) -> Any:
         views = augment.views(chunk["augment"], chunk["image"], NUM_VIEWS, **augmentation)
-        views = augment.normalize(views, mean, std)
+        views = random_bits.append(augment.normalize(views, mean, std), chunk["image"], **bits)
         views = jax.lax.with_sharding_constraint(views, NamedSharding(mesh, P("data")))
         outputs, model_state = model.apply(
             {"params": params, **model_state},

@@ -1,0 +1,71 @@
+"""Steps run in one program on a resident training set: those of the host's loop."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+
+from thanos_jax import config as schema
+from thanos_jax import run, sharding
+from thanos_jax.data import batches, sources
+from thanos_jax.train import loop, resident
+from thanos_jax.train.step import INPUTS
+
+
+def _config():
+    config = schema.default()
+    config.method = "spread"
+    config.seed = 3
+    config.data.random_bits = 2
+    config.model.encoder = "mlp"
+    config.model.mlp.widths = (16, 8)
+    config.train.batch_size = 32
+    config.train.epochs = 2.0
+    return config
+
+
+def test_windows_on_eight_devices_do_what_single_steps_do():
+    config = _config()
+    dataset = sources.load(config.data)
+    split = dataset.splits["train"]
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    parts = run.build(config, dataset, mesh)
+    state, expected = jax.tree.map(jnp.copy, parts.state), []
+    # Over the end of the first epoch (1,294 images, 40 steps), in windows of unlike lengths.
+    stream = batches.train_batches(split, seed=3, batch_size=32, first_step=38, last_step=43)
+    for batch in stream:
+        inputs = sharding.shard(mesh, {name: batch[name] for name in INPUTS})
+        state, metrics = parts.step(state, inputs)
+        expected.append(jax.device_get(metrics))
+    window = resident.make_window(parts.step, split, mesh, seed=3, batch_size=32, longest=4)
+    ours, first = window(parts.state, 38, 39)
+    ours, second = window(ours, 39, 43)
+    for name in expected[0]:
+        found = np.concatenate([first[name], second[name]])
+        np.testing.assert_allclose(found, [e[name] for e in expected], rtol=2e-5, err_msg=name)
+    assert int(ours.step) == 5
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+        ours.params,
+        state.params,
+    )
+    with pytest.raises(ValueError, match="a window has 1 to 4 steps; got 3 to 8"):
+        window(ours, 3, 8)
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_choice(in_memory, monkeypatch):
+    class Split:
+        pass
+
+    Split.in_memory = in_memory
+    assert not loop.on_devices("no", Split)
+    assert not loop.on_devices("auto", Split)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert loop.on_devices("auto", Split) == in_memory
+    if in_memory:
+        assert loop.on_devices("yes", Split)
+    else:
+        with pytest.raises(schema.ConfigError, match=r"train\.resident: 'yes' needs"):
+            loop.on_devices("yes", Split)

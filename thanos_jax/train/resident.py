@@ -1,0 +1,86 @@
+"""Many steps in one program, on a training set that lies on the devices.
+
+A small model's step takes less time than the host needs to gather a batch, send it and start the
+step. Here the host sends only which images each step takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from thanos_jax import sharding
+from thanos_jax.data.batches import sample_indices
+from thanos_jax.data.splits import ArraySplit
+from thanos_jax.train.state import TrainState
+from thanos_jax.train.step import INPUTS, Metrics, Step
+
+# (state, first step, step to stop before) -> (state, metrics [steps]).
+Window = Callable[[TrainState, int, int], tuple[TrainState, Metrics]]
+
+
+def make_window(
+    step: Step, split: ArraySplit, mesh: Mesh, *, seed: int, batch_size: int, longest: int
+) -> Window:
+    """Puts a split on every device and returns the function that runs steps there.
+
+    The steps, and what they are given, are those of the host's loop.
+
+    Args:
+      step: from `thanos_jax.train.step.make_step`.
+      split: in memory; its images are uint8 on the devices too.
+      mesh: one axis, "data"; each device holds the whole split and gathers its part of a batch.
+      seed: orders the epochs, as in `thanos_jax.data.batches`.
+      batch_size: images in a step, over all devices.
+      longest: the most steps that a call may ask for.
+
+    Returns:
+      (state, first, last) -> (state, metrics): arrays [last - first], of steps first .. last - 1.
+      The state given is donated.
+    """
+    stored = sharding.replicate(mesh, {name: getattr(split, _ARRAYS[name]) for name in INPUTS})
+    over_devices = NamedSharding(mesh, P(None, "data"))
+
+    # A while loop, not a scan: one program serves windows of every length.
+    def window(state: TrainState, stored: Any, indices: jax.Array, count: jax.Array) -> Any:
+        def body(number: jax.Array, carry: Any) -> Any:
+            state, records = carry
+            batch = {
+                name: jnp.take(array, indices[number], axis=0) for name, array in stored.items()
+            }
+            state, found = step(state, batch)
+            records = jax.tree.map(lambda rows, row: rows.at[number].set(row), records, found)
+            return state, records
+
+        shapes = jax.eval_shape(
+            step, state, {name: jnp.take(x, indices[0], axis=0) for name, x in stored.items()}
+        )[1]
+        records = jax.tree.map(lambda x: jnp.zeros((longest, *x.shape), x.dtype), shapes)
+        return jax.lax.fori_loop(0, count, body, (state, records))
+
+    compiled = jax.jit(window, donate_argnums=0)
+
+    def run(state: TrainState, first: int, last: int) -> tuple[TrainState, Metrics]:
+        if not 0 < last - first <= longest:
+            raise ValueError(f"a window has 1 to {longest} steps; got {first} to {last}")
+        indices = np.zeros((longest, batch_size), np.int32)
+        for row, number in enumerate(range(first, last)):
+            indices[row] = sample_indices(
+                seed=seed, step=number, batch_size=batch_size, size=len(split)
+            )
+        state, records = compiled(
+            state, stored, jax.device_put(indices, over_devices), np.int32(last - first)
+        )
+        return state, {name: rows[: last - first] for name, rows in records.items()}
+
+    return run
+
+
+# Of the names of a batch, the attributes of a split.
+_ARRAYS = {"image": "images", "coarse": "coarse", "fine": "fine"}
