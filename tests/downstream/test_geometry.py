@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from thanos_jax.downstream.geometry import geometry
+from thanos_jax.downstream.neural_collapse import neural_collapse
 
 
 def sample(n=60, d=5, seed=0):
@@ -40,7 +41,18 @@ def brute_force(rows, fine, coarse):
     strata = list(zip(coarse, fine, strict=True))
     total, within, stratum = spread([0] * n), spread(classes), spread(strata)
     kernels = [np.exp(-2 * square(i, j)) for i, j in itertools.combinations(range(n), 2)]
-    return {
+
+    points = np.array(unit)
+    # The measures have tests of their own; what is checked here is what they are taken of.
+    means = [
+        neural_collapse(points[coarse == c], fine[coarse == c])
+        for c in set(classes)
+        if len(set(fine[coarse == c])) > 1
+    ]
+    collapse = neural_collapse(points, coarse) | {
+        f"{name}_strata": np.mean([m[name] for m in means]) for name in means[0]
+    }
+    return collapse | {
         "within_class_spread": within,
         "between_class_spread": total - within,
         "within_stratum_spread": stratum,
@@ -68,8 +80,10 @@ def test_against_brute_force_over_pairs(case):
     assert found.keys() == expected.keys()
     assert all(type(value) is float for value in found.values())
     for name, value in expected.items():
-        # float32 embeddings are taken as given: the rest is float64.
-        np.testing.assert_allclose(found[name], value, rtol=1e-9, err_msg=name)
+        # float32 embeddings are taken as given: the rest is float64. The oracle's points for nc1
+        # and nc2 are rounded to float32 once they are unit vectors.
+        rtol = 1e-5 if name.startswith("nc") else 1e-9
+        np.testing.assert_allclose(found[name], value, rtol=rtol, atol=1e-12, err_msg=name)
 
 
 def test_scale_and_precision_do_not_matter():
@@ -86,6 +100,9 @@ def test_collapsed_classes():
     assert found["collapse_index"] == found["within_class_spread"] == found["alignment"] == 0
     assert found["fine_within_coarse"] == 0
     assert found["between_class_spread"] > 0.5
+    assert found["nc1"] == pytest.approx(0, abs=1e-12)
+    assert found["nc2_cosines"] == pytest.approx(0, abs=1e-7)
+    assert not any(name.endswith("_strata") for name in found)
 
 
 def test_balanced_classes():
@@ -95,6 +112,8 @@ def test_balanced_classes():
     assert found["within_stratum_spread"] == found["alignment_fine"] == 0
     assert 0.2 < found["collapse_index"] < 0.9
     assert found["alignment"] > 0.5
+    assert found["nc1_strata"] == pytest.approx(0, abs=1e-12)
+    assert found["nc1"] > 0.01
 
 
 def test_classes_that_coincide():
@@ -104,6 +123,8 @@ def test_classes_that_coincide():
     found = geometry(doubled, np.tile(fine, 2), classes)
     assert found["collapse_index"] == pytest.approx(1)
     assert found["between_class_spread"] == pytest.approx(0, abs=1e-12)
+    assert "nc1" not in found
+    assert found["nc1_strata"] > 0
 
 
 def test_all_embeddings_in_one_point():
@@ -112,6 +133,7 @@ def test_all_embeddings_in_one_point():
     for name in ("collapse_index", "fine_within_coarse"):
         assert found[name] == 0
     assert found["uniformity"] == pytest.approx(0, abs=1e-12)
+    assert not any(name.startswith("nc") for name in found)
 
 
 def test_no_pairs_of_a_class():

@@ -7,13 +7,18 @@ from typing import Any
 import numpy as np
 from scipy.spatial.distance import pdist
 
+from thanos_jax.downstream import neural_collapse
 from thanos_jax.downstream.arrays import check_embeddings, check_labels, unit_rows
+from thanos_jax.downstream.partition import group_means, group_sums
+from thanos_jax.downstream.partition import strata as number_strata
 
 
 def geometry(
     embeddings: Any, fine: Any, coarse: Any, *, seed: int = 0, samples: int = 4096
 ) -> dict[str, float]:
-    """Measures spread, collapse, alignment and uniformity of L2-normalized embeddings.
+    """Measures spread, collapse, alignment, uniformity and neural collapse on the sphere.
+
+    Of L2-normalized embeddings, which is how the contrastive losses see them.
 
     With z_i = embedding i over its length (a zero embedding stays zero), m the mean of all z, m_c
     that of coarse class c, m_s that of stratum s (a fine label within a coarse class):
@@ -33,6 +38,13 @@ def geometry(
         alignment_fine         likewise over pairs of the same stratum.
         uniformity             log mean exp(-2 |z_i - z_j|^2) over pairs i < j of at most `samples`
                                embeddings. 0: all in one point; the lower, the more even.
+        nc1, nc2_norms, nc2_cosines
+                               `neural_collapse.neural_collapse` of the coarse classes.
+        nc1_strata, nc2_norms_strata, nc2_cosines_strata
+                               likewise of the strata within a coarse class, averaged over the
+                               classes where they are defined.
+                               Where no class mean differs from the others, nc1 and nc2 are not
+                               defined and left out; likewise those of strata.
 
     Exact over all n but uniformity; sums are float64. Time O(n d) + O(samples^2 d).
 
@@ -63,12 +75,12 @@ def geometry(
     fine = check_labels(fine, "fine", length=len(embeddings), num_classes=None)
     coarse = check_labels(coarse, "coarse", length=len(embeddings), num_classes=None)
     unit = unit_rows(embeddings.astype(np.float64))
-    strata = np.unique(np.stack([coarse, fine]), axis=1, return_inverse=True)[1]
+    _, strata = number_strata(fine, coarse)
 
-    class_means = _group_means(unit, coarse)
+    class_means = group_means(unit, coarse)
     within = _mean_square(unit - class_means)
     between = _mean_square(class_means - unit.mean(axis=0))
-    within_stratum = _mean_square(unit - _group_means(unit, strata))
+    within_stratum = _mean_square(unit - group_means(unit, strata))
     return {
         "within_class_spread": within,
         "between_class_spread": between,
@@ -78,21 +90,9 @@ def geometry(
         "alignment": _alignment(unit, coarse),
         "alignment_fine": _alignment(unit, strata),
         "uniformity": _uniformity(unit, seed=seed, samples=samples),
+        **neural_collapse.measures(unit, coarse),
+        **_mean_over_classes(neural_collapse.strata_measures(unit, fine, coarse)),
     }
-
-
-def _group_sums(rows: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns each row's group [n], the sums [groups, d] and the counts [groups]."""
-    _, group, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    order = np.argsort(group, kind="stable")
-    starts = np.cumsum(counts) - counts
-    return group, np.add.reduceat(rows[order], starts, axis=0), counts
-
-
-def _group_means(rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Returns [n, d]: the mean of each row's group."""
-    group, sums, counts = _group_sums(rows, labels)
-    return (sums / counts[:, None])[group]
 
 
 def _mean_square(rows: np.ndarray) -> float:
@@ -107,11 +107,19 @@ def _share(part: float, whole: float) -> float:
 def _alignment(unit: np.ndarray, labels: np.ndarray) -> float:
     # In a group of c: sum over pairs i < j of |z_i - z_j|^2 = c sum |z_i|^2 - |sum z_i|^2, which
     # is c sum |z_i - m|^2; the latter form loses no digits when the group is nearly one point.
-    group, _, counts = _group_sums(unit, labels)
-    deviations = unit - _group_means(unit, labels)
+    group, _, counts = group_sums(unit, labels)
+    deviations = unit - group_means(unit, labels)
     total = float(np.sum(counts[group] * np.sum(deviations * deviations, axis=1)))
     pairs = int(np.sum(counts * (counts - 1) // 2))
     return total / pairs if pairs else 0.0
+
+
+def _mean_over_classes(found: dict[int, dict[str, float]]) -> dict[str, float]:
+    # Every class has the same names.
+    return {
+        f"{name}_strata": float(np.mean([measured[name] for measured in found.values()]))
+        for name in next(iter(found.values()), {})
+    }
 
 
 def _uniformity(unit: np.ndarray, *, seed: int, samples: int) -> float:

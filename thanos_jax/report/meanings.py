@@ -38,6 +38,16 @@ MEANINGS: dict[str, str] = {
     "alignment": "mean squared distance of pairs of one coarse class; 0: all in one point",
     "alignment_fine": "mean squared distance of pairs of one fine class",
     "uniformity": "log of the mean Gaussian kernel of pairs; 0: all in one point, lower: more even",
+    "nc1": "neural collapse: scatter within coarse classes against that of their means; 0: each "
+    "class is one point",
+    "nc2_norms": "neural collapse: variation of the class means' distances to their centre; 0: "
+    "equally far, as two always are",
+    "nc2_cosines": "neural collapse: how far the angles between class means are from a simplex's; "
+    "0: a simplex, as two always are",
+    "nc1_strata": "nc1 of the fine classes within a coarse class, averaged over coarse classes; "
+    "large: they overlap",
+    "nc2_norms_strata": "nc2_norms, likewise",
+    "nc2_cosines_strata": "nc2_cosines, likewise",
     "step": "updates of the parameters so far",
     "epoch": "passes over the training set so far",
     "loss": "weighted sum of the terms below",

@@ -1,0 +1,42 @@
+"""Sums and means over groups of rows: coarse classes, and the strata within them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def group_sums(rows: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Adds up the rows of each label.
+
+    Args:
+      rows: [n, d].
+      labels: integer [n], any values.
+
+    Returns:
+      Each row's group [n], groups in ascending order of labels; the sums [groups, d]; the counts
+      [groups].
+    """
+    _, group, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    order = np.argsort(group, kind="stable")
+    starts = np.cumsum(counts) - counts
+    return group, np.add.reduceat(rows[order], starts, axis=0), counts
+
+
+def group_means(rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Returns [n, d]: the mean of each row's group."""
+    group, sums, counts = group_sums(rows, labels)
+    return (sums / counts[:, None])[group]
+
+
+def strata(fine: np.ndarray, coarse: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers the strata, a stratum being the rows of one fine label within one coarse class.
+
+    Args:
+      fine: integer [n].
+      coarse: integer [n].
+
+    Returns:
+      The strata present as (coarse, fine) [strata, 2], ascending; each row's stratum [n].
+    """
+    found, stratum = np.unique(np.stack([coarse, fine]), axis=1, return_inverse=True)
+    return found.T, stratum.reshape(-1)

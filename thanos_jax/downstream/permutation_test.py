@@ -1,0 +1,145 @@
+"""The invariance behind class collapse: losses of coarse labels cannot tell a class's images apart.
+
+Exchange the embeddings of images of one coarse class, and a loss that is a function of the set of
+(embedding, coarse label) keeps its value, while what embeddings said of fine labels is gone.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from thanos_jax import losses
+from thanos_jax.data.permutations import permutation
+from thanos_jax.downstream import transfer
+from thanos_jax.downstream.arrays import check_embeddings, check_labels
+
+CLASSIFIERS = ("class_means", "nearest_neighbours")
+
+# Here, so that tests of as many embeddings share one program.
+_supcon = jax.jit(losses.supcon, static_argnames="temperature")
+
+
+def permute_within_class(labels: Any, seed: int) -> np.ndarray:
+    """Draws a uniformly random permutation that exchanges members of the same class only.
+
+    Args:
+      labels: integer [n], any values, n at least 1.
+      seed: integer in [0, 2**64).
+
+    Returns:
+      int64 [n] p with labels[p] == labels; `embeddings[p]` gives image i the embedding of p[i].
+
+    Raises:
+      TypeError: labels or seed are not integers.
+      ValueError: labels are not [n], or the seed is out of range.
+    """
+    array = np.asarray(labels)
+    if array.ndim != 1 or not array.size:
+        raise ValueError(f"labels: expected [n] with n >= 1, got shape {array.shape}")
+    array = check_labels(array, "labels", length=len(array), num_classes=None)
+    shuffled = permutation(seed, 0, len(array))
+    found = np.empty(len(array), np.int64)
+    # Both orders list class after class; within a class one is ascending, the other shuffled.
+    found[np.argsort(array, kind="stable")] = shuffled[np.argsort(array[shuffled], kind="stable")]
+    return found
+
+
+def class_fixing_permutation_test(
+    embeddings: Any,
+    fine: Any,
+    coarse: Any,
+    *,
+    permutations: int = 20,
+    samples: int = 2048,
+    temperature: float = 0.5,
+    classifier: str = "class_means",
+    neighbours: int = 20,
+    seed: int = 0,
+) -> dict[str, float]:
+    """Measures loss and fine accuracy before and after permutations within coarse classes.
+
+        loss                    SupCon of the embeddings, one view each, by coarse label
+        loss_change             largest |loss after - loss before|: rounding of float32
+        fine_accuracy           of fine labels, fitted on one half, measured on the other
+        fine_accuracy_permuted  its mean after permutations, which is what coarse classes and the
+                                frequencies of fine labels in them suffice for
+        p_value                 (1 + permutations that reach fine_accuracy) / (1 + permutations)
+
+    Under the hypothesis that embeddings tell nothing of fine labels beyond the coarse label, all
+    arrangements of embeddings within a class are equally likely, and p_value is that of a
+    permutation test: at most a with probability at most a. No smaller value than 1 / (1 +
+    permutations) can come out.
+
+    Args:
+      embeddings: floating point [n, d], n at least 2.
+      fine: integer [n], any values.
+      coarse: integer [n], any values.
+      permutations: how many, at least 1.
+      samples: at most so many embeddings are used, drawn at random; at least 2. The loss compares
+        all of them with each other.
+      temperature: of the loss.
+      classifier: "class_means" or "nearest_neighbours", of `thanos_jax.downstream.transfer`.
+      neighbours: of "nearest_neighbours", at least 1.
+      seed: of the samples, the halves and the permutations; in [0, 2**63).
+
+    Returns:
+      The figures above by name.
+
+    Raises:
+      TypeError: embeddings are not floating point, or labels or the seed not integers.
+      ValueError: a wrong shape, embeddings not finite, fewer than two embeddings or samples, no
+        permutations, an unknown classifier, or a seed out of range.
+
+    Source: the class-fixing permutations of Chen, Fu et al., "Perfectly Balanced", arXiv
+    2204.07596.
+    """
+    embeddings = check_embeddings(embeddings, "embeddings")
+    if len(embeddings) < 2:
+        raise ValueError("embeddings: expected at least 2 rows, got 1")
+    fine = check_labels(fine, "fine", length=len(embeddings), num_classes=None)
+    coarse = check_labels(coarse, "coarse", length=len(embeddings), num_classes=None)
+    for name, value, least in (("permutations", permutations, 1), ("samples", samples, 2)):
+        if value < least:
+            raise ValueError(f"{name}: expected at least {least}, got {value}")
+    if classifier not in CLASSIFIERS:
+        raise ValueError(f"classifier: expected one of {CLASSIFIERS}, got {classifier!r}")
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"seed: expected at least 0 and below 2**63, got {seed}")
+
+    # The rows come in random order, so that their first half is a random half.
+    drawn = permutation(seed, 0, len(embeddings))[:samples]
+    embeddings, fine, coarse = embeddings[drawn], fine[drawn], coarse[drawn]
+    half = len(drawn) // 2
+    # jax holds labels in 32 bits.
+    classes = jnp.asarray(np.unique(coarse, return_inverse=True)[1], jnp.int32)
+
+    def loss(rows: np.ndarray) -> float:
+        return float(_supcon(rows, classes, temperature=temperature))
+
+    def accuracy(rows: np.ndarray) -> float:
+        known = (rows[:half], fine[:half], rows[half:])
+        if classifier == "class_means":
+            predictions = transfer.class_means(*known)
+        else:
+            predictions = transfer.nearest_neighbours(*known, k=neighbours)
+        return float(np.mean(predictions == fine[half:]))
+
+    loss_before, accuracy_before = loss(embeddings), accuracy(embeddings)
+    losses_after, accuracies_after = [], []
+    for index in range(permutations):
+        # The upper half of the seeds: the seed itself has drawn the samples.
+        permuted = embeddings[permute_within_class(coarse, 2**63 + (seed + index) % 2**63)]
+        losses_after.append(loss(permuted))
+        accuracies_after.append(accuracy(permuted))
+    reached = int(np.sum(np.array(accuracies_after) >= accuracy_before))
+    return {
+        "loss": loss_before,
+        "loss_change": float(np.max(np.abs(np.array(losses_after) - loss_before))),
+        "fine_accuracy": accuracy_before,
+        "fine_accuracy_permuted": float(np.mean(accuracies_after)),
+        "p_value": (1 + reached) / (1 + permutations),
+    }
