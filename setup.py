@@ -65,7 +65,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["thanos_jax", "thanos_jax.*"]),
-    package_data={"thanos_jax": ["py.typed"]},
+    package_data={"thanos_jax": ["py.typed", "data/tiny_imagenet_superclasses.csv"]},
     install_requires=CORE,
     extras_require=EXTRAS,
     classifiers=[

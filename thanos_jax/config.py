@@ -14,7 +14,7 @@ from typing import Any
 
 import ml_collections
 
-from thanos_jax.data import random_bits
+from thanos_jax.data import random_bits, sources
 from thanos_jax.errors import UserError
 from thanos_jax.losses import pairs
 from thanos_jax.train.objective import METHODS
@@ -61,7 +61,7 @@ def _interval(default: tuple[float, float], meaning: str, low: float, high: floa
 
 
 _HUGE = 1e12
-DATASETS = ("digits", "mnist", "cifar10", "cifar100", "cifar100_u", "celeb_a")
+DATASETS = sources.NAMES
 
 FIELDS: dict[str, Field] = {
     "method": _one_of("thanos", "what is trained; see docs/methods.md", tuple(METHODS)),
@@ -70,13 +70,27 @@ FIELDS: dict[str, Field] = {
     ),
     # Data
     "data.name": _one_of("digits", "data set", DATASETS),
-    "data.data_dir": Field("", "folder of prepared TFDS data; empty: TFDS's own default"),
+    "data.data_dir": Field(
+        "",
+        "folder of prepared TFDS data (empty: TFDS's own default), of Tiny ImageNet, or of images "
+        "with labels.csv; see docs/data.md",
+    ),
     "data.validation_fraction": _number(
         0.1, "share of the training set held out, where a set has no validation split", 0.001, 0.5
     ),
-    "data.split_seed": _number(42, "seeds the validation split and subsampling", 0, 2**31 - 1),
+    "data.split_seed": _number(
+        42, "seeds the validation split, subsampling and backgrounds", 0, 2**31 - 1
+    ),
     "data.image_size": _number(
         0, "side in pixels to which images are cropped and resized; 0: as stored", 0, 4096
+    ),
+    "data.background": _one_of(
+        "none",
+        "what digits or mnist are laid over; photographs: random pieces of two photographs",
+        ("none", "photographs"),
+    ),
+    "data.coarse_map": Field(
+        "", "CSV with the columns wnid and coarse, for tiny_imagenet; empty: the package's own"
     ),
     "data.random_bits": _number(
         0, "random bits of each image that both views share (RandBit), 0 to 32", 0, 32

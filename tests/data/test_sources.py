@@ -32,6 +32,8 @@ def config(name, **changes):
         "split_seed": 42,
         "image_size": 0,
         "memory_limit_gib": 4.0,
+        "background": "none",
+        "coarse_map": "",
     }
     return ConfigDict({**values, **changes})
 

@@ -1,10 +1,12 @@
 """Class names, and the coarse class of every fine class.
 
 A network is trained on the coarse label; the fine label (the stratum) is what a good embedding
-keeps all the same. `cifar100_u` has the labels of `cifar100`.
+keeps all the same. `cifar100_u` has the labels of `cifar100`. Tiny ImageNet and users' own images
+bring their names along.
 """
 
 import difflib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -74,11 +76,12 @@ _COARSE: dict[str, tuple[str, ...]] = {
 NAMES: tuple[str, ...] = tuple(_FINE)
 
 
-def check_name(name: str) -> str:
+def check_name(name: str, known: Sequence[str] = NAMES) -> str:
     """The name of a data set, if there is one of that name.
 
     Args:
-      name: one of `NAMES`.
+      name: one of `known`.
+      known: names of data sets; by default those whose classes are listed here.
 
     Returns:
       The name.
@@ -86,10 +89,10 @@ def check_name(name: str) -> str:
     Raises:
       ValueError: there is no such data set; the message has the nearest name.
     """
-    if name not in NAMES:
-        near = difflib.get_close_matches(str(name), NAMES, n=1, cutoff=0.0)[0]
+    if name not in known:
+        near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.0)[0]
         raise ValueError(
-            f"unknown data set {name!r}, did you mean {near!r}? Known: {', '.join(NAMES)}"
+            f"unknown data set {name!r}, did you mean {near!r}? Known: {', '.join(known)}"
         )
     return name
 

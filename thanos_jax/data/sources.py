@@ -1,16 +1,26 @@
 """Every data set the library can train on, by name."""
 
-from typing import NamedTuple
+from collections.abc import Callable
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from thanos_jax.data import labels, prepared, served
-from thanos_jax.data.permutations import HOLD_OUT, SUBSAMPLE, TEST_SPLIT, permutation
+from thanos_jax.data import backgrounds, folder, labels, prepared, served, tiny_imagenet
+from thanos_jax.data.dataset import Dataset, fine_labels, hold_out, moments
+from thanos_jax.data.permutations import SUBSAMPLE, TEST_SPLIT, permutation
 from thanos_jax.data.prepared import DatasetNotFound
 from thanos_jax.data.splits import ArraySplit, DataError, RecordSplit, Split, to_memory
 
-__all__ = ["ArraySplit", "DataError", "Dataset", "DatasetNotFound", "RecordSplit", "Split", "load"]
+__all__ = [
+    "NAMES",
+    "ArraySplit",
+    "DataError",
+    "Dataset",
+    "DatasetNotFound",
+    "RecordSplit",
+    "Split",
+    "load",
+]
 
 # Training images kept of the five subclasses of a superclass, in ascending id (Thanos, CIFAR100-U).
 UNBALANCED_COUNTS = (500, 250, 100, 50, 50)
@@ -26,46 +36,29 @@ _MOMENTS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "cifar100_u": _CIFAR_MOMENTS,
     "celeb_a": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
 }
-
-
-class Dataset(NamedTuple):
-    """A data set, ready to be batched.
-
-    Attributes:
-      name: as in the config.
-      splits: "train", "validation" and "test".
-      coarse_names: names of the coarse classes, in the order of their ids.
-      fine_names: names of the fine classes, in the order of their ids.
-      image_shape: (h, w, c).
-      mean: mean of each channel of images in [0, 1].
-      std: standard deviation of each channel of images in [0, 1].
-    """
-
-    name: str
-    splits: dict[str, Split]
-    coarse_names: tuple[str, ...]
-    fine_names: tuple[str, ...]
-    image_shape: tuple[int, int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+_ONE_CHANNEL = tuple(name for name, (mean, _) in _MOMENTS.items() if len(mean) == 1)
 
 
 def load(config_data: ConfigDict) -> Dataset:
     """Loads a data set.
 
-    The digits come with scikit-learn. The others are read from files prepared by TFDS; those whose
-    images exceed the memory limit stay on disk and are read record by record. CelebA brings its own
-    validation split. Elsewhere a seeded share of the training set is held out, after CIFAR100-U's
-    training set has been thinned out.
+    The digits come with scikit-learn; `tiny_imagenet` and `folder` read files of their own. The
+    others are read from files prepared by TFDS. Images that exceed the memory limit stay on disk
+    and are read one by one. CelebA brings its own validation split. Elsewhere a seeded share of the
+    training set is held out, after CIFAR100-U's training set has been thinned out.
 
     Args:
       config_data: `config.data`, with the keys
-        name: one of `labels.NAMES`.
-        data_dir: folder of the TFDS data sets; "" for TFDS's default.
-        validation_fraction: share of the training set held out, in (0, 1); unused by celeb_a.
-        split_seed: seeds the validation split and the subsample of cifar100_u.
+        name: one of `NAMES`.
+        data_dir: folder of the TFDS data sets, "" for TFDS's default; of tiny_imagenet or folder,
+          the folder of its files.
+        validation_fraction: share of the training set held out, in (0, 1); unused where there is a
+          validation split.
+        split_seed: seeds the validation split, the subsample of cifar100_u and the backgrounds.
         image_size: side of the square images are resized and cropped to; 0 to leave them as stored.
         memory_limit_gib: GiB of images above which they stay on disk.
+        background: "none", or "photographs" behind digits or mnist; see `backgrounds`.
+        coarse_map: a CSV of tiny_imagenet's superclasses; "" for the package's own.
 
     Returns:
       The data set.
@@ -76,10 +69,9 @@ def load(config_data: ConfigDict) -> Dataset:
       ImportError: a package that this data set needs is missing.
       ValueError: a config value out of range, or files in a format that cannot be read here.
     """
-    name = labels.check_name(config_data.name)
-    size = config_data.image_size
-    if size < 0:
-        raise ValueError(f"data.image_size must be 0 or positive, got {size}")
+    name = labels.check_name(config_data.name, NAMES)
+    if config_data.image_size < 0:
+        raise ValueError(f"data.image_size must be 0 or positive, got {config_data.image_size}")
     if not config_data.memory_limit_gib >= 0:
         raise ValueError(
             f"data.memory_limit_gib must not be negative, got {config_data.memory_limit_gib}"
@@ -89,21 +81,44 @@ def load(config_data: ConfigDict) -> Dataset:
             "data.validation_fraction must lie between 0 and 1, got"
             f" {config_data.validation_fraction}"
         )
-    splits: dict[str, Split]
+    if config_data.background != "none" and name not in _ONE_CHANNEL:
+        raise DataError(
+            f"data.background: expected 'none' for {name}, got {config_data.background!r}; only"
+            f" {' and '.join(_ONE_CHANNEL)} can be laid over photographs"
+        )
+    if config_data.coarse_map and name != "tiny_imagenet":
+        raise DataError(
+            f"data.coarse_map: expected '' for {name}, got {config_data.coarse_map!r}; only"
+            " tiny_imagenet reads it"
+        )
+    return _LOADERS[name](config_data)
+
+
+def _load_tabulated(config_data: ConfigDict) -> Dataset:
+    """Loads a data set whose classes are listed in `labels`."""
+    name, over_photographs = config_data.name, config_data.background == "photographs"
     if name == "digits":
-        splits, shape = _digits(size)
+        splits, shape = _digits(config_data.image_size)
     else:
         splits, shape = _open(config_data)
     if name == "cifar100_u":
-        chosen = _unbalanced(_fine_labels(splits["train"]), config_data.split_seed)
+        chosen = _unbalanced(fine_labels(splits["train"]), config_data.split_seed)
         splits["train"] = splits["train"].subset(chosen)
+    if over_photographs:
+        # Before the hold-out, so that it does not change an image. The test split is the same for
+        # every seed.
+        for split, seed in (("train", config_data.split_seed), ("test", 0)):
+            splits[split] = backgrounds.lay_over_photographs(splits[split], seed, split)
+        shape = (*shape[:2], 3)
     if "validation" not in splits:
-        train, validation = _hold_out(
+        train, validation = hold_out(
             len(splits["train"]), config_data.validation_fraction, config_data.split_seed
         )
         whole = splits["train"]
         splits["train"], splits["validation"] = whole.subset(train), whole.subset(validation)
     mean, std = _MOMENTS[name]
+    if over_photographs:
+        mean, std = moments(splits["train"], seed=config_data.split_seed)
     return Dataset(
         name=name,
         splits={split: splits[split] for split in ("train", "validation", "test")},
@@ -135,7 +150,9 @@ def _open(config_data: ConfigDict) -> tuple[dict[str, Split], tuple[int, int, in
     shape = (size or height, size or width, channels)
     if channels != len(_MOMENTS[name][0]):
         raise DataError(f"{name}: {stored.folder} declares images of shape {stored.image_shape}")
-    gib = sum(stored.sizes.get(split, 0) for split in wanted) * float(np.prod(shape)) / 2**30
+    pixels = shape[0] * shape[1]
+    held_channels = channels if config_data.background == "none" else 3
+    gib = sum(stored.sizes.get(split, 0) for split in wanted) * pixels * held_channels / 2**30
     stream = gib > config_data.memory_limit_gib
     # Small images cost more in Python than in Pillow, and Python runs one thread at a time.
     threads = None if height * width > 64 * 64 else 1
@@ -173,25 +190,6 @@ def _digits(size: int) -> tuple[dict[str, Split], tuple[int, int, int]]:
     return splits, (side, side, 1)
 
 
-def _hold_out(size: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    held = round(size * fraction)
-    if not 0 < held < size:
-        raise DataError(
-            f"data.validation_fraction {fraction} of {size} training examples leaves"
-            f" {size - held} for training and {held} for validation; both need at least one"
-        )
-    order = permutation(seed, HOLD_OUT, size)
-    return np.sort(order[held:]), np.sort(order[:held])
-
-
-def _fine_labels(split: Split, chunk: int = 1024) -> np.ndarray:
-    if isinstance(split, ArraySplit):
-        return split.fine
-    starts = range(0, len(split), chunk)
-    ranges = (np.arange(start, min(start + chunk, len(split))) for start in starts)
-    return np.concatenate([split.read(indices)["fine"] for indices in ranges])
-
-
 def _unbalanced(fine: np.ndarray, seed: int) -> np.ndarray:
     """CIFAR100-U: which training examples stay, drawn without replacement, ascending."""
     coarse_of_fine = labels.coarse_of_fine("cifar100_u")
@@ -208,3 +206,11 @@ def _unbalanced(fine: np.ndarray, seed: int) -> np.ndarray:
             order = permutation(seed, SUBSAMPLE + int(subclass), len(members))
             chosen.append(members[order[:count]])
     return np.sort(np.concatenate(chosen))
+
+
+_LOADERS: dict[str, Callable[[ConfigDict], Dataset]] = {
+    **dict.fromkeys(labels.NAMES, _load_tabulated),
+    "tiny_imagenet": tiny_imagenet.load,
+    "folder": folder.load,
+}
+NAMES: tuple[str, ...] = tuple(_LOADERS)

@@ -1,0 +1,39 @@
+r"""Thanos on your own images, with a coarse and a fine label each.
+
+    python -m thanos_jax.main --config=configs/folder.py --config.data.data_dir=DIR \
+        --workdir=runs/own
+
+DIR holds images and labels.csv, with the columns filename, coarse, fine and perhaps split
+(docs/data.md). Images are cropped to their largest centred square and resized to 64 x 64 pixels;
+another size: --config.data.image_size=SIDE, a multiple of --config.model.vit.patch=8 for the ViT.
+How long it takes and what to expect depends on the images.
+
+Presets, `configs/folder.py:METHOD,PRESET`:
+  vit       (default) the papers' ViT with patches of 8 pixels: two encoders, 200 epochs.
+  resnet18  the papers' ResNet18, 200 epochs.
+  mlp       a small MLP with one encoder, 100 epochs: for a CPU and a few thousand small images.
+"""
+
+from __future__ import annotations
+
+import ml_collections
+
+from thanos_jax import config as schema
+
+PRESETS = ("vit", "resnet18", "mlp")
+
+
+def get_config(argument: str = "") -> ml_collections.ConfigDict:
+    """Returns the config of METHOD[,PRESET]; "thanos,vit" if the argument is empty."""
+    config = schema.default()
+    config.method, preset = schema.parse_argument(argument, PRESETS)
+    config.data.name = "folder"
+    config.data.image_size = 64
+    config.model.encoder = preset
+    config.model.vit.patch = 8
+    config.train.epochs = 200.0
+    if preset == "mlp":
+        config.model.arrangement = "shared"
+        config.train.epochs = 100.0
+        config.train.learning_rate = 1e-3
+    return config

@@ -1,0 +1,126 @@
+"""Grey images laid over photographs: two features that compete.
+
+With plain backgrounds the digit is all that tells images apart. Over photographs an instance-wise
+contrastive loss can be solved by the background alone, and the digit may not be learned: feature
+suppression (Chen, Luo and Li, "Intriguing Properties of Contrastive Losses", NeurIPS 2021).
+"""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+
+from thanos_jax.data.splits import ArraySplit, Batch, Split
+
+_CHUNK = 4096  # images composed at a time
+_STREAMS = {"train": 2**60, "test": 2**60 + 1}  # see permutations.py
+
+
+@functools.cache
+def _photographs() -> np.ndarray:
+    """Those that come with scikit-learn, at half their brightness, uint8 [2, 427, 640, 3]."""
+    from sklearn.datasets import load_sample_image
+
+    # White digits would not be seen before a white sky.
+    return np.stack([load_sample_image(name) // 2 for name in ("china.jpg", "flower.jpg")])
+
+
+def over_photographs(
+    images: np.ndarray, seed: int, split: str, *, numbers: np.ndarray | None = None
+) -> np.ndarray:
+    """Lays grey images, in white, over random crops of two photographs.
+
+    A pixel of level a is a / 255 white and the rest background: the photograph at half its
+    brightness, so that white stands out anywhere. Crops are pieces of the original pixels, drawn
+    uniformly for each image by (seed, split, number): neither the other images nor their order
+    matter. Crops for "train" lie in the left half of the photographs and crops for
+    "test" in the right half, so that no background of the test is seen in training.
+
+    Args:
+      images: uint8 [n, h, w, 1].
+      seed: integer in [0, 2**64).
+      split: "train" (validation included) or "test".
+      numbers: integer [n], numbers of the images in their split; 0 .. n - 1 if None.
+
+    Returns:
+      uint8 [n, h, w, 3].
+
+    Raises:
+      TypeError: images that are not uint8.
+      ValueError: an unknown split, or images of another shape or larger than the half of a
+        photograph, 427 x 320 pixels.
+
+    Example:
+      >>> over_photographs(np.zeros((2, 8, 8, 1), np.uint8), seed=0, split="train").shape
+      (2, 8, 8, 3)
+    """
+    if images.dtype != np.uint8:
+        raise TypeError(f"images must be uint8, got {images.dtype}")
+    if images.ndim != 4 or images.shape[-1] != 1:
+        raise ValueError(f"images must have shape [n, h, w, 1], got {images.shape}")
+    if split not in _STREAMS:
+        raise ValueError(f"split must be one of {', '.join(_STREAMS)}, got {split!r}")
+    size, height, width, _ = images.shape
+    photographs = _photographs()
+    middle = photographs.shape[2] // 2
+    half = photographs[:, :, :middle] if split == "train" else photographs[:, :, middle:]
+    if height > half.shape[1] or width > half.shape[2]:
+        raise ValueError(
+            f"images must be at most {half.shape[1]} x {half.shape[2]} pixels to lie on half of a"
+            f" photograph, got {height} x {width}"
+        )
+    numbers = np.arange(size) if numbers is None else np.asarray(numbers)
+    # [photograph, top, left, channel, h, w], a view.
+    crops = np.lib.stride_tricks.sliding_window_view(half, (height, width), axis=(1, 2))
+    words = np.random.Philox(key=np.array([seed, _STREAMS[split]], np.uint64)).random_raw(
+        3 * (int(numbers.max(initial=-1)) + 1)
+    )
+    # A remainder by some hundreds of 64 random bits is as good as uniform.
+    places = (words.reshape(-1, 3)[numbers] % np.array(crops.shape[:3], np.uint64)).astype(np.int64)
+    result = np.empty((size, height, width, 3), np.uint8)
+    for start in range(0, size, _CHUNK):
+        rows = slice(start, start + _CHUNK)
+        photograph, top, left = places[rows].T
+        background = np.moveaxis(crops[photograph, top, left], 1, -1).astype(np.uint16)
+        alpha = images[rows].astype(np.uint16)
+        result[rows] = (alpha * 255 + (255 - alpha) * background + 127) // 255
+    return result
+
+
+class _OverPhotographs:
+    """A split that stays on disk, its images laid over photographs as they are read."""
+
+    in_memory = False
+
+    def __init__(self, grey: Split, seed: int, split: str, numbers: np.ndarray) -> None:
+        self._grey, self._seed, self._split, self._numbers = grey, seed, split, numbers
+
+    def __len__(self) -> int:
+        return len(self._grey)
+
+    def read(self, indices: np.ndarray) -> Batch:
+        batch = self._grey.read(indices)
+        numbers = self._numbers[indices]
+        images = over_photographs(batch["image"], self._seed, self._split, numbers=numbers)
+        return {**batch, "image": images}
+
+    def subset(self, indices: np.ndarray) -> _OverPhotographs:
+        grey = self._grey.subset(indices)
+        return _OverPhotographs(grey, self._seed, self._split, self._numbers[indices])
+
+
+def lay_over_photographs(grey: Split, seed: int, split: str) -> Split:
+    """The same examples over photographs, in memory if they were; see `over_photographs`.
+
+    Args:
+      grey: a whole split of one-channel images, as stored.
+      seed: as in `over_photographs`.
+      split: "train" or "test".
+
+    Returns:
+      A split of images with three channels.
+    """
+    if isinstance(grey, ArraySplit):
+        return ArraySplit(over_photographs(grey.images, seed, split), grey.fine, grey.coarse)
+    return _OverPhotographs(grey, seed, split, np.arange(len(grey)))

@@ -1,0 +1,260 @@
+"""A user's own images: a folder with labels.csv, one line for each image."""
+
+from __future__ import annotations
+
+import collections
+import os
+import pathlib
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from thanos_jax.data.dataset import Dataset, hold_out, moments, read_table
+from thanos_jax.data.image_files import ImageFiles, open_image, open_splits
+from thanos_jax.data.permutations import TEST_SPLIT, permutation
+from thanos_jax.data.prepared import DatasetNotFound
+from thanos_jax.data.splits import DataError
+
+TABLE = "labels.csv"
+_COLUMNS = ("filename", "coarse", "fine")
+_SPLITS = ("train", "validation", "test")
+_GREY_MODES = ("1", "L", "LA")
+_ORIENTATION = 0x0112  # of Exif; from 5 on, the picture lies on its side
+
+
+class Row(NamedTuple):
+    """A line of the table.
+
+    Attributes:
+      line: its number in the file, from 1.
+      filename: path below the folder.
+      coarse: name of the coarse class.
+      fine: name of the fine class.
+      split: "train", "validation" or "test"; "" where the table has no such column.
+    """
+
+    line: int
+    filename: str
+    coarse: str
+    fine: str
+    split: str
+
+
+def load(config_data: ConfigDict) -> Dataset:
+    """Loads a user's own images.
+
+    `data_dir` holds labels.csv, with the columns filename (below data_dir), coarse, fine and
+    perhaps split. Without a split column, a fifth of each fine class (at least one image) is the
+    test split, the same for every seed; without validation rows, a seeded share of the training
+    rows is held out.
+
+    Classes are numbered in the order of their names. A fine class is a pair of a coarse and a fine
+    name; where a fine name occurs below several coarse names, it is shown as "coarse / fine".
+
+    Images are turned upright by their Exif orientation, and become grey if all files are, RGB
+    otherwise (transparency is dropped). Mean and standard deviation are those of the training
+    images, or of 10,000 drawn from them.
+
+    Args:
+      config_data: `config.data`; see `sources.load`. image_size may be 0 only if all images have
+        one size.
+
+    Returns:
+      The data set.
+
+    Raises:
+      DatasetNotFound: there is no labels.csv.
+      DataError: a table or an image that cannot be used; names the line and the file.
+    """
+    folder = os.path.expanduser(config_data.data_dir)
+    table = os.path.join(folder, TABLE)
+    if not folder or not os.path.isfile(table):
+        raise DatasetNotFound(
+            f"data.data_dir: expected a folder that holds {TABLE}, with the columns filename,"
+            f" coarse, fine and perhaps split; got {folder!r}"
+        )
+    rows = read_rows(folder)
+    pairs, fine_names = _name_classes(rows)
+    coarse_names = tuple(sorted({row.coarse for row in rows}))
+    fine_of = {pair: number for number, pair in enumerate(pairs)}
+    coarse_of = {name: number for number, name in enumerate(coarse_names)}
+    files = ImageFiles(
+        [os.path.join(folder, row.filename) for row in rows],
+        np.array([fine_of[row.coarse, row.fine] for row in rows], np.int32),
+        np.array([coarse_of[row.coarse] for row in rows], np.int32),
+        [f"{row.filename}, {table}, line {row.line}" for row in rows],
+    )
+    split_of = _split(table, rows, files.fine, fine_names)
+    numbers = {name: np.flatnonzero(split_of == name) for name in _SPLITS}
+    if not len(numbers["validation"]):
+        train, validation = hold_out(
+            len(numbers["train"]), config_data.validation_fraction, config_data.split_seed
+        )
+        numbers["validation"] = numbers["train"][validation]
+        numbers["train"] = numbers["train"][train]
+    _check_classes(table, rows, files.fine, fine_names, numbers)
+
+    size = config_data.image_size
+    height, width, mode = _inspect(files, size)
+    image_shape = (size or height, size or width, len(mode))
+    splits = open_splits(
+        {name: files.take(numbers[name]) for name in _SPLITS},
+        lambda image: _upright(image, "L" if mode == "L" else "RGB"),
+        dataset="folder",
+        num_fine=len(fine_names),
+        num_coarse=len(coarse_names),
+        image_shape=image_shape,
+        image_size=size,
+        memory_limit_gib=config_data.memory_limit_gib,
+    )
+    mean, std = moments(splits["train"], seed=config_data.split_seed)
+    return Dataset("folder", splits, coarse_names, fine_names, image_shape, mean, std)
+
+
+def read_rows(folder: str) -> list[Row]:
+    """Reads and checks labels.csv.
+
+    Args:
+      folder: the folder that holds it.
+
+    Returns:
+      Its rows, in order; at least one.
+
+    Raises:
+      DataError: a row that cannot be used, or a file that is not there.
+    """
+    table = os.path.join(folder, TABLE)
+    rows: list[Row] = []
+    line_of: dict[str, int] = {}
+    for line, cells in read_table(table, _COLUMNS):
+        where = f"{table}, line {line}"
+        for column in _COLUMNS:
+            if not cells[column]:
+                raise DataError(f"{where}: {column} is empty")
+        split = cells.get("split", "")
+        if "split" in cells and split not in _SPLITS:
+            raise DataError(f"{where}: split: expected one of {', '.join(_SPLITS)}, got {split!r}")
+        filename = os.path.normpath(cells["filename"])
+        if _escapes(cells["filename"]):
+            raise DataError(
+                f"{where}: filename: expected a path below {folder}, without '..', got"
+                f" {cells['filename']!r}"
+            )
+        if filename in line_of:
+            raise DataError(
+                f"{where}: filename: {filename!r} was labelled before, in line {line_of[filename]}"
+            )
+        if not os.path.isfile(os.path.join(folder, filename)):
+            raise DataError(f"{where}: no file {os.path.join(folder, filename)}")
+        line_of[filename] = line
+        rows.append(Row(line, filename, cells["coarse"], cells["fine"], split))
+    if not rows:
+        raise DataError(f"{table}: expected a line for each image below the header, got none")
+    return rows
+
+
+def _escapes(filename: str) -> bool:
+    windows = pathlib.PureWindowsPath(filename)  # knows both kinds of slashes
+    return bool(windows.anchor) or ".." in windows.parts
+
+
+def _name_classes(rows: list[Row]) -> tuple[list[tuple[str, str]], tuple[str, ...]]:
+    """The (coarse, fine) pair of each fine class and the name it is shown by, in order of names."""
+    pairs = {(row.coarse, row.fine) for row in rows}
+    count = collections.Counter(fine for _, fine in pairs)
+    name_of = {pair: f"{pair[0]} / {pair[1]}" if count[pair[1]] > 1 else pair[1] for pair in pairs}
+    ordered = sorted(pairs, key=lambda pair: (name_of[pair], pair))
+    return ordered, tuple(name_of[pair] for pair in ordered)
+
+
+def _split(
+    table: str, rows: list[Row], fine: np.ndarray, fine_names: tuple[str, ...]
+) -> np.ndarray:
+    """The split of every row, before the hold-out."""
+    if rows[0].split:
+        split_of = np.array([row.split for row in rows], object)
+        for name in ("train", "test"):
+            if name not in split_of:
+                raise DataError(
+                    f"{table}: split: expected rows for train and test, got none for {name};"
+                    " without the column, the rows are split here"
+                )
+        return split_of
+    split_of = np.full(len(rows), "train", object)
+    for number, name in enumerate(fine_names):
+        members = np.flatnonzero(fine == number)
+        if len(members) < 2:
+            raise DataError(
+                f"{table}, line {rows[members[0]].line}: the only image of fine class {name!r};"
+                " expected two or more, for training and test"
+            )
+        # Whatever the config's seed: the test split is the same for everybody.
+        order = permutation(number, TEST_SPLIT, len(members))
+        split_of[members[order[: max(1, round(len(members) / 5))]]] = "test"
+    return split_of
+
+
+def _check_classes(
+    table: str,
+    rows: list[Row],
+    fine: np.ndarray,
+    fine_names: tuple[str, ...],
+    numbers: dict[str, np.ndarray],
+) -> None:
+    for split in ("train", "test"):
+        absent = np.setdiff1d(np.arange(len(fine_names)), fine[numbers[split]])
+        if absent.size:
+            members = np.flatnonzero(fine == absent[0])
+            held_out = np.isin(members, numbers["validation"]).sum()
+            raise DataError(
+                f"{table}, line {rows[members[0]].line}: fine class {fine_names[absent[0]]!r} has"
+                f" {len(members)} images, none of them in the {split} split ({held_out} in"
+                " validation); training and test need every class"
+            )
+
+
+def _inspect(files: ImageFiles, image_size: int) -> tuple[int, int, str]:
+    """(height, width, mode) of all images; the size only matters if image_size is 0."""
+
+    def header(number: int) -> tuple[int, int, str]:
+        try:
+            with open_image(files.paths[number]) as image:
+                if image.mode[0] in "IF":
+                    raise ValueError(
+                        f"pixels of mode {image.mode}, expected 8 bits in each channel"
+                    )
+                width, height = image.size
+                # Of a PNG, reading Exif data means decoding the image.
+                if not image_size and image.getexif().get(_ORIENTATION, 1) >= 5:
+                    width, height = height, width
+                return height, width, image.mode
+        except Exception as error:
+            raise DataError(f"folder: {files.sources[number]}: {error}") from error
+
+    pool = ThreadPoolExecutor(min(os.cpu_count() or 1, 16))
+    try:
+        headers = list(pool.map(header, range(len(files.paths))))
+    finally:
+        pool.shutdown(cancel_futures=True)
+    height, width = headers[0][:2]
+    for number, (other_height, other_width, _) in enumerate(headers):
+        if not image_size and (other_height, other_width) != (height, width):
+            raise DataError(
+                f"folder: data.image_size: expected the side to which images are resized, because"
+                f" they differ in size, got 0: {files.sources[number]}, is {other_width} x"
+                f" {other_height} pixels, {files.sources[0]}, {width} x {height}"
+            )
+    grey = all(mode in _GREY_MODES for _, _, mode in headers)
+    return height, width, "L" if grey else "RGB"
+
+
+def _upright(image: Any, mode: str) -> Any:
+    from PIL import ImageOps
+
+    image = ImageOps.exif_transpose(image)
+    if image.mode == "P" and "transparency" in image.info:
+        # Pillow warns of what it loses when this is done at once.
+        image = image.convert("RGBA")
+    return image.convert(mode)

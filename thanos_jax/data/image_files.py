@@ -1,0 +1,134 @@
+"""Splits whose images are files, one each, in any format that Pillow reads."""
+
+from __future__ import annotations
+
+import io
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+
+from thanos_jax.data.prepared import resize
+from thanos_jax.data.splits import RecordSplit, Split, to_memory
+
+
+class ImageFiles(NamedTuple):
+    """The files of a split and their labels.
+
+    Attributes:
+      paths: of n files.
+      fine: int32 [n].
+      coarse: int32 [n].
+      sources: n places to look at when a file cannot be used, as in "cats/1.png (line 7)".
+    """
+
+    paths: Sequence[str]
+    fine: np.ndarray
+    coarse: np.ndarray
+    sources: Sequence[str]
+
+    def take(self, indices: np.ndarray) -> ImageFiles:
+        """The files named, in that order."""
+        return ImageFiles(
+            [self.paths[index] for index in indices],
+            self.fine[indices],
+            self.coarse[indices],
+            [self.sources[index] for index in indices],
+        )
+
+
+class _Record(NamedTuple):
+    content: bytes
+    fine: int
+    coarse: int
+
+
+class _Records:
+    def __init__(self, files: ImageFiles) -> None:
+        self._files = files
+
+    def __len__(self) -> int:
+        return len(self._files.paths)
+
+    def __getitem__(self, number: int) -> _Record:
+        files = self._files
+        content = pathlib.Path(files.paths[number]).read_bytes()
+        return _Record(content, int(files.fine[number]), int(files.coarse[number]))
+
+
+def open_splits(
+    files: Mapping[str, ImageFiles],
+    convert: Callable[[Any], Any],
+    *,
+    dataset: str,
+    num_fine: int,
+    num_coarse: int,
+    image_shape: tuple[int, int, int],
+    image_size: int,
+    memory_limit_gib: float,
+) -> dict[str, Split]:
+    """Opens the splits of a data set of image files.
+
+    Args:
+      files: split -> its files.
+      convert: from the PIL image as it is read to one of mode "L" or "RGB".
+      dataset: name of the data set, for messages.
+      num_fine: fine labels lie in [0, num_fine).
+      num_coarse: coarse labels lie in [0, num_coarse).
+      image_shape: (h, w, c) of every image in the end.
+      image_size: side of the square the images are resized to; 0 to leave them as stored.
+      memory_limit_gib: GiB of pixels of all splits above which they stay on disk.
+
+    Returns:
+      split -> its examples: all of them in memory, or none.
+
+    Raises:
+      DataError: a file that cannot be used, if it is read now.
+    """
+    size = sum(len(part.paths) for part in files.values())
+    stream = size * float(np.prod(image_shape)) / 2**30 > memory_limit_gib
+    splits: dict[str, Split] = {}
+    for name, part in files.items():
+        records = RecordSplit(
+            _Records(part),
+            lambda record: _decode(cast(_Record, record), convert, image_size),
+            image_shape=image_shape,
+            num_fine=num_fine,
+            num_coarse=num_coarse,
+            dataset=dataset,
+            split=name,
+            file_of=part.sources.__getitem__,
+        )
+        splits[name] = records if stream else to_memory(records)
+    return splits
+
+
+def _decode(
+    record: _Record, convert: Callable[[Any], Any], image_size: int
+) -> tuple[np.ndarray, int, int]:
+    with open_image(io.BytesIO(record.content)) as image:
+        pixels = np.asarray(resize(convert(image), image_size))
+    return pixels.reshape(*pixels.shape[:2], -1), record.fine, record.coarse
+
+
+def open_image(file: Any) -> Any:
+    """Opens an image file and reads its header.
+
+    Args:
+      file: a path or an open binary file.
+
+    Returns:
+      A PIL image, to be closed.
+
+    Raises:
+      ValueError: not an image that Pillow knows.
+      OSError: the file cannot be read.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        return Image.open(file)
+    except UnidentifiedImageError as error:
+        # Pillow's own message names a Python object.
+        raise ValueError("not an image in a format that Pillow can read") from error

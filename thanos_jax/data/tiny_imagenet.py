@@ -1,0 +1,205 @@
+"""Tiny ImageNet: 200 classes of ImageNet at 64 x 64 pixels, as distributed in a zip file."""
+
+from __future__ import annotations
+
+import importlib.resources
+import os
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from thanos_jax.data.dataset import Dataset, hold_out, moments, read_table
+from thanos_jax.data.image_files import ImageFiles, open_splits
+from thanos_jax.data.prepared import DatasetNotFound
+from thanos_jax.data.splits import DataError
+
+FOLDER = "tiny-imagenet-200"
+_SIDE = 64
+_SUFFIX = ".JPEG"
+
+
+def load(config_data: ConfigDict) -> Dataset:
+    """Loads Tiny ImageNet.
+
+    The distributed validation images are the test split; the distributed test images have no
+    labels and are left alone. The validation split is held out of the training images.
+
+    Fine classes are numbered in the order of their WordNet ids and have the first of their names in
+    words.txt. Their superclasses are read from `coarse_map`, a CSV with the columns wnid and
+    coarse, or else from a table of this package: a grouping of our own along WordNet's hypernyms,
+    not that of the paper. Mean and standard deviation are those of 10,000 training images.
+
+    Args:
+      config_data: `config.data`; see `sources.load`. data_dir is the folder tiny-imagenet-200 or
+        the one that holds it.
+
+    Returns:
+      The data set.
+
+    Raises:
+      DatasetNotFound: there is no wnids.txt.
+      DataError: files that are missing or cannot be used.
+    """
+    root = _find(config_data.data_dir)
+    wnids = _read_wnids(root)
+    fine_names = _fine_names(root, wnids)
+    superclass_of = superclasses(config_data.coarse_map)
+    for wnid, name in zip(wnids, fine_names, strict=True):
+        if wnid not in superclass_of:
+            source = config_data.coarse_map or "the package's own table"
+            raise DataError(
+                f"data.coarse_map: expected a superclass for each wnid of {root}/wnids.txt, got"
+                f" none for {wnid} ({name}) in {source}"
+            )
+    coarse_names = tuple(sorted({superclass_of[wnid] for wnid in wnids}))
+    coarse_of_fine = np.array([coarse_names.index(superclass_of[wnid]) for wnid in wnids], np.int32)
+
+    train = _files(_training_images(root, wnids), coarse_of_fine)
+    kept, held = hold_out(len(train.paths), config_data.validation_fraction, config_data.split_seed)
+    size = config_data.image_size
+    image_shape = (size or _SIDE, size or _SIDE, 3)
+    splits = open_splits(
+        {
+            "train": train.take(kept),
+            "validation": train.take(held),
+            "test": _files(_labelled_images(root, wnids), coarse_of_fine),
+        },
+        # Some are grey.
+        lambda image: image.convert("RGB"),
+        dataset="tiny_imagenet",
+        num_fine=len(wnids),
+        num_coarse=len(coarse_names),
+        image_shape=image_shape,
+        image_size=size,
+        memory_limit_gib=config_data.memory_limit_gib,
+    )
+    mean, std = moments(splits["train"], seed=config_data.split_seed)
+    return Dataset("tiny_imagenet", splits, coarse_names, fine_names, image_shape, mean, std)
+
+
+def superclasses(path: str = "") -> dict[str, str]:
+    """The superclass of each WordNet id.
+
+    Args:
+      path: a CSV with the columns wnid and coarse, others being ignored; "" for the package's own.
+
+    Returns:
+      wnid -> name of its superclass.
+
+    Raises:
+      DataError: no such file, an empty cell, or a wnid in two lines.
+    """
+    own = importlib.resources.files("thanos_jax.data") / "tiny_imagenet_superclasses.csv"
+    result: dict[str, str] = {}
+    with importlib.resources.as_file(own) as own_path:
+        table = os.path.expanduser(path) or str(own_path)
+        if not os.path.isfile(table):
+            raise DataError(
+                f"data.coarse_map: expected a CSV with the columns wnid and coarse, got {path!r},"
+                " which is no file"
+            )
+        for line, cells in read_table(table, ("wnid", "coarse")):
+            wnid, coarse = cells["wnid"], cells["coarse"]
+            if not wnid or not coarse:
+                raise DataError(f"{table}, line {line}: expected a wnid and a coarse name")
+            if wnid in result:
+                raise DataError(f"{table}, line {line}: wnid {wnid} is in an earlier line too")
+            result[wnid] = coarse
+    return result
+
+
+def _find(data_dir: str) -> str:
+    given = os.path.expanduser(data_dir)
+    for root in (os.path.join(given, FOLDER), given):
+        if given and os.path.isfile(os.path.join(root, "wnids.txt")):
+            return root
+    raise DatasetNotFound(
+        f"data.data_dir: expected the folder that holds {FOLDER}/, with wnids.txt in it, got"
+        f" {data_dir!r}; download and unpack {FOLDER}.zip (docs/data.md)"
+    )
+
+
+def _lines(path: str) -> list[tuple[int, str]]:
+    """(number, text) of each line that is not empty."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            numbered = [(number, line.rstrip("\r\n")) for number, line in enumerate(file, 1)]
+    except FileNotFoundError as error:
+        raise DataError(f"tiny_imagenet: no file {path}") from error
+    return [(number, line) for number, line in numbered if line.strip()]
+
+
+def _read_wnids(root: str) -> list[str]:
+    wnids = sorted(line.strip() for _, line in _lines(os.path.join(root, "wnids.txt")))
+    train = os.path.join(root, "train")
+    folders = os.listdir(train) if os.path.isdir(train) else []
+    found = {name for name in folders if os.path.isdir(os.path.join(train, name))}
+    if not wnids or len(set(wnids)) < len(wnids) or found != set(wnids):
+        raise DataError(
+            f"tiny_imagenet: expected a folder in {train} for each wnid of wnids.txt, once each;"
+            f" only in wnids.txt: {sorted(set(wnids) - found)}, only in train:"
+            f" {sorted(found - set(wnids))}, wnids: {len(wnids)}"
+        )
+    return wnids
+
+
+def _fine_names(root: str, wnids: list[str]) -> tuple[str, ...]:
+    """First synonyms; of a name that several wnids have, each is told by its wnid."""
+    path = os.path.join(root, "words.txt")
+    words = dict(line.split("\t", 1) for _, line in _lines(path) if "\t" in line)
+    for wnid in wnids:
+        if wnid not in words:
+            raise DataError(f"tiny_imagenet: {path}: expected a line for {wnid}, got none")
+    names = [words[wnid].split(",")[0].strip() for wnid in wnids]
+    return tuple(
+        f"{name} ({wnid})" if names.count(name) > 1 else name
+        for name, wnid in zip(names, wnids, strict=True)
+    )
+
+
+def _images(folder: str) -> list[str]:
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    return sorted(name for name in names if name.endswith(_SUFFIX))
+
+
+def _training_images(root: str, wnids: list[str]) -> list[tuple[str, int]]:
+    """(path, fine label) of each."""
+    labelled = []
+    for fine, wnid in enumerate(wnids):
+        folder = os.path.join(root, "train", wnid, "images")
+        names = _images(folder)
+        if not names:
+            raise DataError(f"tiny_imagenet: expected images *{_SUFFIX} in {folder}, got none")
+        labelled += [(os.path.join(folder, name), fine) for name in names]
+    return labelled
+
+
+def _labelled_images(root: str, wnids: list[str]) -> list[tuple[str, int]]:
+    """(path, fine label) of each image in val."""
+    folder = os.path.join(root, "val", "images")
+    annotations = os.path.join(root, "val", "val_annotations.txt")
+    fine_of = {wnid: fine for fine, wnid in enumerate(wnids)}
+    unlabelled = set(_images(folder))
+    labelled = []
+    for number, line in _lines(annotations):
+        where = f"tiny_imagenet: {annotations}, line {number}"
+        # The box that follows is of no use here.
+        name, *rest = line.split("\t")
+        if not rest or rest[0] not in fine_of:
+            raise DataError(f"{where}: expected an image and a wnid of wnids.txt, got {line!r}")
+        if name not in unlabelled:
+            raise DataError(f"{where}: {name} is not in {folder}, or in an earlier line too")
+        unlabelled.remove(name)
+        labelled.append((os.path.join(folder, name), fine_of[rest[0]]))
+    if unlabelled or not labelled:
+        raise DataError(
+            f"tiny_imagenet: {annotations}: expected a line for each image in {folder};"
+            f" {len(unlabelled)} have none, such as {min(unlabelled, default='')!r}"
+        )
+    return labelled
+
+
+def _files(labelled: list[tuple[str, int]], coarse_of_fine: np.ndarray) -> ImageFiles:
+    paths = [path for path, _ in labelled]
+    fine = np.array([label for _, label in labelled], np.int32)
+    return ImageFiles(paths, fine, coarse_of_fine[fine], paths)
