@@ -1,116 +1,400 @@
-"""Methods side by side: every method with several seeds, and one table of means.
+r"""A table of the papers: its rows, each with several seeds, and what they come to.
 
-python -m thanos_jax.compare --config=configs/digits.py --workdir=DIR [--methods=ce,supcon,thanos]
+    python -m thanos_jax.compare --config=configs/NAME.py[:,PRESET] --workdir=DIR \
+        [--table=coarse_to_fine] [--methods=ce,thanos] [--values=0,0.5,1] [--seeds=3] \
+        [--config.KEY=VALUE ...]
+
+--dataset=NAME is short for --config=configs/NAME.py. DIR gets every run in ROW/SEED, and the table
+as table.md, table.html, table.csv (a line a row), runs.csv (a line a run) and results.json. The
+same command takes up what is missing; another one with more methods, values or seeds adds to it.
 """
 
 from __future__ import annotations
 
 import json
 import pathlib
-import statistics
+import sys
+import traceback
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
 from thanos_jax import command
+from thanos_jax.errors import UserError
 
-# results.json's key, the column's title, and what its numbers are multiplied by.
-COLUMNS = (
-    (("fine_accuracy",), "fine", 100),
-    (("fine_accuracy_knn",), "fine, nearest neighbours", 100),
-    (("fine_accuracy_class_mean",), "fine, class means", 100),
-    (("coarse_accuracy",), "coarse", 100),
-    (("geometry", "test", "collapse_index"), "collapse index", 1),
-    (("train_seconds",), "seconds", 1),
-)
+if TYPE_CHECKING:  # both take their time, which --help need not
+    from thanos_jax.report.tables import Comparison
+    from thanos_jax.tables import Row
+
+
+class RunError(UserError):
+    """Some runs of a comparison ended in an error; the others are in the table."""
+
+
+class Outcome(NamedTuple):
+    """What a comparison came to.
+
+    Attributes:
+      text: the table, in Markdown.
+      failures: folder of the run, relative to the comparison's -> why it failed.
+      runs: how many there were to be.
+    """
+
+    text: str
+    failures: dict[str, str]
+    runs: int
+
+
+class _Entry(NamedTuple):
+    """A row of the folder's table; its runs have seeds 0 .. seeds - 1."""
+
+    row: Row
+    seeds: int
+    results: dict[int, dict[str, Any]]
+    errors: dict[int, str]
 
 
 def compare(
     config: ml_collections.ConfigDict,
-    methods: Sequence[str],
-    seeds: int,
     workdir: pathlib.Path,
-) -> str:
-    """Runs what has not been run, each in workdir/METHOD/SEED, and writes the table.
+    *,
+    table: str = "coarse_to_fine",
+    methods: Sequence[str] | None = None,
+    values: Sequence[str] | None = None,
+    seeds: int = 3,
+) -> Outcome:
+    """Runs what has not been run, each in workdir/ROW/SEED, and writes the table.
+
+    A run that fails leaves its traceback in error.txt and does not stop the others; the next call
+    tries it again.
 
     Args:
-      config: of any method; method and seed are replaced.
-      methods: keys of `thanos_jax.train.objective.METHODS`.
+      config: of any method; what the rows and seeds set is replaced.
+      workdir: gets the runs, table.json (which table this is), table.md, table.csv, table.html,
+        runs.csv and results.json. It may hold the same table with other rows and seeds, which stay
+        in it.
+      table: a key of `thanos_jax.tables.TABLES`.
+      methods: keys of `thanos_jax.train.objective.METHODS`; None for the table's own.
+      values: of the table's first setting, as text; None for the table's own.
       seeds: 0 .. seeds - 1 are run.
-      workdir: gets the runs, table.md and results.json (a list of all results).
 
     Returns:
-      The table, in Markdown.
+      The table of everything in the folder, and the failures of this call.
+
+    Raises:
+      ConfigError: a table, method, value or config that cannot be run, or a folder of another
+        table or config; before the first run.
     """
-    from thanos_jax.config import check
-    from thanos_jax.run import run
+    import jax
+
+    from thanos_jax import config as schema
+    from thanos_jax import run as run_module
+    from thanos_jax import tables
+
+    rows = tables.rows_of(table, config, methods, values)
+    for row in rows:
+        schema.check(tables.configured(config, row, 0))
+    entries = _claim(workdir, table, config, rows, seeds)
+    asked = [tables.folder_name(row) for row in rows]
+    failures: dict[str, str] = {}
+    for seed in range(seeds):
+        for name in asked:
+            entry, folder = entries[name], workdir / name / str(seed)
+            if seed in entry.results:
+                print(f"== {name}, seed {seed}: done before", flush=True)
+                continue
+            print(f"== {name}, seed {seed}", flush=True)
+            entry.errors.pop(seed, None)
+            try:
+                result = run_module.run(tables.configured(config, entry.row, seed), folder)
+            except Exception as error:  # of one run; the others may well succeed
+                message = f"{type(error).__name__}: {error}"
+                print(f"failed: {name}, seed {seed}: {message}", flush=True)
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
+                entry.errors[seed] = failures[f"{name}/{seed}"] = message
+            else:
+                (folder / "error.txt").unlink(missing_ok=True)
+                entry.results[seed] = result
+            jax.clear_caches()  # the next run has programs of its own
+            # After every run, so that an interrupted comparison shows what it has.
+            _write(workdir, _comparison(table, config, entries), entries, page=seed in entry.errors)
+    text = _write(workdir, _comparison(table, config, entries), entries, page=True)
+    return Outcome(text, failures, seeds * len(asked))
+
+
+def _claim(
+    workdir: pathlib.Path,
+    table: str,
+    config: ml_collections.ConfigDict,
+    rows: Sequence[Row],
+    seeds: int,
+) -> dict[str, _Entry]:
+    """Makes the folder this table's; returns the rows it has now, with what was found of them.
+
+    Raises:
+      ConfigError: it is another table's, a single run's, or its runs have another config.
+    """
+    from thanos_jax import config as schema
+    from thanos_jax import tables
+    from thanos_jax.run import same_run
     from thanos_jax.train.metrics import write_atomically
 
-    def configured(method: str, seed: int) -> ml_collections.ConfigDict:
-        one = config.copy_and_resolve_references()
-        one.method, one.seed = method, seed
-        return one
+    path = workdir / "table.json"
+    before: dict[str, Any] = {"table": table, "rows": []}
+    if path.exists():
+        before = json.loads(path.read_text(encoding="utf-8"))
+    elif (workdir / "config.json").exists():
+        raise schema.ConfigError(f"workdir: {workdir} holds a single run; choose another folder")
+    if before["table"] != table:
+        raise schema.ConfigError(
+            f"workdir: {workdir} holds the table {before['table']!r}, and this is {table!r}; "
+            "choose another folder"
+        )
+    wanted = {tables.folder_name(row): (row, seeds) for row in rows}
+    there = {
+        known["folder"]: (tables.Row(known["labels"], _tuples(known["overrides"])), known["seeds"])
+        for known in before["rows"]
+    }
+    for name in wanted.keys() & there.keys():
+        now, then = wanted[name][0].overrides, there[name][0].overrides
+        if now != then:
+            differing = [
+                f"  {key}: {then.get(key)!r} there, {now.get(key)!r} now"
+                for key in sorted(now.keys() | then.keys())
+                if now.get(key) != then.get(key)
+            ]
+            raise schema.ConfigError(
+                f"workdir: {workdir} has another row {name}; choose another folder:\n"
+                + "\n".join(differing)
+            )
+    # A command that asks for everything decides the order; otherwise rows are added at the end.
+    order = list(wanted) if there.keys() <= wanted.keys() else list({**there, **wanted})
+    entries = {}
+    for name in order:
+        row = (wanted.get(name) or there[name])[0]
+        count = max(known[name][1] for known in (wanted, there) if name in known)
+        entry = _Entry(row, count, {}, {})
+        for seed in range(count):
+            folder = workdir / name / str(seed)
+            # Rows of earlier commands too: one table has one config.
+            same_run(folder, tables.configured(config, row, seed))
+            if (folder / "results.json").exists():
+                text = (folder / "results.json").read_text(encoding="utf-8")
+                entry.results[seed] = json.loads(text)
+            elif (folder / "error.txt").exists():
+                entry.errors[seed] = f"see {name}/{seed}/error.txt"
+        entries[name] = entry
+    definition = {
+        "table": table,
+        "rows": [
+            {
+                "folder": name,
+                "labels": dict(entry.row.labels),
+                "overrides": dict(entry.row.overrides),
+                "seeds": entry.seeds,
+            }
+            for name, entry in entries.items()
+        ],
+    }
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps(definition, indent=2) + "\n")
+    return entries
 
-    for method in methods:
-        check(configured(method, 0))  # before the first run, not before the last
-    found: dict[str, list[dict[str, Any]]] = {method: [] for method in methods}
-    for seed in range(seeds):
-        for method in methods:
-            print(f"== {method}, seed {seed}", flush=True)
-            found[method].append(run(configured(method, seed), workdir / method / str(seed)))
-            # Rewritten after every run, so that an interrupted comparison shows what it has.
-            text = table({name: results for name, results in found.items() if results})
-            write_atomically(workdir / "table.md", text)
-    everything = [result for results in found.values() for result in results]
+
+def _tuples(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    # JSON has no tuples, and configs no lists.
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in overrides.items()}
+
+
+def _comparison(
+    table: str, config: ml_collections.ConfigDict, entries: Mapping[str, _Entry]
+) -> Comparison:
+    from thanos_jax import papers, tables
+    from thanos_jax.config import flatten
+    from thanos_jax.report.tables import Comparison, Line
+
+    lines = [
+        Line(
+            entry.row.labels,
+            entry.results,
+            entry.errors,
+            papers.reported(table, flatten(tables.configured(config, entry.row, 0))),
+        )
+        for entry in entries.values()
+    ]
+    known = tables.TABLES[table]
+    cited = dict.fromkeys(
+        number.paper
+        for line in lines
+        if line.results or line.errors
+        for number in line.reported.values()
+    )
+    remark = papers.REMARKS.get(table, {}).get(config.data.name)
+    return Comparison(
+        caption=f"{known.caption} ({config.data.name})",
+        columns=known.columns,
+        lines=lines,
+        notes=[
+            _made_on(config, entries.values()),
+            *(f"{paper}: {papers.PAPERS[paper]}." for paper in cited),
+            *([remark] if remark else []),
+        ],
+    )
+
+
+def _made_on(config: ml_collections.ConfigDict, entries: Any) -> str:
+    """Says what the numbers are and on what they were made, leaving out what rows vary."""
+    from thanos_jax import papers
+    from thanos_jax.config import FIELDS, flatten
+
+    varied = {key for entry in entries for key in entry.row.overrides}
+    results = [result for entry in entries for result in entry.results.values()]
+    seeds = sorted({seed for entry in entries for seed in entry.results})
+
+    def every(*keys: str) -> str:
+        found = []
+        for value in results:
+            for key in keys:
+                value = value.get(key, {})
+            found.append(str(value or "unknown"))
+        return " and ".join(dict.fromkeys(found)) or "unknown"
+
+    data = [
+        f", {key.removeprefix('data.')} {value}"
+        for key, value in flatten(config).items()
+        if key.startswith("data.")
+        and key not in {*papers.SAME_DATA, *varied}
+        and value != FIELDS[key].default
+    ]
+    encoder = f"encoder {config.model.encoder}"
+    if encoder.startswith("encoder resnet") and "model.resnet.width" not in varied:
+        encoder += f" of width {config.model.resnet.width}"
+    limit = f", at most {config.train.max_steps} steps" if config.train.max_steps else ""
+    facts = [
+        f"data {config.data.name}{''.join(data)}",
+        f"{encoder}, arrangement {config.model.arrangement}",
+        f"{config.train.epochs:g} epochs{limit}, batch {config.train.batch_size}",
+        f"seeds {', '.join(map(str, seeds)) or 'none yet'}",
+        f"{every('devices')}, jax {every('versions', 'jax')}, "
+        f"thanos_jax {every('versions', 'thanos_jax')}",
+    ]
+    return (
+        "Mean ± sample standard deviation over a row's runs; accuracies in per cent. "
+        + f"Made on: {'; '.join(facts)}."
+    )
+
+
+def _write(
+    workdir: pathlib.Path, comparison: Comparison, entries: Mapping[str, _Entry], *, page: bool
+) -> str:
+    """Writes the table in all its forms, the page only if asked for; returns it in Markdown."""
+    from thanos_jax.report import tables as report
+    from thanos_jax.train.metrics import write_atomically
+
+    text = report.markdown(comparison)
+    write_atomically(workdir / "table.md", text)
+    write_atomically(workdir / "table.csv", report.summary_csv(comparison))
+    write_atomically(workdir / "runs.csv", report.runs_csv(comparison))
+    everything = [
+        {"row": dict(entry.row.labels), "folder": f"{name}/{seed}", **result}
+        for name, entry in entries.items()
+        for seed, result in sorted(entry.results.items())
+    ]
     write_atomically(workdir / "results.json", json.dumps(everything, indent=2) + "\n")
+    if page:
+        write_atomically(workdir / "table.html", report.page(comparison))
     return text
 
 
-def table(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    """Returns a Markdown table: mean ± sample standard deviation over each method's results."""
-    lines = [
-        "| method | " + " | ".join(title for _, title, _ in COLUMNS) + " | runs |",
-        "|---" * (len(COLUMNS) + 2) + "|",
-    ]
-    for method, results in found.items():
-        cells = []
-        for path, _, scale in COLUMNS:
-            values = [scale * _lookup(result, path) for result in results]
-            digits = 1 if scale == 100 or path == ("train_seconds",) else 3
-            cell = f"{statistics.fmean(values):.{digits}f}"
-            if len(values) > 1:
-                cell += f" ± {statistics.stdev(values):.{digits}f}"
-            cells.append(cell)
-        lines.append(f"| {method} | " + " | ".join(cells) + f" | {len(results)} |")
-    return "\n".join(lines) + "\n"
+def expand_dataset(arguments: Sequence[str]) -> list[str]:
+    """Returns command line arguments with --dataset=NAME[:PRESET] as --config=configs/NAME.py.
+
+    Raises:
+      ConfigError: no such file in the current folder, or --config is given too.
+    """
+    words = iter(arguments)
+    expanded, given = [], []
+    for word in words:
+        flag, equals, value = word.partition("=")
+        given.append(flag.lstrip("-") if flag.startswith("-") else "")
+        if given[-1] == "dataset":
+            word = f"--config={_config_file(value if equals else next(words, ''))}"
+        expanded.append(word)
+    if {"dataset", "config"} <= set(given):
+        from thanos_jax.config import ConfigError
+
+        raise ConfigError("--dataset is short for --config=configs/NAME.py; give one of the two")
+    return expanded
 
 
-def _lookup(result: Mapping[str, Any], path: Sequence[str]) -> float:
-    value: Any = result
-    for key in path:
-        value = value[key]
-    return value
+def _config_file(dataset: str) -> str:
+    name, colon, argument = dataset.partition(":")
+    folder = pathlib.Path("configs")
+    there = sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("_"))
+    if name not in there:
+        from thanos_jax.config import ConfigError
+        from thanos_jax.tables import check_name
+
+        if not there:
+            raise ConfigError(
+                f"dataset: expected configs/{name}.py in the current folder, {pathlib.Path.cwd()}, "
+                "which has no configs; --config=FILE names a file anywhere"
+            )
+        check_name(f"dataset (the files of {folder.resolve()})", name, there)
+    return f"{folder / name}.py{colon}{argument}"
 
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", help_string="Configuration, a Python file (it is run).", lock_config=True
 )
+flags.DEFINE_string("dataset", None, "NAME, short for --config=configs/NAME.py.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of all runs and of the table.")
-_METHODS = flags.DEFINE_list("methods", None, "Methods to compare; all if not given.")
-_SEEDS = flags.DEFINE_integer("seeds", 3, "Runs of each method.", lower_bound=1)
+_TABLE = flags.DEFINE_string(
+    "table", "coarse_to_fine", "Which of thanos_jax/tables.py; a name not there lists all."
+)
+_METHODS = flags.DEFINE_list("methods", None, "Methods to compare; the table's if not given.")
+_VALUES = flags.DEFINE_list(
+    "values", None, "Values of the table's first setting; its own if not given."
+)
+_SEEDS = flags.DEFINE_integer("seeds", 3, "Runs of each row.", lower_bound=1)
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs the comparison and prints its table."""
-    from thanos_jax.train.objective import METHODS
+    """Runs the comparison and prints its table.
 
-    methods = _METHODS.value or tuple(METHODS)
-    print(compare(_CONFIG.value, methods, _SEEDS.value, pathlib.Path(str(_WORKDIR.value))))
+    Raises:
+      RunError: after all others were run; names what failed and why.
+    """
+    workdir = pathlib.Path(str(_WORKDIR.value))
+    outcome = compare(
+        _CONFIG.value,
+        workdir,
+        table=_TABLE.value,
+        methods=_METHODS.value or None,
+        values=_VALUES.value or None,
+        seeds=_SEEDS.value,
+    )
+    print(f"\n{outcome.text}\n{workdir / 'table.html'}", flush=True)
+    if outcome.failures:
+        alike: dict[str, list[str]] = {}
+        for name, message in outcome.failures.items():
+            alike.setdefault(message, []).append(name)
+        raise RunError(
+            f"{len(outcome.failures)} of {outcome.runs} runs failed; the same command tries them "
+            f"again. Tracebacks are in error.txt of their folders in {workdir}:\n"
+            + "\n".join(f"  {', '.join(names)}: {message}" for message, names in alike.items())
+        )
 
 
 if __name__ == "__main__":
     flags.mark_flags_as_required(["config", "workdir"])
+    try:
+        # Before parsing: config_flags reads --config.KEY=VALUE from sys.argv itself.
+        sys.argv = expand_dataset(sys.argv)
+    except UserError as error:
+        raise SystemExit(f"error: {error}") from None
     command.start(main)

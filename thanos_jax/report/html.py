@@ -99,10 +99,10 @@ def _page(
     figures: Mapping[str, tuple[Figure, str]],
 ) -> str:
     named = [str(results[key]) for key in ("method", "dataset") if key in results]
-    title = escape(" on ".join(named) or "Training run")
-    parts = [f"<h1>{title}</h1>", _summary(results), _cards(results)]
+    title = " on ".join(named) or "Training run"
+    parts = [f"<h1>{escape(title)}</h1>", _summary(results), _cards(results)]
     for number, (name, (figure, sentence)) in enumerate(figures.items()):
-        parts.append(f"<h2>{escape(name)}</h2>\n{_figure(number, name, figure, sentence)}")
+        parts.append(f"<h2>{escape(name)}</h2>\n{picture(number, name, figure, sentence)}")
     parts.append("<h2>Numbers</h2>")
     flat = {key: value for key, value in results.items() if not isinstance(value, Mapping)}
     if flat:
@@ -118,12 +118,22 @@ def _page(
         parts.append(f"<details><summary>Last line of the log</summary>\n{last}</details>")
     settings = _table(("key", "value"), list(_flatten(config)))
     parts.append(f"<details><summary>Config</summary>\n{settings}</details>")
-    body = "\n".join(parts)
+    return document(title, "\n".join(parts))
+
+
+def document(title: str, body: str, *, style: str = "") -> str:
+    """Returns a page in the look of the reports, which may fetch nothing and run nothing.
+
+    Args:
+      title: escaped here.
+      body: HTML already.
+      style: CSS after the reports' own.
+    """
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{title}</title>\n<style>{_STYLE}</style>\n</head>\n"
+        f"<title>{escape(title)}</title>\n<style>{_STYLE}{style}</style>\n</head>\n"
         f"<body>\n{body}\n</body>\n</html>\n"
     )
 
@@ -152,7 +162,8 @@ def _cards(results: Mapping[str, Any]) -> str:
     return f'<div class="cards">{"".join(cards)}</div>' if cards else ""
 
 
-def _figure(number: int, name: str, figure: Figure, sentence: str) -> str:
+def picture(number: int, name: str, figure: Figure, sentence: str) -> str:
+    """Returns a figure and how to read it as HTML; its number tells its ids from other figures'."""
     return (
         f'<figure><div role="img" aria-label="{escape(name)}">{_svg(number, figure)}</div>'
         f"<figcaption>{escape(sentence)}</figcaption></figure>"

@@ -1,0 +1,202 @@
+"""A comparison as text, files and pictures."""
+
+import csv
+import io
+import re
+import statistics
+from html.parser import HTMLParser
+
+import pytest
+
+from thanos_jax.papers import Number
+from thanos_jax.report import tables as report
+from thanos_jax.tables import COARSE, COLLAPSE, FINE, SECONDS
+
+PAPER = "Author et al. 2022"
+NASTY = "<script>alert(1)</script>\"'&"
+
+
+class Page(HTMLParser):
+    """Tags, attributes and text of a page."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.attributes, self.text = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+    def words(self):
+        return re.sub(r"\s+", " ", " ".join(self.text))
+
+
+def result(fine, **more):
+    return {"fine_accuracy": fine, "geometry": {"test": {"collapse_index": 0.125}}, **more}
+
+
+def line(labels, results, errors=None, reported=None):
+    return report.Line(labels, dict(enumerate(results)), errors or {}, reported or {})
+
+
+def comparison(*lines, columns=(FINE, COLLAPSE), notes=("A note.",), caption="A table"):
+    return report.Comparison(caption, columns, lines, notes)
+
+
+def methods(name="thanos"):
+    return comparison(
+        line(
+            {"method": name},
+            [result(0.8), result(0.9), result(0.95)],
+            reported={"fine_accuracy": Number(79.1, 0.2, PAPER)},
+        ),
+        line({"method": "ce"}, [result(0.5)], {1: f"ValueError: {name}"}),
+        line({"method": "joint"}, []),
+        line({"method": "cauto"}, [], {0: "OSError: gone", 1: "OSError: gone"}),
+    )
+
+
+def sweep(axis="beta", values=(0.0, 0.5, 1.0), method="joint"):
+    return [line({"method": method, axis: x}, [result(0.5), result(0.6)]) for x in values]
+
+
+def test_markdown():
+    lines = report.markdown(methods()).splitlines()
+    deviation = statistics.stdev([80, 90, 95])
+    assert lines == [
+        f"| method | fine | fine ({PAPER}) | collapse index | runs |",
+        "|---|---|---|---|---|",
+        f"| thanos | 88.3 ± {deviation:.1f} | 79.1 ± 0.2 | 0.125 ± 0.000 | 3 |",
+        "| ce | 50.0 |  | 0.125 | 1 (failed: 1) |",
+        "| cauto |  |  |  | 0 (failed: 2) |",
+        "",
+        "A note.",
+    ]
+
+
+def test_a_number_that_some_runs_lack_is_averaged_over_the_others():
+    runs = [result(0.5, coarse_accuracy=0.75), result(0.7), result(0.6, coarse_accuracy=None)]
+    found = report.summarize(line({"method": "ce"}, runs), COARSE)
+    assert found == (75.0, None, 1)
+    assert report.summarize(line({"method": "ce"}, runs), SECONDS) is None
+
+
+def test_numbers_that_are_not_numbers_are_seen():
+    text = report.markdown(comparison(line({"method": "ce"}, [result(float("nan"))] * 2)))
+    assert "| ce | nan ± nan |" in text
+
+
+def test_bars_do_not_break_the_table():
+    text = report.markdown(comparison(line({"method": "a|b\nc"}, [result(0.5)])))
+    assert "| a\\|b c | 50.0 |" in text
+
+
+def test_runs_as_csv_read_back():
+    extra = {"steps": 7, "versions": {"jax": "1"}, "curve": [1, 2], "flag": True, "seed": 0}
+    given = comparison(
+        line({"method": "joint", "beta": 0.1}, [result(1 / 3, **extra)], {1: 'a,"b"\nc'})
+    )
+    rows = list(csv.DictReader(io.StringIO(report.runs_csv(given))))
+    assert list(rows[0]) == [
+        *("method", "beta", "seed", "fine_accuracy", "geometry.test.collapse_index"),
+        *("steps", "error"),
+    ]
+    assert float(rows[0]["fine_accuracy"]) == 1 / 3
+    assert (rows[0]["beta"], rows[0]["seed"], rows[0]["steps"]) == ("0.1", "0", "7")
+    assert (rows[1]["seed"], rows[1]["steps"], rows[1]["error"]) == ("1", "", 'a,"b"\nc')
+
+
+def test_rows_as_csv_read_back():
+    rows = list(csv.DictReader(io.StringIO(report.summary_csv(methods()))))
+    assert [row["method"] for row in rows] == ["thanos", "ce", "cauto"]
+    assert float(rows[0]["fine_accuracy mean"]) == pytest.approx(265 / 3)
+    assert float(rows[0]["fine_accuracy std"]) == pytest.approx(statistics.stdev([80, 90, 95]))
+    assert float(rows[0]["fine_accuracy paper mean"]) == 79.1
+    assert rows[0]["fine_accuracy paper"] == PAPER
+    assert "geometry.test.collapse_index paper" not in rows[0]
+    assert [row["fine_accuracy n"] for row in rows] == ["3", "1", "0"]
+    assert [row["failed"] for row in rows] == ["0", "1", "2"]
+    assert rows[1]["fine_accuracy std"] == rows[1]["fine_accuracy paper"] == ""
+
+
+def test_page_holds_all_it_shows():
+    text = report.page(methods())
+    page = Page(text)
+    words = page.words()
+    for expected in (
+        *("A table", "A note.", f"fine ({PAPER})", "79.1 ± 0.2", "1 (failed: 1)"),
+        *("Failed runs", "ce, seed 1", "ValueError: thanos", "OSError: gone", "collapse index"),
+    ):
+        assert expected in words, expected
+    assert page.tags.count("svg") == 1
+    for tag, name, value in page.attributes:
+        if name.rpartition(":")[2] in ("src", "href", "srcset", "data", "action"):
+            assert value.startswith(("#", "data:image/png;base64,")), (tag, name, value)
+    assert not {"script", "link", "iframe", "object", "embed", "base"} & set(page.tags)
+    assert "@import" not in text
+    assert any("default-src 'none'" in value for _, _, value in page.attributes)
+    assert report.page(methods()) == text
+
+
+def test_page_escapes_everything():
+    given = methods(NASTY)._replace(caption=NASTY, notes=[NASTY])
+    page = Page(report.page(given))
+    assert "script" not in page.tags
+    # Title, heading, row, note, tick of the picture, error.
+    assert page.words().count(NASTY) >= 6
+    named = comparison(*sweep(axis=NASTY), columns=(FINE._replace(title=NASTY),))
+    assert "script" not in Page(report.page(named)).tags
+
+
+def test_mathematics_in_a_label_is_not_set():
+    assert "$x^$" in Page(report.page(methods("$x^$"))).words()
+    values = ("$x^$", "crop")
+    assert "$x^$" in Page(report.page(comparison(*sweep("strength", values)))).words()
+
+
+def test_methods_are_drawn_by_row_and_settings_as_curves():
+    assert list(report.figures(methods())) == ["Rows"]
+    assert list(report.figures(comparison(*sweep()))) == ["Against beta"]
+    assert list(report.figures(comparison(*sweep(values=(0.5,))))) == ["Rows"]
+    assert report.figures(comparison(line({"method": "ce"}, [], {0: "no"}))) == {}
+
+
+def test_dots_are_means_with_deviations_and_diamonds_the_papers():
+    axes = report.figures(methods())["Rows"].axes[0]
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["thanos", "ce"]
+    diamonds = [x for x in axes.lines if x.get_marker() == "D"]
+    assert [list(x.get_xydata()[0]) for x in diamonds] == [[79.1, 0]]
+    low, high = axes.collections[0].get_segments()[0][:, 0]
+    deviation = statistics.stdev([80, 90, 95])
+    assert (low, high) == pytest.approx((265 / 3 - deviation, 265 / 3 + deviation))
+
+
+def test_curves_are_of_one_setting_at_a_time():
+    lines = [
+        line({"method": "spread", "alpha": a, "temperature": t}, [result(a), result(a)])
+        for a, t in ((0.0, 0.5), (0.5, 0.5), (1.0, 0.5), (0.5, 0.1), (0.5, 1.0))
+    ]
+    pictures = report.figures(comparison(*lines))
+    assert list(pictures) == ["Against alpha", "Against temperature"]
+    for name, xs, ys, legend in (
+        ("Against alpha", [0, 0.5, 1], [0, 50, 100], "spread, temperature 0.5"),
+        ("Against temperature", [0.1, 0.5, 1], [50, 50, 50], "spread, alpha 0.5"),
+    ):
+        axes = pictures[name].axes[0]
+        drawn = axes.containers[0].lines[0]
+        assert len(axes.containers) == 1
+        assert list(drawn.get_xdata()) == xs
+        assert list(drawn.get_ydata()) == pytest.approx(ys)
+        assert axes.get_xscale() == ("log" if "temperature" in name else "linear")
+        texts = [text.get_text() for text in pictures[name].legends[0].get_texts()]
+        assert texts == [legend]
+
+
+def test_words_take_the_order_of_the_table():
+    lines = sweep("strength", ("none", "crop", "full")) + sweep("strength", ("none",), "ce")
+    axes = report.figures(comparison(*lines))["Against strength"].axes[0]
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["none", "crop", "full"]

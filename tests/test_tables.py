@@ -1,0 +1,207 @@
+"""What the tables run, and the papers' numbers beside them."""
+
+import pytest
+
+from thanos_jax import config as schema
+from thanos_jax import papers, tables
+from thanos_jax.train.objective import METHODS
+
+
+def labels(name, *axes, config=None, **arguments):
+    rows = tables.rows_of(name, config or schema.default(), **arguments)
+    return [tuple(row.labels[axis] for axis in axes) for row in rows]
+
+
+def reported(table, method, **settings):
+    config = schema.flatten(schema.default())
+    config |= {"method": method, "data.name": "mnist"}
+    config |= {key.replace("__", "."): value for key, value in settings.items()}
+    numbers = papers.reported(table, config)
+    assert all(number.paper in papers.PAPERS for number in numbers.values())
+    return {key: (number.mean, number.deviation) for key, number in numbers.items()}
+
+
+def test_coarse_to_fine_has_the_papers_rows_first_and_every_method():
+    found = [method for (method,) in labels("coarse_to_fine", "method")]
+    assert found == [
+        *("info_nce", "supcon", "supcon_info_nce", "cauto", "spread", "supcon_cauto", "thanos"),
+        *("ce", "joint"),
+    ]
+    assert set(found) == set(METHODS)
+
+
+def test_settings_of_the_sweeps():
+    assert labels("joint_loss", "method", "beta") == [
+        ("joint", beta) for beta in (0.0, 0.2, 0.5, 0.8, 1.0)
+    ]
+    assert labels("randbit", "method", "bits") == [
+        (method, bits)
+        for method in ("info_nce", "joint", "supcon", "spread")
+        for bits in (0, 5, 10, 15)
+    ]
+    assert labels("augmentation", "method", "augmentation", methods=["supcon"]) == [
+        ("supcon", strength) for strength in ("none", "crop", "crop+flip", "full")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("encoder", "key", "widths"),
+    [
+        ("resnet18", "model.resnet.width", [4, 64, 128]),
+        ("mlp", "model.embedding_dim", [4, 16, 64, 256]),
+        ("vit", "model.embedding_dim", [4, 16, 64, 256]),
+    ],
+)
+def test_width_is_the_encoders(encoder, key, widths):
+    config = schema.default()
+    config.model.encoder = encoder
+    rows = tables.rows_of("embedding_size", config)
+    assert [row.overrides for row in rows] == [
+        {"method": method, key: width}
+        for method in ("supcon", "info_nce", "joint")
+        for width in widths
+    ]
+
+
+def test_spread_sweep_crosses_once():
+    config = schema.default()
+    config.loss.temperature = 0.2
+    found = labels("spread_sweep", "alpha", "temperature", config=config)
+    alphas = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
+    assert found == [*((a, 0.2) for a in alphas), (0.5, 0.1), (0.5, 0.5), (0.5, 1.0)]
+
+
+def test_each_strength_adds_to_the_one_before():
+    config = schema.default()
+    config.augment.jitter = (0.0, 0.0, 0.0, 0.0)
+    rows = tables.rows_of("augmentation", config, methods=["supcon"])
+    made = [tables.configured(config, row, 0).augment for row in rows]
+    assert [one.crop_scale for one in made] == [(1.0, 1.0), *[(0.2, 1.0)] * 3]
+    assert [one.flip for one in made] == [0, 0, 0.5, 0.5]
+    assert [one.jitter_probability for one in made] == [0, 0, 0, 0.8]
+    assert [one.grey_probability for one in made] == [0, 0, 0, 0.2]
+    assert {one.jitter for one in made} == {(0.4, 0.4, 0.4, 0.1)}
+
+
+@pytest.mark.parametrize("name", tables.TABLES)
+@pytest.mark.parametrize("encoder", ["mlp", "resnet18"])
+def test_every_row_is_a_config_with_a_folder_of_its_own(name, encoder):
+    config = schema.default()
+    config.model.encoder = encoder
+    rows = tables.rows_of(name, config)
+    for row in rows:
+        one = tables.configured(config, row, 3)
+        schema.check(one)
+        flat = schema.flatten(one)
+        assert flat["seed"] == 3
+        assert all(flat[key] == value for key, value in row.overrides.items())
+        assert next(iter(row.labels)) == "method"
+    assert schema.flatten(config) == schema.flatten(schema.default()) | {"model.encoder": encoder}
+    folders = {tables.folder_name(row) for row in rows}
+    assert len(folders) == len(rows)
+    assert not [folder for folder in folders if set(folder) & set("/\\ :")]
+
+
+def test_folders_are_legible():
+    config = schema.default()
+    (row,) = tables.rows_of("joint_loss", config, values=["0.50"])
+    assert tables.folder_name(row) == "joint_beta_0.5"
+    assert tables.folder_name(tables.rows_of("coarse_to_fine", config)[0]) == "info_nce"
+    odd = tables.Row({"method": "a", "x/y": ".. /é"}, {})
+    assert tables.folder_name(odd) == "a_x_y_.._é"
+
+
+def test_values_replace_the_first_setting():
+    assert labels("joint_loss", "beta", values=["0.3", "1", "0.30"]) == [(0.3,), (1.0,)]
+    assert labels("randbit", "bits", methods=["supcon"], values=["1"]) == [(1,)]
+    found = labels("spread_sweep", "alpha", "temperature", values=["0.2"])
+    assert found == [(0.2, 0.5), (0.5, 0.1), (0.5, 0.2), (0.5, 0.5), (0.5, 1.0)]
+    chosen = labels("augmentation", "augmentation", methods=["ce"], values=["full", "none"])
+    assert chosen == [("full",), ("none",)]
+    assert labels("coarse_to_fine", "method", methods=["ce", "supcon", "ce"]) == [
+        ("ce",), ("supcon",)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"name": "joint_los"}, "table: expected one of coarse_to_fine, .*did you mean 'joint_l"),
+        ({"methods": ["thanso"]}, "methods of coarse_to_fine: .*'thanso'; did you mean 'thanos'"),
+        (
+            {"name": "joint_loss", "methods": ["ce"]},
+            "methods of joint_loss: expected one of joint, got",
+        ),
+        ({"values": ["0.5"]}, "coarse_to_fine has no setting to vary, only methods; got 0.5"),
+        ({"name": "joint_loss", "values": ["x"]}, "values: expected a number for each beta, got"),
+        ({"name": "randbit", "values": ["0.5"]}, "a whole number for each number of bits, got '0"),
+        ({"name": "augmentation", "values": ["ful"]}, "values: .*did you mean 'full'"),
+    ],
+    ids=lambda given: None if isinstance(given, str) else "-".join(given),
+)
+def test_misuse_is_refused_by_name(arguments, words):
+    with pytest.raises(schema.ConfigError, match=words):
+        tables.rows_of(**({"name": "coarse_to_fine", "config": schema.default()} | arguments))
+
+
+def test_rows_that_cannot_be(monkeypatch):
+    def one(*rows):
+        table = tables.TABLES["joint_loss"]._replace(rows=lambda *arguments: list(rows))
+        monkeypatch.setitem(tables.TABLES, "joint_loss", table)
+        tables.rows_of("joint_loss", schema.default())
+
+    with pytest.raises(schema.ConfigError, match=r"joint_loss: the config has no key loss.gamma"):
+        one(tables.Row({"method": "joint"}, {"loss.gamma": 1}))
+    with pytest.raises(schema.ConfigError, match="two rows are called 'joint_beta_1'"):
+        one(*(tables.Row({"method": "joint", "beta": beta}, {}) for beta in (1, 1.0)))
+
+
+def test_numbers_of_perfectly_balanced():
+    assert reported("coarse_to_fine", "thanos") == {"fine_accuracy": (99.0, 0.1)}
+    found = reported("coarse_to_fine", "supcon", data__name="cifar10")
+    assert found == {"fine_accuracy": (51.8, 1.2)}
+    # Sums over the rows of table 3 as printed.
+    for name, means, deviations in (
+        ("cifar10", 506.3, 1.9), ("cifar100", 422.7, 1.4), ("cifar100_u", 385.9, 2.3),
+        ("mnist", 687.3, 0.7), ("tiny_imagenet", 326.7, 0.7),
+    ):  # fmt: skip
+        rows = papers.NUMBERS["coarse_to_fine"][name].values()
+        numbers = [row["fine_accuracy"] for row in rows]
+        assert sum(number.mean for number in numbers) == pytest.approx(means)
+        assert sum(number.deviation for number in numbers) == pytest.approx(deviations)
+
+
+def test_numbers_of_xue_et_al():
+    cifar = {"data__name": "cifar100"}
+    assert reported("joint_loss", "joint", loss__beta=0.8, **cifar) == {
+        "fine_accuracy": (41.37, None)
+    }
+    assert reported("randbit", "supcon", data__random_bits=1, **cifar) == {
+        "fine_accuracy": (28.13, None), "coarse_accuracy": (61.1, None)
+    }  # fmt: skip
+    wide = {"data__name": "cifar10", "data__random_bits": 2, "model__encoder": "resnet18"}
+    assert reported("embedding_size", "info_nce", model__resnet__width=128, **wide) == {
+        "fine_accuracy": (76.69, None), "coarse_accuracy": (97.65, None)
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("table", "method", "settings"),
+    [
+        ("coarse_to_fine", "ce", {}),
+        ("coarse_to_fine", "thanos", {"data__name": "digits"}),
+        ("coarse_to_fine", "thanos", {"data__random_bits": 5}),
+        ("joint_loss", "joint", {"loss__beta": 0.8}),
+        ("joint_loss", "joint", {"loss__beta": 0.5, "data__name": "cifar100"}),
+        ("randbit", "supcon", {"data__random_bits": 5, "data__name": "cifar100"}),
+        ("randbit", "supcon", {"data__random_bits": 0, "data__name": "cifar100"}),
+        ("embedding_size", "info_nce", {"model__resnet__width": 64, "data__name": "cifar10"}),
+        ("augmentation", "thanos", {}),
+    ],
+)
+def test_numbers_are_not_shown_where_the_papers_have_none(table, method, settings):
+    assert reported(table, method, **settings) == {}
+
+
+def test_numbers_stay_where_only_reading_differs():
+    assert reported("coarse_to_fine", "thanos", data__data_dir="x", data__read_threads=3)

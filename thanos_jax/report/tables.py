@@ -1,0 +1,358 @@
+"""A comparison of runs as Markdown, CSV and one HTML page; pure functions of the results."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import numbers
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from thanos_jax.config import flatten
+from thanos_jax.papers import Number
+from thanos_jax.report import html
+from thanos_jax.report.plots import INK, PALETTE, WIDTH, dress
+from thanos_jax.tables import Column, shown
+
+_HOW_TO_READ = (
+    "Each dot is the mean over a row's runs; bars reach one sample standard deviation to both "
+    "sides. Open diamonds are the papers' numbers."
+)
+# A table of numbers keeps its columns on a narrow screen, and scrolls.
+_STYLE = """
+.comparison th, .comparison td { white-space: nowrap; }
+.comparison .failed { color: #bd1f01; }
+@media (prefers-color-scheme: dark) { .comparison .failed { color: #ff8a70; } }
+@media (max-width: 36rem) { .comparison tr { display: table-row; }
+  .comparison th, .comparison td { border-bottom: 1px solid var(--line); } }
+pre { overflow-x: auto; font-size: .85rem; }
+"""
+
+
+class Line(NamedTuple):
+    """A row of a comparison and what came of it.
+
+    Attributes:
+      labels: axis -> value; the first axis is the method.
+      results: seed -> what the run's results.json holds.
+      errors: seed -> why the run failed.
+      reported: key of results.json, nested by dots -> the paper's number, in the column's units.
+    """
+
+    labels: Mapping[str, Any]
+    results: Mapping[int, Mapping[str, Any]]
+    errors: Mapping[int, str]
+    reported: Mapping[str, Number]
+
+
+class Comparison(NamedTuple):
+    """A table as it stands.
+
+    Attributes:
+      caption: one sentence, the title.
+      columns: what is shown of every line.
+      lines: in order; all of the same axes. One with neither results nor errors is not shown.
+      notes: paragraphs under the table.
+    """
+
+    caption: str
+    columns: Sequence[Column]
+    lines: Sequence[Line]
+    notes: Sequence[str]
+
+
+class Summary(NamedTuple):
+    """Of the runs of a line that have the column's number; the deviation needs two of them."""
+
+    mean: float
+    deviation: float | None
+    runs: int
+
+
+def summarize(line: Line, column: Column) -> Summary | None:
+    """Returns mean and sample standard deviation of a column over a line's runs, scaled.
+
+    None if no run has the number.
+    """
+    found = (_lookup(result, column.path) for result in line.results.values())
+    values = np.array([column.scale * value for value in found if value is not None], np.float64)
+    if not values.size:
+        return None
+    deviation = float(np.std(values, ddof=1)) if values.size > 1 else None
+    return Summary(float(np.mean(values)), deviation, values.size)
+
+
+def markdown(comparison: Comparison) -> str:
+    """Returns the table, mean ± sample standard deviation, and its notes."""
+    head, rows = _grid(comparison)
+    lines = [
+        "| " + " | ".join(map(_cell, head)) + " |",
+        "|---" * len(head) + "|",
+        *("| " + " | ".join(map(_cell, row)) + " |" for row in rows),
+    ]
+    return "\n".join(lines) + "\n" + "".join(f"\n{note}\n" for note in comparison.notes)
+
+
+def summary_csv(comparison: Comparison) -> str:
+    """Returns a line a row: labels; mean, std, n and papers' number of each column; runs, failed.
+
+    Units are the table's; columns without any number of a paper have no place for one.
+    """
+    axes, lines = _axes(comparison), _begun(comparison)
+    head = list(axes)
+    rows: list[list[Any]] = [[line.labels[axis] for axis in axes] for line in lines]
+    for column in comparison.columns:
+        key = ".".join(column.path)
+        head += [f"{key} mean", f"{key} std", f"{key} n"]
+        for row, line in zip(rows, lines, strict=True):
+            row += summarize(line, column) or (None, None, 0)
+        if any(key in line.reported for line in lines):
+            head += [f"{key} paper mean", f"{key} paper std", f"{key} paper"]
+            for row, line in zip(rows, lines, strict=True):
+                row += line.reported.get(key, (None, None, None))
+    for row, line in zip(rows, lines, strict=True):
+        row += [len(line.results), len(line.errors)]
+    return _csv([[*head, "runs", "failed"], *rows])
+
+
+def runs_csv(comparison: Comparison) -> str:
+    """Returns a line a run: labels, seed, every number of results.json as it is, error."""
+    axes = _axes(comparison)
+    runs: list[tuple[Line, int, dict[str, Any], str]] = []
+    for line in comparison.lines:
+        for seed in sorted(line.results.keys() | line.errors.keys()):
+            values = {
+                key: value
+                for key, value in flatten(line.results.get(seed, {})).items()
+                if key != "seed" and isinstance(value, numbers.Real) and not isinstance(value, bool)
+            }
+            runs.append((line, seed, values, line.errors.get(seed, "")))
+    keys = list(dict.fromkeys(key for _, _, values, _ in runs for key in values))
+    return _csv(
+        [
+            [*axes, "seed", *keys, "error"],
+            *(
+                [*(line.labels[axis] for axis in axes), seed, *map(values.get, keys), error]
+                for line, seed, values, error in runs
+            ),
+        ]
+    )
+
+
+def page(comparison: Comparison) -> str:
+    """Returns the table with its notes, failures and pictures as one page that needs no other."""
+    head, rows = _grid(comparison)
+    labels = len(_axes(comparison))
+    columns = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
+    body = []
+    for line, row in zip(_begun(comparison), rows, strict=True):
+        cells = "".join(f'<th scope="row">{escape(cell)}</th>' for cell in row[:labels])
+        cells += "".join(f'<td class="value">{escape(cell)}</td>' for cell in row[labels:-1])
+        kind = "value failed" if line.errors else "value"
+        body.append(f'<tr>{cells}<td class="{kind}">{escape(row[-1])}</td></tr>')
+    parts = [
+        f"<h1>{escape(comparison.caption)}</h1>",
+        f'<div class="wide comparison"><table><thead><tr>{columns}</tr></thead>\n<tbody>\n'
+        + "\n".join(body)
+        + "\n</tbody></table></div>",
+        *(f'<p class="quiet">{escape(note)}</p>' for note in comparison.notes),
+    ]
+    for number, (name, figure) in enumerate(figures(comparison).items()):
+        parts.append(f"<h2>{escape(name)}</h2>\n{html.picture(number, name, figure, _HOW_TO_READ)}")
+    failed = [
+        f"<p>{escape(_name(line.labels))}, seed {seed}</p><pre>{escape(error)}</pre>"
+        for line in comparison.lines
+        for seed, error in line.errors.items()
+    ]
+    if failed:
+        parts.append("<h2>Failed runs</h2>\n" + "\n".join(failed))
+    return html.document(comparison.caption, "\n".join(parts), style=_STYLE)
+
+
+def figures(comparison: Comparison) -> dict[str, Figure]:
+    """Draws each column against each setting, or, where nothing but the method varies, by row.
+
+    Returns:
+      Title -> figure; {} without results.
+    """
+    lines = [line for line in comparison.lines if line.results]
+    columns = [
+        column
+        for column in comparison.columns
+        if column.plotted and any(summarize(line, column) for line in lines)
+    ]
+    if not columns:
+        return {}
+    settings = [
+        axis for axis in _axes(comparison)[1:] if len({line.labels[axis] for line in lines}) > 1
+    ]
+    if not settings:
+        return {"Rows": _dots(lines, columns)}
+    return {f"Against {axis}": _curves(lines, columns, axis) for axis in settings}
+
+
+def _dots(lines: Sequence[Line], columns: Sequence[Column]) -> Figure:
+    figure, panels = _panels(columns, height=0.5 + 0.21 * len(lines), share_y=True)
+    places = range(len(lines))
+    for axes, column in zip(panels, columns, strict=True):
+        for place, line in zip(places, lines, strict=True):
+            found = summarize(line, column)
+            if found:
+                axes.errorbar(
+                    found.mean, place, xerr=found.deviation, fmt="o", color=PALETTE[0],
+                    markersize=4, capsize=2, linewidth=1.2,
+                )  # fmt: skip
+            number = line.reported.get(".".join(column.path))
+            if number:
+                _diamond(axes, number.mean, place, PALETTE[2])
+        _plain_ticks(axes, "y", places, [_name(line.labels) for line in lines])
+        axes.set_ylim(len(lines) - 0.5, -0.5)  # as in the table: the first row on top
+    return figure
+
+
+def _curves(lines: Sequence[Line], columns: Sequence[Column], axis: str) -> Figure:
+    series: dict[str, list[Line]] = {}
+    for line in lines:
+        others = {name: value for name, value in line.labels.items() if name != axis}
+        series.setdefault(_name(others), []).append(line)
+    # A sweep of another setting meets this axis in one point, which is no curve.
+    longest = max(map(len, series.values()))
+    series = {name: found for name, found in series.items() if len(found) > 1 or longest == 1}
+    kept = [line.labels[axis] for found in series.values() for line in found]
+    numeric = all(isinstance(value, int | float) for value in kept)
+    ticks = sorted(set(kept)) if numeric else list(dict.fromkeys(kept))
+    places = {value: float(value) if numeric else float(k) for k, value in enumerate(ticks)}
+    figure, panels = _panels(columns, height=1.9, share_y=False)
+    for axes, column in zip(panels, columns, strict=True):
+        for index, found in enumerate(series.values()):
+            color = PALETTE[index % len(PALETTE)]
+            points = sorted(
+                (places[line.labels[axis]], summary.mean, summary.deviation or 0.0)
+                for line in found
+                if (summary := summarize(line, column))
+            )
+            if points:
+                xs, ys, deviations = zip(*points, strict=True)
+                axes.errorbar(
+                    xs, ys, yerr=deviations, fmt="o-", color=color, markersize=3.5, capsize=2,
+                    linewidth=1.2,
+                )  # fmt: skip
+            for line in found:
+                number = line.reported.get(".".join(column.path))
+                if number:
+                    _diamond(axes, places[line.labels[axis]], number.mean, color)
+        if numeric and min(ticks) > 0 and max(ticks) >= 8 * min(ticks):
+            axes.set_xscale("log")
+            axes.minorticks_off()
+        _plain_ticks(axes, "x", [places[value] for value in ticks], list(map(shown, ticks)))
+        axes.set_xlabel(axis, color=INK, fontsize=9, parse_math=False)
+    handles = [
+        panels[0].plot([], [], "o-", color=PALETTE[index % len(PALETTE)], markersize=3.5)[0]
+        for index in range(len(series))
+    ]
+    legend = figure.legend(
+        handles, list(series), loc="outside lower center", ncols=min(3, len(series)),
+        frameon=False, fontsize=8, labelcolor=INK,
+    )  # fmt: skip
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+    return figure
+
+
+def _panels(
+    columns: Sequence[Column], *, height: float, share_y: bool
+) -> tuple[Figure, list[Axes]]:
+    across = min(2, len(columns))
+    down = math.ceil(len(columns) / across)
+    figure = Figure(figsize=(WIDTH, 0.5 + height * down), layout="constrained")
+    every = list(figure.subplots(down, across, squeeze=False, sharey=share_y).flat)
+    for axes in every[len(columns) :]:
+        axes.set_axis_off()
+    panels = every[: len(columns)]
+    for axes, column in zip(panels, columns, strict=True):
+        dress(axes)
+        axes.set_title(column.title, loc="left", fontsize=10, color=INK, parse_math=False)
+    return figure, panels
+
+
+def _plain_ticks(axes: Axes, which: str, places: Sequence[float], names: Sequence[str]) -> None:
+    axis = axes.yaxis if which == "y" else axes.xaxis
+    axis.set_ticks(places, labels=names)
+    for text in axis.get_ticklabels():
+        text.set_parse_math(False)
+
+
+def _diamond(axes: Axes, x: float, y: float, color: str) -> None:
+    axes.plot(x, y, marker="D", markerfacecolor="none", color=color, markersize=6, linestyle="")
+
+
+def _grid(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    """Returns the titles and the cells of the table, as plain text."""
+    axes, lines = _axes(comparison), _begun(comparison)
+    head = list(axes)
+    rows = [[shown(line.labels[axis]) for axis in axes] for line in lines]
+    for column in comparison.columns:
+        head.append(column.title)
+        numbers_of = [line.reported.get(".".join(column.path)) for line in lines]
+        for row, line in zip(rows, lines, strict=True):
+            found = summarize(line, column)
+            row.append(_spread(found.mean, found.deviation, column.digits) if found else "")
+        for paper in dict.fromkeys(number.paper for number in numbers_of if number):
+            head.append(f"{column.title} ({paper})")
+            for row, number in zip(rows, numbers_of, strict=True):
+                here = number is not None and number.paper == paper
+                row.append(_reported(number) if number and here else "")
+    head.append("runs")
+    for row, line in zip(rows, lines, strict=True):
+        failed = f" (failed: {len(line.errors)})" if line.errors else ""
+        row.append(f"{len(line.results)}{failed}")
+    return head, rows
+
+
+def _reported(number: Number) -> str:
+    # As the paper prints it, which is not always to one digit.
+    deviation = "" if number.deviation is None else f" ± {number.deviation}"
+    return f"{number.mean}{deviation}"
+
+
+def _spread(mean: float, deviation: float | None, digits: int) -> str:
+    return f"{mean:.{digits}f}" + ("" if deviation is None else f" ± {deviation:.{digits}f}")
+
+
+def _lookup(result: Mapping[str, Any], path: Sequence[str]) -> float | None:
+    value: Any = result
+    for key in path:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
+def _axes(comparison: Comparison) -> list[str]:
+    return list(comparison.lines[0].labels) if comparison.lines else []
+
+
+def _begun(comparison: Comparison) -> list[Line]:
+    return [line for line in comparison.lines if line.results or line.errors]
+
+
+def _name(labels: Mapping[str, Any]) -> str:
+    """The method, and "axis value" of every setting."""
+    return ", ".join(
+        shown(value) if axis == "method" else f"{axis} {shown(value)}"
+        for axis, value in labels.items()
+    )
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _csv(rows: Sequence[Sequence[Any]]) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows(rows)
+    return buffer.getvalue()
