@@ -356,7 +356,8 @@ def _loss(
     checks.option("reduction", shared.reduction, REDUCTIONS)
     checks.option("implementation", shared.implementation, pairs.OPTIONS)
     embeddings = checks.embeddings(embeddings)
-    names = {*term, *(other or ()), "has_same"}
+    # In order: that of a set differs between processes, and with it the program and its last bits.
+    names = sorted({*term, *(other or ()), "has_same"})
     batch, num_views, _ = embeddings.shape
     if num_views < 2 and ("mean_own" in names or shared.views == "cross"):
         reason = (
