@@ -29,7 +29,7 @@ class Runs:
     def __init__(self, folder):
         self.folder, self.ran, self.broken = folder, [], {}
 
-    def __call__(self, config, workdir):
+    def __call__(self, config, workdir, *, load):
         name = workdir.relative_to(self.folder).as_posix()
         self.ran.append(name)
         if name in self.broken:
@@ -181,7 +181,7 @@ def test_a_mended_failure_leaves_no_error(runs, monkeypatch):
     runs.broken = {"ce/0": RuntimeError("once")}
     compare(runs, methods=["ce"], seeds=1)
     mended = {"fine_accuracy": 0.5, "method": "ce", "seed": 0}
-    monkeypatch.setattr(run_module, "run", lambda config, workdir: mended)
+    monkeypatch.setattr(run_module, "run", lambda config, workdir, *, load: mended)
     assert compare(runs, methods=["ce"], seeds=1).failures == {}
     assert not (runs.folder / "ce/0/error.txt").exists()
     assert "Failed runs" not in (runs.folder / "table.html").read_text(encoding="utf-8")
@@ -351,3 +351,22 @@ def test_killed_and_started_again_is_the_same_table(tmp_path):
     assert first.stat().st_mtime_ns == finished
     assert tables["killed"]["runs"] == "2"
     assert tables["killed"] == tables["undisturbed"]
+
+
+def test_rows_share_a_data_set_until_another_is_needed():
+    loaded = []
+
+    def load(data):
+        loaded.append(data.name)
+        return object()
+
+    remembered = compare_module._remembering(load)
+    data = schema.default().data
+    first = remembered(data)
+    other = data.copy_and_resolve_references()
+    other.random_bits = 5
+    assert remembered(other) is first
+    other.split_seed = 7
+    assert remembered(other) is not first
+    assert remembered(data) is not first
+    assert loaded == ["digits"] * 3

@@ -63,3 +63,19 @@ def test_missing_data_name_folder_and_remedy(tmp_path):
     for words in ("mnist", f"{tmp_path}/data", "tfds build", "[prepare]", "data.data_dir"):
         assert words in found.stderr, words
     assert "Traceback" not in found.stderr
+
+
+def test_a_second_run_finds_the_programs_of_the_first(tmp_path, monkeypatch):
+    for name in ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    kept = []
+    for run in "ab":
+        found = command(
+            "--config=configs/digits.py:spread", f"--workdir={tmp_path}/{run}",
+            "--config.train.max_steps=2", "--config.report.map_points=20",
+        )  # fmt: skip
+        assert found.returncode == 0, found.stderr
+        kept.append({path.name for path in (tmp_path / "cache" / "thanos_jax").rglob("*-cache")})
+    assert any(name.startswith("jit_step") for name in kept[0])
+    assert kept[1] == kept[0]

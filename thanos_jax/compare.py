@@ -15,7 +15,7 @@ import json
 import pathlib
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import ml_collections
@@ -26,6 +26,7 @@ from thanos_jax import command
 from thanos_jax.errors import UserError
 
 if TYPE_CHECKING:  # both take their time, which --help need not
+    from thanos_jax.data.dataset import Dataset
     from thanos_jax.report.tables import Comparison
     from thanos_jax.tables import Row
 
@@ -93,6 +94,7 @@ def compare(
     from thanos_jax import config as schema
     from thanos_jax import run as run_module
     from thanos_jax import tables
+    from thanos_jax.data import sources
 
     rows = tables.rows_of(table, config, methods, values)
     for row in rows:
@@ -100,6 +102,7 @@ def compare(
     entries = _claim(workdir, table, config, rows, seeds)
     asked = [tables.folder_name(row) for row in rows]
     failures: dict[str, str] = {}
+    load = _remembering(sources.load)
     for seed in range(seeds):
         for name in asked:
             entry, folder = entries[name], workdir / name / str(seed)
@@ -109,7 +112,9 @@ def compare(
             print(f"== {name}, seed {seed}", flush=True)
             entry.errors.pop(seed, None)
             try:
-                result = run_module.run(tables.configured(config, entry.row, seed), folder)
+                result = run_module.run(
+                    tables.configured(config, entry.row, seed), folder, load=load
+                )
             except Exception as error:  # of one run; the others may well succeed
                 message = f"{type(error).__name__}: {error}"
                 print(f"failed: {name}, seed {seed}: {message}", flush=True)
@@ -124,6 +129,22 @@ def compare(
             _write(workdir, _comparison(table, config, entries), entries, page=seed in entry.errors)
     text = _write(workdir, _comparison(table, config, entries), entries, page=True)
     return Outcome(text, failures, seeds * len(asked))
+
+
+def _remembering(load: Callable[[Any], Dataset]) -> Callable[[Any], Dataset]:
+    """Returns the same function, which keeps the last data set: most rows train on the same."""
+    kept: dict[str, Dataset] = {}
+
+    def remembered(data: ml_collections.ConfigDict) -> Dataset:
+        # The random bits are added on the device.
+        settings = {k: v for k, v in data.items() if not k.startswith("random_bits")}
+        key = json.dumps(settings, sort_keys=True)
+        if key not in kept:
+            kept.clear()  # before loading: two may not fit in memory
+            kept[key] = load(data)
+        return kept[key]
+
+    return remembered
 
 
 def _claim(

@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -31,12 +32,18 @@ from thanos_jax.train.step import INPUTS, Step, make_step
 _MAY_CHANGE = ("data.data_dir", "data.read_threads", "data.memory_limit_gib")
 
 
-def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike[str]) -> dict[str, Any]:
+def run(
+    config: ml_collections.ConfigDict,
+    workdir: str | os.PathLike[str],
+    *,
+    load: Callable[[ml_collections.ConfigDict], sources.Dataset] | None = None,
+) -> dict[str, Any]:
     """Trains, evaluates and reports; the same call on the same folder resumes.
 
     Args:
       config: all keys of `thanos_jax.config.FIELDS`.
       workdir: gets config.json, metrics.jsonl, checkpoints/, results.json and report.html.
+      load: config.data -> data set; `thanos_jax.data.sources.load` if None.
 
     Returns:
       What results.json holds. A finished run is not run again.
@@ -70,7 +77,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike[str]) -> d
         return json.loads(results_path.read_text(encoding="utf-8"))
 
     started = time.perf_counter()
-    dataset = sources.load(config.data)
+    dataset = (load or sources.load)(config.data)
     _check_classes(dataset)
     sizes = ", ".join(f"{name} {len(split)}" for name, split in dataset.splits.items())
     print(f"{dataset.name}: {sizes} ({time.perf_counter() - started:.1f} s)", flush=True)
