@@ -1,10 +1,18 @@
-"""Where a train step's time goes: input pipeline, augmentation, contrastive loss, the rest.
+"""Where a train step's time goes, and how far it is from what the device can do.
 
 python benchmarks/train_step.py --config=configs/digits.py [--steps=200] [--json=FILE]
 
 The parts are timed alone, side by side in one run: the input pipeline is what the loop waits for
 (choosing, gathering and sending a batch), augmentation and contrastive loss (value and gradient)
 are compiled by themselves on the shapes of the step. Medians; in brackets the quartiles.
+
+"In one program" is a step as it runs where the training set lies on the devices
+(config.train.resident), per step of a window of --window steps.
+
+Model FLOPs are those of the compiler's count of the forward and backward pass before optimization,
+of one step's views; utilization is their share of what square matrix products in the model's
+precision reach on the same devices in the same run. --synthetic=N trains on N random images of the
+data set's shape and number of classes instead, where the data are not at hand.
 """
 
 from __future__ import annotations
@@ -23,12 +31,18 @@ from ml_collections import config_flags
 
 from thanos_jax import command, run, sharding
 from thanos_jax import config as schema
-from thanos_jax.data import augment, batches, sources
-from thanos_jax.train.objective import contrastive_loss
+from thanos_jax.data import augment, batches, labels, sources
+from thanos_jax.data.splits import ArraySplit
+from thanos_jax.models.thanos import DTYPES
+from thanos_jax.train import resident
+from thanos_jax.train.objective import contrastive_loss, total_loss
 from thanos_jax.train.step import INPUTS, NUM_VIEWS
 
 _CONFIG = config_flags.DEFINE_config_file("config", lock_config=True)
 _STEPS = flags.DEFINE_integer("steps", 200, "Timed repetitions of each part.", lower_bound=3)
+_WINDOW = flags.DEFINE_integer("window", 20, "Steps in one program.", lower_bound=1)
+_SYNTHETIC = flags.DEFINE_integer("synthetic", 0, "Random images instead of data, if above 0.")
+_SIDE = flags.DEFINE_integer("side", 32, "Side of random images, three channels (mnist: one).")
 _JSON = flags.DEFINE_string("json", None, "Where to write the numbers, if anywhere.")
 
 
@@ -43,12 +57,63 @@ def timed(function: Callable[[], Any], repetitions: int) -> np.ndarray:
     return np.array(seconds)
 
 
+def matmul_rate(dtype: Any, size: int = 2048, repetitions: int = 10) -> float:
+    """Returns the FLOP/s of square matrix products over all devices, median of `repetitions`."""
+    count = jax.device_count()
+    mesh = sharding.make_mesh()
+    x = sharding.shard(mesh, np.ones((count, size, size), dtype))
+    product = jax.jit(lambda x: jnp.einsum("dij,djk->dik", x, x))
+    return float(2 * count * size**3 / np.median(timed(lambda: product(x), repetitions)))
+
+
+def model_flops(config: Any, parts: run.Parts, mesh: Any) -> float:
+    """Returns the FLOPs of forward and backward pass of one step, as the compiler counts them."""
+    rows = config.train.batch_size * NUM_VIEWS
+    contrastive = contrastive_loss(config.method, config.loss, mesh)
+
+    def loss(params: Any, model_state: Any, images: jax.Array) -> jax.Array:
+        outputs, _ = parts.model.apply(
+            {"params": params, **model_state},
+            images.reshape(rows, *parts.input_shape),
+            train=True,
+            rngs={"dropout": jax.random.key(0)},
+            mutable=list(model_state),
+        )
+        labels = jnp.zeros(config.train.batch_size, jnp.int32)
+        return total_loss(outputs, images, labels, contrastive=contrastive, config=config.loss)[0]
+
+    shape = (config.train.batch_size, NUM_VIEWS, *parts.input_shape)
+    images = jax.ShapeDtypeStruct(shape, jnp.float32)
+    lowered = jax.jit(jax.grad(loss)).lower(parts.state.params, parts.state.model_state, images)
+    return float(lowered.cost_analysis()["flops"])
+
+
+def synthetic(config: Any) -> sources.Dataset:
+    """Returns a data set of random images with the labels' names of config.data.name."""
+    name, rng = config.data.name, np.random.default_rng(0)
+    coarse_of_fine = labels.coarse_of_fine(name)
+    channels = 1 if name == "mnist" else 3
+    shape = (_SIDE.value, _SIDE.value, channels)
+    fine = rng.integers(len(coarse_of_fine), size=_SYNTHETIC.value, dtype=np.int32)
+    images = rng.integers(256, size=(len(fine), *shape), dtype=np.uint8)
+    split = ArraySplit(images, fine, coarse_of_fine[fine])
+    return sources.Dataset(
+        name=name,
+        splits=dict.fromkeys(("train", "validation", "test"), split),
+        coarse_names=labels.coarse_names(name),
+        fine_names=labels.fine_names(name),
+        image_shape=shape,
+        mean=(0.5,) * channels,
+        std=(0.25,) * channels,
+    )
+
+
 def main(argv: Sequence[str]) -> None:
     """Times the parts and prints their shares of the step."""
     config, steps = _CONFIG.value, _STEPS.value
     schema.check(config)
     started = time.perf_counter()
-    dataset = sources.load(config.data)
+    dataset = synthetic(config) if _SYNTHETIC.value else sources.load(config.data)
     loading = time.perf_counter() - started
     mesh = sharding.make_mesh()
     parts = run.build(config, dataset, mesh)
@@ -98,6 +163,26 @@ def main(argv: Sequence[str]) -> None:
             lambda: gradient(embeddings, batch["coarse"]), steps
         )
 
+    if isinstance(split, ArraySplit):
+        window = resident.make_window(
+            parts.step,
+            split,
+            mesh,
+            seed=config.seed,
+            batch_size=config.train.batch_size,
+            longest=_WINDOW.value,
+        )
+
+        def one_window() -> jax.Array:
+            nonlocal state
+            state, metrics = window(state, 0, _WINDOW.value)
+            return metrics["loss"]
+
+        windows = timed(one_window, max(3, steps // _WINDOW.value))
+        results["a step, in one program"] = windows / _WINDOW.value
+
+    rate = matmul_rate(DTYPES[config.model.dtype])
+    flops = model_flops(config, parts, mesh)
     device = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
     print(f"{config.data.name}:{config.method}, batch {config.train.batch_size}, {device}")
     print(f"data set loaded in {loading:.1f} s, once")
@@ -107,8 +192,14 @@ def main(argv: Sequence[str]) -> None:
         low, median, high = np.percentile(seconds, [25, 50, 75]) * 1e3
         print(f"{name:30s} {median:9.3f} ms [{low:.3f}, {high:.3f}]  {median / 1e3 / whole:6.1%}")
     print(f"images per second: {config.train.batch_size / whole:.0f}")
+    reached = flops / np.median(results["step"])
+    print(
+        f"model: {flops / 1e9:.3g} GFLOP a step, {reached / 1e9:.4g} GFLOP/s: {reached / rate:.1%} of "
+        f"{rate / 1e9:.4g}, the rate of matrix products in {config.model.dtype}"
+    )
     if _JSON.value:
         numbers = {name: float(np.median(seconds)) for name, seconds in results.items()}
+        numbers |= {"model_flops": flops, "matmul_flops_per_second": rate}
         numbers |= {"device": device, "batch_size": config.train.batch_size, "loading": loading}
         pathlib.Path(_JSON.value).write_text(json.dumps(numbers, indent=2), encoding="utf-8")
 

@@ -39,12 +39,16 @@ What the contrastive losses share:
 `cross_modal` takes two arrays [batch, dim] in place of `embeddings`, has the two as its views, no
 memory bank, and CLIP's temperature of 0.07 unless another is given.
 
+`robust` holds what works on the losses of single images instead, against rare groups and wrong
+labels: group DRO, weighted means, early-learning regularization, small-loss selection. `where` and
+`axis_name` mean the same there.
+
 The error of a float32 result is that of the similarities, about 1e-6 of the largest |s_ij|. At low
 temperatures a loss that is nearly 0 is the small difference of large numbers and has fewer digits.
 Non-finite embeddings give a non-finite loss; nothing is hidden.
 """
 
-from thanos_jax.losses import memory_bank
+from thanos_jax.losses import memory_bank, robust
 from thanos_jax.losses.contrastive import (
     class_conditional_info_nce,
     info_nce,
@@ -62,6 +66,7 @@ __all__ = [
     "joint",
     "memory_bank",
     "reconstruction",
+    "robust",
     "spread",
     "supcon",
 ]

@@ -60,8 +60,9 @@ def reconstruction(
             f"{list(reconstructions.shape)} for images {list(images.shape)}"
         )
     where = checks.where(where, images.shape[0])
+    images, reconstructions = jnp.asarray(images), jnp.asarray(reconstructions)
     dtype = compute_dtype(images, reconstructions)
-    error = jnp.asarray(images).astype(dtype) - jnp.asarray(reconstructions).astype(dtype)
+    error = images.astype(dtype) - reconstructions.astype(dtype)
     # Padding may hold anything; 0 * NaN in the backward pass must not reach the model.
     error = jnp.where(jnp.expand_dims(where, tuple(range(1, error.ndim))), error, 0.0)
     per_image = jnp.mean(error * error, axis=tuple(range(1, error.ndim)))
