@@ -67,7 +67,8 @@ def every_image(dataset):
 
 
 def test_names_of_data_sets_are_one_list():
-    assert schema.DATASETS == sources.NAMES == (*labels.NAMES, "tiny_imagenet", "folder")
+    own_files = ("tiny_imagenet", "folder", "waterbirds", "isic")
+    assert schema.DATASETS == sources.NAMES == (*labels.NAMES, *own_files)
     config = schema.default()
     config.data.name = "folders"
     with pytest.raises(ValueError, match="unknown data set 'folders', did you mean 'folder'"):

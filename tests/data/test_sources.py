@@ -33,6 +33,8 @@ def config(name, **changes):
         "image_size": 0,
         "memory_limit_gib": 4.0,
         "background": "none",
+        "correlation": 0.95,
+        "rare_fraction": 1.0,
         "coarse_map": "",
     }
     return ConfigDict({**values, **changes})

@@ -5,6 +5,7 @@ data set asks for it: the digits run without them.
 """
 
 from thanos_jax.data.batches import evaluation_batches, sample_indices, train_batches
+from thanos_jax.data.dataset import group_counts
 from thanos_jax.data.labels import check_labels, coarse_names, coarse_of_fine, fine_names
 from thanos_jax.data.sources import Dataset, DatasetNotFound, load
 from thanos_jax.data.splits import ArraySplit, DataError, RecordSplit, Split
@@ -21,6 +22,7 @@ __all__ = [
     "coarse_of_fine",
     "evaluation_batches",
     "fine_names",
+    "group_counts",
     "load",
     "sample_indices",
     "train_batches",

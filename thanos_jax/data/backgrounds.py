@@ -11,7 +11,7 @@ import functools
 
 import numpy as np
 
-from thanos_jax.data.splits import ArraySplit, Batch, Split
+from thanos_jax.data.splits import ArraySplit, Batch, MappedSplit, Split
 
 _CHUNK = 4096  # images composed at a time
 _STREAMS = {"train": 2**60, "test": 2**60 + 1}  # see permutations.py
@@ -82,32 +82,22 @@ def over_photographs(
     for start in range(0, size, _CHUNK):
         rows = slice(start, start + _CHUNK)
         photograph, top, left = places[rows].T
-        background = np.moveaxis(crops[photograph, top, left], 1, -1).astype(np.uint16)
-        alpha = images[rows].astype(np.uint16)
-        result[rows] = (alpha * 255 + (255 - alpha) * background + 127) // 255
+        result[rows] = white_over(images[rows], np.moveaxis(crops[photograph, top, left], 1, -1))
     return result
 
 
-class _OverPhotographs:
-    """A split that stays on disk, its images laid over photographs as they are read."""
+def white_over(images: np.ndarray, background: np.ndarray) -> np.ndarray:
+    """Grey images, in white, over backgrounds: a pixel of level a is a / 255 white.
 
-    in_memory = False
+    Args:
+      images: uint8 [n, h, w, 1].
+      background: uint8, of a shape that broadcasts with that of images.
 
-    def __init__(self, grey: Split, seed: int, split: str, numbers: np.ndarray) -> None:
-        self._grey, self._seed, self._split, self._numbers = grey, seed, split, numbers
-
-    def __len__(self) -> int:
-        return len(self._grey)
-
-    def read(self, indices: np.ndarray) -> Batch:
-        batch = self._grey.read(indices)
-        numbers = self._numbers[indices]
-        images = over_photographs(batch["image"], self._seed, self._split, numbers=numbers)
-        return {**batch, "image": images}
-
-    def subset(self, indices: np.ndarray) -> _OverPhotographs:
-        grey = self._grey.subset(indices)
-        return _OverPhotographs(grey, self._seed, self._split, self._numbers[indices])
+    Returns:
+      uint8, of the broadcast shape, rounded.
+    """
+    alpha = images.astype(np.uint16)
+    return ((alpha * 255 + (255 - alpha) * background + 127) // 255).astype(np.uint8)
 
 
 def lay_over_photographs(grey: Split, seed: int, split: str) -> Split:
@@ -123,4 +113,9 @@ def lay_over_photographs(grey: Split, seed: int, split: str) -> Split:
     """
     if isinstance(grey, ArraySplit):
         return ArraySplit(over_photographs(grey.images, seed, split), grey.fine, grey.coarse)
-    return _OverPhotographs(grey, seed, split, np.arange(len(grey)))
+
+    def change(batch: Batch, numbers: np.ndarray) -> Batch:
+        images = over_photographs(batch["image"], seed, split, numbers=numbers)
+        return {**batch, "image": images}
+
+    return MappedSplit(grey, change, fine=grey.fine)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from thanos_jax.data.permutations import HOLD_OUT, permutation
-from thanos_jax.data.splits import ArraySplit, DataError, Split
+from thanos_jax.data.splits import DataError, Split
 
 # Stream of the one draw made here; see permutations.py.
 _MOMENTS = 2**61
@@ -106,7 +106,7 @@ def fine_labels(split: Split, chunk: int = 1024) -> np.ndarray:
     """The fine label of every example.
 
     Args:
-      split: the split; one that is not in memory is read whole.
+      split: the split; one whose labels are not known otherwise is read whole.
       chunk: examples read at a time.
 
     Returns:
@@ -115,11 +115,31 @@ def fine_labels(split: Split, chunk: int = 1024) -> np.ndarray:
     Raises:
       DataError: an example cannot be read.
     """
-    if isinstance(split, ArraySplit):
+    if split.fine is not None:
         return split.fine
     starts = range(0, len(split), chunk)
     ranges = (np.arange(start, min(start + chunk, len(split))) for start in starts)
     return np.concatenate([split.read(indices)["fine"] for indices in ranges])
+
+
+def group_counts(dataset: Dataset) -> dict[str, np.ndarray]:
+    """How many examples of each fine class (group, stratum) the splits have.
+
+    No image is read: a split whose labels come with its images, and which stays on disk, is left
+    out. Only sets prepared by TFDS have such splits.
+
+    Args:
+      dataset: the data set.
+
+    Returns:
+      split -> int64 [num_fine].
+    """
+    known = {name: split.fine for name, split in dataset.splits.items()}
+    return {
+        name: np.bincount(fine, minlength=len(dataset.fine_names)).astype(np.int64)
+        for name, fine in known.items()
+        if fine is not None
+    }
 
 
 def read_table(path: str, required: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import os
 import pathlib
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ from thanos_jax.data.splits import DataError
 
 TABLE = "labels.csv"
 _COLUMNS = ("filename", "coarse", "fine")
-_SPLITS = ("train", "validation", "test")
+SPLITS = ("train", "validation", "test")
 _GREY_MODES = ("1", "L", "LA")
 _ORIENTATION = 0x0112  # of Exif; from 5 on, the picture lies on its side
 
@@ -77,7 +78,49 @@ def load(config_data: ConfigDict) -> Dataset:
         )
     rows = read_rows(folder)
     pairs, fine_names = _name_classes(rows)
-    coarse_names = tuple(sorted({row.coarse for row in rows}))
+    return from_rows(
+        config_data,
+        rows,
+        name="folder",
+        table=table,
+        coarse_names=tuple(sorted({row.coarse for row in rows})),
+        pairs=pairs,
+        fine_names=fine_names,
+    )
+
+
+def from_rows(
+    config_data: ConfigDict,
+    rows: list[Row],
+    *,
+    name: str,
+    table: str,
+    coarse_names: tuple[str, ...],
+    pairs: Sequence[tuple[str, str]],
+    fine_names: tuple[str, ...],
+    mode: str | None = None,
+    units: tuple[tuple[float, ...], tuple[float, ...]] | None = None,
+) -> Dataset:
+    """Makes a data set of the files that a table names; `load` says how it is split and read.
+
+    Args:
+      config_data: `config.data`.
+      rows: those of the table.
+      name: name of the data set.
+      table: path of the table, in the folder below which the files are.
+      coarse_names: names of the coarse classes, in the order of their ids.
+      pairs: (coarse, fine) as in the rows, for each fine class, in the order of their ids.
+      fine_names: the names by which these are shown.
+      mode: "L" or "RGB", what images become; None for "L" if all files are grey, "RGB" otherwise.
+      units: (mean, std) of each channel; None for those of the training images.
+
+    Returns:
+      The data set.
+
+    Raises:
+      DataError: as of `load`.
+    """
+    folder = os.path.dirname(table)
     fine_of = {pair: number for number, pair in enumerate(pairs)}
     coarse_of = {name: number for number, name in enumerate(coarse_names)}
     files = ImageFiles(
@@ -87,7 +130,7 @@ def load(config_data: ConfigDict) -> Dataset:
         [f"{row.filename}, {table}, line {row.line}" for row in rows],
     )
     split_of = _split(table, rows, files.fine, fine_names)
-    numbers = {name: np.flatnonzero(split_of == name) for name in _SPLITS}
+    numbers = {split: np.flatnonzero(split_of == split) for split in SPLITS}
     if not len(numbers["validation"]):
         train, validation = hold_out(
             len(numbers["train"]), config_data.validation_fraction, config_data.split_seed
@@ -97,20 +140,21 @@ def load(config_data: ConfigDict) -> Dataset:
     _check_classes(table, rows, files.fine, fine_names, numbers)
 
     size = config_data.image_size
-    height, width, mode = _inspect(files, size)
-    image_shape = (size or height, size or width, len(mode))
+    height, width, found_mode = _inspect(files, size, name)
+    final_mode = mode or found_mode
+    image_shape = (size or height, size or width, len(final_mode))
     splits = open_splits(
-        {name: files.take(numbers[name]) for name in _SPLITS},
-        lambda image: _upright(image, "L" if mode == "L" else "RGB"),
-        dataset="folder",
+        {split: files.take(numbers[split]) for split in SPLITS},
+        lambda image: _upright(image, final_mode),
+        dataset=name,
         num_fine=len(fine_names),
         num_coarse=len(coarse_names),
         image_shape=image_shape,
         image_size=size,
         memory_limit_gib=config_data.memory_limit_gib,
     )
-    mean, std = moments(splits["train"], seed=config_data.split_seed)
-    return Dataset("folder", splits, coarse_names, fine_names, image_shape, mean, std)
+    mean, std = units or moments(splits["train"], seed=config_data.split_seed)
+    return Dataset(name, splits, coarse_names, fine_names, image_shape, mean, std)
 
 
 def read_rows(folder: str) -> list[Row]:
@@ -134,25 +178,77 @@ def read_rows(folder: str) -> list[Row]:
             if not cells[column]:
                 raise DataError(f"{where}: {column} is empty")
         split = cells.get("split", "")
-        if "split" in cells and split not in _SPLITS:
-            raise DataError(f"{where}: split: expected one of {', '.join(_SPLITS)}, got {split!r}")
-        filename = os.path.normpath(cells["filename"])
-        if _escapes(cells["filename"]):
-            raise DataError(
-                f"{where}: filename: expected a path below {folder}, without '..', got"
-                f" {cells['filename']!r}"
-            )
-        if filename in line_of:
-            raise DataError(
-                f"{where}: filename: {filename!r} was labelled before, in line {line_of[filename]}"
-            )
-        if not os.path.isfile(os.path.join(folder, filename)):
-            raise DataError(f"{where}: no file {os.path.join(folder, filename)}")
+        if "split" in cells:
+            one_of(cells, "split", SPLITS, where)
+        filename = check_file(cells, "filename", folder, where, line_of)
         line_of[filename] = line
         rows.append(Row(line, filename, cells["coarse"], cells["fine"], split))
+    check_any(rows, table)
+    return rows
+
+
+def one_of(cells: Mapping[str, str], column: str, options: Sequence[str], where: str) -> str:
+    """The cell of a column, if it is one of the options.
+
+    Args:
+      cells: column -> cell.
+      column: the column.
+      options: what may be in it.
+      where: file and line, for the message.
+
+    Returns:
+      The cell.
+
+    Raises:
+      DataError: it is something else.
+    """
+    if cells[column] not in options:
+        raise DataError(
+            f"{where}: {column}: expected one of {', '.join(options)}, got {cells[column]!r}"
+        )
+    return cells[column]
+
+
+def check_file(
+    cells: Mapping[str, str], column: str, folder: str, where: str, line_of: Mapping[str, int]
+) -> str:
+    """The file that a line names, if it can be used.
+
+    Args:
+      cells: column -> cell.
+      column: the column that has its path below the folder.
+      folder: the folder.
+      where: file and line, for the message.
+      line_of: the files of earlier lines -> their lines.
+
+    Returns:
+      The path below the folder, in its shortest form.
+
+    Raises:
+      DataError: an empty cell, a path that leaves the folder, a file that an earlier line has, or
+        one that is not there.
+    """
+    if not cells[column]:
+        raise DataError(f"{where}: {column} is empty")
+    filename = os.path.normpath(cells[column])
+    if _escapes(cells[column]):
+        raise DataError(
+            f"{where}: {column}: expected a path below {folder}, without '..', got"
+            f" {cells[column]!r}"
+        )
+    if filename in line_of:
+        raise DataError(
+            f"{where}: {column}: {filename!r} was labelled before, in line {line_of[filename]}"
+        )
+    if not os.path.isfile(os.path.join(folder, filename)):
+        raise DataError(f"{where}: no file {os.path.join(folder, filename)}")
+    return filename
+
+
+def check_any(rows: list[Row], table: str) -> None:
+    """Raises DataError if a table has no rows."""
     if not rows:
         raise DataError(f"{table}: expected a line for each image below the header, got none")
-    return rows
 
 
 def _escapes(filename: str) -> bool:
@@ -178,8 +274,7 @@ def _split(
         for name in ("train", "test"):
             if name not in split_of:
                 raise DataError(
-                    f"{table}: split: expected rows for train and test, got none for {name};"
-                    " without the column, the rows are split here"
+                    f"{table}: split: expected rows for train and test, got none for {name}"
                 )
         return split_of
     split_of = np.full(len(rows), "train", object)
@@ -203,6 +298,9 @@ def _check_classes(
     fine_names: tuple[str, ...],
     numbers: dict[str, np.ndarray],
 ) -> None:
+    for number, name in enumerate(fine_names):
+        if number not in fine:
+            raise DataError(f"{table}: expected lines of fine class {name!r}, got none")
     for split in ("train", "test"):
         absent = np.setdiff1d(np.arange(len(fine_names)), fine[numbers[split]])
         if absent.size:
@@ -215,7 +313,7 @@ def _check_classes(
             )
 
 
-def _inspect(files: ImageFiles, image_size: int) -> tuple[int, int, str]:
+def _inspect(files: ImageFiles, image_size: int, dataset: str) -> tuple[int, int, str]:
     """(height, width, mode) of all images; the size only matters if image_size is 0."""
 
     def header(number: int) -> tuple[int, int, str]:
@@ -231,7 +329,7 @@ def _inspect(files: ImageFiles, image_size: int) -> tuple[int, int, str]:
                     width, height = height, width
                 return height, width, image.mode
         except Exception as error:
-            raise DataError(f"folder: {files.sources[number]}: {error}") from error
+            raise DataError(f"{dataset}: {files.sources[number]}: {error}") from error
 
     pool = ThreadPoolExecutor(min(os.cpu_count() or 1, 16))
     try:
@@ -242,8 +340,8 @@ def _inspect(files: ImageFiles, image_size: int) -> tuple[int, int, str]:
     for number, (other_height, other_width, _) in enumerate(headers):
         if not image_size and (other_height, other_width) != (height, width):
             raise DataError(
-                f"folder: data.image_size: expected the side to which images are resized, because"
-                f" they differ in size, got 0: {files.sources[number]}, is {other_width} x"
+                f"{dataset}: data.image_size: expected the side to which images are resized,"
+                f" because they differ in size, got 0: {files.sources[number]}, is {other_width} x"
                 f" {other_height} pixels, {files.sources[0]}, {width} x {height}"
             )
     grey = all(mode in _GREY_MODES for _, _, mode in headers)

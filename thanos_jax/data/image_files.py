@@ -99,6 +99,7 @@ def open_splits(
             dataset=dataset,
             split=name,
             file_of=part.sources.__getitem__,
+            fine=part.fine,
         )
         splits[name] = records if stream else to_memory(records)
     return splits

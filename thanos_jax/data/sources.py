@@ -5,13 +5,25 @@ from collections.abc import Callable
 import numpy as np
 from ml_collections import ConfigDict
 
-from thanos_jax.data import backgrounds, folder, labels, prepared, served, tiny_imagenet
+from thanos_jax.data import (
+    backgrounds,
+    folder,
+    isic,
+    labels,
+    prepared,
+    rare,
+    served,
+    spurious,
+    tiny_imagenet,
+    waterbirds,
+)
 from thanos_jax.data.dataset import Dataset, fine_labels, hold_out, moments
 from thanos_jax.data.permutations import SUBSAMPLE, TEST_SPLIT, permutation
 from thanos_jax.data.prepared import DatasetNotFound
 from thanos_jax.data.splits import ArraySplit, DataError, RecordSplit, Split, to_memory
 
 __all__ = [
+    "BACKGROUNDS",
     "NAMES",
     "ArraySplit",
     "DataError",
@@ -36,28 +48,38 @@ _MOMENTS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "cifar100_u": _CIFAR_MOMENTS,
     "celeb_a": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
 }
+# What digits can be laid over -> channels of the images that result.
+_CHANNELS = {"none": 1, "photographs": 3, "colour": 3, "texture": 1}
+BACKGROUNDS: tuple[str, ...] = tuple(_CHANNELS)
 _ONE_CHANNEL = tuple(name for name, (mean, _) in _MOMENTS.items() if len(mean) == 1)
 
 
 def load(config_data: ConfigDict) -> Dataset:
     """Loads a data set.
 
-    The digits come with scikit-learn; `tiny_imagenet` and `folder` read files of their own. The
-    others are read from files prepared by TFDS. Images that exceed the memory limit stay on disk
-    and are read one by one. CelebA brings its own validation split. Elsewhere a seeded share of the
-    training set is held out, after CIFAR100-U's training set has been thinned out.
+    The digits come with scikit-learn; `tiny_imagenet`, `folder`, `waterbirds` and `isic` read files
+    of their own. The others are read from files prepared by TFDS. Images that exceed the memory
+    limit stay on disk and are read one by one. CelebA and Waterbirds bring their own validation
+    split. Elsewhere a seeded share of the training set is held out, after the training set of
+    CIFAR100-U, or of rare digits, has been thinned out.
 
     Args:
       config_data: `config.data`, with the keys
         name: one of `NAMES`.
-        data_dir: folder of the TFDS data sets, "" for TFDS's default; of tiny_imagenet or folder,
-          the folder of its files.
+        data_dir: folder of the TFDS data sets, "" for TFDS's default; of the sets that read files
+          of their own, the folder of these.
         validation_fraction: share of the training set held out, in (0, 1); unused where there is a
           validation split.
-        split_seed: seeds the validation split, the subsample of cifar100_u and the backgrounds.
+        split_seed: seeds the validation split, the subsample of cifar100_u and of rare digits, and
+          the backgrounds.
         image_size: side of the square images are resized and cropped to; 0 to leave them as stored.
         memory_limit_gib: GiB of images above which they stay on disk.
-        background: "none", or "photographs" behind digits or mnist; see `backgrounds`.
+        background: "none"; behind digits or mnist also "photographs", see `backgrounds`, or
+          "colour" or "texture", see `spurious`: the fine label is then the group.
+        correlation: of background "colour" or "texture", the share of each class's training images
+          on the background of the class, in [0.5, 1].
+        rare_fraction: of digits or mnist, the share of the training images of 3, 4, 8 and 9 that
+          is kept, in (0, 1]; see `rare`.
         coarse_map: a CSV of tiny_imagenet's superclasses; "" for the package's own.
 
     Returns:
@@ -81,10 +103,31 @@ def load(config_data: ConfigDict) -> Dataset:
             "data.validation_fraction must lie between 0 and 1, got"
             f" {config_data.validation_fraction}"
         )
+    if not 0.5 <= config_data.correlation <= 1:
+        raise ValueError(
+            f"data.correlation must lie between 0.5 and 1, got {config_data.correlation}"
+        )
+    if not 0 < config_data.rare_fraction <= 1:
+        raise ValueError(
+            f"data.rare_fraction must be above 0 and at most 1, got {config_data.rare_fraction}"
+        )
     if config_data.background != "none" and name not in _ONE_CHANNEL:
         raise DataError(
             f"data.background: expected 'none' for {name}, got {config_data.background!r}; only"
-            f" {' and '.join(_ONE_CHANNEL)} can be laid over photographs"
+            f" {' and '.join(_ONE_CHANNEL)} can be laid over a background"
+        )
+    if config_data.background not in BACKGROUNDS:
+        raise DataError(
+            f"data.background: expected one of {', '.join(BACKGROUNDS)}, got"
+            f" {config_data.background!r}"
+        )
+    if config_data.rare_fraction != 1 and not (
+        name in _ONE_CHANNEL and config_data.background == "none"
+    ):
+        raise DataError(
+            f"data.rare_fraction: expected 1 for {name} with data.background"
+            f" {config_data.background!r}, got {config_data.rare_fraction}; only"
+            f" {' and '.join(_ONE_CHANNEL)} with background 'none' have rare digits"
         )
     if config_data.coarse_map and name != "tiny_imagenet":
         raise DataError(
@@ -96,7 +139,8 @@ def load(config_data: ConfigDict) -> Dataset:
 
 def _load_tabulated(config_data: ConfigDict) -> Dataset:
     """Loads a data set whose classes are listed in `labels`."""
-    name, over_photographs = config_data.name, config_data.background == "photographs"
+    name, background = config_data.name, config_data.background
+    coarse_names, fine_names = labels.coarse_names(name), labels.fine_names(name)
     if name == "digits":
         splits, shape = _digits(config_data.image_size)
     else:
@@ -104,12 +148,32 @@ def _load_tabulated(config_data: ConfigDict) -> Dataset:
     if name == "cifar100_u":
         chosen = _unbalanced(fine_labels(splits["train"]), config_data.split_seed)
         splits["train"] = splits["train"].subset(chosen)
-    if over_photographs:
-        # Before the hold-out, so that it does not change an image. The test split is the same for
-        # every seed.
-        for split, seed in (("train", config_data.split_seed), ("test", 0)):
-            splits[split] = backgrounds.lay_over_photographs(splits[split], seed, split)
-        shape = (*shape[:2], 3)
+    if config_data.rare_fraction != 1:
+        chosen = rare.thin_out(
+            fine_labels(splits["train"]), config_data.rare_fraction, config_data.split_seed
+        )
+        splits["train"] = splits["train"].subset(chosen)
+    # Before the hold-out, so that it does not change an image. The test split is the same for every
+    # seed, and balanced.
+    if background != "none":
+        for split, seed, correlation in (
+            ("train", config_data.split_seed, config_data.correlation),
+            ("test", 0, 0.5),
+        ):
+            if background == "photographs":
+                splits[split] = backgrounds.lay_over_photographs(splits[split], seed, split)
+            else:
+                splits[split] = spurious.lay_over_backgrounds(
+                    splits[split],
+                    labels.coarse_of_fine(name)[fine_labels(splits[split])],
+                    kind=background,
+                    correlation=correlation,
+                    seed=seed,
+                    split=split,
+                )
+        shape = (*shape[:2], _CHANNELS[background])
+    if background in spurious.BACKGROUNDS:
+        fine_names = spurious.group_names(coarse_names, background)
     if "validation" not in splits:
         train, validation = hold_out(
             len(splits["train"]), config_data.validation_fraction, config_data.split_seed
@@ -117,13 +181,13 @@ def _load_tabulated(config_data: ConfigDict) -> Dataset:
         whole = splits["train"]
         splits["train"], splits["validation"] = whole.subset(train), whole.subset(validation)
     mean, std = _MOMENTS[name]
-    if over_photographs:
+    if background != "none":
         mean, std = moments(splits["train"], seed=config_data.split_seed)
     return Dataset(
         name=name,
         splits={split: splits[split] for split in ("train", "validation", "test")},
-        coarse_names=labels.coarse_names(name),
-        fine_names=labels.fine_names(name),
+        coarse_names=coarse_names,
+        fine_names=fine_names,
         image_shape=shape,
         mean=mean,
         std=std,
@@ -151,7 +215,8 @@ def _open(config_data: ConfigDict) -> tuple[dict[str, Split], tuple[int, int, in
     if channels != len(_MOMENTS[name][0]):
         raise DataError(f"{name}: {stored.folder} declares images of shape {stored.image_shape}")
     pixels = shape[0] * shape[1]
-    held_channels = channels if config_data.background == "none" else 3
+    background = config_data.background
+    held_channels = channels if background == "none" else _CHANNELS[background]
     gib = sum(stored.sizes.get(split, 0) for split in wanted) * pixels * held_channels / 2**30
     stream = gib > config_data.memory_limit_gib
     # Small images cost more in Python than in Pillow, and Python runs one thread at a time.
@@ -212,5 +277,7 @@ _LOADERS: dict[str, Callable[[ConfigDict], Dataset]] = {
     **dict.fromkeys(labels.NAMES, _load_tabulated),
     "tiny_imagenet": tiny_imagenet.load,
     "folder": folder.load,
+    "waterbirds": waterbirds.load,
+    "isic": isic.load,
 }
 NAMES: tuple[str, ...] = tuple(_LOADERS)

@@ -30,6 +30,11 @@ class Split(Protocol):
 
     in_memory: bool
 
+    @property
+    def fine(self) -> np.ndarray | None:
+        """int32 [len(self)], the fine labels; None if images would have to be read for them."""
+        ...
+
     def __len__(self) -> int:
         """Number of examples."""
         ...
@@ -139,6 +144,7 @@ class RecordSplit:
       dataset: name of the data set, for messages.
       split: name of the split, for messages.
       file_of: record number -> name of the file that holds it, for messages.
+      fine: int32 [len(records)], the fine labels if they are known without reading the records.
       indices: integer [n], the records of this split in order; None for all.
     """
 
@@ -155,6 +161,7 @@ class RecordSplit:
         dataset: str,
         split: str,
         file_of: Callable[[int], str],
+        fine: np.ndarray | None = None,
         indices: np.ndarray | None = None,
     ) -> None:
         self.image_shape = image_shape
@@ -168,7 +175,14 @@ class RecordSplit:
             "dataset": dataset,
             "split": split,
             "file_of": file_of,
+            "fine": fine,
         }
+
+    @property
+    def fine(self) -> np.ndarray | None:
+        """The fine labels, if they are known; see `Split.fine`."""
+        known = self._options["fine"]
+        return None if known is None else known[self._indices]
 
     def __len__(self) -> int:
         return len(self._indices)
@@ -222,6 +236,43 @@ class RecordSplit:
         return DataError(
             f"{dataset}, split {split!r}, record {number} ({file_of(number)}): {error}"
         )
+
+
+class MappedSplit:
+    """A split that stays on disk, its examples changed as they are read.
+
+    Args:
+      split: what is read.
+      change: (batch, int64 [b] numbers of its examples in `split` as given here) -> batch.
+      fine: int32 [len(split)], the fine labels after the change, if they are known.
+    """
+
+    in_memory = False
+
+    def __init__(
+        self,
+        split: Split,
+        change: Callable[[Batch, np.ndarray], Batch],
+        *,
+        fine: np.ndarray | None = None,
+    ) -> None:
+        self.fine = fine
+        self._split, self._change, self._numbers = split, change, np.arange(len(split))
+
+    def __len__(self) -> int:
+        return len(self._split)
+
+    def read(self, indices: np.ndarray) -> Batch:
+        """Examples by number, changed; see `Split.read`."""
+        return self._change(self._split.read(indices), self._numbers[indices])
+
+    def subset(self, indices: np.ndarray) -> "MappedSplit":
+        """The examples named, nothing read; see `Split.subset`."""
+        split = self._split.subset(indices)
+        fine = None if self.fine is None else self.fine[indices]
+        part = MappedSplit(split, self._change, fine=fine)
+        part._numbers = self._numbers[indices]
+        return part
 
 
 def to_memory(split: RecordSplit, *, threads: int | None = None) -> ArraySplit:

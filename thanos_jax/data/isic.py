@@ -1,0 +1,108 @@
+"""ISIC: skin lesions, benign or malignant; beside many of the benign ones is a coloured patch.
+
+The archive (isic-archive.com) has the images and diagnoses but does not say which images show a
+patch. A network that looks for patches (Rieger et al., "Interpretations are Useful: Penalizing
+Explanations to Align Neural Networks with Prior Knowledge", ICML 2020) does worse on benign lesions
+without: the groups of Sohoni et al., "No Subclass Left Behind", NeurIPS 2020.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from ml_collections import ConfigDict
+
+from thanos_jax.data import folder
+from thanos_jax.data.dataset import Dataset, read_table
+from thanos_jax.data.prepared import DatasetNotFound
+from thanos_jax.data.splits import DataError
+
+TABLE = "metadata.csv"
+CLASSES = ("benign", "malignant")
+GROUPS = ("benign, no patch", "benign, patch", "malignant")
+
+_COLUMNS = ("filename", "patch")
+_LABELS = {"benign_malignant": CLASSES, "malignant": ("0", "1")}
+
+
+def load(config_data: ConfigDict) -> Dataset:
+    """Loads ISIC from a folder that the user has put together.
+
+    `data_dir` holds metadata.csv, with the columns filename (below data_dir), benign_malignant
+    (benign or malignant, as in the archive) or malignant (0 or 1), patch (1 if the image shows
+    one) and perhaps split (train, validation or test); other columns are ignored. Without a split
+    column, or without validation rows, images are split as in `folder.load`. The coarse label is
+    benign or malignant, the fine label the group: benign without patch, benign with patch,
+    malignant. Images become RGB; mean and standard deviation are those of the training images, or
+    of 10,000 drawn from them.
+
+    Args:
+      config_data: `config.data`; see `sources.load`. image_size may be 0 only if all images have
+        one size.
+
+    Returns:
+      The data set.
+
+    Raises:
+      DatasetNotFound: there is no metadata.csv.
+      DataError: a table or an image that cannot be used; names the line and the file.
+    """
+    root = os.path.expanduser(config_data.data_dir)
+    table = os.path.join(root, TABLE)
+    if not root or not os.path.isfile(table):
+        raise DatasetNotFound(
+            f"data.data_dir: expected a folder that holds {TABLE}, with the columns filename,"
+            f" benign_malignant, patch and perhaps split (docs/data.md); got"
+            f" {config_data.data_dir!r}"
+        )
+    return folder.from_rows(
+        config_data,
+        read_rows(root),
+        name="isic",
+        table=table,
+        coarse_names=CLASSES,
+        pairs=[(CLASSES[0], GROUPS[0]), (CLASSES[0], GROUPS[1]), (CLASSES[1], GROUPS[2])],
+        fine_names=GROUPS,
+        mode="RGB",
+    )
+
+
+def read_rows(root: str) -> list[folder.Row]:
+    """Reads and checks metadata.csv.
+
+    Args:
+      root: the folder that holds it.
+
+    Returns:
+      Its rows, in order; at least one.
+
+    Raises:
+      DataError: a row that cannot be used, or a file that is not there.
+    """
+    table = os.path.join(root, TABLE)
+    rows: list[folder.Row] = []
+    line_of: dict[str, int] = {}
+    for line, cells in read_table(table, _COLUMNS):
+        where = f"{table}, line {line}"
+        malignant = _is_malignant(cells, table, where)
+        patch = folder.one_of(cells, "patch", ("0", "1"), where) == "1"
+        split = folder.one_of(cells, "split", folder.SPLITS, where) if "split" in cells else ""
+        filename = folder.check_file(cells, "filename", root, where, line_of)
+        line_of[filename] = line
+        # Malignant lesions beside a patch are no group of their own: the papers know of none.
+        group = 2 if malignant else int(patch)
+        rows.append(folder.Row(line, filename, CLASSES[malignant], GROUPS[group], split))
+    folder.check_any(rows, table)
+    return rows
+
+
+def _is_malignant(cells: Mapping[str, str], table: str, where: str) -> bool:
+    columns = [column for column in _LABELS if column in cells]
+    if len(columns) != 1:
+        raise DataError(
+            f"{table}, line 1: expected one column benign_malignant or malignant, got"
+            f" {' and '.join(columns) or 'neither'}"
+        )
+    options = _LABELS[columns[0]]
+    return folder.one_of(cells, columns[0], options, where) == options[1]

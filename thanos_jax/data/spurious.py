@@ -1,0 +1,199 @@
+"""Digits on backgrounds that go with their class: a spurious feature, and its groups.
+
+In training most images of a class lie on the background of that class, so that a classifier may
+look at the background alone; it then fails on the few others. The groups, class x background, are
+known, and of one size in each class of the test split: the setting of Waterbirds (Sagawa et al.,
+"Distributionally Robust Neural Networks for Group Shifts", ICLR 2020) on images that train in
+minutes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from thanos_jax.data.backgrounds import white_over
+from thanos_jax.data.permutations import permutation
+from thanos_jax.data.splits import ArraySplit, Batch, MappedSplit, Split
+
+# Kind -> its two backgrounds; background c is that of class c.
+BACKGROUNDS = {
+    "colour": ("red", "green"),
+    "texture": ("horizontal stripes", "vertical stripes"),
+}
+
+_CHUNK = 4096  # images composed at a time
+_LEVEL = 128  # half brightness: white stands out
+_COLOURS = np.array([[_LEVEL, 0, 0], [0, _LEVEL, 0]], np.uint8)
+_STRIPE = 2  # pixels; a period, of twice that, divides the sides of both data sets
+# Streams of the draws; see permutations.py.
+_ASSIGNMENT = {"train": 2**59, "test": 2**59 + 1}
+_PHASES = {"train": 2**59 + 2, "test": 2**59 + 3}
+
+
+def assign(coarse: np.ndarray, *, correlation: float, seed: int, split: str) -> np.ndarray:
+    """Draws the background of every image.
+
+    Of the n images of a class, exactly the whole number nearest to correlation * n (halves up) have
+    the background of their class, and the rest the other one. Images come in a random order of
+    their numbers, by (seed, split): those of the class that come first have its background.
+
+    Args:
+      coarse: integer [n], 0 or 1, of a whole split in the order of its numbers.
+      correlation: share of each class on its own background, in [0, 1].
+      seed: integer in [0, 2**64).
+      split: "train" (validation included) or "test".
+
+    Returns:
+      int32 [n], the background of each image, 0 or 1.
+
+    Raises:
+      ValueError: a correlation, split or class out of range.
+    """
+    _check_split(split)
+    if not 0 <= correlation <= 1:
+        raise ValueError(f"correlation must lie between 0 and 1, got {correlation}")
+    if not np.isin(coarse, (0, 1)).all():
+        raise ValueError(f"coarse must be 0 or 1, got {np.unique(coarse)}")
+    background = 1 - coarse.astype(np.int32)
+    if len(coarse):
+        order = permutation(seed, _ASSIGNMENT[split], len(coarse))
+        for label in (0, 1):
+            members = order[coarse[order] == label]
+            background[members[: int(correlation * len(members) + 0.5)]] = label
+    return background
+
+
+def over_backgrounds(
+    images: np.ndarray,
+    background: np.ndarray,
+    *,
+    kind: str,
+    seed: int,
+    split: str,
+    numbers: np.ndarray | None = None,
+) -> np.ndarray:
+    """Lays grey images, in white, over backgrounds.
+
+    A pixel of level a is a / 255 white and the rest background. Colours are red or green at half
+    brightness, the same for all images. Textures are stripes of two pixels, black and grey in turn,
+    horizontal or vertical; which pixel they begin with is drawn uniformly for each image by
+    (seed, split, number). Any pixel is thus grey with probability 1/2 in both textures, and neither
+    the levels of an image nor their mean tell them apart. Where four divides the side of the
+    images, half the pixels of every background are grey.
+
+    Args:
+      images: uint8 [n, h, w, 1].
+      background: integer [n], 0 or 1: red or green, horizontal or vertical.
+      kind: "colour" or "texture".
+      seed: integer in [0, 2**64).
+      split: "train" (validation included) or "test".
+      numbers: integer [n], numbers of the images in their split; 0 .. n - 1 if None.
+
+    Returns:
+      uint8 [n, h, w, 3] of kind "colour", [n, h, w, 1] of kind "texture".
+
+    Raises:
+      TypeError: images that are not uint8.
+      ValueError: an unknown kind or split, or images of another shape.
+
+    Example:
+      >>> digits = np.zeros((2, 4, 4, 1), np.uint8)
+      >>> over_backgrounds(digits, np.array([0, 1]), kind="colour", seed=0, split="test")[:, 0, 0]
+      array([[128,   0,   0],
+             [  0, 128,   0]], dtype=uint8)
+    """
+    if kind not in BACKGROUNDS:
+        raise ValueError(f"kind must be one of {', '.join(BACKGROUNDS)}, got {kind!r}")
+    _check_split(split)
+    if images.dtype != np.uint8:
+        raise TypeError(f"images must be uint8, got {images.dtype}")
+    if images.ndim != 4 or images.shape[-1] != 1:
+        raise ValueError(f"images must have shape [n, h, w, 1], got {images.shape}")
+    if background.shape != images.shape[:1]:
+        raise ValueError(f"background must have shape {images.shape[:1]}, got {background.shape}")
+    if kind == "colour":
+        behind = _COLOURS[background][:, None, None]
+    else:
+        numbers = np.arange(len(images)) if numbers is None else np.asarray(numbers)
+        behind = _stripes(background, _phases(seed, split, numbers), *images.shape[1:3])
+    result = np.empty((*images.shape[:3], behind.shape[-1]), np.uint8)
+    for start in range(0, len(images), _CHUNK):
+        rows = slice(start, start + _CHUNK)
+        result[rows] = white_over(images[rows], behind[rows])
+    return result
+
+
+def lay_over_backgrounds(
+    grey: Split, coarse: np.ndarray, *, kind: str, correlation: float, seed: int, split: str
+) -> Split:
+    """The same examples over backgrounds drawn by `assign`, in memory if they were.
+
+    Args:
+      grey: a whole split of one-channel images, as stored.
+      coarse: int32 [len(grey)], 0 or 1, its coarse labels.
+      kind: as in `over_backgrounds`.
+      correlation: as in `assign`.
+      seed: as in both.
+      split: "train" or "test".
+
+    Returns:
+      A split whose fine label is the group, 2 * coarse + background.
+    """
+    background = assign(coarse, correlation=correlation, seed=seed, split=split)
+    fine = (2 * coarse + background).astype(np.int32)
+
+    def change(batch: Batch, numbers: np.ndarray) -> Batch:
+        images = over_backgrounds(
+            batch["image"],
+            background[numbers],
+            kind=kind,
+            seed=seed,
+            split=split,
+            numbers=numbers,
+        )
+        return {**batch, "image": images, "fine": fine[numbers]}
+
+    if isinstance(grey, ArraySplit):
+        whole = {"image": grey.images, "fine": grey.fine, "coarse": grey.coarse}
+        changed = change(whole, np.arange(len(grey)))
+        return ArraySplit(changed["image"], changed["fine"], changed["coarse"])
+    return MappedSplit(grey, change, fine=fine)
+
+
+def group_names(coarse_names: Sequence[str], kind: str) -> tuple[str, ...]:
+    """Names of the groups, in the order of their ids.
+
+    Args:
+      coarse_names: names of the two classes.
+      kind: "colour" or "texture".
+
+    Returns:
+      Four names, as in "0 to 4, red".
+    """
+    return tuple(
+        f"{name}, {background}" for name in coarse_names for background in BACKGROUNDS[kind]
+    )
+
+
+def _check_split(split: str) -> None:
+    if split not in _PHASES:
+        raise ValueError(f"split must be one of {', '.join(_PHASES)}, got {split!r}")
+
+
+def _phases(seed: int, split: str, numbers: np.ndarray) -> np.ndarray:
+    """int64 [n], in [0, period)."""
+    # Philox is a counter: word i is the same however many are asked for.
+    generator = np.random.Philox(key=np.array([seed, _PHASES[split]], np.uint64))
+    words = generator.random_raw(int(numbers.max(initial=-1)) + 1)
+    return (words[numbers] % np.uint64(2 * _STRIPE)).astype(np.int64)
+
+
+def _stripes(background: np.ndarray, phases: np.ndarray, height: int, width: int) -> np.ndarray:
+    """uint8 [n, h, w, 1]."""
+    along = np.arange(max(height, width))
+    grey = (along[None] + phases[:, None]) // _STRIPE % 2 == 1
+    rows, columns = grey[:, :height, None], grey[:, None, :width]
+    stripes = np.where((background == 0)[:, None, None], rows, columns)
+    return (stripes * np.uint8(_LEVEL))[..., None]
