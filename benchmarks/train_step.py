@@ -193,10 +193,9 @@ def main(argv: Sequence[str]) -> None:
         print(f"{name:30s} {median:9.3f} ms [{low:.3f}, {high:.3f}]  {median / 1e3 / whole:6.1%}")
     print(f"images per second: {config.train.batch_size / whole:.0f}")
     reached = flops / np.median(results["step"])
-    print(
-        f"model: {flops / 1e9:.3g} GFLOP a step, {reached / 1e9:.4g} GFLOP/s: {reached / rate:.1%} of "
-        f"{rate / 1e9:.4g}, the rate of matrix products in {config.model.dtype}"
-    )
+    print(f"model: {flops / 1e9:.3g} GFLOP a step, {reached / 1e9:.4g} GFLOP/s")
+    print(f"matrix products in {config.model.dtype}: {rate / 1e9:.4g} GFLOP/s")
+    print(f"model FLOP utilization: {reached / rate:.1%}")
     if _JSON.value:
         numbers = {name: float(np.median(seconds)) for name, seconds in results.items()}
         numbers |= {"model_flops": flops, "matmul_flops_per_second": rate}

@@ -3,10 +3,14 @@
 import importlib.util
 import pathlib
 
+import jax
+import numpy as np
 import pytest
 
 from thanos_jax import config as schema
 from thanos_jax import run as run_module
+from thanos_jax.data.labels import coarse_of_fine
+from thanos_jax.train import metrics
 from thanos_jax.train.objective import METHODS
 
 FILES = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.py"))
@@ -35,6 +39,105 @@ def test_every_method_and_preset_passes_the_schema(file):
     assert module.get_config().method == "thanos"
     with pytest.raises(schema.ConfigError, match="thanso"):
         module.get_config("thanso")
+
+
+def fixture(name):
+    """The module that tests a loader, for what it writes in the layout of the real set."""
+    return load(pathlib.Path(__file__).parent / "data" / f"test_{name}.py")
+
+
+def tfds_records(root, name, labels):
+    """A prepared TFDS data set of a few random images of each class."""
+    written = fixture("sources")
+    rng = np.random.default_rng(0)
+
+    def records(each):
+        for label in labels * each:
+            image = rng.integers(256, size=SHAPES[name], dtype=np.uint8)
+            yield written.example(written.encode(image), **label)
+
+    splits = {"train": list(records(5)), "validation": list(records(2)), "test": list(records(1))}
+    written.write_dataset(root, name, splits)
+    return root
+
+
+def of_cifar100(root):
+    coarse = coarse_of_fine("cifar100")
+    labels = [{"label": fine, "coarse_label": coarse[fine]} for fine in range(100)]
+    return tfds_records(root, "cifar100", labels)
+
+
+def of_celeba(root):
+    keys = ("attributes__Blond_Hair", "attributes__Male")
+    labels = [dict(zip(keys, bits, strict=True)) for bits in ((0, 0), (0, 1), (1, 0), (1, 1))]
+    return tfds_records(root, "celeb_a", 4 * labels)
+
+
+def of_tiny_imagenet(root):
+    fixture("tiny_imagenet").write(root / "tiny-imagenet-200", training=8)
+    return root
+
+
+SHAPES = {"mnist": (28, 28, 1), "cifar10": (32, 32, 3), "cifar100": (32, 32, 3),
+          "celeb_a": (218, 178, 3)}  # fmt: skip
+# Config -> what writes its data into a folder; returns config.data.data_dir.
+DATA = {
+    "digits": lambda root: "",
+    "mnist": lambda root: tfds_records(root, "mnist", [{"label": k} for k in range(10)]),
+    "cifar10": lambda root: tfds_records(root, "cifar10", [{"label": k} for k in range(10)]),
+    "cifar100": of_cifar100,
+    "celeba": of_celeba,
+    "tiny_imagenet": of_tiny_imagenet,
+    "folder": lambda root: fixture("folder").write(root),
+    "waterbirds": lambda root: fixture("waterbirds").write(root),
+    "isic": lambda root: fixture("isic").write(root),
+}
+
+
+class StopHereError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_every_config_trains_resumes_and_evaluates(file, tmp_path, monkeypatch):
+    if file.stem not in ("digits", "folder", "tiny_imagenet", "waterbirds", "isic"):
+        pytest.importorskip("tensorflow_datasets")
+    config = load(file).get_config("thanos")
+    # Its own encoder is built, and its shapes are traced; a small one is trained.
+    schema.check(config)
+    config.model.encoder = "mlp"
+    config.model.decoder = "auto"
+    config.model.arrangement = "shared"
+    config.model.mlp.widths = (16, 8)
+    config.data.data_dir = str(DATA[file.stem](tmp_path / "data"))
+    if config.data.image_size:
+        config.data.image_size = 16
+    config.train.update(batch_size=8, max_steps=3, log_every=1, checkpoint_every_epochs=1e-3)
+    config.transfer.update(iterations=5, neighbours=3)
+    config.report.map_points = 20
+    real = run_module.make_step
+
+    def stops_after_two(*arguments, **keywords):
+        step = real(*arguments, **keywords)
+
+        def counting(state, batch):
+            if not isinstance(state.step, jax.core.Tracer) and int(state.step) == 2:
+                raise StopHereError
+            return step(state, batch)
+
+        return counting
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "make_step", stops_after_two)
+        with pytest.raises(StopHereError):
+            run_module.run(config, tmp_path / "run")
+    results = run_module.run(config, tmp_path / "run")
+    records = metrics.read(tmp_path / "run" / "metrics.jsonl")
+    assert [record["step"] for record in records] == [1, 2, 3]
+    assert results["dataset"] == config.data.name
+    assert results["steps"] == 3
+    assert 0 <= results["fine_accuracy"] <= 1
+    assert (tmp_path / "run" / "report.html").exists()
 
 
 @pytest.mark.parametrize(

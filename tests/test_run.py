@@ -81,6 +81,19 @@ def test_a_folder_of_another_config_is_refused(finished):
         run_module.run(other, folder)
 
 
+def test_a_key_younger_than_the_run_is_at_its_default(finished, tmp_path):
+    folder, _ = finished
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    del config["data"]["random_bits"]
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    (tmp_path / "results.json").write_text("{}", encoding="utf-8")
+    run_module.same_run(tmp_path, small())
+    other = small()
+    other.data.random_bits = 2
+    with pytest.raises(schema.ConfigError, match=r"data\.random_bits: 0 there, 2 now"):
+        run_module.same_run(tmp_path, other)
+
+
 def test_an_interrupted_run_continues_to_the_same_end(finished, tmp_path, monkeypatch):
     folder, results = finished
 

@@ -72,8 +72,8 @@ FIELDS: dict[str, Field] = {
     "data.name": _one_of("digits", "data set", DATASETS),
     "data.data_dir": Field(
         "",
-        "folder of prepared TFDS data (empty: TFDS's own default), of Tiny ImageNet, or of images "
-        "with labels.csv; see docs/data.md",
+        "folder of prepared TFDS data (empty: TFDS's own default), of Tiny ImageNet, Waterbirds or "
+        "ISIC, or of images with labels.csv; see docs/data.md",
     ),
     "data.validation_fraction": _number(
         0.1, "share of the training set held out, where a set has no validation split", 0.001, 0.5
@@ -86,8 +86,19 @@ FIELDS: dict[str, Field] = {
     ),
     "data.background": _one_of(
         "none",
-        "what digits or mnist are laid over; photographs: random pieces of two photographs",
-        ("none", "photographs"),
+        "what digits or mnist are laid over; photographs: random pieces of two photographs; colour "
+        "(red or green) and texture (stripes): a spurious feature, the fine label is the group",
+        sources.BACKGROUNDS,
+    ),
+    "data.correlation": _number(
+        0.95, "share of a class's training images on its own colour or texture", 0.5, 1
+    ),
+    "data.rare_fraction": _number(
+        1.0,
+        "share kept of the training images of 3, 4, 8 and 9 in digits or mnist; 1: all",
+        0,
+        1,
+        open_low=True,
     ),
     "data.coarse_map": Field(
         "", "CSV with the columns wnid and coarse, for tiny_imagenet; empty: the package's own"
@@ -204,7 +215,15 @@ FIELDS: dict[str, Field] = {
         1.0, "epochs between evaluations on the validation split", 1e-3, _HUGE
     ),
     "train.checkpoint_every_epochs": _number(20.0, "epochs between checkpoints", 1e-3, _HUGE),
-    "train.checkpoints_kept": _number(2, "how many checkpoints stay on disk", 1, 1000),
+    "train.checkpoints_kept": _number(
+        2,
+        "how many of the newest checkpoints stay on disk, besides the best on validation",
+        1,
+        1000,
+    ),
+    "train.checkpoints_kept_every": _number(
+        0, "steps of which the first checkpoint stays on disk too; 0: none", 0, _HUGE
+    ),
     # Evaluation
     "transfer.regularization": Field(
         (0.0, 1e-5, 1e-4, 1e-3, 1e-2),

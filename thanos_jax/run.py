@@ -28,8 +28,15 @@ from thanos_jax.train.checkpoint import Checkpoints
 from thanos_jax.train.objective import METHODS
 from thanos_jax.train.step import INPUTS, Step, make_step
 
-# Where data lies and how fast it is read may change between two starts of one run.
-_MAY_CHANGE = ("data.data_dir", "data.read_threads", "data.memory_limit_gib")
+# Where data lies, how fast it is read and what is kept may change between two starts of one run.
+_MAY_CHANGE = (
+    "data.data_dir",
+    "data.read_threads",
+    "data.memory_limit_gib",
+    "train.resident",
+    "train.checkpoints_kept",
+    "train.checkpoints_kept_every",
+)
 
 
 def run(
@@ -52,6 +59,7 @@ def run(
       ConfigError: a config outside its schema, or another than the folder's.
       DatasetNotFound: the data are not there; says how to prepare them.
       NonFiniteError: training diverged.
+      CheckpointError: a checkpoint could not be saved, or none of those there can be used.
     """
     schema.check(config)
     if jax.process_count() > 1:
@@ -134,7 +142,12 @@ def run(
     evaluations = [(config.train.evaluate_every_epochs, evaluate)]
     if config.transfer.every_epochs:
         evaluations.append((config.transfer.every_epochs, measure))
-    with Checkpoints(folder / "checkpoints", keep=config.train.checkpoints_kept) as checkpoints:
+    with Checkpoints(
+        folder / "checkpoints",
+        keep=config.train.checkpoints_kept,
+        best="validation_coarse_accuracy",
+        keep_every=config.train.checkpoints_kept_every,
+    ) as checkpoints:
         state, train_seconds = loop.train(
             parts.state,
             parts.step,
@@ -266,7 +279,9 @@ def same_run(folder: pathlib.Path, config: ml_collections.ConfigDict) -> None:
     if not started or not path.exists():
         return
     now = schema.flatten(_plain(config))
-    before = schema.flatten(json.loads(path.read_text(encoding="utf-8")))
+    # A key younger than the run had no effect then, as its default has none now.
+    defaults = schema.flatten(_plain(schema.default()))
+    before = defaults | schema.flatten(json.loads(path.read_text(encoding="utf-8")))
     differing = [
         f"  {key}: {before.get(key)!r} there, {now.get(key)!r} now"
         for key in sorted(before.keys() | now.keys())

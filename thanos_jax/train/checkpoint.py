@@ -1,54 +1,457 @@
-"""Checkpoints, by Orbax: the only module that knows it."""
+"""Checkpoints that can be trusted: written whole or not at all, and checked when they are read.
+
+The only module that knows Orbax. A checkpoint of step 200 is the folder 200 with
+
+    arrays/         every array of the state by its name, such as params.encoder.kernel; by Orbax
+    checksums.json  digests of every array and file, the step, date and metrics
+
+It is written as 200.tmp by a thread of its own and renamed when all of it is there.
+"""
 
 from __future__ import annotations
 
+import concurrent.futures
+import datetime
+import errno
 import os
+import pathlib
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
+
+from thanos_jax.errors import UserError
+from thanos_jax.train import checksums
+from thanos_jax.train.metrics import NonFiniteError
+
+_ARRAYS = "arrays"
+_TEMPORARY = ".tmp"
+_DAMAGED = ".damaged"
+_SYSTEM_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG, errno.EIO)
+
+
+class CheckpointError(UserError):
+    """A checkpoint that could not be written, or cannot be used."""
+
+
+class DamagedError(CheckpointError):
+    """A checkpoint whose files or arrays are not what was written."""
 
 
 class Checkpoints:
     """The checkpoints of one run, in one folder; a context manager.
 
-    A save is asynchronous and appears under its step's name only when it is complete, so a run that
-    is killed while saving continues from the save before.
+    Of several processes all make the same calls, the first writes, and each reads for itself. A run
+    that is killed while saving continues from the save before.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], *, keep: int) -> None:
-        """Opens a folder, made if need be.
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        keep: int,
+        best: str | None = None,
+        keep_every: int = 0,
+    ) -> None:
+        """Opens a folder, made if need be; removes what an interrupted save left.
 
         Args:
           folder: where checkpoints lie.
           keep: how many of the newest stay.
+          best: the metric of `save` whose highest checkpoint stays too; None for none.
+          keep_every: the first checkpoint of every so many steps stays too; 0 for none.
+
+        Raises:
+          CheckpointError: the folder cannot be made.
         """
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
-        self._manager = ocp.CheckpointManager(os.path.abspath(folder), options=options)
+        self._folder = pathlib.Path(os.path.abspath(folder))
+        self._retention: dict[str, Any] = {"newest": keep, "best": best, "every": keep_every}
+        self._metrics: dict[int, dict[str, float]] = {}
+        self._saving: tuple[int, concurrent.futures.Future[None]] | None = None
+        self._executor = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CheckpointError(
+                f"checkpoints: the folder {self._folder} cannot be made: {error.strerror}"
+            ) from error
+        if jax.process_index():
+            return
+        for leftover in self._folder.glob(f"*{_TEMPORARY}"):
+            shutil.rmtree(leftover, ignore_errors=True)
 
-    def save(self, state: Any, step: int) -> None:
-        """Begins to save a pytree of arrays under its step; a step already saved stays as it is."""
-        if step not in self._manager.all_steps():
-            self._manager.save(step, args=ocp.args.StandardSave(state))
+    def save(self, state: Any, step: int, metrics: Mapping[str, float] | None = None) -> None:
+        """Begins to save a pytree of arrays under its step; a step already saved stays as it is.
 
-    def latest_step(self) -> int | None:
-        """Returns the newest complete step, or None."""
-        return self._manager.latest_step()
-
-    def restore(self, like: Any, step: int) -> Any:
-        """Returns the state saved at `step`.
+        Waits for the save before, and copies the state to the host; the rest is done beside the
+        steps that follow, which may therefore donate the state.
 
         Args:
-          like: a state of the same structure, shapes, dtypes and shardings.
-          step: one that was saved.
+          state: pytree of arrays, on devices or not, wherever they lie.
+          step: a number >= 0.
+          metrics: numbers to keep with it.
+
+        Raises:
+          NonFiniteError: the state has a value that is not a number or infinite.
+          CheckpointError: the save before failed.
         """
-        target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        return self._manager.restore(step, args=ocp.args.StandardRestore(target))
+        self.wait()
+        if step in steps(self._folder):
+            return
+        arrays = _on_host(named(state))
+        # On the copy, in milliseconds; a program for it would compile for seconds.
+        for name, array in arrays.items():
+            if jnp.issubdtype(array.dtype, jnp.inexact) and not np.isfinite(array).all():
+                count = int(array.size - np.isfinite(array).sum())
+                raise NonFiniteError(
+                    f"step {step}: {count} of the {array.size} values of {name} are not finite; "
+                    f"nothing was saved. {_newest(self._folder)}"
+                )
+        if jax.process_index():
+            return
+        numbers = {key: float(value) for key, value in (metrics or {}).items()}
+        self._saving = (step, self._executor.submit(self._write, arrays, step, numbers))
+
+    def check(self) -> None:
+        """Raises the error of a save that has failed by now; cheap enough for every step.
+
+        Raises:
+          CheckpointError: names the folder, the step and the cause. Later saves are tried anew.
+        """
+        if self._saving is not None and self._saving[1].done():
+            self.wait()
+
+    def wait(self) -> None:
+        """Waits for the save under way, if any.
+
+        Raises:
+          CheckpointError: as `check`.
+        """
+        if self._saving is None:
+            return
+        (step, future), self._saving = self._saving, None
+        try:
+            future.result()
+        except Exception as error:
+            raise CheckpointError(
+                f"checkpoints: step {step} could not be saved in {self._folder}: {_cause(error)}. "
+                f"{_newest(self._folder)} Mend the cause, and give the same command again."
+            ) from error
+
+    def latest_step(self) -> int | None:
+        """Returns the newest complete step, or None; it may be damaged."""
+        self.wait()
+        return max(steps(self._folder), default=None)
+
+    def restore(self, like: Any, step: int) -> Any:
+        """Returns the state saved at `step`, exactly.
+
+        Args:
+          like: a state of the same structure, shapes and dtypes; says where arrays are to lie, on
+            whichever devices.
+          step: one that was saved.
+
+        Raises:
+          DamagedError: the checkpoint is not what was written; names the file or array.
+          CheckpointError: it holds another state; names the first array that differs.
+        """
+        self.wait()
+        path = self._folder / str(step)
+        contents = read_contents(path)
+        leaves = named(like)
+        _require_same(path, contents["arrays"], leaves)
+        arrays = read_arrays(path, contents)
+        placed = [_placed(arrays[name], leaf) for name, leaf in leaves.items()]
+        return jax.tree.unflatten(jax.tree.structure(like), placed)
+
+    def restore_latest(self, like: Any) -> tuple[Any, int] | None:
+        """Returns the newest state that is undamaged, and its step; None if none was ever saved.
+
+        Damaged ones are named on stderr, and set aside as STEP.damaged once a good one is found.
+
+        Args:
+          like: as for `restore`.
+
+        Raises:
+          CheckpointError: there are checkpoints, and all are damaged; or, as for `restore`, the
+            newest undamaged one holds another state.
+        """
+        self.wait()
+        skipped: dict[int, str] = {}
+        for step in reversed(steps(self._folder)):
+            try:
+                state = self.restore(like, step)
+            except DamagedError as error:
+                skipped[step] = str(error)
+                print(f"WARNING: skipping a damaged {error}", file=sys.stderr, flush=True)
+                continue
+            # Its step will come again, and its name must be free by then.
+            for number in skipped if jax.process_index() == 0 else ():
+                _set_aside(self._folder / str(number))
+            return state, step
+        if skipped:
+            raise CheckpointError(
+                f"checkpoints: all {len(skipped)} in {self._folder} are damaged:\n"
+                + "\n".join(f"  {message}" for message in skipped.values())
+                + "\nPut undamaged copies there, or delete the folder to begin again at step 0."
+            )
+        return None
+
+    def _write(self, arrays: dict[str, np.ndarray], step: int, metrics: dict[str, float]) -> None:
+        """Writes a checkpoint, then removes those that need not stay; runs beside the steps."""
+        temporary = self._folder / f"{step}{_TEMPORARY}"
+        shutil.rmtree(temporary, ignore_errors=True)
+        try:
+            temporary.mkdir(parents=True)
+            digests = checksums.of_arrays(arrays)
+            with _orbax() as writer:
+                writer.save(temporary / _ARRAYS, args=ocp.args.PyTreeSave(arrays))
+            text = checksums.dumps(
+                step=step,
+                saved=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+                metrics=metrics,
+                arrays=digests,
+                files=checksums.of_files(temporary),
+            )
+            (temporary / checksums.FILE).write_text(text, encoding="utf-8")
+            os.rename(temporary, self._folder / str(step))
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)  # a full disk needs the space
+            raise
+        self._metrics[step] = metrics
+        there = steps(self._folder)
+        for number in there:
+            if number not in self._metrics:
+                try:
+                    self._metrics[number] = read_contents(self._folder / str(number))["metrics"]
+                except DamagedError:
+                    self._metrics[number] = {}
+        for number in set(there) - kept(there, self._metrics, **self._retention):
+            # Renamed first: half a checkpoint must not look like a whole one.
+            leaving = self._folder / f"{number}{_TEMPORARY}"
+            os.rename(self._folder / str(number), leaving)
+            shutil.rmtree(leaving, ignore_errors=True)
 
     def __enter__(self) -> Checkpoints:
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        """Waits for saves under way, then closes."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+    def __exit__(self, kind: object, value: object, traceback: object) -> None:
+        """Waits for the save under way; its error does not hide one that is on its way."""
+        try:
+            self.wait()
+        except CheckpointError as error:
+            if kind is None:
+                raise
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        finally:
+            self._executor.shutdown()
+
+
+def kept(
+    steps: Sequence[int],
+    metrics: Mapping[int, Mapping[str, float]],
+    *,
+    newest: int,
+    best: str | None,
+    every: int,
+) -> set[int]:
+    """Returns the steps whose checkpoints stay.
+
+    Args:
+      steps: all there are, rising.
+      metrics: step -> what was saved with it.
+      newest: how many of the last stay.
+      best: the metric whose highest stays, the latest of equals; None for none.
+      every: the first step of n, n + 1, ... 2n - 1 stays, of 2n, ... 3n - 1, and so on; 0 for none.
+    """
+    stay = set(steps[-newest:])
+    # Of a metric that is NaN nothing is the highest.
+    measured = [s for s in steps if metrics[s].get(best or "", np.nan) > -np.inf]
+    if best and measured:
+        stay.add(max(measured, key=lambda step: (metrics[step][best], step)))
+    if every:
+        first = {step // every: step for step in reversed(steps) if step >= every}
+        stay |= set(first.values())
+    return stay
+
+
+def steps(folder: pathlib.Path) -> list[int]:
+    """Returns the steps of the complete checkpoints in a folder, rising; [] without one."""
+    if not folder.is_dir():
+        return []
+    # Only names that `save` gives: str.isdigit alone takes 007 and digits of other scripts.
+    names = [path.name for path in folder.iterdir() if path.is_dir() and path.name.isdecimal()]
+    return sorted(int(name) for name in names if str(int(name)) == name)
+
+
+def named(tree: Any) -> dict[str, Any]:
+    """Returns name -> leaf of a pytree, in its order; names are paths, such as opt_state.0.mu.
+
+    Raises:
+      ValueError: two leaves have one name.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    found = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+    if len(found) < len(leaves):
+        raise ValueError("two leaves of the state have the same path but for dots in its keys")
+    return found
+
+
+def read_contents(path: pathlib.Path) -> dict[str, Any]:
+    """Returns what a checkpoint's file of checksums holds, itself checked.
+
+    Args:
+      path: the checkpoint's folder, named by its step.
+
+    Raises:
+      DamagedError: the file is missing, changed, or another step's.
+    """
+    try:
+        contents = checksums.loads((path / checksums.FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DamagedError(f"checkpoint {path}: file {checksums.FILE} is missing") from None
+    except (OSError, ValueError) as error:
+        raise DamagedError(f"checkpoint {path}: file {checksums.FILE}: {error}") from error
+    if str(contents["step"]) != path.name:
+        raise DamagedError(f"checkpoint {path}: it was saved as step {contents['step']}")
+    return contents
+
+
+def read_arrays(path: pathlib.Path, contents: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Returns name -> array of a checkpoint, every byte checked.
+
+    Args:
+      path: the checkpoint's folder.
+      contents: from `read_contents`.
+
+    Raises:
+      DamagedError: a file or array is not what was written.
+      CheckpointError: they are, but Orbax cannot read them.
+    """
+    # Files first: their names tell more, and no damaged byte gets as far as a parser.
+    damage = checksums.damaged_file(path, contents["files"])
+    if damage:
+        raise DamagedError(f"checkpoint {path}: {damage}")
+    names = list(contents["arrays"])
+    try:
+        with _orbax() as reader:
+            arrays = reader.restore(
+                path / _ARRAYS,
+                args=ocp.args.PyTreeRestore(
+                    item=dict.fromkeys(names, 0),
+                    restore_args={n: ocp.RestoreArgs(restore_type=np.ndarray) for n in names},
+                ),
+            )
+    except Exception as error:  # Orbax raises many kinds
+        raise CheckpointError(
+            f"checkpoint {path}: its files are as they were written, but Orbax {ocp.__version__} "
+            f"cannot read them: {type(error).__name__}: {_first_line(error)}"
+        ) from error
+    damage = checksums.damaged_array(arrays, contents["arrays"])
+    if damage:
+        raise DamagedError(f"checkpoint {path}: {damage}")
+    return arrays
+
+
+def damaged(folder: pathlib.Path, step: int) -> str | None:
+    """Reads all of a checkpoint; returns what is wrong with it, or None.
+
+    Args:
+      folder: of the checkpoints.
+      step: of the checkpoint.
+    """
+    path = folder / str(step)
+    try:
+        read_arrays(path, read_contents(path))
+    except CheckpointError as error:
+        return str(error)
+    return None
+
+
+def _orbax() -> ocp.Checkpointer:
+    """Orbax for this process alone, which waits for no other."""
+    here = jax.process_index()
+    options = ocp.options.MultiprocessingOptions(
+        primary_host=here, active_processes={here}, barrier_sync_key_prefix=f"process_{here}"
+    )
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=options)
+    return ocp.Checkpointer(handler, multiprocessing_options=options)
+
+
+def _on_host(leaves: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Returns copies that no later step can change."""
+    local = {}
+    for name, leaf in leaves.items():
+        if isinstance(leaf, jax.Array):
+            if not leaf.is_fully_addressable:
+                if not leaf.is_fully_replicated:
+                    raise ValueError(f"{name}: expected all of it in this process, or a copy")
+                leaf = leaf.addressable_data(0)
+            leaf.copy_to_host_async()
+        local[name] = leaf
+    return {name: np.array(leaf, order="C") for name, leaf in local.items()}
+
+
+def _placed(array: np.ndarray, like: Any) -> Any:
+    sharding = getattr(like, "sharding", None)
+    if sharding is None:
+        return array
+    # Every process gives its own devices' share.
+    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+
+def _require_same(
+    path: pathlib.Path, there: Mapping[str, Mapping[str, Any]], here: Mapping[str, Any]
+) -> None:
+    """Raises CheckpointError naming the first array in which two states differ."""
+
+    def described(names: Mapping[str, Any], name: str) -> str:
+        if name not in names:
+            return "no such array"
+        return f"{names[name]['dtype']}{names[name]['shape']}"
+
+    wanted = {
+        name: {
+            "dtype": np.dtype(getattr(leaf, "dtype", None) or np.asarray(leaf).dtype).name,
+            "shape": list(np.shape(leaf)),
+        }
+        for name, leaf in here.items()
+    }
+    for name in [*wanted, *(name for name in there if name not in wanted)]:
+        was, now = described(there, name), described(wanted, name)
+        if was != now:
+            raise CheckpointError(
+                f"checkpoint {path}: it holds another state, which differs at {name}: {was} was "
+                f"saved, {now} is expected. Give the config that it was saved with, or another "
+                "workdir."
+            )
+
+
+def _set_aside(path: pathlib.Path) -> None:
+    target = path.with_name(path.name + _DAMAGED)
+    shutil.rmtree(target, ignore_errors=True)
+    os.rename(path, target)
+
+
+def _newest(folder: pathlib.Path) -> str:
+    newest = max(steps(folder), default=None)
+    if newest is None:
+        return "There is none yet."
+    return f"The newest checkpoint is that of step {newest}."
+
+
+def _cause(error: BaseException) -> str:
+    # Orbax says what the system said in the middle of a long line, where it says it.
+    for code in _SYSTEM_ERRORS:
+        if getattr(error, "errno", None) == code or os.strerror(code) in str(error):
+            return os.strerror(code)
+    return f"{type(error).__name__}: {_first_line(error)}"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [""])[0][:300]

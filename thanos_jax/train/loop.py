@@ -65,12 +65,14 @@ def train(
 
     Raises:
       NonFiniteError: a loss or gradient was not finite; names the step.
+      CheckpointError: a checkpoint could not be saved, or none of those there can be used.
     """
     steps, steps_per_epoch = count_steps(config.train, len(split))
-    first = checkpoints.latest_step() or 0
-    if first:
+    first = 0
+    restored = checkpoints.restore_latest(state)
+    if restored:
+        state, first = restored
         print(f"continuing from the checkpoint of step {first} of {steps}", flush=True)
-        state = checkpoints.restore(state, first)
     file = metrics.MetricsFile(metrics_path, resume_step=first)
     earlier = metrics.read(metrics_path)
     seconds = earlier[-1]["seconds"] if earlier else 0.0
@@ -97,6 +99,7 @@ def train(
             # The first call compiles, which says nothing about speed: it is one step.
             while begin > first and step - begin < longest and not logging(step):
                 step += 1
+            checkpoints.check()
             state, found = advance(state, begin, step)
             pending.append(found)
             shown.advance(step - begin)
@@ -134,7 +137,8 @@ def train(
             file.append(record)
             shown.show(record)
             if saving(step):
-                checkpoints.save(state, step)
+                measured = {k: v for k, v in record.items() if k.startswith("validation_")}
+                checkpoints.save(state, step, {"loss": record["loss"], **measured})
             start = time.perf_counter()
     return state, seconds
 

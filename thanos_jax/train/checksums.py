@@ -1,0 +1,154 @@
+"""What a checkpoint is held against when it is read: a digest of every array and every file.
+
+SHA-256, because what is read must be what was written whatever happened in between, and because
+`sha256sum` checks it too. It runs at 1.3 GB/s on a core with SHA instructions, twice as fast as
+BLAKE2; a 32-bit CRC is twice as fast again, but misses one damage in 4 billion that is not a burst,
+and a save hashes in the background, where nobody waits for it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+# The file of digests in a checkpoint's folder.
+FILE = "checksums.json"
+_FORMAT = 1
+
+
+def of_arrays(arrays: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
+    """Returns name -> {"dtype", "shape", "sha256" of the bytes in C order}, in the order given.
+
+    Args:
+      arrays: of any shape and dtype but object.
+    """
+    return {
+        name: {
+            "dtype": array.dtype.name,
+            "shape": list(array.shape),
+            # By way of bytes: bfloat16 is no buffer that hashlib knows.
+            "sha256": hashlib.sha256(
+                np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+            ).hexdigest(),
+        }
+        for name, array in arrays.items()
+    }
+
+
+def of_files(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
+    """Returns relative path -> {"bytes", "sha256"} of the files below a folder, but for FILE."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and name != FILE:
+            found[name] = {"bytes": path.stat().st_size, "sha256": _of_file(path)}
+    return found
+
+
+def dumps(
+    *,
+    step: int,
+    saved: str,
+    metrics: Mapping[str, float],
+    arrays: Mapping[str, Mapping[str, Any]],
+    files: Mapping[str, Mapping[str, Any]],
+) -> str:
+    """Returns the text of FILE, with a digest of its own.
+
+    Args:
+      step: of the checkpoint.
+      saved: date and time.
+      metrics: numbers kept with it.
+      arrays: from `of_arrays`.
+      files: from `of_files`.
+    """
+    return _text(
+        {
+            "format": _FORMAT,
+            "step": step,
+            "saved": saved,
+            "metrics": dict(metrics),
+            "arrays": dict(arrays),
+            "files": dict(files),
+        }
+    )
+
+
+def loads(text: str) -> dict[str, Any]:
+    """Returns what `dumps` was given, and "format".
+
+    Raises:
+      ValueError: not a text of `dumps` to the last character, or of a format not known here.
+    """
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"not JSON: {error}") from None
+    body = {key: found[key] for key in found if key != "sha256"} if isinstance(found, dict) else {}
+    # Written again it must be the same: no change of the text goes unnoticed, of a space neither.
+    if _text(body) != text:
+        raise ValueError("its text is not what its own digest says")
+    if body.get("format") != _FORMAT:
+        raise ValueError(f"expected format {_FORMAT}, got {body.get('format')!r}")
+    return body
+
+
+def damaged_file(folder: pathlib.Path, expected: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """Returns what is wrong with the first file at fault, or None.
+
+    Args:
+      folder: the checkpoint's.
+      expected: from `of_files`, when it was written. Files it does not name do not matter.
+    """
+    for name, known in expected.items():
+        path = folder / name
+        try:
+            size = path.stat().st_size
+            if size != known["bytes"]:
+                return f"file {name}: {known['bytes']} bytes were written, {size} are there"
+            if _of_file(path) != known["sha256"]:
+                return f"file {name}: its bytes have changed"
+        except FileNotFoundError:
+            return f"file {name} is missing"
+        except OSError as error:
+            return f"file {name} cannot be read: {error.strerror}"
+    return None
+
+
+def damaged_array(
+    arrays: Mapping[str, np.ndarray], expected: Mapping[str, Mapping[str, Any]]
+) -> str | None:
+    """Returns what is wrong with the first array at fault, or None.
+
+    Args:
+      arrays: as read.
+      expected: from `of_arrays`, when they were written.
+    """
+    found = of_arrays(arrays)
+    for name in [*expected, *(name for name in found if name not in expected)]:
+        if name not in found:
+            return f"array {name} is missing"
+        if name not in expected:
+            return f"array {name} was not written"
+        for key in ("dtype", "shape"):
+            if found[name][key] != expected[name][key]:
+                was, now = expected[name][key], found[name][key]
+                return f"array {name}: {key} {was} was written, {now} is there"
+        if found[name] != expected[name]:
+            return f"array {name}: its values have changed"
+    return None
+
+
+def _text(body: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps(body).encode()).hexdigest()
+    return json.dumps({**body, "sha256": digest}, indent=1) + "\n"
+
+
+def _of_file(path: pathlib.Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
