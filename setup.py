@@ -38,6 +38,7 @@ EXTRAS = {
     # its own, for jax looks for TPUs wherever libtpu is installed.
     "pod": ["jax[tpu]>=0.10.2"],
     "tfds": TFDS,
+    "umap": ["umap-learn>=0.5"],  # thanos_jax.downstream.groups with projection="umap"
     # Downloads and prepares TFDS data; best in an environment of its own, for TensorFlow holds
     # numpy and protobuf back. The tfds command imports the last two whatever it is asked to do.
     "prepare": [*TFDS, "tensorflow>=2.16", "apache-beam", "mlcroissant"],

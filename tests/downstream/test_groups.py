@@ -1,0 +1,553 @@
+import itertools
+import sys
+import types
+
+import numpy as np
+import pytest
+from sklearn.metrics import silhouette_score
+
+from thanos_jax.downstream.groups import (
+    assign,
+    group_accuracy,
+    group_auroc,
+    recover,
+    recovery_scores,
+)
+from thanos_jax.errors import MissingDependencyError, UserError
+
+
+def blobs(counts, centres, *, deviation=0.1, seed=0):
+    """Returns points around centres, and which centre each is of."""
+    group = np.repeat(np.arange(len(counts)), counts)
+    noise = np.random.default_rng(seed).normal(size=(len(group), len(centres[0])))
+    return (np.array(centres, float)[group] + deviation * noise), group
+
+
+def two_classes(seed=0):
+    """Class 7 has three clusters, class 3 two, all far apart on the sphere."""
+    centres = [[1, 0, 0], [0, 1, 0], [0, 0, 1], [-1, 0, 0], [0, -1, 0]]
+    points, group = blobs([60, 50, 40, 60, 40], centres, seed=seed)
+    return points, np.where(group < 3, 7, 3), group
+
+
+def background(n, *, shift=0.5, seed=0):
+    """Classes of five strata far apart, and a rare background near to what the other class has."""
+    generator = np.random.default_rng(seed)
+    axes = np.linalg.qr(np.random.default_rng(99).normal(size=(16, 16)))[0]
+    labels = np.arange(n) % 2
+    stratum = generator.integers(0, 5, n)
+    scene = np.where(generator.random(n) < 0.08, 1 - labels, labels)
+    points = axes[2 * stratum + labels] + (scene - 0.5)[:, None] * shift * axes[-1]
+    return points + 0.05 * generator.normal(size=points.shape), labels, scene
+
+
+def same_partition(first, second):
+    return len(set(zip(first, second, strict=True))) == len(set(first)) == len(set(second))
+
+
+@pytest.mark.parametrize("method", ["kmeans", "gmm"])
+def test_clusters_are_found_and_assigned(method):
+    points, labels, group = two_classes()
+    others, other_labels, other_group = two_classes(seed=1)
+    found = recover(points, labels, others, other_labels, method=method, overcluster=1)
+    assert found.clusters == {3: 2, 7: 3}
+    assert found.classes.tolist() == [3, 3, 7, 7, 7]
+    assert same_partition(found.groups, group)
+    np.testing.assert_array_equal(found.classes[found.groups], labels)
+    np.testing.assert_array_equal(found.groups, assign(found, points, labels))
+    np.testing.assert_array_equal(found.validation_groups, assign(found, others, other_labels))
+    # Validation examples have the numbers of the training examples of the same true group.
+    number = dict(zip(group, found.groups, strict=True))
+    assert [number[one] for one in other_group] == found.validation_groups.tolist()
+    assert found.losses.size == 0
+
+
+def test_silhouette_is_the_mean_over_clusters():
+    points, labels, _ = two_classes()
+    found = recover(points, labels, overcluster=1)
+    unit = points / np.linalg.norm(points, axis=1, keepdims=True)
+    for name in (3, 7):
+        mine, groups = unit[labels == name], found.groups[labels == name]
+        distances = np.linalg.norm(mine[:, None] - mine[None], axis=-1)
+        means = []
+        for group in set(groups):
+            values = []
+            for i in np.flatnonzero(groups == group):
+                inside = distances[i][groups == group].sum() / (np.sum(groups == group) - 1)
+                outside = min(
+                    distances[i][groups == other].mean() for other in set(groups) - {group}
+                )
+                values.append((outside - inside) / max(inside, outside))
+            means.append(np.mean(values))
+        assert found.silhouettes[name] == pytest.approx(np.mean(means), rel=1e-5)
+
+
+def test_mean_over_clusters_chooses_otherwise_than_mean_over_examples():
+    # Two dense clusters, and a third of few examples that a mean over examples hardly hears of.
+    points, _ = blobs([300, 300, 10], [[0, 0], [1, 0], [0.5, 0.9]], deviation=0.17)
+    labels = np.zeros(len(points), int)
+    chosen = {}
+    for k in (2, 3, 4):
+        found = recover(points, labels, clusters=k, overcluster=1, normalize=False)
+        chosen[k] = found.silhouettes[0], silhouette_score(points, found.groups)
+    searched = recover(points, labels, max_clusters=4, overcluster=1, normalize=False)
+    best = max(chosen, key=lambda k: chosen[k][0])
+    assert searched.clusters == {0: best}
+    assert searched.silhouettes[0] == chosen[best][0]
+
+
+def test_normalization_is_an_option():
+    # One direction, two lengths; another direction.
+    points, group = blobs([30, 30, 30], [[1, 0], [9, 0], [0, 5]], deviation=0.05)
+    labels = np.zeros(len(points), int)
+    assert recover(points, labels, overcluster=1).clusters == {0: 2}
+    found = recover(points, labels, overcluster=1, normalize=False)
+    assert same_partition(found.groups, group)
+    np.testing.assert_array_equal(assign(found, points, labels), found.groups)
+
+
+def overclustered(*, loss=1.0, rare=60, validation_rare=60):
+    """Two clusters, one with a rare satellite whose loss is `loss`; that of others is 1/2."""
+    centres = [[0, 0], [1.5, 0], [0, 4]]
+    points, group = blobs([400, rare, 400], centres, deviation=0.15)
+    others, _ = blobs([100, validation_rare, 100], centres, deviation=0.15, seed=1)
+    found = recover(
+        points,
+        np.zeros(len(points), int),
+        others,
+        np.zeros(len(others), int),
+        losses=np.where(group == 1, loss, 0.5),
+        clusters=2,
+        overcluster=2,
+        normalize=False,
+    )
+    return found, group
+
+
+def test_piece_of_higher_loss_is_kept():
+    found, group = overclustered()
+    satellite = found.groups[group == 1]
+    assert len(set(satellite)) == 1
+    assert same_partition(found.groups == satellite[0], group == 1)
+    # The other cluster's halves are no better apart than the cluster was, and stay one.
+    assert len(set(found.groups[group == 2])) == 1
+    assert found.clusters == {0: 3}
+
+
+@pytest.mark.parametrize("edit", [{"loss": 0.4}, {"rare": 24}, {"validation_rare": 24}])
+def test_piece_of_low_loss_or_few_examples_is_not_kept(edit):
+    found, group = overclustered(**edit)
+    assert same_partition(found.groups, group == 2)
+
+
+def test_piece_of_exactly_the_least_size_is_kept():
+    found, _ = overclustered(rare=25, validation_rare=25)
+    assert found.clusters == {0: 3}
+
+
+@pytest.mark.parametrize("with_validation", [True, False])
+def test_error_finds_a_small_direction_that_clusters_do_not(with_validation):
+    points, labels, scene = background(1200)
+    others, other_labels, other_scene = background(800, seed=1)
+    split = (others, other_labels) if with_validation else ()
+    found = recover(points, labels, *split, choice="error", max_clusters=6)
+    # The rare background is one group, with a few hard examples of the common one, which may be
+    # several, of unequal ease.
+    scores = recovery_scores(scene, found.groups, labels)
+    assert scores["rarest_recall"] > 0.95
+    assert scores["rarest_precision"] > 0.7
+    assert scores["f1_many_to_one"] > 0.95
+    assert scores["f1"] > 0.85
+    held_out = assign(found, others, other_labels)
+    scores = recovery_scores(other_scene, held_out, other_labels)
+    assert scores["f1_many_to_one"] > 0.95
+    assert scores["rarest_recall"] > 0.95
+    coarse = recover(points, labels, *split, choice="error", max_clusters=6, cells=20)
+    assert coarse.clusters == {0: 2, 1: 2}
+    assert recovery_scores(scene, coarse.groups, labels)["f1"] > 0.95
+    if with_validation:
+        np.testing.assert_array_equal(held_out, found.validation_groups)
+        again = recover(points, labels, *split, choice="error", max_clusters=6)
+        np.testing.assert_array_equal(again.groups, found.groups)
+        np.testing.assert_array_equal(again.losses, found.losses)
+    # The strata are what silhouettes see.
+    plain = recover(points, labels, max_clusters=6, overcluster=1)
+    assert plain.clusters == {0: 5, 1: 5}
+    assert recovery_scores(scene, plain.groups, labels)["f1"] < 0.4
+
+
+def test_error_leaves_whole_what_does_not_differ():
+    points, labels, _ = background(1000, shift=0.0)
+    losses = np.random.default_rng(3).exponential(size=len(points))
+    found = recover(points, labels, choice="error", losses=losses, max_clusters=5)
+    assert found.clusters == {0: 1, 1: 1}
+    assert np.isnan(found.silhouettes[0])
+    constant = recover(points, labels, choice="error", losses=0 * losses, max_clusters=5)
+    assert constant.clusters == {0: 1, 1: 1}
+    forced = recover(points, labels, choice="error", losses=losses, max_clusters=5, clusters=3)
+    assert forced.clusters == {0: 3, 1: 3}
+
+
+def test_error_judges_by_either_split():
+    # Training has been learnt by heart; only validation tells the rare group from the others.
+    centres = [[0, 0], [1, 0], [0, 1]]
+    points, group = blobs([100, 100, 30], centres, deviation=0.05)
+    others, other_group = blobs([100, 100, 30], centres, deviation=0.05, seed=1)
+    labels = np.zeros(len(points), int)
+    given = {"losses": np.full(len(points), 1e-9), "normalize": False, "choice": "error"}
+    losses = np.where(other_group == 2, 2.0, 0.1)
+    alone = recover(points, labels, others, labels, **given)
+    assert alone.clusters == {0: 1}
+    found = recover(points, labels, others, labels, validation_losses=losses, **given)
+    assert same_partition(found.groups, group == 2)
+    swapped = given | {"losses": losses}
+    found = recover(points, labels, others, labels, validation_losses=given["losses"], **swapped)
+    assert same_partition(found.groups, group == 2)
+    wide = recover(
+        points, labels, choice="error", losses=losses + 0.3 * np.arange(len(points)) % 1, gap=50.0
+    )
+    assert wide.clusters == {0: 1}
+
+
+def test_error_merges_what_is_too_small():
+    points, group = blobs([100, 24, 100], [[0, 0], [1, 0], [0, 1]], deviation=0.05)
+    losses = np.array([0.1, 2.0, 1.0])[group]
+    labels = np.zeros(len(points), int)
+    found = recover(points, labels, choice="error", losses=losses, normalize=False)
+    assert same_partition(found.groups, np.minimum(group, 1))
+
+
+def test_cross_fitted_losses_do_not_know_the_example():
+    # Labels drawn at random: a classifier that had seen them would do better than chance.
+    generator = np.random.default_rng(0)
+    points, labels = generator.normal(size=(80, 40)), generator.integers(0, 2, 80)
+    assert recover(points, labels, max_clusters=2).losses.mean() > np.log(2)
+    points, labels, _ = two_classes()
+    assert recover(points, labels, max_clusters=2).losses.mean() < 0.1
+
+
+def test_silhouettes_of_a_sample():
+    points, labels, group = two_classes()
+    found = recover(points, labels, overcluster=1, samples=40)
+    whole = recover(points, labels, overcluster=1)
+    assert same_partition(found.groups, group)
+    assert found.silhouettes != whole.silhouettes
+    assert found.silhouettes[7] == pytest.approx(whole.silhouettes[7], abs=0.05)
+
+
+@pytest.mark.parametrize("choice", ["silhouette", "error"])
+def test_degenerate_classes(choice):
+    # One example; two examples; one point many times; then a class to tell them from.
+    points = np.concatenate([np.eye(4)[:3], np.tile(np.eye(4)[3], (30, 1)), -np.eye(4)])
+    labels = np.array([0, 1, 1] + [2] * 30 + [3] * 4)
+    found = recover(points, labels, points[:3], labels[:3], choice=choice)
+    assert found.clusters[0] == found.clusters[1] == found.clusters[2] == 1
+    np.testing.assert_array_equal(found.groups[:3], found.validation_groups)
+    assert found.classes[found.groups].tolist() == labels.tolist()
+    assert len(found.classes) == found.groups.max() + 1
+
+
+def umap_module(calls):
+    class UMAP:
+        def __init__(self, **options):
+            calls.append(options)
+
+        def fit_transform(self, points):
+            return points[:, :2].astype(np.float32)
+
+        def transform(self, points):
+            return points[:, :2].astype(np.float32)
+
+    module = types.ModuleType("umap")
+    module.UMAP = UMAP
+    return module
+
+
+def test_umap_is_fitted_to_each_class(monkeypatch):
+    calls = []
+    monkeypatch.setitem(sys.modules, "umap", umap_module(calls))
+    points, labels, _ = two_classes()
+    found = recover(points, labels, points, labels, projection="umap", overcluster=1, seed=4)
+    expected = {"n_components": 2, "n_neighbors": 10, "min_dist": 0.0, "random_state": 4}
+    assert calls == [expected | {"n_jobs": 1}] * 2
+    np.testing.assert_array_equal(found.groups, found.validation_groups)
+    with_none = recover(points[:, :2] + 0.0, labels, overcluster=1, normalize=False)
+    assert with_none.clusters == {3: 2, 7: 3}
+
+
+def test_missing_umap_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "umap", None)
+    points, labels, _ = two_classes()
+    with pytest.raises(MissingDependencyError, match=r"umap-learn: .*'\.\[umap\]'") as caught:
+        recover(points, labels, projection="umap")
+    assert isinstance(caught.value, UserError)
+
+
+@pytest.mark.parametrize(
+    ("edit", "error", "message"),
+    [
+        ({"method": "dbscan"}, ValueError, "method: expected one of .*'dbscan'"),
+        ({"projection": "pca"}, ValueError, "projection: expected one of .*'pca'"),
+        ({"choice": "truth"}, ValueError, "choice: expected one of .*'truth'"),
+        ({"choice": "error", "overcluster": 5}, ValueError, "overcluster: expected None .*got 5"),
+        ({"overcluster": 0}, ValueError, "overcluster: expected at least 1, got 0"),
+        ({"max_clusters": 1}, ValueError, "max_clusters: expected at least 2, got 1"),
+        ({"cells": 1}, ValueError, "cells: expected at least 2, got 1"),
+        ({"samples": 2}, ValueError, "samples: expected at least 3, got 2"),
+        ({"clusters": 0}, ValueError, "clusters: expected at least 1, .*got 0"),
+        ({"gap": -1.0}, ValueError, "gap: .*got -1.0"),
+        ({"significance": float("inf")}, ValueError, "significance: .*got inf"),
+        ({"train_embeddings": np.ones((4, 2), int)}, TypeError, "train_embeddings: .*int64"),
+        ({"train_labels": np.zeros(3, int)}, ValueError, r"train_labels: .*\(4,\).*\(3,\)"),
+        ({"train_labels": np.zeros(4, int)}, ValueError, "losses: .*one class .*got None"),
+        ({"validation_labels": np.zeros(4, int)}, ValueError, "validation_labels: expected None"),
+        ({"validation_losses": np.ones(4)}, ValueError, "validation_losses: expected None without"),
+        ({"validation_embeddings": np.eye(4)}, TypeError, "validation_labels: .*object"),
+        (
+            {"validation_embeddings": np.eye(3), "validation_labels": np.arange(3) % 2},
+            ValueError,
+            r"validation_embeddings: expected width 4 .*\(3, 3\)",
+        ),
+        (
+            {"validation_embeddings": np.eye(4), "validation_labels": np.array([0, 1, 1, 9])},
+            ValueError,
+            r"validation_labels: .*\[0, 1\], got 9 in row 3",
+        ),
+        (
+            {
+                "validation_embeddings": np.eye(4),
+                "validation_labels": np.arange(4) % 2,
+                "validation_losses": np.ones(4),
+            },
+            ValueError,
+            "validation_losses: expected None without losses",
+        ),
+        ({"losses": np.ones(4, int)}, TypeError, "losses: .*int64"),
+        ({"losses": np.ones(3)}, ValueError, r"losses: expected shape \(4,\), .*\(3,\)"),
+        ({"losses": np.array([1, np.nan, 1, 1])}, ValueError, "losses: .*nan in row 1"),
+        ({"losses": np.array([1, 1, -0.5, 1])}, ValueError, "losses: .*-0.5 in row 2"),
+    ],
+)
+def test_bad_input_of_recover_is_named(edit, error, message):
+    given = {"train_embeddings": np.eye(4), "train_labels": np.arange(4) % 2} | edit
+    with pytest.raises(error, match=message):
+        recover(**given)
+
+
+def test_bad_input_of_assign_is_named():
+    points, labels, _ = two_classes()
+    found = recover(points, labels, overcluster=1, max_clusters=3)
+    with pytest.raises(ValueError, match=r"embeddings: expected width 3 .*\(250, 2\)"):
+        assign(found, points[:, :2], labels)
+    with pytest.raises(ValueError, match=r"labels: .*\[3, 7\], got 4 in row 0"):
+        assign(found, points, np.full(len(points), 4))
+
+
+def brute_force_f1(true_groups, recovered, classes):
+    """Tries every one-to-one matching."""
+    found = []
+    for name in sorted(set(classes)):
+        rows = [i for i in range(len(classes)) if classes[i] == name]
+        groups = sorted({true_groups[i] for i in rows})
+        others = sorted({recovered[i] for i in rows}) + [None] * len(groups)
+        best = None
+        for matching in set(itertools.permutations(others, len(groups))):
+            scores = []
+            for group, other in zip(groups, matching, strict=True):
+                hits = sum(true_groups[i] == group and recovered[i] == other for i in rows)
+                positives = sum(true_groups[i] == group for i in rows)
+                called = sum(recovered[i] == other for i in rows)
+                recall, precision = hits / positives, hits / called if called else 0.0
+                total = recall + precision
+                scores.append(2 * recall * precision / total if total else 0.0)
+            if best is None or sum(scores) > sum(best):
+                best = scores
+        found += best
+    return np.mean(found)
+
+
+@pytest.mark.parametrize(("groups", "clusters"), [(3, 2), (2, 4), (3, 3), (1, 3), (3, 1)])
+def test_f1_against_every_matching(groups, clusters):
+    generator = np.random.default_rng(groups + 10 * clusters)
+    classes = generator.integers(0, 2, 60)
+    true_groups = generator.integers(0, groups, 60)
+    mixed = np.where(generator.random(60) < 0.6, true_groups, generator.integers(0, 9, 60))
+    recovered = mixed % clusters
+    found = recovery_scores(true_groups, recovered, classes)
+    expected = brute_force_f1(true_groups.tolist(), recovered.tolist(), classes.tolist())
+    assert found["f1"] == pytest.approx(expected)
+    assert all(type(value) is float for value in found.values())
+
+
+def test_scores_by_hand():
+    # One class. Group 0: 6 examples, of which 4 in cluster 0 and 2 in 1; group 1: 2, in cluster 2
+    # and in 1.
+    true_groups = np.array([0, 0, 0, 0, 0, 0, 1, 1])
+    recovered = np.array([0, 0, 0, 0, 1, 1, 1, 2])
+    found = recovery_scores(true_groups, recovered, np.zeros(8, int))
+    assert found["f1"] == pytest.approx((2 * 4 / 10 + 2 * 1 / 3) / 2)
+    assert found["rarest_recall"] == pytest.approx(1 / 2)
+    assert found["rarest_precision"] == 1
+    # Clusters 0 and 1 stand for group 0: 6 of 7; cluster 2 for group 1.
+    assert found["f1_many_to_one"] == pytest.approx((2 * 6 / 13 + 2 * 1 / 3) / 2)
+    assert found["rarest_recall_many_to_one"] == pytest.approx(1 / 2)
+    assert found["rarest_precision_many_to_one"] == 1
+    assert found["purity"] == pytest.approx(7 / 8)
+    # Pairs together in both: 6 + 1; in groups: 15 + 1; in clusters: 6 + 3; of 28.
+    chance = 16 * 9 / 28
+    assert found["adjusted_rand"] == pytest.approx((7 - chance) / ((16 + 9) / 2 - chance))
+
+
+def test_perfect_and_split_recovery():
+    classes = np.repeat([0, 1], 8)
+    true_groups = np.tile(np.repeat([0, 1], [6, 2]), 2)
+    perfect = recovery_scores(true_groups, true_groups, classes)
+    assert set(perfect.values()) == {1.0}
+    split = recovery_scores(true_groups, np.arange(16) // 2, classes)
+    assert split["f1_many_to_one"] == split["purity"] == 1
+    assert split["f1"] == pytest.approx((2 * 2 / 8 + 1) / 2)
+    assert split["adjusted_rand"] < 0.5
+    # Labels that are the same in both classes are different groups all the same.
+    crossed = np.where(classes == 0, true_groups, 1 - true_groups)
+    assert set(recovery_scores(true_groups, crossed, classes).values()) == {1.0}
+
+
+def test_one_cluster_one_group_and_one_example():
+    true_groups = np.array([0] * 6 + [1] * 2)
+    one_cluster = recovery_scores(true_groups, np.zeros(8, int), np.zeros(8, int))
+    assert one_cluster["f1"] == one_cluster["f1_many_to_one"] == pytest.approx(2 * 6 / 14 / 2)
+    assert one_cluster["rarest_recall"] == one_cluster["rarest_precision"] == 0
+    assert one_cluster["adjusted_rand"] == 0
+    assert one_cluster["purity"] == pytest.approx(6 / 8)
+    one_group = recovery_scores(np.zeros(8, int), true_groups, np.zeros(8, int))
+    assert one_group["f1"] == pytest.approx(2 * 6 / 14)
+    assert one_group["f1_many_to_one"] == one_group["purity"] == 1
+    assert one_group["rarest_recall"] == pytest.approx(6 / 8)
+    lone = recovery_scores([0, 0, 5], [1, 1, 3], [0, 0, 1])
+    assert set(lone.values()) == {1.0}
+
+
+def test_values_of_labels_do_not_matter():
+    generator = np.random.default_rng(5)
+    classes, true_groups, recovered = generator.integers(0, [[2], [3], [4]], (3, 90))
+    expected = recovery_scores(true_groups, recovered, classes)
+    order = generator.permutation(90)
+    found = recovery_scores(
+        np.array([9, -4, 2])[true_groups][order],
+        np.array([5, 3, 11, -1])[recovered][order],
+        1 - classes[order],
+    )
+    assert found == pytest.approx(expected)
+
+
+def test_a_tie_of_a_cluster_goes_to_the_rarer_group():
+    true_groups, recovered = np.array([0, 0, 0, 1, 1]), np.array([0, 0, 1, 1, 2])
+    for groups in (true_groups, 1 - true_groups):
+        found = recovery_scores(groups, recovered, np.zeros(5, int))
+        assert found["rarest_recall_many_to_one"] == 1
+        assert found["rarest_precision_many_to_one"] == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize(
+    ("edit", "error", "message"),
+    [
+        ({"true_groups": []}, ValueError, "true_groups: expected at least one"),
+        ({"true_groups": np.ones(3)}, TypeError, "true_groups: .*float64"),
+        ({"recovered": [0]}, ValueError, r"recovered: .*\(3,\).*\(1,\)"),
+        ({"classes": [0] * 4}, ValueError, r"classes: .*\(3,\).*\(4,\)"),
+    ],
+)
+def test_bad_input_of_recovery_scores_is_named(edit, error, message):
+    given = {"true_groups": [0, 1, 1], "recovered": [0, 1, 1], "classes": [0, 0, 0]} | edit
+    with pytest.raises(error, match=message):
+        recovery_scores(**given)
+
+
+def test_group_accuracy_by_hand():
+    correct = np.array([True, True, False, True, False, False, True, True])
+    groups = np.array([0, 0, 0, 0, 2, 2, 2, 3])
+    found = group_accuracy(correct, groups, 5, train_sizes=[80, 7, 10, 10, 3])
+    assert found == {
+        "accuracies": {0: 0.75, 2: pytest.approx(1 / 3), 3: 1.0},
+        "empty_groups": [1, 4],
+        "worst_group_accuracy": pytest.approx(1 / 3),
+        "worst_group": 2,
+        "average_accuracy": 0.625,
+        "adjusted_average_accuracy": pytest.approx((80 * 0.75 + 10 / 3 + 10) / 100),
+    }
+    without = group_accuracy(correct.astype(int), groups, 5)
+    assert "adjusted_average_accuracy" not in without
+    assert without["accuracies"] == found["accuracies"]
+
+
+def test_adjusted_average_with_the_shares_at_hand_is_the_average():
+    generator = np.random.default_rng(0)
+    correct, groups = generator.integers(0, 2, 50), generator.integers(0, 4, 50)
+    found = group_accuracy(correct, groups, 4, train_sizes=np.bincount(groups))
+    assert found["adjusted_average_accuracy"] == pytest.approx(found["average_accuracy"])
+
+
+def test_of_equally_bad_groups_the_lowest_is_named():
+    assert group_accuracy([1, 0, 0], [0, 1, 2], 3)["worst_group"] == 1
+
+
+@pytest.mark.parametrize(
+    ("edit", "error", "message"),
+    [
+        ({"correct": np.ones(3)}, TypeError, "correct: .*float64"),
+        ({"correct": [0, 1, 2]}, ValueError, "correct: .*got 2 in row 2"),
+        ({"groups": [0, 1, 2]}, ValueError, "groups: expected labels 0 to 1, got 2 in row 2"),
+        ({"groups": [0, 1]}, ValueError, r"groups: .*\(3,\).*\(2,\)"),
+        ({"correct": np.zeros(0, int), "groups": []}, ValueError, "groups: expected at least one"),
+        ({"num_groups": 0}, ValueError, "num_groups: expected at least 1, got 0"),
+        ({"train_sizes": [1]}, ValueError, r"train_sizes: expected shape \(2,\).*\(1,\)"),
+        ({"train_sizes": [1, -1]}, ValueError, r"train_sizes: .*\[1.0, -1.0\]"),
+        ({"groups": [0, 0, 0], "train_sizes": [0, 4]}, ValueError, r"train_sizes: .* 0 in .*\[0\]"),
+    ],
+)
+def test_bad_input_of_group_accuracy_is_named(edit, error, message):
+    given = {"correct": [0, 1, 1], "groups": [0, 1, 1], "num_groups": 2} | edit
+    with pytest.raises(error, match=message):
+        group_accuracy(**given)
+
+
+def test_group_auroc_counts_pairs():
+    generator = np.random.default_rng(2)
+    labels = generator.integers(0, 2, 40)
+    groups = np.where(labels == 1, 3, generator.integers(0, 2, 40))
+    scores = np.round(generator.normal(size=40) + labels, 1)  # ties
+
+    def pairs(positive, negative):
+        return np.mean(
+            [(p > q) + 0.5 * (p == q) for p in scores[positive] for q in scores[negative]]
+        )
+
+    found = group_auroc(scores, labels, groups, 4)
+    assert found["aurocs"] == pytest.approx(
+        {
+            0: pairs(labels == 1, groups == 0),
+            1: pairs(labels == 1, groups == 1),
+            3: pairs(groups == 3, labels == 0),
+        }
+    )
+    assert found["auroc"] == pytest.approx(pairs(labels == 1, labels == 0))
+    assert found["empty_groups"] == [2]
+    assert found["worst_group_auroc"] == min(found["aurocs"].values())
+    assert found["aurocs"][found["worst_group"]] == found["worst_group_auroc"]
+
+
+@pytest.mark.parametrize(
+    ("edit", "error", "message"),
+    [
+        ({"scores": [1, 2, 3]}, TypeError, "scores: .*int64"),
+        ({"scores": [0.1, np.inf, 0.2]}, ValueError, "scores: .*inf in row 1"),
+        ({"labels": [1, 1, 1]}, ValueError, "labels: .*none of class 0"),
+        ({"labels": [1, 1, 2]}, ValueError, "labels: .*got 2 in row 2"),
+        ({"groups": [0, 0, 1]}, ValueError, "groups: .*got 0 in both"),
+        ({"num_groups": 1}, ValueError, "groups: expected labels 0 to 0, got 1"),
+    ],
+)
+def test_bad_input_of_group_auroc_is_named(edit, error, message):
+    given = {"scores": [0.1, 0.7, 0.2], "labels": [0, 1, 0], "groups": [0, 1, 0], "num_groups": 2}
+    with pytest.raises(error, match=message):
+        group_auroc(**(given | edit))
