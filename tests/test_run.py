@@ -138,6 +138,8 @@ def test_random_bits_projection_and_transfer_on_the_way(tmp_path):
     measured = [r for r in records if "validation_fine_accuracy" in r]
     assert [r["step"] for r in measured] == [11, 21, 24]  # 10.1 steps to an epoch
     assert measured[-1]["validation_fine_accuracy"] == results["fine_accuracy_validation"]
+    curve = [r["validation_fine_accuracy"] for r in measured]
+    assert results["along_training"]["validation_fine_accuracy"] == curve
     assert all(0 <= r["validation_collapse_index"] <= 1 for r in measured)
     assert "Reconstructions" in (tmp_path / "report.html").read_text(encoding="utf-8")
 

@@ -75,8 +75,8 @@ def compare(
     Args:
       config: of any method; what the rows and seeds set is replaced.
       workdir: gets the runs, table.json (which table this is), table.md, table.csv, table.html,
-        runs.csv and results.json. It may hold the same table with other rows and seeds, which stay
-        in it.
+        its pictures as PNG, runs.csv and results.json. It may hold the same table with other rows
+        and seeds, which stay in it.
       table: a key of `thanos_jax.tables.TABLES`.
       methods: keys of `thanos_jax.train.objective.METHODS`; None for the table's own.
       values: of the table's first setting, as text; None for the table's own.
@@ -328,6 +328,10 @@ def _write(
     write_atomically(workdir / "results.json", json.dumps(everything, indent=2) + "\n")
     if page:
         write_atomically(workdir / "table.html", report.page(comparison))
+        for name, figure in report.figures(comparison).items():
+            # For other documents; the page has its own.
+            file = workdir / f"{name.lower().replace(' ', '_')}.png"
+            figure.savefig(file, dpi=150, facecolor="white")
     return text
 
 

@@ -186,6 +186,7 @@ def run(
             for name, split in found.items()
             if name != "validation"
         },
+        **_along_training(records),
         "embedding_dim": int(found["test"]["embedding"].shape[1]),
         "parameters": sum(x.size for x in jax.tree.leaves(state.params)),
         "images_per_second": _median(records, "images_per_second"),
@@ -196,7 +197,8 @@ def run(
     html.write(
         folder / "report.html",
         config=config.to_dict(),
-        results=results,
+        # The curves are drawn.
+        results={key: value for key, value in results.items() if key != "along_training"},
         records=records,
         figures=_figures(config, dataset, state, parts.forward, found["test"], records),
     )
@@ -322,6 +324,20 @@ def _worst_group(found: dict[str, np.ndarray], names: tuple[str, ...]) -> dict[s
     accuracy = {int(k): float(correct[found["fine"] == k].mean()) for k in np.unique(found["fine"])}
     worst = min(accuracy, key=lambda group: accuracy[group])
     return {"worst_group_accuracy": accuracy[worst], "worst_group": names[worst]}
+
+
+def _along_training(records: list[dict[str, Any]]) -> dict[str, Any]:
+    """What was measured on the validation split on the way, if transfer.every_epochs asked for it.
+
+    {"along_training": {"epoch": [...], name: [...], ...}}, or {}.
+    """
+    measured = [record for record in records if "validation_fine_accuracy" in record]
+    names = ("epoch", "validation_fine_accuracy", "validation_collapse_index")
+    return (
+        {"along_training": {name: [record[name] for record in measured] for name in names}}
+        if measured
+        else {}
+    )
 
 
 def _median(records: list[dict[str, Any]], name: str) -> float | None:

@@ -6,6 +6,7 @@ import re
 import statistics
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 
 from thanos_jax.papers import Number
@@ -200,3 +201,26 @@ def test_words_take_the_order_of_the_table():
     lines = sweep("strength", ("none", "crop", "full")) + sweep("strength", ("none",), "ce")
     axes = report.figures(comparison(*lines))["Against strength"].axes[0]
     assert [text.get_text() for text in axes.get_xticklabels()] == ["none", "crop", "full"]
+
+
+def test_what_was_measured_along_training_is_drawn_as_mean_and_deviation_of_seeds():
+    def result(fine, times=3):
+        curves = {
+            "epoch": [2.0, 4.0, 6.0][:times],
+            "validation_fine_accuracy": fine[:times],
+            "validation_collapse_index": [0.5, 0.25, 0.125][:times],
+        }
+        return {"fine_accuracy": fine[-1], "along_training": curves}
+
+    runs = [result([0.5, 0.75, 0.25]), result([0.25, 0.75, 0.5], times=2)]
+    lines = line({"method": "supcon"}, runs), line({"method": "ce"}, [])
+    drawn = report.figures(comparison(*lines))
+    fine, collapse = drawn["Along training"].axes
+    (curve,) = fine.lines
+    # The times that all seeds have.
+    np.testing.assert_array_equal(curve.get_xydata(), [[2.0, 0.375], [4.0, 0.75]])
+    band = fine.collections[0].get_paths()[0].vertices
+    deviation = np.std([0.5, 0.25], ddof=1)
+    np.testing.assert_allclose(sorted({*band[:, 1]})[0], 0.375 - deviation)
+    assert np.isclose(band[:, 1], 0.375 + deviation).any()
+    np.testing.assert_array_equal(collapse.lines[0].get_xydata(), [[2.0, 0.5], [4.0, 0.25]])

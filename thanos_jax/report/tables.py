@@ -21,8 +21,8 @@ from thanos_jax.report.plots import INK, PALETTE, WIDTH, dress
 from thanos_jax.tables import Column, shown
 
 _HOW_TO_READ = (
-    "Each dot is the mean over a row's runs; bars reach one sample standard deviation to both "
-    "sides. Open diamonds are the papers' numbers."
+    "Each dot or line is the mean over a row's runs; bars or bands reach one sample standard "
+    "deviation to both sides. Open diamonds are the papers' numbers."
 )
 # A table of numbers keeps its columns on a narrow screen, and scrolls.
 _STYLE = """
@@ -192,9 +192,55 @@ def figures(comparison: Comparison) -> dict[str, Figure]:
     settings = [
         axis for axis in _axes(comparison)[1:] if len({line.labels[axis] for line in lines}) > 1
     ]
-    if not settings:
-        return {"Rows": _dots(lines, columns)}
-    return {f"Against {axis}": _curves(lines, columns, axis) for axis in settings}
+    drawn = (
+        {f"Against {axis}": _curves(lines, columns, axis) for axis in settings}
+        if settings
+        else {"Rows": _dots(lines, columns)}
+    )
+    measured = {_name(line.labels): curves for line in lines if (curves := _along_training(line))}
+    return drawn | ({"Along training": _draw_along_training(measured)} if measured else {})
+
+
+def _along_training(line: Line) -> dict[str, np.ndarray]:
+    """Returns "epoch" [times] and each number's [seeds, times], at the times that all have."""
+    found = [r["along_training"] for r in line.results.values() if "along_training" in r]
+    if not found:
+        return {}
+    times = min(len(curves["epoch"]) for curves in found)
+    together = {name: np.array([curves[name][:times] for curves in found]) for name in found[0]}
+    return {**together, "epoch": together["epoch"][0]}
+
+
+def _draw_along_training(lines: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
+    """Draws the validation split's fine accuracy and collapse index against the epoch."""
+    titles = {
+        "validation_fine_accuracy": "fine accuracy, validation",
+        "validation_collapse_index": "collapse index, validation",
+    }
+    figure = Figure(figsize=(WIDTH, 3.0), layout="constrained")
+    panels = figure.subplots(1, 2, squeeze=False)[0]
+    for axes, (name, title) in zip(panels, titles.items(), strict=True):
+        for index, (label, curves) in enumerate(lines.items()):
+            color = PALETTE[index % len(PALETTE)]
+            mean = curves[name].mean(axis=0)
+            axes.plot(curves["epoch"], mean, color=color, linewidth=1.4, label=label)
+            if len(curves[name]) > 1:
+                deviation = curves[name].std(axis=0, ddof=1)
+                axes.fill_between(
+                    curves["epoch"], mean - deviation, mean + deviation, color=color, alpha=0.25,
+                    linewidth=0,
+                )  # fmt: skip
+        dress(axes)
+        axes.set_title(title, loc="left", fontsize=10, color=INK)
+        axes.set_xlabel("epoch", color=INK, fontsize=9)
+    handles, names = panels[0].get_legend_handles_labels()
+    legend = figure.legend(
+        handles, names, loc="outside lower center", ncols=min(3, len(names)), frameon=False,
+        fontsize=8, labelcolor=INK,
+    )  # fmt: skip
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+    return figure
 
 
 def _dots(lines: Sequence[Line], columns: Sequence[Column]) -> Figure:
