@@ -1,6 +1,7 @@
 """The schema: every misuse is refused by name, before anything is compiled."""
 
 import dataclasses
+import json
 
 import pytest
 
@@ -107,3 +108,20 @@ def test_printed_schema_holds_every_key(capsys):
     printed = capsys.readouterr().out
     assert all(f"{key} = " in printed for key in schema.FIELDS)
     assert dataclasses.is_dataclass(schema.Field)
+
+
+def test_a_run_s_config_is_read_back(tmp_path):
+    config = schema.default()
+    config.model.mlp.widths = (7, 5)
+    config.loss.alpha = 0.25
+    path = tmp_path / "config.json"
+    stored = json.loads(json.dumps(config.to_dict()))
+    del stored["data"]["random_bits"]  # as if the key were younger than the run
+    path.write_text(json.dumps(stored), encoding="utf-8")
+    assert schema.read(path).to_dict() == config.to_dict()
+    stored["loss"]["alhpa"] = 1.0
+    path.write_text(json.dumps(stored), encoding="utf-8")
+    with pytest.raises(schema.ConfigError, match=r"loss\.alhpa: no such key; did you mean"):
+        schema.read(path)
+    with pytest.raises(schema.ConfigError, match=r"expected the config\.json of a run"):
+        schema.read(tmp_path / "none.json")

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import math
+import os
+import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -255,6 +258,29 @@ def default() -> ml_collections.ConfigDict:
             node = node[section]
         node[name] = field.default
     return config.lock()
+
+
+def read(path: str | os.PathLike[str]) -> ml_collections.ConfigDict:
+    """Returns the config of a run, as its config.json holds it; younger keys at their defaults.
+
+    Raises:
+      ConfigError: no such file, not JSON, or a config outside the schema.
+    """
+    try:
+        stored = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: expected the config.json of a run: {error}") from error
+    config = default()
+    for key, value in flatten(stored).items():
+        if key not in FIELDS:
+            raise ConfigError(f"{path}: config.{key}: no such key{_nearest(key, FIELDS)}")
+        *sections, name = key.split(".")
+        node = config
+        for section in sections:
+            node = node[section]
+        node[name] = tuple(value) if isinstance(value, list) else value
+    check(config)
+    return config
 
 
 def parse_argument(argument: str, presets: Sequence[str]) -> tuple[str, str]:

@@ -1,0 +1,372 @@
+"""Coresets: which training images to keep when only a fraction may stay."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from thanos_jax.data.permutations import permutation
+from thanos_jax.downstream.arrays import check_embeddings, check_labels, unit_rows
+
+METHODS = ("random", "herding")
+DROPS = ("lowest", "highest")
+
+# Streams of the seeded draws.
+_HALVES, _TIES = 2**61 + 4, 2**61 + 2**32
+
+
+def halves(labels: Any, runs: int, seed: int = 0) -> np.ndarray:
+    """Draws the samples to train on for `common_strata_scores`: halves and their complements.
+
+    Run 2j trains on a random half of every class, run 2j + 1 on the rest, so that every image is in
+    the sample of half of the runs. Of a class of odd size, one of the two has an image more. The
+    draw is the same under every NumPy.
+
+    Args:
+      labels: integer [n], any values.
+      runs: even, at least 2.
+      seed: in [0, 2**64).
+
+    Returns:
+      bool [runs, n], True where a run trains on an image.
+
+    Raises:
+      TypeError: labels are not integers.
+      ValueError: labels not [n] with n at least 1, or runs or seed out of range.
+    """
+    labels = _check_any_labels(labels)
+    if runs < 2 or runs % 2:
+        raise ValueError(f"runs: expected an even number of at least 2, got {runs}")
+    _check_seed(seed)
+    trained_on = np.zeros((runs, len(labels)), bool)
+    for pair in range(runs // 2):
+        order = permutation(seed, _HALVES + pair, len(labels))
+        # Shuffled and then sorted by class, every second image is a random half of its class.
+        order = order[np.argsort(labels[order], kind="stable")]
+        trained_on[2 * pair, order[::2]] = True
+        trained_on[2 * pair + 1, order[1::2]] = True
+    return trained_on
+
+
+def common_strata_scores(confidences: Any, trained_on: Any) -> np.ndarray:
+    """Scores how much a model's word on an image depends on having been trained on that image.
+
+        |mean over runs trained on i of c_ri - mean over the other runs of c_ri|
+
+    c_ri is what run r says of image i: the probability it gives the label, or whether it is right.
+    Small: the image is predicted alike whether or not it was in the sample, for others of its
+    stratum stand for it, as in a common stratum. Large: nothing but the image itself teaches its
+    label, as in a rare stratum, or where the label is wrong. Dropping the lowest scores first drops
+    images of common strata first. An image that is never predicted rightly scores 0 as well.
+
+    Args:
+      confidences: floating point [runs, n], in [0, 1]; or bool [runs, n], right or not. All images
+        are predicted by every run.
+      trained_on: bool [runs, n], the samples, each image in one at least and out of one at least;
+        `halves` draws such.
+
+    Returns:
+      float64 [n], from 0 to 1.
+
+    Raises:
+      TypeError: arguments of another dtype.
+      ValueError: wrong or different shapes, confidences out of range, or an image that all runs or
+        none trained on; names the first.
+
+    Source: the idea is that of Fu, Chen et al., "The Details Matter", doi 10.3390/cmsf2022003004;
+    the formula is ours, for the paper's could not be had. Without the absolute value it is the
+    memorization score of Feldman and Zhang, "What Neural Networks Memorize and Why", arXiv
+    2008.03703.
+    """
+    confidences = np.asarray(confidences)
+    if confidences.dtype != np.bool_ and not jnp.issubdtype(confidences.dtype, jnp.floating):
+        raise TypeError(
+            f"confidences: expected floating point or bool [runs, n], got dtype {confidences.dtype}"
+        )
+    if confidences.ndim != 2 or 0 in confidences.shape:
+        raise ValueError(f"confidences: expected [runs, n], got shape {confidences.shape}")
+    confidences = confidences.astype(np.float64)
+    inside = (confidences >= 0) & (confidences <= 1 + 1e-6)  # a softmax rounds
+    if not inside.all():
+        run, image = np.argwhere(~inside)[0]
+        raise ValueError(
+            f"confidences: expected numbers in [0, 1], got {confidences[run, image]} of image "
+            f"{image} in run {run}"
+        )
+    trained_on = _check_flags(trained_on, "trained_on", "[runs, n]")
+    if trained_on.shape != confidences.shape:
+        raise ValueError(
+            f"trained_on: expected the shape of confidences, {confidences.shape}, "
+            f"got {trained_on.shape}"
+        )
+    counts = trained_on.sum(axis=0)
+    one_sided = (counts == 0) | (counts == len(trained_on))
+    if one_sided.any():
+        image = int(np.argmax(one_sided))
+        raise ValueError(
+            "trained_on: expected each image in the sample of one run and out of that of another, "
+            f"got image {image} in {counts[image]} of {len(trained_on)} "
+            f"({np.count_nonzero(one_sided)} such images)"
+        )
+    inner = np.sum(confidences, axis=0, where=trained_on) / counts
+    outer = np.sum(confidences, axis=0, where=~trained_on) / (len(trained_on) - counts)
+    return np.abs(inner - outer)
+
+
+def forgetting_events(correct: Any) -> np.ndarray:
+    """Counts how often an image was right at one epoch and wrong at the next.
+
+    Args:
+      correct: bool [epochs, n], whether each image was classified rightly, in the order of time.
+
+    Returns:
+      int64 [n]; of an image that was never right the number of epochs, which is more than any other
+      can have.
+
+    Raises:
+      TypeError: correct is not bool.
+      ValueError: not [epochs, n], or empty.
+
+    Source: Toneva et al., "An Empirical Study of Example Forgetting during Deep Neural Network
+    Learning", ICLR 2019, arXiv 1812.05159; the value of the never learnt as in the authors' code.
+    For several runs the counts are added up.
+    """
+    correct = _check_flags(correct, "correct", "[epochs, n]")
+    if correct.ndim != 2 or 0 in correct.shape:
+        raise ValueError(f"correct: expected [epochs, n], got shape {correct.shape}")
+    events = np.count_nonzero(correct[:-1] & ~correct[1:], axis=0)
+    return np.where(correct.any(axis=0), events, len(correct)).astype(np.int64)
+
+
+def el2n(probabilities: Any, labels: Any) -> np.ndarray:
+    """The length of the error, |p - one-hot label|, averaged over runs.
+
+    Args:
+      probabilities: floating point [n, classes] or [runs, n, classes], finite, rows with a sum of 1
+        (to 1 %), early in training; the authors average 10 runs.
+      labels: integer [n], 0 to classes - 1.
+
+    Returns:
+      float64 [n], from 0 to the square root of 2.
+
+    Raises:
+      TypeError: probabilities are not floating point, or labels not integers.
+      ValueError: a wrong shape, a label out of range, or rows that are no probabilities.
+
+    Source: Paul, Ganguli and Dziugaite, "Deep Learning on a Data Diet", NeurIPS 2021, arXiv
+    2107.07075, definition 2.2.
+    """
+    probabilities = np.asarray(probabilities)
+    # jnp: numpy alone does not take bfloat16 for a floating point type.
+    if not jnp.issubdtype(probabilities.dtype, jnp.floating):
+        raise TypeError(
+            f"probabilities: expected floating point [n, classes], got dtype {probabilities.dtype}"
+        )
+    if probabilities.ndim not in (2, 3) or 0 in probabilities.shape:
+        raise ValueError(
+            "probabilities: expected [n, classes] or [runs, n, classes], "
+            f"got shape {probabilities.shape}"
+        )
+    length, num_classes = probabilities.shape[-2:]
+    labels = check_labels(labels, "labels", length=length, num_classes=num_classes)
+    errors = probabilities.astype(np.float64).reshape(-1, length, num_classes)
+    proper = (np.abs(errors.sum(axis=-1) - 1) <= 0.01) & (errors >= 0).all(axis=-1)
+    if not proper.all():
+        run, row = np.argwhere(~proper)[0]
+        raise ValueError(
+            "probabilities: expected rows of no negative numbers with a sum of 1, got a sum of "
+            f"{errors[run, row].sum():g} and a least of {errors[run, row].min():g} in row {row}"
+            f"{f' of run {run}' if probabilities.ndim == 3 else ''}; logits need a softmax first"
+        )
+    errors[:, np.arange(length), labels] -= 1
+    return np.linalg.norm(errors, axis=-1).mean(axis=0)
+
+
+def herding(embeddings: Any, labels: Any, count: int) -> np.ndarray:
+    """Picks `count` images of each class, one by one, so that their mean stays near the class's.
+
+    The t-th pick is the image, not picked yet, that brings the mean of the t picks nearest to the
+    mean of the class, by Euclidean distance between embeddings divided by their length (ties: the
+    first row; rounding may decide between equals).
+
+    Args:
+      embeddings: floating point [n, d].
+      labels: integer [n], any values.
+      count: at least 1; a class has that many images at least.
+
+    Returns:
+      int64 [classes, count], rows in the order picked, classes that occur in ascending order.
+
+    Raises:
+      TypeError: embeddings are not floating point, or labels not integers.
+      ValueError: a wrong shape, embeddings not finite, or a count out of range; names the class.
+
+    Source: Welling, "Herding Dynamical Weights to Learn", ICML 2009, without repetition as in
+    Rebuffi et al., "iCaRL", arXiv 1611.07725, algorithm 4. For vectors of length 1 both rules pick
+    alike but for repetitions.
+    """
+    unit, labels = _unit(embeddings, labels)
+    if count < 1:
+        raise ValueError(f"count: expected at least 1, got {count}")
+    names, sizes = np.unique(labels, return_counts=True)
+    if count > sizes.min():
+        raise ValueError(
+            f"count: expected at most {sizes.min()}, for class {names[np.argmin(sizes)]} has no "
+            f"more images, got {count}"
+        )
+    members = [np.flatnonzero(labels == name) for name in names]
+    return np.stack([rows[_herd(unit[rows], count)] for rows in members])
+
+
+def select(
+    scores: Any,
+    labels: Any,
+    fraction: float,
+    *,
+    drop: str = "lowest",
+    balanced: bool = True,
+    seed: int = 0,
+    embeddings: Any = None,
+) -> np.ndarray:
+    """Chooses the images of a coreset: round(fraction n) of them (halves round to the even number).
+
+    Args:
+      scores: integer, bool or floating point [n], finite; or "random"; or "herding", which picks
+        within classes by `embeddings`.
+      labels: integer [n], any values; classes that do not occur do not matter.
+      fraction: above 0 and at most 1, the share that is kept.
+      drop: "lowest" keeps the highest scores (of common strata, forgetting and EL2N the images that
+        are hard to do without), "highest" the lowest. Of no effect without scores.
+      balanced: keep classes in proportion: of each fraction times its images, rounded down or up so
+        that the total is met (largest remainders up, of equal ones the lowest label's), and
+        at least one, or it is an error. False: the best scores whatever the class.
+      seed: decides between equal scores and draws "random", in [0, 2**64).
+      embeddings: for "herding" only, floating point [n, d].
+
+    Returns:
+      int64 [round(fraction n)], rows in ascending order.
+
+    Raises:
+      TypeError: arguments of another dtype.
+      ValueError: an argument out of range, of the wrong shape, unknown, or not meant for this
+        method; or a fraction that leaves nothing, or nothing of a class.
+    """
+    labels = _check_any_labels(labels)
+    if drop not in DROPS:
+        raise ValueError(f"drop: expected one of {DROPS}, got {drop!r}")
+    if not 0 < fraction <= 1:
+        raise ValueError(f"fraction: expected a share above 0 and at most 1, got {fraction}")
+    _check_seed(seed)
+    method = scores if isinstance(scores, str) else None
+    if method is not None and method not in METHODS:
+        raise ValueError(f"scores: expected an array [n] or one of {METHODS}, got {method!r}")
+    if embeddings is not None and method != "herding":
+        raise ValueError("embeddings: expected None, for only scores='herding' takes them")
+    if method == "herding":
+        if embeddings is None:
+            raise ValueError("embeddings: expected those to herd with scores='herding', got None")
+        if not balanced:
+            raise ValueError("balanced: expected True with scores='herding', which is of classes")
+
+    names, group = np.unique(labels, return_inverse=True)
+    total = round(fraction * len(labels))
+    if total == 0:
+        raise ValueError(
+            f"fraction: expected one that leaves something of {len(labels)} images, got {fraction}"
+        )
+    shares = _class_counts(np.bincount(group), fraction, total) if balanced else np.zeros(0, int)
+    if balanced and shares.min() == 0:
+        empty = int(np.argmin(shares))
+        raise ValueError(
+            f"fraction: expected one that leaves something of each class, got {fraction}, which "
+            f"leaves none of the {np.count_nonzero(group == empty)} images of class {names[empty]}"
+        )
+
+    if method == "herding":
+        unit, _ = _unit(embeddings, labels)
+        members = [np.flatnonzero(group == index) for index in range(len(names))]
+        picks = [rows[_herd(unit[rows], n)] for rows, n in zip(members, shares, strict=True)]
+        return np.sort(np.concatenate(picks))
+    if method == "random":
+        values = np.zeros(len(labels))
+    else:
+        values = _check_scores(scores, len(labels))
+        if drop == "lowest":
+            values = -values
+    order = np.lexsort((permutation(seed, _TIES, len(labels)), values))  # the best first
+    if not balanced:
+        return np.sort(order[:total])
+    # Each image's place among those of its class, the best first.
+    by_class = order[np.argsort(group[order], kind="stable")]
+    sizes = np.bincount(group)
+    place = np.arange(len(labels)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return np.sort(by_class[place < np.repeat(shares, sizes)])
+
+
+def _herd(unit: np.ndarray, count: int) -> np.ndarray:
+    """Returns int64 [count], rows of [m, d] in the order picked."""
+    mean = unit.mean(axis=0)
+    half_squares = np.sum(unit**2, axis=1) / 2
+    picks = np.empty(count, np.int64)
+    missing = np.zeros_like(mean)  # t times the mean, less the sum of the picks before
+    for t in range(count):
+        missing += mean
+        # |missing - z|^2 without |missing|^2, which is the same for every z.
+        gains = unit @ missing - half_squares
+        gains[picks[:t]] = -np.inf
+        picks[t] = np.argmax(gains)
+        missing -= unit[picks[t]]
+    return picks
+
+
+def _class_counts(sizes: np.ndarray, fraction: float, total: int) -> np.ndarray:
+    """Returns int64 [classes] with a sum of `total`, each fraction * size rounded down or up."""
+    exact = fraction * sizes
+    counts = np.floor(exact).astype(np.int64)
+    # Of 0.29 * 100, which is 28.999999999999996, the remainder is 1 and the first to be rounded up.
+    remainders = np.round(exact - counts, 9)
+    up = np.argsort(-remainders, kind="stable")[: total - counts.sum()]
+    counts[up] += 1
+    return counts
+
+
+def _unit(embeddings: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
+    embeddings = check_embeddings(embeddings, "embeddings")
+    labels = check_labels(labels, "labels", length=len(embeddings), num_classes=None)
+    return unit_rows(embeddings.astype(np.float64)), labels
+
+
+def _check_any_labels(labels: Any) -> np.ndarray:
+    length = np.size(labels)
+    if length == 0:
+        raise ValueError("labels: expected at least one label, got none")
+    return check_labels(labels, "labels", length=length, num_classes=None)
+
+
+def _check_seed(seed: int) -> None:
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"seed: expected at least 0 and below 2**64, got {seed}")
+
+
+def _check_flags(values: Any, what: str, shape: str) -> np.ndarray:
+    array = np.asarray(values)
+    if array.dtype != np.bool_:
+        raise TypeError(f"{what}: expected bool {shape}, got dtype {array.dtype}")
+    return array
+
+
+def _check_scores(scores: Any, length: int) -> np.ndarray:
+    array = np.asarray(scores)
+    if array.dtype != np.bool_ and not np.issubdtype(array.dtype, np.number):
+        raise TypeError(f"scores: expected numbers [{length}], got dtype {array.dtype}")
+    if array.shape != (length,):
+        raise ValueError(
+            f"scores: expected shape ({length},), one for each label, got shape {array.shape}"
+        )
+    array = array.astype(np.float64)
+    if not np.isfinite(array).all():
+        row = int(np.argmin(np.isfinite(array)))
+        raise ValueError(f"scores: expected finite numbers, got {array[row]} in row {row}")
+    return array
