@@ -48,13 +48,14 @@ def test_settings_of_the_sweeps():
     ("encoder", "key", "widths"),
     [
         ("resnet18", "model.resnet.width", [4, 64, 128]),
-        ("mlp", "model.embedding_dim", [4, 16, 64, 256]),
+        ("mlp", "model.mlp.widths", [(64, 32, width) for width in (4, 16, 64, 256)]),
         ("vit", "model.embedding_dim", [4, 16, 64, 256]),
     ],
 )
 def test_width_is_the_encoders(encoder, key, widths):
     config = schema.default()
     config.model.encoder = encoder
+    config.model.mlp.widths = (64, 32, 8)
     rows = tables.rows_of("embedding_size", config)
     assert [row.overrides for row in rows] == [
         {"method": method, key: width}
@@ -100,6 +101,41 @@ def test_every_row_is_a_config_with_a_folder_of_its_own(name, encoder):
     folders = {tables.folder_name(row) for row in rows}
     assert len(folders) == len(rows)
     assert not [folder for folder in folders if set(folder) & set("/\\ :")]
+
+
+def test_groups_rows_are_methods_of_the_task():
+    rows = {row.labels["method"]: row for row in tables.rows_of("groups", schema.default())}
+    assert list(rows) == ["erm", "jtt", "george", "supcon", "spread", "thanos", "group_dro_true"]
+    made = {name: tables.configured(schema.default(), row, 0) for name, row in rows.items()}
+    assert {one.task for one in made.values()} == {"groups"}
+    robust = {name: one.robust for name, one in made.items()}
+    assert {name: (made[name].method, r.method, r.choice) for name, r in robust.items()} == {
+        "erm": ("ce", "erm", "error"),
+        "jtt": ("ce", "jtt", "error"),
+        "george": ("ce", "group_dro", "silhouette"),
+        "supcon": ("supcon", "group_dro", "error"),
+        "spread": ("spread", "group_dro", "error"),
+        "thanos": ("thanos", "group_dro", "error"),
+        "group_dro_true": ("ce", "group_dro_true", "error"),
+    }  # fmt: skip
+    with pytest.raises(schema.ConfigError, match=r"groups has no setting to vary.*got 1"):
+        tables.rows_of("groups", schema.default(), values=["1"])
+    with pytest.raises(schema.ConfigError, match=r"methods of groups: .*did you mean 'george'"):
+        tables.rows_of("groups", schema.default(), methods=["gerge"])
+
+
+def test_recovery_crosses_representations_with_choices():
+    config = schema.default()
+    config.robust.choice = "silhouette"
+    assert labels("recovery", "method", "choice", config=config) == [
+        (method, "silhouette") for method in ("ce", "supcon", "spread", "thanos")
+    ]
+    found = labels("recovery", "method", "choice", methods=["ce"], values=["error", "silhouette"])
+    assert found == [("ce", "error"), ("ce", "silhouette")]
+    (row,) = tables.rows_of("recovery", config, methods=["ce"])
+    assert tables.configured(config, row, 0).robust.method == "none"
+    with pytest.raises(schema.ConfigError, match=r"values: .*did you mean 'error'"):
+        tables.rows_of("recovery", config, values=["eror"])
 
 
 def test_folders_are_legible():
@@ -183,6 +219,29 @@ def test_numbers_of_xue_et_al():
     assert reported("embedding_size", "info_nce", model__resnet__width=128, **wide) == {
         "fine_accuracy": (76.69, None), "coarse_accuracy": (97.65, None)
     }  # fmt: skip
+
+
+def test_numbers_of_groups_stand_beside_their_rows():
+    worst = {}
+    for name in ("waterbirds", "isic", "celeb_a"):
+        config = schema.default()
+        config.data.name = name
+        for row in tables.rows_of("groups", config):
+            flat = schema.flatten(tables.configured(config, row, 0))
+            found = papers.reported("groups", flat)
+            worst.setdefault(row.labels["method"], []).extend(n.mean for n in found.values())
+            key = "worst_group_auroc" if name == "isic" else "worst_group_accuracy"
+            assert set(found) <= {key}
+    assert worst == {
+        "erm": [], "jtt": [83.8, 91.8, 77.9], "george": [88.4, 92.0, 55.0],
+        "supcon": [86.8, 93.3, 66.1], "spread": [], "thanos": [88.6, 92.6, 89.4],
+        "group_dro_true": [90.7, 92.3, 88.9],
+    }  # fmt: skip
+    waterbirds = {"data__name": "waterbirds"}
+    assert reported("recovery", "supcon", **waterbirds) == {"recovery_f1": (47.1, None)}
+    george = {"robust__choice": "silhouette", **waterbirds}
+    assert reported("recovery", "ce", **george) == {"recovery_f1": (56.3, None)}
+    assert reported("recovery", "ce", **waterbirds) == {}
 
 
 @pytest.mark.parametrize(

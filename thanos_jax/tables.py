@@ -188,11 +188,22 @@ def _joint_loss(config: Any, methods: Sequence[str], values: Sequence[str] | Non
 
 
 def _embedding_size(config: Any, methods: Sequence[str], values: Sequence[str] | None) -> list[Row]:
-    if config.model.encoder.startswith("resnet"):
-        key, own = "model.resnet.width", [4, 64, 128]
-    else:
-        key, own = "model.embedding_dim", [4, 16, 64, 256]
-    return _crossed(methods, "width", key, _numbers("width", values, own, int))
+    """ResNets as Xue et al. widen them; of others the embedding alone, of an MLP its last layer."""
+    encoder, own = config.model.encoder, [4, 16, 64, 256]
+    if encoder.startswith("resnet"):
+        return _crossed(
+            methods, "width", "model.resnet.width", _numbers("width", values, (4, 64, 128), int)
+        )
+    widths = _numbers("width", values, own, int)
+    if encoder != "mlp":
+        return _crossed(methods, "width", "model.embedding_dim", widths)
+    hidden = tuple(config.model.mlp.widths)[:-1]
+    key = "model.mlp.widths"
+    return [
+        Row({"method": method, "width": width}, {"method": method, key: (*hidden, width)})
+        for method in methods
+        for width in widths
+    ]
 
 
 def _randbit(config: Any, methods: Sequence[str], values: Sequence[str] | None) -> list[Row]:
