@@ -136,14 +136,11 @@ def measure(
     return found
 
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run.")
-
-
 def main(argv: Sequence[str]) -> None:
     """Measures a run, prints the numbers and writes geometry.json."""
     from thanos_jax.train.metrics import write_atomically
 
-    folder = pathlib.Path(str(_WORKDIR.value))
+    folder = pathlib.Path(flags.FLAGS.workdir)
     found = measure(folder)
     write_atomically(folder / "geometry.json", json.dumps(found, indent=2) + "\n")
     for section, numbers in found.items():
@@ -156,5 +153,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
+    # Here, for the module is imported beside other commands, which have a flag of the same name.
+    flags.DEFINE_string("workdir", None, "Folder of a run.")
     flags.mark_flags_as_required(["workdir"])
     command.start(main)

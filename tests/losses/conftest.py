@@ -17,15 +17,18 @@ ALL_TERMS = ("spread", "joint_attract")
 
 
 def pytest_collection_modifyitems(config, items):
-    """Leaves streaming's tests of the other losses to --everything: they compile for long.
+    """Leaves to --everything what is marked so, and streaming's tests of the other losses.
 
-    What streaming makes of those losses is tested by default in test_streaming.py, test_table.py.
+    They compile for long. What streaming makes of those losses is tested by default in
+    test_streaming.py and test_table.py.
     """
 
     def kept(item):
         parameters = getattr(getattr(item, "callspec", None), "params", {})
         loss = getattr(parameters.get("loss"), "name", None)
         streaming = str(parameters.get("implementation")).startswith("streaming")
+        if item.get_closest_marker("everything") is not None:
+            return False
         return not (streaming and loss in oracle.BY_NAME and loss not in ALL_TERMS)
 
     if not config.getoption("--everything"):

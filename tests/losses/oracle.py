@@ -8,10 +8,12 @@ Notation of one anchor i: `s` are the similarities s_ij = <z_i, z_j> / temperatu
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
+import pytest
 
 # Every implementation named here gets every test; a new one is one more name.
 IMPLEMENTATIONS = ("dense", "streaming")
@@ -19,9 +21,8 @@ IMPLEMENTATIONS = ("dense", "streaming")
 SHARDED = ("dense", "streaming_gather", "streaming_ring")
 # Those that promise forward mode and second derivatives.
 SECOND_ORDER = ("dense",)
-# Those of a few plain operations, which jax keeps compiled for each shape: without jit the many
-# losses, options and reductions share them, and the tests take a third of the time.
-EAGER = ("dense",)
+# Those that compile quickly: they are tested with every loss, the others with few.
+QUICK = ("dense",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -283,6 +284,18 @@ def differentiate(function: Callable[[np.ndarray], Any], at: Any, step: float = 
         down[index] -= step
         gradient[index] = (float(function(up)) - float(function(down))) / (2 * step)
     return gradient
+
+
+def chosen(some: Iterable[Any], *axes: Iterable[Any]) -> list[Any]:
+    """Every combination of the axes as a parameter of a test; all but some with --everything.
+
+    For axes that have little to do with each other, where each option is in one of `some`.
+    """
+    left = set(some)
+    rows = list(itertools.product(*axes))
+    assert left <= set(rows), left - set(rows)
+    return [row if row in left else pytest.param(*row, marks=pytest.mark.everything)
+            for row in rows]  # fmt: skip
 
 
 # Data. Twelve entries for any number of views, so that tests share compiled operations.

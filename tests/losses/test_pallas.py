@@ -38,7 +38,12 @@ ON = pytest.mark.parametrize(
 # Every set of candidates, and both ways of cutting a batch into tiles.
 LOSSES = pytest.mark.parametrize(
     ("name", "views"),
-    [("info_nce", "cross"), ("supcon", "all"), ("spread", "cross"), ("attract", "all")],
+    [
+        pytest.param("info_nce", "cross", marks=pytest.mark.slow),
+        ("supcon", "all"),
+        ("spread", "cross"),
+        pytest.param("attract", "all", marks=pytest.mark.slow),
+    ],
 )
 
 
@@ -215,6 +220,7 @@ def test_any_pairs(kernel):
     check_visits(KERNELS[kernel](), sums_sweep(), jnp.asarray(PAIRS))
 
 
+@pytest.mark.slow
 def test_tpu_copies(capsys):
     """Column sums move by copies of the kernel's own: the interpreter looks for races."""
     visits = tpu.visits(pltpu.InterpretParams(detect_races=True))
@@ -222,6 +228,7 @@ def test_tpu_copies(capsys):
     assert "RACE" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_tpu_many_pairs(monkeypatch):
     """Lists longer than scalar memory are cut, here after every third pair."""
     monkeypatch.setattr(tpu, "_PAIRS", 3)

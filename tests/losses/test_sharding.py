@@ -68,8 +68,7 @@ def objective(loss, implementation, views, axis_name):
 
 @functools.cache
 def one_device(loss, implementation, views):
-    function = jax.value_and_grad(objective(loss, implementation, views, None))
-    return function if implementation in oracle.EAGER else jax.jit(function)
+    return jax.jit(jax.value_and_grad(objective(loss, implementation, views, None)))
 
 
 @functools.cache
@@ -106,10 +105,13 @@ def many_devices(loss, implementation, views, way, count):
 
 
 def compare(loss, implementation, views, way, count, arrays):
-    """Every device's value and gradients against one device's, values also against the oracle."""
+    """Every device's value and gradients against one device's, values also against the oracle.
+
+    One device's are those of the dense implementation, which test_gradients.py holds to the oracle.
+    """
     params = parameters()
     images, labels, where = arrays
-    expected = one_device(loss, implementation, views)(params, *arrays)
+    expected = one_device(loss, "dense", views)(params, *arrays)
     from_oracle = loss.expect(
         embed_once(images), labels, where=where, views=views, temperature=params["temperature"]
     )
@@ -140,9 +142,20 @@ def test_eight_devices(loss, implementation):
 
 
 @pytest.mark.parametrize("loss", [oracle.BY_NAME["joint_attract"]], ids=repr)
-@IMPLEMENTED
-@pytest.mark.parametrize("way", ["pmap", "vmap", "shard_map_unchecked"])
+@pytest.mark.parametrize(
+    ("implementation", "way"),
+    oracle.chosen(
+        [
+            ("dense", "vmap"),
+            ("streaming_gather", "pmap"),
+            ("streaming_ring", "shard_map_unchecked"),
+        ],
+        oracle.SHARDED,
+        ["pmap", "vmap", "shard_map_unchecked"],
+    ),
+)
 def test_other_ways(loss, implementation, way):
+    """Every implementation in every way, on four devices, is in test_table.py."""
     compare(loss, implementation, "all", way, 8, batch(LABELS[8]))
 
 
@@ -153,10 +166,22 @@ def test_cross(loss, implementation):
 
 
 @pytest.mark.parametrize("loss", [oracle.BY_NAME["joint_attract"]], ids=repr)
-@IMPLEMENTED
-@pytest.mark.parametrize(("way", "count"), [
-    ("shard_map", 1), ("shard_map_unchecked", 2), ("shard_map", 3), ("shard_map", 5), ("pmap", 3),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("implementation", "way", "count"),
+    oracle.chosen(
+        # The ring alone goes another way for an odd, an even and a single device.
+        [
+            ("dense", "shard_map", 3),
+            ("streaming_gather", "pmap", 3),
+            ("streaming_ring", "shard_map", 1),
+            ("streaming_ring", "shard_map_unchecked", 2),
+            ("streaming_ring", "shard_map", 5),
+        ],
+        oracle.SHARDED,
+        ["shard_map", "shard_map_unchecked", "pmap"],
+        [1, 2, 3, 5],
+    ),
+)
 def test_other_counts(loss, implementation, way, count):
     """Counts that are no powers of two, on a part of the devices."""
     labels = LABELS[8] if count in (1, 2) else LABELS[5]
@@ -193,8 +218,19 @@ def test_padding_everywhere(loss, implementation):
     chex.assert_trees_all_equal(computed, jax.tree.map(jnp.zeros_like, computed))
 
 
-@pytest.mark.parametrize("name", ["supcon", "attract"])
-@IMPLEMENTED
+@pytest.mark.parametrize(
+    ("name", "implementation"),
+    oracle.chosen(
+        [
+            ("supcon", "dense"),
+            ("attract", "dense"),
+            ("attract", "streaming_gather"),
+            ("supcon", "streaming_ring"),
+        ],
+        ["supcon", "attract"],
+        oracle.SHARDED,
+    ),
+)
 def test_one_view_with_anchors_on_some_devices(name, implementation):
     """Classes of one: most devices have no anchor that counts."""
     loss = oracle.BY_NAME[name]
@@ -204,8 +240,14 @@ def test_one_view_with_anchors_on_some_devices(name, implementation):
 
 
 @pytest.mark.parametrize("loss", [oracle.BY_NAME["joint_attract"]], ids=repr)
-@IMPLEMENTED
-@pytest.mark.parametrize("check_vma", [True, False])
+@pytest.mark.parametrize(
+    ("implementation", "check_vma"),
+    oracle.chosen(
+        [("dense", True), ("streaming_gather", False), ("streaming_ring", True)],
+        oracle.SHARDED,
+        [True, False],
+    ),
+)
 def test_several_axes(loss, implementation, check_vma):
     """A batch over both axes of a mesh: axis_name is a tuple."""
     axes = ("replica", "data")
@@ -221,7 +263,7 @@ def test_several_axes(loss, implementation, check_vma):
         out_specs=(everywhere, everywhere), check_vma=check_vma,
     )  # fmt: skip
     params, arrays = parameters(), batch(LABELS[8], CASES["uneven padding"][1])
-    expected = one_device(loss, implementation, "all")(params, *arrays)
+    expected = one_device(loss, "dense", "all")(params, *arrays)
     chex.assert_trees_all_close(jax.jit(mapped)(params, *arrays), expected, rtol=1e-5, atol=1e-6)
 
 
@@ -239,15 +281,26 @@ def test_one_axis_of_several(implementation):
     params, arrays = parameters(), batch(LABELS[8])
     computed = jax.jit(mapped)(params, *arrays)
     expected = [
-        one_device(loss, implementation, "all")(params, *(x[part] for x in arrays))[0]
+        one_device(loss, "dense", "all")(params, *(x[part] for x in arrays))[0]
         for part in (slice(0, 8), slice(8, 16))
     ]
     np.testing.assert_allclose(computed, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("loss", [oracle.BY_NAME["joint_attract"]], ids=repr)
-@IMPLEMENTED
-@pytest.mark.parametrize("way", ["pmap", "vmap", "shard_map", "shard_map_unchecked"])
+@pytest.mark.parametrize(
+    ("implementation", "way"),
+    oracle.chosen(
+        [
+            ("dense", "pmap"),
+            ("streaming_gather", "vmap"),
+            ("streaming_gather", "shard_map_unchecked"),
+            ("streaming_ring", "shard_map"),
+        ],
+        oracle.SHARDED,
+        ["pmap", "vmap", "shard_map", "shard_map_unchecked"],
+    ),
+)
 def test_reduction_none(loss, implementation, way):
     """Each device has the losses of its own anchors, over the candidates of all devices."""
     value = functools.partial(objective(loss, implementation, "all", "data"), reduction="none")
@@ -276,8 +329,14 @@ def test_reduction_none(loss, implementation, way):
     np.testing.assert_allclose(computed, expected, rtol=1e-5, atol=1e-6)
 
 
-@IMPLEMENTED
-@pytest.mark.parametrize("way", ["pmap", "shard_map"])
+@pytest.mark.parametrize(
+    ("implementation", "way"),
+    oracle.chosen(
+        [("dense", "pmap"), *[(implementation, "shard_map") for implementation in oracle.SHARDED]],
+        oracle.SHARDED,
+        ["pmap", "shard_map"],
+    ),
+)
 def test_nan_on_one_device_reaches_all(implementation, way):
     loss = oracle.BY_NAME["spread"]
     images, labels, where = batch(LABELS[8])
@@ -291,11 +350,11 @@ def test_nan_on_one_device_reaches_all(implementation, way):
 
 
 @pytest.mark.parametrize("loss", [oracle.BY_NAME["joint_attract"]], ids=repr)
-@IMPLEMENTED
+@pytest.mark.parametrize("implementation", oracle.IMPLEMENTATIONS)
 def test_sharded_arrays_without_axis_name(loss, implementation):
     """Under plain jit the compiler splits the work: the value and gradient are the same."""
     params, arrays = parameters(), batch(LABELS[8], CASES["uneven padding"][1])
-    call = jax.jit(one_device(loss, implementation, "all"))
+    call = one_device(loss, implementation, "all")
     expected = call(params, *arrays)
     mesh = mesh_of((8,), ("data",))
     placed = jax.device_put(arrays, NamedSharding(mesh, PartitionSpec("data")))

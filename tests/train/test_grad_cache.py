@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 from thanos_jax import losses
 from thanos_jax.train import grad_cache
 
-ROWS, FEATURES, WIDTH, DIM = 24, 5, 7, 3
+ROWS, FEATURES, WIDTH, DIM = 12, 5, 7, 3
 
 
 def _parameters():
@@ -78,7 +78,7 @@ def _largest_error(computed, expected):
     return max(jax.tree.leaves(errors)) / largest
 
 
-@pytest.mark.parametrize(("size", "x64"), [(3, True), (12, False), (24, False)])
+@pytest.mark.parametrize(("size", "x64"), [(3, True), (6, False), (12, False)])
 @pytest.mark.parametrize("joint", [True, False])
 def test_the_gradient_is_that_of_all_chunks_at_once(size, x64, joint):
     with jax.enable_x64(x64):
@@ -117,7 +117,7 @@ def test_splitting_the_loss_over_chunks_would_be_another_gradient():
         alone, _ = _loss(chunk["label"])(jax.tree.map(lambda x: x[None], embeddings))
         return (), own + alone, extra
 
-    _, gradient = grad_cache.value_and_grad(accumulated, None)(params, chunks)
+    _, gradient = jax.jit(grad_cache.value_and_grad(accumulated, None))(params, chunks)
     assert _largest_error(gradient, expected) > 0.1
 
 
@@ -153,7 +153,7 @@ def test_the_first_run_computes_the_embeddings_and_nothing_else():
     params, batch = _parameters(), _batch()
     function = jax.jit(grad_cache.value_and_grad(encode, _loss(batch["label"])))
     jax.block_until_ready(function(params, _chunks(batch, 4)))
-    assert calls == {"embedding": 12, "own": 6}
+    assert calls == {"embedding": 6, "own": 3}
 
 
 def test_the_program_does_not_grow_with_the_number_of_chunks():
@@ -235,7 +235,7 @@ def test_inside_mapped_code_by_the_recipe_of_the_losses(way):
         pairs = losses.supcon(hidden @ params["out"], batch["label"], temperature=0.3)
         return pairs + jnp.mean((hidden @ params["head"]) ** 2)
 
-    expected_value, expected = jax.value_and_grad(whole)(params)
+    expected_value, expected = jax.jit(jax.value_and_grad(whole))(params)
     if way == "pmap":
         shards = jax.tree.map(lambda x: x.reshape(8, 6, *x.shape[1:]), batch)
         found = jax.pmap(local, axis_name="data", in_axes=(None, 0))(params, shards)
