@@ -4,15 +4,30 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
+import traceback
 from collections.abc import Callable, Sequence
 
 from absl import app, flags, logging
 
 from thanos_jax.errors import UserError
+from thanos_jax.interruption import Interrupted
+
+_STOPPED = flags.DEFINE_integer(
+    "stopped_exit_code",
+    0,
+    "Of a run that SIGTERM or SIGINT stopped and that saved its state; for a scheduler that starts "
+    "only failed jobs again, another than 0.",
+    lower_bound=0,
+    upper_bound=255,
+)
 
 
 def start(main: Callable[[Sequence[str]], None]) -> None:
-    """Parses the flags and calls main(argv); a UserError becomes its message and exit code 1."""
+    """Parses the flags and calls main(argv); a UserError becomes its message and exit code 1.
+
+    A run that was asked to stop, and did, ends with exit code 0 or that of --stopped_exit_code.
+    """
     keep_compiled_programs()
 
     def checked(argv: Sequence[str]) -> None:
@@ -24,8 +39,34 @@ def start(main: Callable[[Sequence[str]], None]) -> None:
 
     try:
         app.run(checked)
+    except Interrupted as stopped:
+        print(stopped, flush=True)
+        raise SystemExit(_STOPPED.value) from None
     except UserError as error:
+        _leave_others(f"error: {error}")
         raise SystemExit(f"error: {error}") from None
+    except Exception:
+        _leave_others(traceback.format_exc())
+        raise
+
+
+def _leave_others(message: str) -> None:
+    """Of several processes, ends this one at once, with exit code 1.
+
+    An orderly end would wait for the others, and they for what this one no longer does. So they
+    miss it, and end too.
+    """
+    jax = sys.modules.get("jax")
+    if jax and jax.distributed.is_initialized() and jax.process_count() > 1:
+        print(
+            f"{message}\nprocess {jax.process_index()} of {jax.process_count()} ends, after an "
+            "error of its own or because another process has ended; see what that one wrote. The "
+            "same commands go on from the last checkpoint.",
+            file=sys.stderr,
+            flush=True,
+        )
+        sys.stdout.flush()
+        os._exit(1)
 
 
 def keep_compiled_programs() -> None:

@@ -11,6 +11,8 @@ same command takes up what is missing; another one with more methods, values or 
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import pathlib
 import sys
@@ -22,7 +24,7 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from thanos_jax import command
+from thanos_jax import command, interruption, processes
 from thanos_jax.errors import UserError
 
 if TYPE_CHECKING:  # both take their time, which --help need not
@@ -88,6 +90,8 @@ def compare(
     Raises:
       ConfigError: a table, method, value or config that cannot be run, or a folder of another
         table or config; before the first run.
+      WorkdirError: another comparison is in the folder, or it cannot be written.
+      Interrupted: a signal asked to stop; the run under way is saved, and no other begun.
     """
     import jax
 
@@ -95,6 +99,7 @@ def compare(
     from thanos_jax import run as run_module
     from thanos_jax import tables
     from thanos_jax.data import sources
+    from thanos_jax.workdir import locked
 
     rows = tables.rows_of(table, config, methods, values)
     for row in rows:
@@ -103,8 +108,10 @@ def compare(
     asked = [tables.folder_name(row) for row in rows]
     failures: dict[str, str] = {}
     load = _remembering(sources.load)
-    for seed in range(seeds):
-        for name in asked:
+    writes = jax.process_index() == 0
+    lock = locked(workdir) if writes else contextlib.nullcontext()
+    with interruption.watch() as watch, lock:
+        for seed, name in itertools.product(range(seeds), asked):
             entry, folder = entries[name], workdir / name / str(seed)
             if seed in entry.results:
                 print(f"== {name}, seed {seed}: done before", flush=True)
@@ -118,16 +125,27 @@ def compare(
             except Exception as error:  # of one run; the others may well succeed
                 message = f"{type(error).__name__}: {error}"
                 print(f"failed: {name}, seed {seed}: {message}", flush=True)
-                folder.mkdir(parents=True, exist_ok=True)
-                (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
+                if writes:
+                    folder.mkdir(parents=True, exist_ok=True)
+                    (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
                 entry.errors[seed] = failures[f"{name}/{seed}"] = message
+                # A run that could not stop in good order is the last; and of several processes
+                # the others may not have failed.
+                if watch.received or jax.process_count() > 1:
+                    raise
             else:
-                (folder / "error.txt").unlink(missing_ok=True)
+                if writes:
+                    (folder / "error.txt").unlink(missing_ok=True)
                 entry.results[seed] = result
             jax.clear_caches()  # the next run has programs of its own
             # After every run, so that an interrupted comparison shows what it has.
-            _write(workdir, _comparison(table, config, entries), entries, page=seed in entry.errors)
-    text = _write(workdir, _comparison(table, config, entries), entries, page=True)
+            if writes:
+                comparison = _comparison(table, config, entries)
+                _write(workdir, comparison, entries, page=seed in entry.errors)
+    comparison = _comparison(table, config, entries)
+    if not writes:
+        return Outcome("", failures, seeds * len(asked))
+    text = _write(workdir, comparison, entries, page=True)
     return Outcome(text, failures, seeds * len(asked))
 
 
@@ -159,10 +177,13 @@ def _claim(
     Raises:
       ConfigError: it is another table's, a single run's, or its runs have another config.
     """
+    import jax
+
     from thanos_jax import config as schema
     from thanos_jax import tables
     from thanos_jax.run import same_run
     from thanos_jax.train.metrics import write_atomically
+    from thanos_jax.workdir import writing
 
     path = workdir / "table.json"
     before: dict[str, Any] = {"table": table, "rows": []}
@@ -221,8 +242,10 @@ def _claim(
             for name, entry in entries.items()
         ],
     }
-    workdir.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps(definition, indent=2) + "\n")
+    if jax.process_index() == 0:
+        with writing(workdir):
+            workdir.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, json.dumps(definition, indent=2) + "\n")
     return entries
 
 
@@ -394,6 +417,7 @@ def main(argv: Sequence[str]) -> None:
     Raises:
       RunError: after all others were run; names what failed and why.
     """
+    processes.join()
     workdir = pathlib.Path(str(_WORKDIR.value))
     outcome = compare(
         _CONFIG.value,

@@ -66,7 +66,24 @@ def _interval(default: tuple[float, float], meaning: str, low: float, high: floa
 _HUGE = 1e12
 DATASETS = sources.NAMES
 
+# What a classifier is trained with in the task "groups"; docs/groups.md explains each.
+ROBUST_METHODS = (
+    "group_dro",
+    "group_dro_true",
+    "reweight",
+    "undersample",
+    "jtt",
+    "erm",
+    "none",
+)
+
 FIELDS: dict[str, Field] = {
+    "task": _one_of(
+        "transfer",
+        "transfer: train the method, then read fine labels off its embedding; groups: recover "
+        "hidden groups from that embedding and train a classifier against the worst of them",
+        ("transfer", "groups"),
+    ),
     "method": _one_of("thanos", "what is trained; see docs/methods.md", tuple(METHODS)),
     "seed": _number(
         0, "seeds parameters, order of samples, augmentation and dropout", 0, 2**31 - 1
@@ -213,6 +230,15 @@ FIELDS: dict[str, Field] = {
     "train.learning_rate": _number(3e-4, "AdamW's peak learning rate", 0, _HUGE),
     "train.warmup_epochs": _number(1.0, "epochs of linear warm-up before the cosine", 0, _HUGE),
     "train.weight_decay": _number(0.01, "AdamW's weight decay, on kernels only", 0, _HUGE),
+    "train.on_nonfinite": _one_of(
+        "stop",
+        "what follows a loss or gradient that is not finite, whose update is never applied; skip: "
+        "the step is counted, and training goes on",
+        ("stop", "skip"),
+    ),
+    "train.nonfinite_limit": _number(
+        10, "with on_nonfinite='skip', how many such steps in a row stop the run", 1, _HUGE
+    ),
     "train.log_every": _number(50, "steps between lines of metrics.jsonl", 1, _HUGE),
     "train.evaluate_every_epochs": _number(
         1.0, "epochs between evaluations on the validation split", 1e-3, _HUGE
@@ -226,6 +252,36 @@ FIELDS: dict[str, Field] = {
     ),
     "train.checkpoints_kept_every": _number(
         0, "steps of which the first checkpoint stays on disk too; 0: none", 0, _HUGE
+    ),
+    # Hidden groups: the task "groups" only
+    "robust.method": _one_of(
+        "group_dro",
+        "how the classifier is trained: group DRO, reweight or undersample on recovered groups, "
+        "group_dro_true on fine labels, erm, jtt (Just Train Twice); none: the method's own",
+        ROBUST_METHODS,
+    ),
+    "robust.choice": _one_of(
+        "error", "how a class's clusters are chosen; see docs/groups.md", ("error", "silhouette")
+    ),
+    "robust.clusters": _number(0, "clusters of each class; 0: searched for", 0, 1000),
+    "robust.clustering": _one_of("kmeans", "what clusters", ("kmeans", "gmm")),
+    "robust.projection": _one_of("none", "before clustering", ("none", "umap")),
+    "robust.epochs": _number(0.0, "of the robust classifier; 0: train.epochs", 0, _HUGE),
+    "robust.batch_size": _number(0, "likewise; 0: train.batch_size", 0, 2**31 - 1),
+    "robust.learning_rate": _number(0.0, "likewise; 0: train.learning_rate", 0, _HUGE),
+    "robust.weight_decay": _number(0.01, "likewise", 0, _HUGE),
+    "robust.balanced_batches": Field(
+        True, "group DRO draws images of every group equally often, as its authors do"
+    ),
+    "robust.group_dro_step_size": _number(0.01, "of the weights of groups", 0, _HUGE),
+    "robust.group_dro_adjustment": _number(
+        0.0, "C, for which a group of n images gets C / sqrt(n) added to its loss", 0, _HUGE
+    ),
+    "robust.jtt_epochs": _number(
+        1.0, "of the first training of Just Train Twice", 0, _HUGE, open_low=True
+    ),
+    "robust.jtt_weight": _number(
+        20, "how often an image that it gets wrong is in the second's training set", 1, 100_000
     ),
     # Evaluation
     "transfer.regularization": Field(

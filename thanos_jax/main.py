@@ -1,4 +1,8 @@
-"""The command: python -m thanos_jax.main --config=configs/NAME.py[:METHOD] --workdir=DIR."""
+"""The command: python -m thanos_jax.main --config=configs/NAME.py[:METHOD] --workdir=DIR.
+
+launch/ starts it as several processes. SIGTERM and SIGINT save and end it; the same command goes
+on from there.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ from collections.abc import Sequence
 from absl import flags
 from ml_collections import config_flags
 
-from thanos_jax import command
+from thanos_jax import command, processes
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", help_string="Configuration, a Python file (it is run).", lock_config=True
@@ -17,6 +21,7 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; the same fol
 
 def main(argv: Sequence[str]) -> None:
     """Runs the config, and prints what it found."""
+    processes.join()
     from thanos_jax.run import run  # not before --help or a misspelt flag: jax takes its time
 
     results = run(_CONFIG.value, str(_WORKDIR.value))

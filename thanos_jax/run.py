@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
@@ -17,12 +18,13 @@ from jax.sharding import Mesh
 
 import thanos_jax
 from thanos_jax import config as schema
-from thanos_jax import sharding
+from thanos_jax import interruption, sharding
+from thanos_jax import workdir as workdirs
 from thanos_jax.data import augment, random_bits, sources
 from thanos_jax.downstream import embed, geometry, transfer
 from thanos_jax.models import thanos
 from thanos_jax.report import html, plots
-from thanos_jax.train import loop, metrics
+from thanos_jax.train import loop, metrics, nonfinite
 from thanos_jax.train import state as train_state
 from thanos_jax.train.checkpoint import Checkpoints
 from thanos_jax.train.objective import METHODS
@@ -36,6 +38,8 @@ _MAY_CHANGE = (
     "train.resident",
     "train.checkpoints_kept",
     "train.checkpoints_kept_every",
+    "train.on_nonfinite",
+    "train.nonfinite_limit",
 )
 
 
@@ -46,6 +50,9 @@ def run(
     load: Callable[[ml_collections.ConfigDict], sources.Dataset] | None = None,
 ) -> dict[str, Any]:
     """Trains, evaluates and reports; the same call on the same folder resumes.
+
+    SIGTERM or SIGINT end training with a checkpoint, and anything else at once. Of several
+    processes all make the same call, and the first writes; the folder is one that all see.
 
     Args:
       config: all keys of `thanos_jax.config.FIELDS`.
@@ -60,13 +67,21 @@ def run(
       DatasetNotFound: the data are not there; says how to prepare them.
       NonFiniteError: training diverged.
       CheckpointError: a checkpoint could not be saved, or none of those there can be used.
+      WorkdirError: another run is in the folder, or it cannot be written.
+      Interrupted: the run was asked to stop, and has saved what it had.
     """
+    with interruption.watch(), contextlib.ExitStack() as opened:
+        return _run(config, pathlib.Path(workdir), load or sources.load, opened)
+
+
+def _run(
+    config: ml_collections.ConfigDict,
+    folder: pathlib.Path,
+    load: Callable[[ml_collections.ConfigDict], sources.Dataset],
+    opened: contextlib.ExitStack,
+) -> dict[str, Any]:
+    """As `run`; what it opens for as long as it lasts goes on the stack."""
     schema.check(config)
-    if jax.process_count() > 1:
-        raise schema.ConfigError(
-            f"{jax.process_count()} processes: expected 1, with all of its devices; runs of "
-            "several processes are not supported yet"
-        )
     if config.train.batch_size % jax.device_count():
         raise schema.ConfigError(
             f"config.train.batch_size: expected a multiple of the {jax.device_count()} devices, "
@@ -77,20 +92,27 @@ def run(
             "config.train.micro_batch_size: expected 0 or a multiple of the "
             f"{jax.device_count()} devices, got {config.train.micro_batch_size}"
         )
-    folder = pathlib.Path(workdir)
+    writes = jax.process_index() == 0
     same_run(folder, config)
     results_path = folder / "results.json"
     if results_path.exists():
         print(f"{folder} holds a finished run; nothing to do", flush=True)
         return json.loads(results_path.read_text(encoding="utf-8"))
 
+    if writes:
+        workdirs.require_free(folder)
     started = time.perf_counter()
-    dataset = (load or sources.load)(config.data)
-    _check_classes(dataset)
+    dataset = load(config.data)
+    if config.task == "transfer":
+        _check_classes(dataset)
     sizes = ", ".join(f"{name} {len(split)}" for name, split in dataset.splits.items())
     print(f"{dataset.name}: {sizes} ({time.perf_counter() - started:.1f} s)", flush=True)
 
     mesh = sharding.make_mesh()
+    if config.task == "groups":
+        from thanos_jax.tasks import groups  # it builds on this module
+
+        return groups.run(config, folder, dataset, mesh)
     parts = build(config, dataset, mesh)
     # Tracing finds what the schema cannot; a folder is claimed only by a run that can start.
     batch = dataset.splits["train"].read(np.arange(1))
@@ -104,8 +126,15 @@ def run(
             for name in INPUTS
         },
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    metrics.write_atomically(folder / "config.json", json.dumps(_plain(config), indent=2) + "\n")
+    if writes:
+        with workdirs.writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        opened.enter_context(workdirs.locked(folder))
+        same_run(folder, config)  # again: another run may have been there until now
+        with workdirs.writing(folder):
+            metrics.write_atomically(
+                folder / "config.json", json.dumps(_plain(config), indent=2) + "\n"
+            )
 
     def embed_split(state: train_state.TrainState, name: str) -> dict[str, np.ndarray]:
         variables = {"params": state.params, **state.model_state}
@@ -169,6 +198,7 @@ def run(
         "seed": config.seed,
         "steps": parts.steps,
         "train_seconds": train_seconds,
+        nonfinite.SKIPPED: int(sum(record.get(nonfinite.SKIPPED, 0) for record in records)),
         "coarse_accuracy": _accuracy(found["test"]),
         **_worst_group(found["test"], dataset.fine_names),
         **transfer.evaluate(
@@ -193,7 +223,11 @@ def run(
         "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "versions": {"jax": jax.__version__, "thanos_jax": thanos_jax.__version__},
     }
+    if not writes:
+        return results
     print("report", flush=True)
+    # The other processes have no part in it.
+    state = sharding.on_this_process(state)
     html.write(
         folder / "report.html",
         config=config.to_dict(),
@@ -203,7 +237,8 @@ def run(
         figures=_figures(config, dataset, state, parts.forward, found["test"], records),
     )
     # Last: its presence says that everything else was written.
-    metrics.write_atomically(results_path, json.dumps(results, indent=2) + "\n")
+    with workdirs.writing(folder):
+        metrics.write_atomically(results_path, json.dumps(results, indent=2) + "\n")
     return results
 
 
@@ -258,10 +293,11 @@ def build(config: ml_collections.ConfigDict, dataset: sources.Dataset, mesh: Mes
     key = jax.random.key(config.seed, impl="rbg")
     state = train_state.create(model, optimizer, key, input_shape)
     units: dict[str, Any] = {"mean": dataset.mean, "std": dataset.std}
+    step = make_step(model, optimizer, schedule, config, mesh, **units)
     return Parts(
         model=model,
         state=sharding.replicate(mesh, state),
-        step=make_step(model, optimizer, schedule, config, mesh, **units),
+        step=nonfinite.skipping(step) if config.train.on_nonfinite == "skip" else step,
         forward=embed.make_forward(model, **units, **bits),
         steps=steps,
         input_shape=input_shape,
@@ -277,7 +313,9 @@ def same_run(folder: pathlib.Path, config: ml_collections.ConfigDict) -> None:
       ConfigError: the folder holds a run of another config; names every key that differs.
     """
     path = folder / "config.json"
-    started = (folder / "results.json").exists() or any((folder / "checkpoints").glob("[0-9]*"))
+    # The task "groups" has several trainings, in folders of their own.
+    trained = [*folder.glob("checkpoints/[0-9]*"), *folder.glob("*/checkpoints/[0-9]*")]
+    started = (folder / "results.json").exists() or bool(trained)
     if not started or not path.exists():
         return
     now = schema.flatten(_plain(config))

@@ -68,11 +68,75 @@ def shard(mesh: Mesh, batch: Any) -> Any:
     placement = NamedSharding(mesh, P("data"))
     if jax.process_count() == 1:
         return jax.device_put(batch, placement)  # half the time of the general way
-    return jax.tree.map(
-        lambda x: jax.make_array_from_process_local_data(placement, np.asarray(x)), batch
-    )
+
+    def placed(local: np.ndarray) -> jax.Array:
+        count = len(local) * mesh.size // len(mesh.local_devices)
+        rows = local_rows(mesh, count)
+
+        def block(index: Any) -> np.ndarray:
+            return local[np.searchsorted(rows, np.arange(count)[index[0]])]
+
+        return jax.make_array_from_callback((count, *local.shape[1:]), placement, block)
+
+    return jax.tree.map(placed, batch)
+
+
+def local_rows(mesh: Mesh, count: int) -> np.ndarray:
+    """Returns the rows of a batch that lie on this process's devices, rising.
+
+    They need not be next to each other: the order of the mesh is that of the wires.
+
+    Args:
+      mesh: from `make_mesh`.
+      count: rows of the batch, a multiple of the mesh's devices.
+    """
+    placement = NamedSharding(mesh, P("data"))
+    blocks = placement.addressable_devices_indices_map((count,)).values()
+    return np.sort(np.concatenate([np.arange(count)[block] for block in blocks]))
+
+
+def put(array: np.ndarray, placement: NamedSharding) -> jax.Array:
+    """Puts an array, the same in every process, on the devices; each process gives its own."""
+    if jax.process_count() == 1:
+        return jax.device_put(array, placement)
+    array = np.asarray(array)
+    return jax.make_array_from_callback(array.shape, placement, lambda index: array[index])
 
 
 def replicate(mesh: Mesh, tree: Any) -> Any:
-    """Puts a pytree of arrays on every device."""
-    return jax.device_put(tree, NamedSharding(mesh, P()))
+    """Puts a pytree of arrays, the same in every process, on every device."""
+    placement = NamedSharding(mesh, P())
+    if jax.process_count() == 1:
+        return jax.device_put(tree, placement)
+    return jax.tree.map(lambda array: put(array, placement), tree)
+
+
+def on_this_process(tree: Any) -> Any:
+    """Returns a replicated pytree as this process has it, for programs that it runs alone."""
+    if jax.process_count() == 1:
+        return tree
+    return jax.tree.map(lambda array: array.addressable_data(0), tree)
+
+
+class LocalRows:
+    """A split of which each batch that is read has this process's rows only.
+
+    Whatever lists a whole batch, in any number of processes, then lists the same.
+    """
+
+    def __init__(self, split: Any, mesh: Mesh) -> None:
+        self._split, self._mesh = split, mesh
+        self.in_memory = split.in_memory
+
+    def __len__(self) -> int:
+        return len(self._split)
+
+    def read(self, index: np.ndarray) -> Any:
+        """Reads this process's share of a batch.
+
+        Args:
+          index: positions of the whole batch in the split.
+        """
+        if jax.process_count() == 1:
+            return self._split.read(index)
+        return self._split.read(index[local_rows(self._mesh, len(index))])

@@ -83,6 +83,24 @@ COLLAPSE = Column(("geometry", "test", "collapse_index"), "collapse index", 1.0,
 SECONDS = Column(("train_seconds",), "seconds", 1.0, 1, plotted=False)
 
 
+WORST_GROUP = Column(("worst_group_accuracy",), "worst group")
+WORST_AUROC = Column(("worst_group_auroc",), "worst group, AUROC", plotted=False)
+RECOVERY_F1 = Column(("recovery_f1",), "recovery F1")
+
+# Rows of the table of groups; those of a representation recover groups from it.
+_ROBUST: dict[str, dict[str, Any]] = {
+    "erm": {"method": "ce", "robust.method": "erm"},
+    "jtt": {"method": "ce", "robust.method": "jtt"},
+    "george": {
+        "method": "ce",
+        "robust.method": "group_dro",
+        "robust.choice": "silhouette",
+    },
+    **{method: {"method": method, "robust.method": "group_dro"} for method in METHODS},
+    "group_dro_true": {"method": "ce", "robust.method": "group_dro_true"},
+}
+
+
 def folder_name(row: Row) -> str:
     """Returns the row's name as a folder: the method, then each setting and its value."""
     method, *settings = row.labels.items()
@@ -260,6 +278,33 @@ def _augmentation(config: Any, methods: Sequence[str], values: Sequence[str] | N
     ]
 
 
+def _groups(config: Any, methods: Sequence[str], values: Sequence[str] | None) -> list[Row]:
+    if values is not None:
+        raise schema.ConfigError(
+            "values: groups has no setting to vary, only methods; got " + ",".join(map(str, values))
+        )
+    return [Row({"method": name}, {"task": "groups", **_ROBUST[name]}) for name in methods]
+
+
+def _recovery(config: Any, methods: Sequence[str], values: Sequence[str] | None) -> list[Row]:
+    choices = tuple(dict.fromkeys((config.robust.choice,) if values is None else values))
+    for choice in choices:
+        check_name("values", choice, ("error", "silhouette"))
+    return [
+        Row(
+            {"method": method, "choice": choice},
+            {
+                "task": "groups",
+                "method": method,
+                "robust.method": "none",
+                "robust.choice": choice,
+            },
+        )
+        for method in methods
+        for choice in choices
+    ]
+
+
 def _crossed(methods: Sequence[str], axis: str, key: str, values: Sequence[Any]) -> list[Row]:
     return [
         Row({"method": method, axis: value}, {"method": method, key: value})
@@ -306,5 +351,26 @@ TABLES: dict[str, Table] = {
         _augmentation,
         (FINE, NEIGHBOURS, COARSE, COLLAPSE, SECONDS),
         methods=("info_nce", "supcon", "spread", "thanos"),
+    ),
+    "groups": Table(
+        "The worst of the hidden groups",
+        _groups,
+        (WORST_GROUP, Column(("coarse_accuracy",), "average"), RECOVERY_F1, WORST_AUROC, SECONDS),
+        methods=("erm", "jtt", "george", "supcon", "spread", "thanos", "group_dro_true"),
+        options=tuple(_ROBUST),
+    ),
+    "recovery": Table(
+        "Hidden groups, recovered from the embeddings of each method",
+        _recovery,
+        (
+            RECOVERY_F1,
+            Column(("recovery", "adjusted_rand"), "adjusted Rand index"),
+            Column(("recovery", "rarest_recall"), "recall of the rarest group"),
+            Column(("recovery", "rarest_precision"), "its precision", plotted=False),
+            Column(("recovered_groups",), "groups", 1.0, 1, plotted=False),
+            FINE,
+            SECONDS,
+        ),
+        methods=("ce", "supcon", "spread", "thanos"),
     ),
 }

@@ -183,7 +183,10 @@ def test_project_refuses_bad_input():
 
 
 def test_every_kind_of_figure_has_a_sentence():
-    assert plots.HOW_TO_READ.keys() == {"curves", "coarse", "fine", "reconstructions"}
+    assert plots.HOW_TO_READ.keys() == {
+        "curves", "coarse", "fine", "reconstructions",
+        "group_bars", "contingency", "worst_recovered", "recovered_map",
+    }  # fmt: skip
     assert isinstance(plots.curves(RECORDS), Figure)
 
 
@@ -193,3 +196,38 @@ def test_no_global_figures():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
     )
     assert done.stdout.strip() == "False"
+
+
+def test_bars_of_groups_single_out_the_worst():
+    figure = plots.group_bars(["a", "b$", "c"], [0.9, 0.25, 1.0], average=0.8)
+    (axes,) = figure.axes
+    assert [bar.get_width() for bar in axes.patches] == [90, 25, 100]
+    colours = [bar.get_facecolor() for bar in axes.patches]
+    assert colours[0] == colours[2] != colours[1]
+    assert [text.get_text() for text in axes.texts] == ["90.0", "25.0", "100.0"]
+    assert list(axes.get_lines()[0].get_xdata()) == [80, 80]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b$", "c"]
+    with pytest.raises(ValueError, match=r"accuracies: expected one for each .*got 1 for 2"):
+        plots.group_bars(["a", "b"], [1.0], average=1.0)
+
+
+def test_contingency_counts_and_shades_by_row():
+    true, recovered = np.array([0, 0, 0, 0, 1]), np.array([0, 0, 0, 2, 1])
+    (axes,) = plots.contingency(true, recovered, ["x", "y"], ["p", "q", "r"]).axes
+    np.testing.assert_allclose(axes.images[0].get_array(), [[0.75, 0, 0.25], [0, 1, 0]])
+    assert [text.get_text() for text in axes.texts] == ["3", "0", "1", "0", "1", "0"]
+    (axes,) = plots.contingency(true, recovered, ["x", "y"], [str(i) for i in range(13)]).axes
+    assert not axes.texts
+    with pytest.raises(ValueError, match="recovered"):
+        plots.contingency(true, recovered, ["x", "y"], ["p", "q"])
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_are_shown_as_they_are(channels):
+    pictures = np.random.default_rng(0).uniform(size=(8, 4, 5, channels)).astype(np.float32)
+    figure = plots.images(pictures)
+    shown = [axes.images[0].get_array() for axes in figure.axes if axes.images]
+    assert len(shown) == 8
+    np.testing.assert_array_equal(shown[7], pictures[7].squeeze())
+    with pytest.raises(ValueError, match=r"pictures: expected \[k, h, w, 1 or 3\], got shape"):
+        plots.images(pictures[0])

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
 from flax import linen as nn
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from thanos_jax import sharding
 from thanos_jax.data import augment, batches, random_bits
+from thanos_jax.data.splits import Split
 from thanos_jax.train.objective import predict_coarse
 
 Forward = Callable[[Mapping[str, Any], jax.Array], dict[str, jax.Array]]
@@ -27,7 +29,8 @@ def make_forward(
 ) -> Forward:
     """Returns the jitted (variables, images uint8 [n, h, w, c]) -> outputs.
 
-    The outputs are "embedding" float32 [n, D], "prediction" int32 [n] (the coarse class) and, where
+    The outputs are "embedding" float32 [n, D], "prediction" int32 [n] (the coarse class),
+    "probability" float32 [n, classes] (of the coarse classes, averaged over classifiers) and, where
     the model has a decoder, "input" and "reconstruction" float32 [n, h, w, c] in normalized units.
 
     Args:
@@ -46,6 +49,7 @@ def make_forward(
         found = {
             "embedding": outputs["embedding"],
             "prediction": predict_coarse(outputs["logits"]),
+            "probability": sum(map(jax.nn.softmax, outputs["logits"])) / len(outputs["logits"]),
         }
         if "reconstruction" in outputs:
             found |= {"input": inputs, "reconstruction": outputs["reconstruction"]}
@@ -78,14 +82,23 @@ def embed(
     Returns:
       The kept outputs and "fine", "coarse" int32 [n]; all float outputs float32.
     """
-    parts: dict[str, list[np.ndarray]] = {name: [] for name in (*keep, "fine", "coarse")}
+    labels = ("fine", "coarse")
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in (*keep, *labels)}
     for batch in batches.evaluation_batches(
-        split, batch_size=batch_size, read_threads=read_threads
+        cast(Split, sharding.LocalRows(split, mesh)),
+        batch_size=batch_size,
+        read_threads=read_threads,
     ):
-        real = batch["where"]
-        outputs = forward(variables, sharding.shard(mesh, batch["image"]))
-        for name in keep:
-            parts[name].append(np.asarray(outputs[name])[real])
-        for name in ("fine", "coarse"):
-            parts[name].append(batch[name][real])
+        outputs: dict[str, Any] = forward(variables, sharding.shard(mesh, batch["image"]))
+        outputs = {name: outputs[name] for name in keep}
+        found = {name: batch[name] for name in labels}
+        if jax.process_count() > 1:
+            # By way of the devices, so that labels and outputs come in one order.
+            found = multihost_utils.process_allgather(
+                outputs | sharding.shard(mesh, found), tiled=True
+            )
+        else:
+            found |= outputs
+        for name in parts:
+            parts[name].append(np.asarray(found[name])[batch["where"]])
     return {name: np.concatenate(arrays) for name, arrays in parts.items()}

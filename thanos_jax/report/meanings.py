@@ -28,6 +28,27 @@ MEANINGS: dict[str, str] = {
     "fine_accuracy_class_mean": "fine labels by the nearest class mean",
     "worst_group_accuracy": "coarse accuracy on the fine class where it is lowest",
     "worst_group": "that fine class",
+    "task": "what kind of run it is",
+    "robust_method": "how the classifier was trained against its worst groups; see docs/groups.md",
+    "adjusted_average_accuracy": "mean accuracy of the true groups, weighted by their shares of "
+    "the training set",
+    "auroc": "area under the ROC curve; probability that the two classes are ranked rightly",
+    "worst_group_auroc": "that of the true group where it is lowest, against the other class",
+    "recovery_f1": "how well recovered groups match the true ones, 1: exactly (mean F1 over true "
+    "groups, each with one recovered group at most)",
+    "recovered_groups": "groups recovered, over all classes",
+    "f1": "mean F1 of true groups and their partners among the recovered; see docs/groups.md",
+    "f1_many_to_one": "likewise, a true group's partners being all groups where it is commonest",
+    "adjusted_rand": "agreement of recovered and true groups within a class; 0: chance",
+    "purity": "share of images in the commonest true group of their recovered group",
+    "rarest_recall": "share of the rarest true group that is in its partner",
+    "rarest_precision": "share of the partner that is of the rarest true group",
+    "accuracy": "test images of the group whose class is predicted right",
+    "chosen_step": "of all evaluations on validation, that with the best worst group",
+    "validation_worst_group_accuracy": "accuracy of the worst group on the validation split, of "
+    "the groups trained with (not the true ones)",
+    "groups_without_validation": "groups that had no validation image, and no say in that choice",
+    "largest_group_weight": "the weight that group DRO gives the group of highest loss",
     "within_class_spread": "mean squared distance to the mean of the coarse class, on the sphere",
     "between_class_spread": "mean squared distance of the coarse class means to the overall mean",
     "within_stratum_spread": "mean squared distance to the mean of the fine class",
@@ -79,6 +100,23 @@ HOW_TO_READ: dict[str, str] = {
         "The same dots coloured by fine label, which training never saw. Class collapse: fine "
         "colours are mixed within the blob of their coarse class, and no classifier can tell them "
         "apart. Balanced: fine colours form islands of their own."
+    ),
+    "group_bars": (
+        "Test accuracy of each true group, with its number of training images; the dashed line is "
+        "the accuracy of all test images. A classifier that relies on what most images of a class "
+        "share fails on the groups that do not share it."
+    ),
+    "contingency": (
+        "Training images by true and recovered group. A true group was found if its row is dark "
+        "in a column where other rows are light."
+    ),
+    "worst_recovered": (
+        "Some training images of the recovered group on which the classifier does worst on "
+        "validation. What they have in common, it has not learnt."
+    ),
+    "recovered_map": (
+        "Training images as the representation embeds them (t-SNE keeps neighbourhoods, not "
+        "distances or sizes), coloured by group."
     ),
     "reconstructions": (
         "Test images as the encoder gets them, and under each what the decoder makes of its "

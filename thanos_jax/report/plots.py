@@ -18,7 +18,17 @@ from threadpoolctl import threadpool_limits
 from thanos_jax.downstream.arrays import check_embeddings, check_labels, unit_rows
 from thanos_jax.report.meanings import HOW_TO_READ
 
-__all__ = ["HOW_TO_READ", "curves", "dress", "embedding_map", "project", "reconstructions"]
+__all__ = [
+    "HOW_TO_READ",
+    "contingency",
+    "curves",
+    "dress",
+    "embedding_map",
+    "group_bars",
+    "images",
+    "project",
+    "reconstructions",
+]
 
 # Text and axes. A grey of its own, so that the report can turn it into the page's text colour.
 INK = "#454647"
@@ -38,8 +48,12 @@ _PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ),
     (
         "accuracy",
-        ("coarse_accuracy", "validation_coarse_accuracy", "validation_fine_accuracy"),
+        (
+            *("coarse_accuracy", "validation_coarse_accuracy", "validation_fine_accuracy"),
+            "validation_worst_group_accuracy",
+        ),
     ),
+    ("largest weight of a group", ("largest_group_weight",)),
     ("collapse index", ("validation_collapse_index",)),
     ("gradient norm", ("gradient_norm",)),
     ("learning rate", ("learning_rate",)),
@@ -231,6 +245,120 @@ def reconstructions(inputs: Any, outputs: Any) -> Figure:
                 fontsize=8,
                 color=INK,
                 transform=grid[row, 0].transAxes,
+            )
+    return figure
+
+
+def group_bars(names: Sequence[str], accuracies: Sequence[float], *, average: float) -> Figure:
+    """Draws a bar for the accuracy of each group, and a line at that of all images.
+
+    Args:
+      names: of the groups, from top to bottom.
+      accuracies: fractions of 1, as many.
+      average: a fraction of 1.
+
+    Returns:
+      The figure; the lowest bar has another colour.
+
+    Raises:
+      ValueError: no groups, or names and accuracies of different number.
+    """
+    if not len(names) == len(accuracies) > 0:
+        raise ValueError(
+            f"accuracies: expected one for each of at least one name, got {len(accuracies)} for "
+            f"{len(names)}"
+        )
+    figure = Figure(figsize=(WIDTH, 0.8 + 0.3 * len(names)), layout="constrained")
+    axes = figure.add_subplot()
+    places = np.arange(len(names))
+    worst = int(np.argmin(accuracies))
+    percent = 100 * np.asarray(accuracies, np.float64)
+    axes.barh(
+        places, percent, color=[PALETTE[2] if place == worst else PALETTE[0] for place in places]
+    )
+    for place, value in zip(places, percent, strict=True):
+        axes.text(102, float(place), f"{value:.1f}", va="center", fontsize=8, color=INK)
+    axes.axvline(100 * average, color=INK, linestyle="--", linewidth=1)
+    dress(axes)
+    axes.set_yticks(places, list(names), parse_math=False)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 112)
+    axes.set_xticks(range(0, 101, 20))
+    axes.set_xlabel("accuracy in per cent", color=INK, fontsize=9)
+    return figure
+
+
+def contingency(
+    true_groups: Any, recovered: Any, true_names: Sequence[str], recovered_names: Sequence[str]
+) -> Figure:
+    """Draws how many examples true and recovered groups share: darker is a larger share of a row.
+
+    Args:
+      true_groups: integer [n], indices of true_names.
+      recovered: integer [n], indices of recovered_names.
+      true_names: of the rows.
+      recovered_names: of the columns.
+
+    Returns:
+      The figure; counts are written into its cells where there are at most 12 columns.
+
+    Raises:
+      TypeError: labels are not integers.
+      ValueError: a wrong shape, or a label without a name.
+    """
+    length = np.size(true_groups)
+    rows = check_labels(true_groups, "true_groups", length=length, num_classes=len(true_names))
+    columns = check_labels(recovered, "recovered", length=length, num_classes=len(recovered_names))
+    counts = np.zeros((len(true_names), len(recovered_names)), np.int64)
+    np.add.at(counts, (rows, columns), 1)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    figure = Figure(figsize=(WIDTH, 1.2 + 0.34 * len(true_names)), layout="constrained")
+    axes = figure.add_subplot()
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto", interpolation="none")
+    if len(recovered_names) <= 12:
+        for (row, column), count in np.ndenumerate(counts):
+            ink = "white" if shares[row, column] > 0.5 else "#333333"
+            axes.text(column, row, f"{count}", ha="center", va="center", fontsize=8, color=ink)
+    dress(axes)
+    axes.grid(visible=False)
+    axes.set_yticks(range(len(true_names)), list(true_names), parse_math=False)
+    axes.set_xticks(
+        range(len(recovered_names)), list(recovered_names), rotation=90, parse_math=False
+    )
+    axes.set_xlabel("recovered group", color=INK, fontsize=9)
+    axes.set_ylabel("true group", color=INK, fontsize=9)
+    return figure
+
+
+def images(pictures: Any) -> Figure:
+    """Draws images side by side, six a line.
+
+    Args:
+      pictures: numbers [k, h, w, c] in [0, 1], c = 1 or 3; what lies outside is clipped.
+
+    Raises:
+      ValueError: a wrong shape.
+    """
+    pictures = np.asarray(pictures, np.float32)
+    if pictures.ndim != 4 or pictures.shape[3] not in (1, 3) or 0 in pictures.shape:
+        raise ValueError(f"pictures: expected [k, h, w, 1 or 3], got shape {pictures.shape}")
+    count, height, width, channels = pictures.shape
+    lines, side = math.ceil(count / 6), WIDTH / 6
+    figure = Figure(
+        figsize=(WIDTH, lines * side * min(height / width, 3.0) + 0.1), layout="constrained"
+    )
+    grid = figure.subplots(lines, 6, squeeze=False)
+    for number, axes in enumerate(grid.flat):
+        axes.set_axis_off()
+        if number < count:
+            image = np.clip(np.nan_to_num(pictures[number]), 0, 1)
+            # "none" keeps the image's own pixels in SVG.
+            axes.imshow(
+                image.squeeze(2) if channels == 1 else image,
+                cmap="gray",
+                vmin=0,
+                vmax=1,
+                interpolation="none",
             )
     return figure
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import pathlib
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from thanos_jax import sharding
+from thanos_jax import interruption, sharding, workdir
 from thanos_jax.config import ConfigError
 from thanos_jax.data import batches
-from thanos_jax.train import metrics, resident
+from thanos_jax.data.splits import Split
+from thanos_jax.train import metrics, nonfinite, resident, unlogged
 from thanos_jax.train.checkpoint import Checkpoints
 from thanos_jax.train.progress import progress
 from thanos_jax.train.state import TrainState
@@ -32,6 +35,9 @@ def count_steps(config: Any, size: int) -> tuple[int, float]:
     return (min(steps, config.max_steps) if config.max_steps else steps), steps_per_epoch
 
 
+# How many calls may wait for the devices: enough to keep them busy, few enough to stop soon.
+_AHEAD = 4
+
 # (state, first step, step to stop before) -> (state, metrics: scalars of one step, or arrays [n]).
 Advance = Callable[[TrainState, int, int], tuple[TrainState, Any]]
 
@@ -46,6 +52,8 @@ def train(
     checkpoints: Checkpoints,
     metrics_path: str,
     evaluations: Sequence[tuple[float, Callable[[TrainState], dict[str, float]]]],
+    inputs: Sequence[str] = INPUTS,
+    epoch_size: int | None = None,
 ) -> tuple[TrainState, float]:
     """Runs the steps that are left, logging, evaluating and saving on the way.
 
@@ -56,26 +64,42 @@ def train(
       mesh: devices.
       config: the whole config.
       checkpoints: where states are saved.
-      metrics_path: where records go.
+      metrics_path: where records go; beside it what a stopped run leaves for the next.
       evaluations: of each the epochs between two of it, and state -> named numbers for the record.
         The last step has all of them.
+      inputs: what of a batch the step is given.
+      epoch_size: images that count as an epoch; None: those of the split.
 
     Returns:
       The last state, and the seconds that training took over all starts of the run.
 
     Raises:
-      NonFiniteError: a loss or gradient was not finite; names the step.
+      Interrupted: this process or another of the run got SIGTERM or SIGINT; the state is saved.
+      NonFiniteError: a loss or gradient was not finite, and the config does not say to go on; names
+        the step.
       CheckpointError: a checkpoint could not be saved, or none of those there can be used.
+      WorkdirError: a record could not be written, or not all processes see the same folder.
     """
-    steps, steps_per_epoch = count_steps(config.train, len(split))
+    steps, steps_per_epoch = count_steps(config.train, epoch_size or len(split))
     first = 0
     restored = checkpoints.restore_latest(state)
     if restored:
         state, first = restored
         print(f"continuing from the checkpoint of step {first} of {steps}", flush=True)
-    file = metrics.MetricsFile(metrics_path, resume_step=first)
+    folder = pathlib.Path(metrics_path).parent
+    _require_same_step(first, folder)
+    writes = jax.process_index() == 0
+    with workdir.writing(folder):
+        file = metrics.MetricsFile(metrics_path, resume_step=first) if writes else None
     earlier = metrics.read(metrics_path)
-    seconds = earlier[-1]["seconds"] if earlier else 0.0
+    record = earlier[-1] if earlier else None
+    seconds = record["seconds"] if record else 0.0
+    pending: list[Any] = []
+    kept = unlogged.read(folder, first)
+    if kept:
+        found, seconds = kept
+        pending = [found] if found else []
+    guard = nonfinite.Guard(config, len(split), folder)
 
     def due(step: int, epochs: float) -> bool:
         period = epochs * steps_per_epoch
@@ -89,62 +113,114 @@ def train(
         evaluating = any(due(step, epochs) for epochs, _ in evaluations)
         return evaluating or saving(step) or step % config.train.log_every == 0
 
-    advance, longest = _make_advance(step_fn, split, mesh, config, first=first, steps=steps)
-    pending: list[Any] = []
-    step = first
+    advance, longest = _make_advance(
+        step_fn, split, mesh, config, first=first, steps=steps, inputs=inputs
+    )
+    step, logged = first, first
     start = time.perf_counter()
-    with progress(steps, first) as shown:
-        while step < steps:
-            begin, step = step, step + 1
-            # The first call compiles, which says nothing about speed: it is one step.
-            while begin > first and step - begin < longest and not logging(step):
-                step += 1
-            checkpoints.check()
-            state, found = advance(state, begin, step)
-            pending.append(found)
-            shown.advance(step - begin)
-            if begin == first:
-                jax.block_until_ready(found)
-                seconds += time.perf_counter() - start
-                start = time.perf_counter()
-            if not logging(step):
+    with interruption.watch() as watch, watch.deferred(), progress(steps, first) as shown:
+        while True:
+            if watch.asked():
+                numbers = _fetch(pending)
+                guard.check(step - _count(numbers) + 1, numbers, record)
+                if step > first:
+                    if writes:
+                        seconds += time.perf_counter() - start
+                        with workdir.writing(folder):
+                            unlogged.write(folder, step, numbers, seconds=seconds)
+                    checkpoints.save(state, step)
+                    checkpoints.wait()
+                raise interruption.Interrupted(_farewell(step, steps))
+            if not (pending and logging(step)):
+                if step == steps:
+                    break
+                begin, step = step, step + 1
+                # The first call compiles, which says nothing about speed: it is one step.
+                while begin > first and step - begin < longest and not logging(step):
+                    step += 1
+                checkpoints.check()
+                state, found = advance(state, begin, step)
+                pending.append(found)
+                shown.advance(step - begin)
+                if begin == first:
+                    jax.block_until_ready(found)
+                    seconds += time.perf_counter() - start
+                    start = time.perf_counter()
+                elif len(pending) > _AHEAD:
+                    jax.block_until_ready(pending[-_AHEAD])
+                # Round again: a run that is to stop does not evaluate first.
                 continue
-            windows = jax.device_get(pending)
+            numbers = _fetch(pending)
             pending.clear()
             elapsed = time.perf_counter() - start
             seconds += elapsed
-            numbers = {
-                name: np.concatenate([np.atleast_1d(window[name]) for window in windows])
-                for name in windows[0]
-            }
-            count = len(numbers["loss"])
-            metrics.require_finite(step - count + 1, numbers)
+            guard.check(step - _count(numbers) + 1, numbers, record)
             record = {
                 "step": step,
                 "epoch": step / steps_per_epoch,
-                **{
-                    name: float(np.mean(values, dtype=np.float64))
-                    for name, values in numbers.items()
-                },
+                **nonfinite.averages(numbers),
                 "seconds": seconds,
             }
-            timed = count - (step - count == first)
-            if timed:
+            timed = step - logged - (logged == first)
+            logged = step
+            if timed > 0:
                 record["images_per_second"] = timed * config.train.batch_size / elapsed
             for epochs, evaluate in evaluations:
                 if due(step, epochs):
                     record |= evaluate(state)
-            file.append(record)
+            if file:
+                with workdir.writing(folder):
+                    file.append(record)
             shown.show(record)
             if saving(step):
-                measured = {k: v for k, v in record.items() if k.startswith("validation_")}
-                checkpoints.save(state, step, {"loss": record["loss"], **measured})
+                measured = {
+                    k: v for k, v in record.items() if k == "loss" or k.startswith("validation_")
+                }
+                checkpoints.save(state, step, measured)
             start = time.perf_counter()
     return state, seconds
 
 
+def _require_same_step(first: int, folder: pathlib.Path) -> None:
+    """Raises WorkdirError, in every process, if they found different checkpoints."""
+    if jax.process_count() == 1:
+        return
+    found = multihost_utils.process_allgather(np.array(first, np.int32)).ravel().tolist()
+    if len(set(found)) > 1:
+        raise workdir.WorkdirError(
+            f"workdir: expected all processes to see one folder, but {folder} has checkpoints up "
+            f"to different steps: {', '.join(map(str, found))}, by process"
+        )
+
+
+def _fetch(pending: Sequence[Any]) -> dict[str, np.ndarray]:
+    """Waits for metrics, scalars of a step or arrays of several; returns name -> [steps], or {}."""
+    windows = jax.device_get(list(pending))
+    return {
+        name: np.concatenate([np.atleast_1d(window[name]) for window in windows])
+        for name in (windows[0] if windows else ())
+    }
+
+
+def _count(numbers: dict[str, np.ndarray]) -> int:
+    return len(numbers["loss"]) if numbers else 0
+
+
+def _farewell(step: int, steps: int) -> str:
+    if step == 0:
+        return "stopped before the first step. The same command begins again."
+    return f"stopped after step {step} of {steps}, which is saved. The same command goes on there."
+
+
 def _make_advance(
-    step_fn: Step, split: Any, mesh: Mesh, config: Any, *, first: int, steps: int
+    step_fn: Step,
+    split: Any,
+    mesh: Mesh,
+    config: Any,
+    *,
+    first: int,
+    steps: int,
+    inputs: Sequence[str],
 ) -> tuple[Advance, int]:
     """Returns the function that runs steps, and the most steps that it runs in one call."""
     if on_devices(config.train.resident, split):
@@ -156,22 +232,21 @@ def _make_advance(
             seed=config.seed,
             batch_size=config.train.batch_size,
             longest=longest,
+            inputs=inputs,
         )
         return window, longest
     stream = batches.train_batches(
-        split,
+        cast(Split, sharding.LocalRows(split, mesh)),
         seed=config.seed,
         batch_size=config.train.batch_size,
         first_step=first,
         last_step=steps,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
         read_threads=config.data.read_threads,
     )
 
     def advance(state: TrainState, begin: int, end: int) -> tuple[TrainState, Any]:
         batch = next(stream)
-        return step_fn(state, sharding.shard(mesh, {name: batch[name] for name in INPUTS}))
+        return step_fn(state, sharding.shard(mesh, {name: batch[name] for name in inputs}))
 
     return advance, 1
 

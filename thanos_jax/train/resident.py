@@ -6,7 +6,7 @@ step. Here the host sends only which images each step takes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -16,6 +16,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from thanos_jax import sharding
+from thanos_jax.data.annotated import AnnotatedSplit
 from thanos_jax.data.batches import sample_indices
 from thanos_jax.data.splits import ArraySplit
 from thanos_jax.train.state import TrainState
@@ -26,7 +27,14 @@ Window = Callable[[TrainState, int, int], tuple[TrainState, Metrics]]
 
 
 def make_window(
-    step: Step, split: ArraySplit, mesh: Mesh, *, seed: int, batch_size: int, longest: int
+    step: Step,
+    split: ArraySplit | AnnotatedSplit,
+    mesh: Mesh,
+    *,
+    seed: int,
+    batch_size: int,
+    longest: int,
+    inputs: Sequence[str] = INPUTS,
 ) -> Window:
     """Puts a split on every device and returns the function that runs steps there.
 
@@ -39,12 +47,15 @@ def make_window(
       seed: orders the epochs, as in `thanos_jax.data.batches`.
       batch_size: images in a step, over all devices.
       longest: the most steps that a call may ask for.
+      inputs: what of a batch the step is given.
 
     Returns:
       (state, first, last) -> (state, metrics): arrays [last - first], of steps first .. last - 1.
       The state given is donated.
     """
-    stored = sharding.replicate(mesh, {name: getattr(split, _ARRAYS[name]) for name in INPUTS})
+    stored = sharding.replicate(mesh, {name: _array(split, name) for name in inputs})
+    # Of each image of the split, its place among those stored; most splits store them in order.
+    rows = split.rows if isinstance(split, AnnotatedSplit) else np.arange(len(split))
     over_devices = NamedSharding(mesh, P(None, "data"))
 
     # A while loop, not a scan: one program serves windows of every length.
@@ -71,11 +82,10 @@ def make_window(
             raise ValueError(f"a window has 1 to {longest} steps; got {first} to {last}")
         indices = np.zeros((longest, batch_size), np.int32)
         for row, number in enumerate(range(first, last)):
-            indices[row] = sample_indices(
-                seed=seed, step=number, batch_size=batch_size, size=len(split)
-            )
+            drawn = sample_indices(seed=seed, step=number, batch_size=batch_size, size=len(split))
+            indices[row] = rows[drawn]
         state, records = compiled(
-            state, stored, jax.device_put(indices, over_devices), np.int32(last - first)
+            state, stored, sharding.put(indices, over_devices), np.int32(last - first)
         )
         return state, {name: rows[: last - first] for name, rows in records.items()}
 
@@ -84,3 +94,10 @@ def make_window(
 
 # Of the names of a batch, the attributes of a split.
 _ARRAYS = {"image": "images", "coarse": "coarse", "fine": "fine"}
+
+
+def _array(split: Any, name: str) -> np.ndarray:
+    """Of everything that is stored, one name of a batch."""
+    if isinstance(split, AnnotatedSplit):
+        return split.columns[name] if name in split.columns else _array(split.split, name)
+    return getattr(split, _ARRAYS[name])

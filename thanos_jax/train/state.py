@@ -22,12 +22,15 @@ class TrainState:
       params: the model's parameters, float32.
       model_state: its other collections (BatchNorm's running statistics), {} if it has none.
       opt_state: the optimizer's.
+      group_weights: float32 [groups], the weights of group DRO; None, which is no array and not
+        in a checkpoint, for all other training.
     """
 
     step: jax.Array
     params: PyTree
     model_state: PyTree
     opt_state: PyTree
+    group_weights: jax.Array | None = None
 
 
 def learning_rate(config: Any, *, steps: int, steps_per_epoch: float) -> optax.Schedule:

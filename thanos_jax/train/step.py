@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -60,15 +61,12 @@ def make_step(
       ConfigError: the devices of the mesh cannot share a micro-batch.
     """
     contrastive: Any = contrastive_loss(config.method, config.loss, mesh)
-    augmentation = config.augment.to_dict()
-    bits = {"bits": config.data.random_bits, "form": config.data.random_bits_form}
+    augmented = make_views(config, mesh, mean=mean, std=std, views=NUM_VIEWS)
     seed = jax.random.key(config.seed)
     chunk_size = _chunk_size(config.train, mesh)
 
     def forward(params: Any, model_state: Any, chunk: Mapping[str, jax.Array]) -> Any:
-        views = augment.views(chunk["augment"], chunk["image"], NUM_VIEWS, **augmentation)
-        views = random_bits.append(augment.normalize(views, mean, std), chunk["image"], **bits)
-        views = jax.lax.with_sharding_constraint(views, NamedSharding(mesh, P("data")))
+        views = augmented(chunk["augment"], chunk["image"])
         outputs, model_state = model.apply(
             {"params": params, **model_state},
             views.reshape(-1, *views.shape[2:]),
@@ -118,19 +116,54 @@ def make_step(
         (loss, (metrics, model_state)), gradient = differentiate(
             state, {**batch, "augment": augment_key, "dropout": dropout_key}
         )
-        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-        updated = TrainState(
-            step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
-            model_state=model_state,
-            opt_state=opt_state,
-        )
         metrics["gradient_norm"] = optax.tree.norm(gradient)
         metrics["learning_rate"] = jnp.asarray(schedule(state.step))
         finite = jnp.isfinite(loss) & jnp.isfinite(metrics["gradient_norm"])
+        updated = apply_gradient(
+            dataclasses.replace(state, model_state=model_state), gradient, optimizer
+        )
         return jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, state), metrics
 
     return jax.jit(step, donate_argnums=0)
+
+
+def make_views(
+    config: Any, mesh: Mesh, *, mean: tuple[float, ...], std: tuple[float, ...], views: int
+) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """Returns (key, uint8 [batch, h, w, c]) -> float32 [batch, views, h, w, channels].
+
+    What comes out is augmented and normalized, has the random bits of the config, and lies on the
+    devices as its images do.
+
+    Args:
+      config: the whole config.
+      mesh: one axis, "data".
+      mean: per channel, of images in [0, 1].
+      std: likewise.
+      views: of each image.
+    """
+    augmentation = config.augment.to_dict()
+    bits = {"bits": config.data.random_bits, "form": config.data.random_bits_form}
+
+    def augmented(key: jax.Array, images: jax.Array) -> jax.Array:
+        made = augment.views(key, images, views, **augmentation)
+        made = random_bits.append(augment.normalize(made, mean, std), images, **bits)
+        return jax.lax.with_sharding_constraint(made, NamedSharding(mesh, P("data")))
+
+    return augmented
+
+
+def apply_gradient(
+    state: TrainState, gradient: Any, optimizer: optax.GradientTransformation
+) -> TrainState:
+    """Returns the state after one update of its parameters."""
+    updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+    return dataclasses.replace(
+        state,
+        step=state.step + 1,
+        params=optax.apply_updates(state.params, updates),
+        opt_state=opt_state,
+    )
 
 
 def _chunk_size(config: Any, mesh: Mesh) -> int:

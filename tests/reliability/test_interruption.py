@@ -1,0 +1,196 @@
+"""SIGTERM and SIGINT, sent by the system to this process or to others.
+
+The exit code 0, which is the default, is in test_processes.py.
+"""
+
+import os
+import re
+import signal
+import threading
+import time
+
+import jax
+import pytest
+from jax.sharding import AxisType
+
+from thanos_jax import compare, interruption, sharding, workdir
+from thanos_jax import config as schema
+from thanos_jax import run as run_module
+from thanos_jax.data import sources
+from thanos_jax.train import loop
+from thanos_jax.train.checkpoint import CheckpointError, steps
+
+WAIT = 240
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_device():
+    """Its programs compile several times as fast as those of eight."""
+    mesh = jax.sharding.Mesh(jax.devices()[:1], ("data",), axis_types=(AxisType.Auto,))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sharding, "make_mesh", lambda: mesh)
+        yield
+
+
+@pytest.fixture(scope="module")
+def undisturbed(runs, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    run_module.run(runs.config(), folder)
+    return folder
+
+
+def send(number):
+    """Sends this process a signal, and waits until it was received."""
+    os.kill(os.getpid(), number)
+    until = time.monotonic() + 10
+    while interruption._active is not None and not interruption._active.received:
+        assert time.monotonic() < until
+        time.sleep(0.001)
+
+
+def stops(monkeypatch, step, number):
+    """Lets the next run get a signal while it takes a step; 0: before the first."""
+    real = loop._make_advance
+
+    def signalled(*arguments, **keywords):
+        advance, longest = real(*arguments, **keywords)
+
+        def checked(state, begin, end):
+            result = advance(state, begin, end)
+            if begin < step <= end:
+                send(number)
+            return result
+
+        return checked, longest
+
+    def early(*arguments, **keywords):
+        send(number)
+        return signalled(*arguments, **keywords)
+
+    monkeypatch.setattr(loop, "_make_advance", signalled if step else early)
+
+
+@pytest.mark.parametrize("resident", ["no", pytest.param("yes", marks=pytest.mark.slow)])
+def test_stopped_anywhere_and_resumed_is_the_same_run(
+    resident, runs, undisturbed, tmp_path, monkeypatch
+):
+    config = runs.config(**{"train.resident": resident})
+    # In the middle of a window of the record, twice; where an evaluation is due; at the last step.
+    sent = {2: signal.SIGTERM, 8: signal.SIGINT, 11: signal.SIGTERM, 26: signal.SIGINT}
+    for step, number in sent.items():
+        with monkeypatch.context() as patch:
+            stops(patch, step, number)
+            with pytest.raises(interruption.Interrupted, match=r"step \d+ of 26, which is saved"):
+                run_module.run(config, tmp_path)
+        assert step <= max(steps(tmp_path / "checkpoints")) < step + (7 if resident == "yes" else 1)
+        assert not (tmp_path / workdir.LOCK).exists()
+    run_module.run(config, tmp_path)
+    runs.require_equal(tmp_path, undisturbed)
+
+
+def test_before_the_first_step_nothing_is_saved(runs, tmp_path, monkeypatch):
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+
+    def load(config):
+        send(signal.SIGTERM)
+        return sources.load(config)
+
+    with pytest.raises(interruption.Interrupted, match="nothing was lost"):
+        run_module.run(runs.config(), tmp_path / "a", load=load)
+    assert not (tmp_path / "a").exists()
+    stops(monkeypatch, 0, signal.SIGINT)
+    with pytest.raises(interruption.Interrupted):
+        run_module.run(runs.config(), tmp_path / "b")
+    assert steps(tmp_path / "b" / "checkpoints") == []
+    assert before == [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    assert signal.set_wakeup_fd(-1) == -1
+
+
+def test_a_failed_save_is_an_error_not_a_clean_end(runs, tmp_path, monkeypatch):
+    def fails(*arguments):
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(run_module.Checkpoints, "_write", fails)
+    stops(monkeypatch, 2, signal.SIGTERM)
+    with pytest.raises(CheckpointError, match=r"step 2 could not be saved .*No space left"):
+        run_module.run(runs.config(), tmp_path)
+
+
+def test_a_comparison_stops_too(runs, tmp_path, monkeypatch):
+    started = []
+
+    def run(config, folder, *, load):
+        started.append(folder)
+        if fails:
+            with interruption.watch() as watch, watch.deferred():
+                send(signal.SIGTERM)
+                raise CheckpointError("step 3 could not be saved")
+        send(signal.SIGTERM)
+        pytest.fail("not interrupted")
+
+    monkeypatch.setattr(run_module, "run", run)
+    for fails, error in ((False, interruption.Interrupted), (True, CheckpointError)):  # noqa: B007
+        started.clear()
+        with pytest.raises(error):
+            compare.compare(schema.default(), tmp_path, methods=["ce", "supcon"], seeds=2)
+        assert started == [tmp_path / "ce" / "0"]
+        assert not (tmp_path / workdir.LOCK).exists()
+
+
+def test_other_threads_get_no_signals_and_keep_the_handlers():
+    found = []
+
+    def use():
+        before = signal.getsignal(signal.SIGTERM)
+        with interruption.watch() as watch:
+            found.append((watch.asked(), signal.getsignal(signal.SIGTERM) is before))
+
+    thread = threading.Thread(target=use)
+    thread.start()
+    thread.join()
+    assert found == [(False, True)]
+
+
+def test_a_second_signal_ends_the_process_at_once(runs):
+    program = (
+        "import time\n"
+        "from thanos_jax import interruption\n"
+        "with interruption.watch() as watch, watch.deferred():\n"
+        "    print('ready', flush=True)\n"
+        "    time.sleep(100)\n"
+    )
+    process = runs.start(program=("-c", program))
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    assert "a second signal ends" in process.stderr.readline()
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(10) == 128 + signal.SIGTERM
+
+
+def test_the_command_ends_with_the_exit_code_it_was_told_and_goes_on(
+    runs, tmp_path, monkeypatch, capsys
+):
+    endless = {"train.max_steps": 10**9, "train.epochs": 1e9, "train.checkpoint_every_epochs": 1e6}
+    command = runs.arguments(tmp_path / "run", **endless)
+    process = runs.start(*command, "--stopped_exit_code=75")
+    try:
+        line = process.stdout.readline()
+        assert line.startswith("digits"), process.communicate()
+        assert "validation_coarse_accuracy" in process.stdout.readline()
+        expected = rf"in use by another run, process {process.pid} on"
+        with pytest.raises(workdir.WorkdirError, match=expected):
+            run_module.run(runs.config(**endless), tmp_path / "run")
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=WAIT)
+    finally:
+        process.kill()
+    assert process.returncode == 75, err
+    assert "Traceback" not in err
+    said = re.search(r"stopped after step (\d+) of 1000000000, which is saved", out)
+    assert said, out
+    assert steps(tmp_path / "run" / "checkpoints")[-1] == int(said[1])
+    stops(monkeypatch, int(said[1]) + 2, signal.SIGINT)
+    with pytest.raises(interruption.Interrupted):
+        run_module.run(runs.config(**endless), tmp_path / "run")
+    assert f"continuing from the checkpoint of step {said[1]} of" in capsys.readouterr().out

@@ -1,0 +1,68 @@
+"""One training of several: which state it returns."""
+
+import jax
+import numpy as np
+import pytest
+
+from thanos_jax import config as schema
+from thanos_jax import run, sharding
+from thanos_jax.data import sources
+from thanos_jax.tasks import stages
+from thanos_jax.train.checkpoint import steps
+
+# By step; the best is neither the first nor the last, and there twice.
+WORST = {2: 0.25, 4: 0.5, 6: 0.5, 8: 0.375, 10: 0.0, 12: 0.25}
+
+
+@pytest.fixture(scope="module")
+def parts():
+    config = schema.default()
+    config.method = "ce"
+    config.model.encoder = "mlp"
+    config.model.mlp.widths = (8,)
+    config.train.update(batch_size=128, max_steps=12, checkpoints_kept=1)
+    dataset = sources.load(config.data)
+    config.train.evaluate_every_epochs = 2 * 128 / len(dataset.splits["train"])
+    mesh = sharding.make_mesh()
+    return config, dataset, mesh, run.build(config, dataset, mesh)
+
+
+def train(parts, folder, **keywords):
+    config, dataset, mesh, built = parts
+    seen = {}
+
+    def evaluate(state):
+        seen[int(state.step)] = jax.device_get(state.params)
+        return {"validation_worst": WORST[int(state.step)]}
+
+    state = jax.tree.map(lambda x: x.copy(), built.state)
+    trained = stages.train(
+        state, built.step, dataset.splits["train"], mesh, config, folder, evaluate=evaluate,
+        **keywords,
+    )  # fmt: skip
+    return trained, seen
+
+
+def test_the_best_state_is_returned_the_latest_of_equals(parts, tmp_path):
+    trained, seen = train(parts, tmp_path, choose="validation_worst")
+    assert list(seen) == list(WORST)
+    assert trained.step == trained.state.step == 6
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(trained.state.params), seen[6])
+    assert steps(tmp_path / "checkpoints") == [6, 12]
+    again, seen = train(parts, tmp_path, choose="validation_worst")
+    assert not seen
+    jax.tree.map(np.testing.assert_array_equal, *map(jax.device_get, (again.state, trained.state)))
+    assert again.records == trained.records
+
+
+def test_without_a_choice_it_is_the_last(parts, tmp_path):
+    trained, seen = train(parts, tmp_path)
+    assert trained.step == trained.state.step == 12
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(trained.state.params), seen[12])
+
+
+def test_an_epoch_may_be_of_another_size(parts, tmp_path):
+    size = len(parts[1].splits["train"])
+    trained, seen = train(parts, tmp_path, epoch_size=2 * size)
+    assert list(seen) == [4, 8, 12]
+    assert trained.records[-1]["epoch"] == pytest.approx(12 * 128 / (2 * size))

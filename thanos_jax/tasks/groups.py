@@ -1,0 +1,554 @@
+"""Hidden groups: recovered from an embedding, and a classifier trained against the worst of them.
+
+Classes are the coarse labels; the fine labels are the true groups, which are looked at to measure,
+and to train only where config.robust.method says so. A run has up to three trainings, in folders of
+their own, and each thing it makes is there whole or not at all, so that it can be resumed anywhere:
+
+    representation/  config.method; only where groups are recovered
+    identification/  the first training of Just Train Twice
+    groups.npz       the groups that the classifier is trained with
+    robust/          the classifier
+    results.json, report.html
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from jax.sharding import Mesh
+
+import thanos_jax
+from thanos_jax import run as run_module
+from thanos_jax import sharding
+from thanos_jax import workdir as workdirs
+from thanos_jax.config import ConfigError
+from thanos_jax.data.annotated import AnnotatedSplit
+from thanos_jax.data.dataset import Dataset
+from thanos_jax.data.splits import ArraySplit, Split
+from thanos_jax.downstream import groups, transfer
+from thanos_jax.report import html, plots
+from thanos_jax.tasks import stages
+from thanos_jax.train import loop, metrics, nonfinite
+from thanos_jax.train import state as train_state
+from thanos_jax.train.robust_step import GROUP_INPUTS, WEIGHT_INPUTS, make_robust_step
+
+# Methods that need groups recovered from the embedding of config.method.
+RECOVERING = ("none", "group_dro", "reweight", "undersample")
+
+_TRAININGS = ("representation", "identification", "robust")
+_CHOSEN_BY = "validation_worst_group_accuracy"
+_CHUNK = 1024  # images read at a time for their labels
+_EXAMPLES = 12
+
+
+class Groups(NamedTuple):
+    """Groups that a classifier is trained with, each within a class.
+
+    Attributes:
+      train: int32 [n], 0 to len(names) - 1.
+      validation: int32 [m].
+      names: of the groups, for people.
+      points: float32 [p, 2], a map of training embeddings; [0, 2] where there is none.
+      mapped: int64 [p], the training images on it.
+    """
+
+    train: np.ndarray
+    validation: np.ndarray
+    names: tuple[str, ...]
+    points: np.ndarray = np.zeros((0, 2), np.float32)
+    mapped: np.ndarray = np.zeros(0, np.int64)
+
+
+def run(
+    config: ml_collections.ConfigDict, folder: pathlib.Path, dataset: Dataset, mesh: Mesh
+) -> dict[str, Any]:
+    """Recovers, trains, evaluates and reports; the same call on the same folder resumes.
+
+    Args:
+      config: checked, of task "groups".
+      folder: of the run, not finished.
+      dataset: fine labels are the true groups.
+      mesh: devices.
+
+    Returns:
+      What results.json holds.
+
+    Raises:
+      ConfigError: a config that does not fit the data or the devices, several processes, or a
+        first training of Just Train Twice without errors.
+      NonFiniteError, CheckpointError, WorkdirError, Interrupted: as `thanos_jax.run.run`.
+    """
+    _check(config, dataset)
+    first = config if config.robust.method in RECOVERING else classifier_config(config)
+    parts = run_module.build(first, dataset, mesh)
+    stages.trace(parts, dataset.splits["train"], first.train.batch_size)
+    with workdirs.writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with workdirs.locked(folder):
+        run_module.same_run(folder, config)  # again: another run may have been there until now
+        text = json.dumps(config.to_dict(), indent=2)
+        with workdirs.writing(folder):
+            metrics.write_atomically(folder / "config.json", text + "\n")
+        return _run(config, folder, dataset, mesh, parts)
+
+
+def _run(
+    config: Any, folder: pathlib.Path, dataset: Dataset, mesh: Mesh, parts: Any
+) -> dict[str, Any]:
+    """As `run`, in a folder that is its own; `parts` are those of its first training."""
+    robust = classifier_config(config)
+    method = config.robust.method
+    labels = {name: _labels(dataset.splits[name]) for name in ("train", "validation")}
+    path = folder / "groups.npz"
+    trained = None
+    if method in RECOVERING and (not path.exists() or method == "none"):
+        trained = _represent(config, parts, dataset, mesh, folder / "representation")
+    if method in ("erm", "group_dro_true"):
+        kind, names = (
+            ("fine", dataset.fine_names)
+            if method == "group_dro_true"
+            else ("coarse", dataset.coarse_names)
+        )
+        known = Groups(labels["train"][kind], labels["validation"][kind], tuple(names))
+    elif path.exists():
+        known = _read(path)
+    else:
+        if method == "jtt":
+            known = _identify(config, dataset, labels, mesh, folder / "identification")
+        else:
+            assert trained is not None
+            known = _recover(config, parts, trained.state, dataset, mesh)
+        _write(path, known)
+    if method != "none":
+        parts = run_module.build(robust, dataset, mesh)
+        trained = _train_classifier(
+            robust, parts, known, labels["train"]["coarse"], dataset, mesh, folder / "robust"
+        )
+    assert trained is not None
+
+    # The test split is first read here, and decides nothing.
+    print("accuracy of the groups", flush=True)
+    used = config if method == "none" else robust
+    keep = ("embedding", "prediction", "probability")
+    found = {
+        name: stages.embed(parts, trained.state, dataset.splits[name], mesh, used, keep)
+        for name in ("train", "validation", "test")
+    }
+    held_out = _accuracies(found["validation"], known.validation, len(known.names))
+    every = [metrics.read(folder / name / "metrics.jsonl") for name in _TRAININGS]
+    last = [records[-1] for records in every if records]
+    skipped = sum(r.get(nonfinite.SKIPPED, 0) for records in every for r in records)
+    results = {
+        "dataset": dataset.name,
+        "task": config.task,
+        "method": config.method,
+        "robust_method": method,
+        "seed": config.seed,
+        "steps": sum(record["step"] for record in last),
+        "train_seconds": sum(record["seconds"] for record in last),
+        nonfinite.SKIPPED: int(skipped),
+        **_test(found["test"], labels["train"]["fine"], dataset),
+        **_recovery(method, known, labels["train"]),
+        "chosen_step": trained.step,
+        _CHOSEN_BY: held_out["worst_group_accuracy"],
+        "groups_without_validation": [known.names[g] for g in held_out["empty_groups"]],
+        **transfer.evaluate(
+            {name: split["embedding"] for name, split in found.items()},
+            {name: split["fine"] for name, split in found.items()},
+            {name: split["coarse"] for name, split in found.items()},
+            num_fine=len(dataset.fine_names),
+            num_coarse=len(dataset.coarse_names),
+            regularization=config.transfer.regularization,
+            max_iterations=config.transfer.iterations,
+            neighbours=config.transfer.neighbours,
+            allow_missing_classes=True,
+        ),
+        "embedding_dim": int(found["test"]["embedding"].shape[1]),
+        "parameters": sum(x.size for x in jax.tree.leaves(trained.state.params)),
+        "images_per_second": _median(trained.records, "images_per_second"),
+        "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "versions": {"jax": jax.__version__, "thanos_jax": thanos_jax.__version__},
+    }
+    print("report", flush=True)
+    html.write(
+        folder / "report.html",
+        config=config.to_dict(),
+        results=results,
+        records=trained.records,
+        figures=_figures(folder, dataset, known, labels["train"], held_out, results),
+    )
+    # Last: its presence says that everything else was written.
+    with workdirs.writing(folder):
+        metrics.write_atomically(folder / "results.json", json.dumps(results, indent=2) + "\n")
+    return results
+
+
+def classifier_config(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """Returns the config by which a classifier is trained: config.robust in place of train."""
+    one = config.copy_and_resolve_references()
+    one.method = "ce"
+    one.train.epochs = config.robust.epochs or config.train.epochs
+    one.train.batch_size = config.robust.batch_size or config.train.batch_size
+    one.train.learning_rate = config.robust.learning_rate or config.train.learning_rate
+    one.train.weight_decay = config.robust.weight_decay
+    one.train.micro_batch_size = 0
+    return one
+
+
+def balanced(sets: np.ndarray) -> np.ndarray:
+    """Repeats the images of each group, in turn, until all groups are as large as the largest.
+
+    Every image is there, those of a group equally often but for one; a permutation of the rows thus
+    is an epoch in which all groups are equally frequent.
+
+    Args:
+      sets: integer [n], the groups.
+
+    Returns:
+      int64 [groups with images * size of the largest], numbers of images, group by group.
+    """
+    members = [np.flatnonzero(sets == group) for group in np.unique(sets)]
+    largest = max(map(len, members))
+    return np.concatenate([np.resize(one, largest) for one in members])
+
+
+def undersampled(sets: np.ndarray, seed: int) -> np.ndarray:
+    """Draws as many images of every group as the smallest has, without replacement.
+
+    Args:
+      sets: integer [n], the groups.
+      seed: the draw.
+
+    Returns:
+      int64 [groups with images * size of the smallest], numbers of images, ascending.
+    """
+    generator = np.random.default_rng(seed)
+    members = [np.flatnonzero(sets == group) for group in np.unique(sets)]
+    smallest = min(map(len, members))
+    drawn = [generator.choice(one, smallest, replace=False) for one in members]
+    return np.sort(np.concatenate(drawn))
+
+
+def reweighted(sets: np.ndarray) -> np.ndarray:
+    """Weights by which all groups count the same; their mean is 1.
+
+    Args:
+      sets: integer [n], the groups.
+
+    Returns:
+      float32 [n].
+    """
+    _, group, counts = np.unique(sets, return_inverse=True, return_counts=True)
+    return (len(sets) / (len(counts) * counts[group])).astype(np.float32)
+
+
+def _check(config: ml_collections.ConfigDict, dataset: Dataset) -> None:
+    if jax.process_count() > 1:
+        raise ConfigError(
+            f"config.task: 'groups' runs in 1 process, with all of its devices; got "
+            f"{jax.process_count()} processes"
+        )
+    if len(dataset.coarse_names) < 2:
+        raise ConfigError(
+            f"config.task: 'groups' trains a classifier, and needs two classes; {dataset.name} has "
+            f"{len(dataset.coarse_names)}"
+        )
+    if config.robust.batch_size % jax.device_count():
+        raise ConfigError(
+            "config.robust.batch_size: expected 0 or a multiple of the "
+            f"{jax.device_count()} devices, got {config.robust.batch_size}"
+        )
+
+
+def _labels(split: Split) -> dict[str, np.ndarray]:
+    """Returns "fine" and "coarse" int32 [n]; reads a split on disk."""
+    if isinstance(split, ArraySplit):
+        return {"fine": split.fine, "coarse": split.coarse}
+    starts = range(0, len(split), _CHUNK)
+    parts = [split.read(np.arange(one, min(one + _CHUNK, len(split)))) for one in starts]
+    return {name: np.concatenate([part[name] for part in parts]) for name in ("fine", "coarse")}
+
+
+def _represent(
+    config: Any, parts: Any, dataset: Dataset, mesh: Mesh, folder: pathlib.Path
+) -> stages.Trained:
+    print(f"representation: {config.method}", flush=True)
+
+    def evaluate(state: train_state.TrainState) -> dict[str, float]:
+        split = dataset.splits["validation"]
+        found = stages.embed(parts, state, split, mesh, config, ("prediction",))
+        correct = found["prediction"] == found["coarse"]
+        return {"validation_coarse_accuracy": float(np.mean(correct))}
+
+    return stages.train(
+        parts.state, parts.step, dataset.splits["train"], mesh, config, folder, evaluate=evaluate
+    )
+
+
+def _recover(config: Any, parts: Any, state: Any, dataset: Dataset, mesh: Mesh) -> Groups:
+    print("recovering groups", flush=True)
+    train, validation = (
+        stages.embed(parts, state, dataset.splits[name], mesh, config, ("embedding",))
+        for name in ("train", "validation")
+    )
+    found = groups.recover(
+        train["embedding"],
+        train["coarse"],
+        validation["embedding"],
+        validation["coarse"],
+        method=config.robust.clustering,
+        projection=config.robust.projection,
+        choice=config.robust.choice,
+        clusters=config.robust.clusters or None,
+        seed=config.seed,
+    )
+    points, mapped = plots.project(train["embedding"], limit=config.report.map_points)
+    names = [f"{dataset.coarse_names[c]} #{g}" for g, c in enumerate(found.classes.tolist())]
+    return Groups(
+        found.groups.astype(np.int32),
+        found.validation_groups.astype(np.int32),
+        tuple(names),
+        points,
+        mapped,
+    )
+
+
+def _identify(
+    config: Any,
+    dataset: Dataset,
+    labels: Mapping[str, Mapping[str, np.ndarray]],
+    mesh: Mesh,
+    folder: pathlib.Path,
+) -> Groups:
+    """The first training of Just Train Twice: two groups a class, by whether it errs.
+
+    Raises:
+      ConfigError: it errs on no training image.
+    """
+    first = classifier_config(config)
+    first.train.epochs = config.robust.jtt_epochs
+    parts = run_module.build(first, dataset, mesh)
+    size = len(dataset.splits["train"])
+    print("first training, by whose errors the second is weighted", flush=True)
+    trained = stages.train(
+        parts.state,
+        _robust_step(first, parts, dataset, mesh),
+        AnnotatedSplit(dataset.splits["train"], {"weight": np.ones(size, np.float32)}),
+        mesh,
+        first,
+        folder,
+        inputs=WEIGHT_INPUTS,
+    )
+    groups_of = {}
+    for name in ("train", "validation"):
+        split = dataset.splits[name]
+        found = stages.embed(parts, trained.state, split, mesh, first, ("prediction",))
+        wrong = found["prediction"] != labels[name]["coarse"]
+        groups_of[name] = (2 * labels[name]["coarse"] + wrong).astype(np.int32)
+    if not np.any(groups_of["train"] % 2):
+        raise ConfigError(
+            f"config.robust.jtt_epochs: after {config.robust.jtt_epochs:g} epochs "
+            f"({trained.step} steps) the first training errs on none of the {size} training "
+            "images, and there is nothing to give more weight to; expected fewer epochs, or a "
+            "lower robust.learning_rate"
+        )
+    names = [f"{name}, {w}" for name in dataset.coarse_names for w in ("learnt", "errors")]
+    return Groups(groups_of["train"], groups_of["validation"], tuple(names))
+
+
+def _train_classifier(
+    config: Any,
+    parts: Any,
+    known: Groups,
+    classes: np.ndarray,
+    dataset: Dataset,
+    mesh: Mesh,
+    folder: pathlib.Path,
+) -> stages.Trained:
+    method, size = config.robust.method, len(classes)
+    print(f"classifier: {method}, {len(known.names)} groups", flush=True)
+    rows = None
+    weights = np.ones(size, np.float32)
+    state, sizes = parts.state, None
+    if method in ("group_dro", "group_dro_true"):
+        count = len(known.names)
+        sizes = np.bincount(known.train, minlength=count)
+        # A group without training images never has a loss, and takes no share of the weights.
+        initial = jnp.asarray(sizes > 0, jnp.float32) / np.count_nonzero(sizes)
+        state = state.replace(group_weights=sharding.replicate(mesh, initial))
+        if config.robust.balanced_batches:
+            rows = balanced(known.train)
+    elif method == "jtt":
+        rows = np.repeat(np.arange(size), np.where(known.train % 2, config.robust.jtt_weight, 1))
+    elif method == "reweight":
+        weights = reweighted(known.train)
+    elif method == "undersample":
+        rows = undersampled(known.train, config.seed)
+
+    def evaluate(state: train_state.TrainState) -> dict[str, float]:
+        split = dataset.splits["validation"]
+        found = stages.embed(parts, state, split, mesh, config, ("prediction",))
+        measured = _accuracies(found, known.validation, len(known.names))
+        return {
+            "validation_coarse_accuracy": measured["average_accuracy"],
+            _CHOSEN_BY: measured["worst_group_accuracy"],
+        }
+
+    column = {"weight": weights} if sizes is None else {"group": known.train}
+    return stages.train(
+        state,
+        _robust_step(config, parts, dataset, mesh, group_sizes=sizes),
+        AnnotatedSplit(dataset.splits["train"], column, rows),
+        mesh,
+        config,
+        folder,
+        evaluate=evaluate,
+        choose=_CHOSEN_BY,
+        inputs=WEIGHT_INPUTS if sizes is None else GROUP_INPUTS,
+        # All methods take the same number of steps.
+        epoch_size=size,
+    )
+
+
+def _robust_step(
+    config: Any, parts: Any, dataset: Dataset, mesh: Mesh, *, group_sizes: Any = None
+) -> Any:
+    size = len(dataset.splits["train"])
+    steps, steps_per_epoch = loop.count_steps(config.train, size)
+    schedule = train_state.learning_rate(config.train, steps=steps, steps_per_epoch=steps_per_epoch)
+    step = make_robust_step(
+        parts.model,
+        train_state.make_optimizer(config.train, schedule),
+        schedule,
+        config,
+        mesh,
+        mean=dataset.mean,
+        std=dataset.std,
+        group_sizes=group_sizes,
+    )
+    return nonfinite.skipping(step) if config.train.on_nonfinite == "skip" else step
+
+
+def _accuracies(found: Mapping[str, np.ndarray], sets: np.ndarray, count: int) -> dict[str, Any]:
+    return groups.group_accuracy(found["prediction"] == found["coarse"], sets, count)
+
+
+def _test(
+    found: Mapping[str, np.ndarray], train_groups: np.ndarray, dataset: Dataset
+) -> dict[str, Any]:
+    """Accuracy of the true groups on the test split; for two classes, areas under ROC curves."""
+    names = dataset.fine_names
+    sizes = np.bincount(train_groups, minlength=len(names))
+    correct = found["prediction"] == found["coarse"]
+    measured = groups.group_accuracy(correct, found["fine"], len(names), train_sizes=sizes)
+    each: dict[str, dict[str, float]] = {
+        names[group]: {
+            "accuracy": accuracy,
+            "test_images": int(np.sum(found["fine"] == group)),
+            "train_images": int(sizes[group]),
+        }
+        for group, accuracy in measured["accuracies"].items()
+    }
+    results = {
+        "coarse_accuracy": measured["average_accuracy"],
+        "adjusted_average_accuracy": measured["adjusted_average_accuracy"],
+        "worst_group_accuracy": measured["worst_group_accuracy"],
+        "worst_group": names[measured["worst_group"]],
+    }
+    if len(dataset.coarse_names) == 2:
+        scores = found["probability"][:, 1]
+        area = groups.group_auroc(scores, found["coarse"], found["fine"], len(names))
+        results |= {key: area[key] for key in ("auroc", "worst_group_auroc")}
+        for group, value in area["aurocs"].items():
+            each[names[group]]["auroc"] = value
+    return {**results, "groups": each}
+
+
+def _median(records: list[dict[str, Any]], name: str) -> float | None:
+    values = [record[name] for record in records if name in record]
+    return float(np.median(values)) if values else None
+
+
+def _recovery(method: str, known: Groups, labels: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """How well the training images' groups are the true ones; {} where none were recovered."""
+    if method in ("erm", "group_dro_true"):
+        return {}
+    scores = groups.recovery_scores(labels["fine"], known.train, labels["coarse"])
+    return {
+        "recovery_f1": scores["f1"],
+        "recovered_groups": len(known.names),
+        "recovery": scores,
+    }
+
+
+def _write(path: pathlib.Path, known: Groups) -> None:
+    temporary = path.with_name("groups.tmp.npz")
+    with workdirs.writing(path.parent):
+        np.savez(temporary, **{**known._asdict(), "names": np.array(known.names)})
+        os.replace(temporary, path)
+
+
+def _read(path: pathlib.Path) -> Groups:
+    with np.load(path) as file:
+        arrays = {name: file[name] for name in Groups._fields}
+    return Groups(**{**arrays, "names": tuple(arrays["names"].tolist())})
+
+
+def _figures(
+    folder: pathlib.Path,
+    dataset: Dataset,
+    known: Groups,
+    labels: Mapping[str, np.ndarray],
+    held_out: Mapping[str, Any],
+    results: Mapping[str, Any],
+) -> dict[str, tuple[Any, str]]:
+    """Draws what the report shows; each figure with a sentence on how to read it."""
+    figures = {
+        "Accuracy of the true groups": (
+            plots.group_bars(
+                [f"{name} ({one['train_images']:,})" for name, one in results["groups"].items()],
+                [one["accuracy"] for one in results["groups"].values()],
+                average=results["coarse_accuracy"],
+            ),
+            plots.HOW_TO_READ["group_bars"],
+        )
+    }
+    if results["robust_method"] not in ("erm", "group_dro_true"):
+        figures["Recovered and true groups"] = (
+            plots.contingency(
+                labels["fine"], known.train, list(dataset.fine_names), list(known.names)
+            ),
+            plots.HOW_TO_READ["contingency"],
+        )
+        worst = held_out["worst_group"]
+        members = np.flatnonzero(known.train == worst)
+        if members.size:
+            chosen = np.random.default_rng(0).permutation(members)[:_EXAMPLES]
+            images = dataset.splits["train"].read(np.sort(chosen))["image"]
+            figures[f"Training images of {known.names[worst]}"] = (
+                plots.images(images / np.float32(255)),
+                plots.HOW_TO_READ["worst_recovered"],
+            )
+    if len(known.points):
+        for title, sets, names in (
+            ("recovered", known.train, known.names),
+            ("true", labels["fine"], dataset.fine_names),
+        ):
+            figures[f"Training embeddings by {title} group"] = (
+                plots.embedding_map(known.points, sets[known.mapped], names, f"{title} group"),
+                plots.HOW_TO_READ["recovered_map"],
+            )
+    for name in _TRAININGS:
+        records = metrics.read(folder / name / "metrics.jsonl")
+        if records:
+            title = f"Training: {'classifier' if name == 'robust' else name}"
+            figures[title] = (plots.curves(records), plots.HOW_TO_READ["curves"])
+    return figures

@@ -1,0 +1,132 @@
+"""What is done about a step whose loss or gradient is not finite: stop, or skip and count."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from thanos_jax.data.batches import sample_indices
+from thanos_jax.train.metrics import NonFiniteError, require_finite, write_atomically
+from thanos_jax.train.state import TrainState
+from thanos_jax.train.step import Metrics, Step
+
+OPTIONS = ("stop", "skip")
+FILE = "nonfinite.json"
+SKIPPED = "skipped_steps"
+
+
+def skipping(step: Step) -> Step:
+    """Returns a step that counts and goes on where `step` leaves the state as it was.
+
+    The number of the step, on which the random numbers depend, and the optimizer's schedule
+    advance; parameters and moments stay. The metric "skipped_steps" is 1 for such a step, else 0.
+
+    Args:
+      step: from `thanos_jax.train.step.make_step`; does not advance state.step on a step that is
+        not finite.
+    """
+
+    def skip(state: TrainState, batch: Mapping[str, jax.Array]) -> tuple[TrainState, Metrics]:
+        number = state.step
+        state, metrics = step(state, batch)
+        skipped = (state.step == number).astype(np.float32)
+        opt_state = optax.tree.set(state.opt_state, _is_schedule, count=number + 1)
+        state = dataclasses.replace(state, step=number + 1, opt_state=opt_state)
+        return state, metrics | {SKIPPED: skipped}
+
+    return jax.jit(skip, donate_argnums=0)
+
+
+def _is_schedule(path: Any, value: Any) -> bool:
+    return getattr(path[-1], "tuple_name", None) == "ScaleByScheduleState"
+
+
+class Guard:
+    """Looks at the metrics of every step, and stops a run as its config says."""
+
+    def __init__(self, config: Any, size: int, folder: pathlib.Path) -> None:
+        """Takes the whole config, the size of the training split and the folder of the run."""
+        self._config, self._size, self._folder = config, size, folder
+        self._in_a_row = 0
+
+    def check(
+        self, first: int, metrics: Mapping[str, np.ndarray], last_record: Mapping[str, Any] | None
+    ) -> None:
+        """Raises NonFiniteError if the run is to stop, and writes nonfinite.json.
+
+        Args:
+          first: number of the first step, from 1.
+          metrics: name -> float [steps].
+          last_record: what was last written to metrics.jsonl.
+
+        Raises:
+          NonFiniteError: with on_nonfinite="stop" a metric that is not finite; with "skip" as many
+            skipped steps in a row as train.nonfinite_limit.
+        """
+        if self._config.train.on_nonfinite == "stop":
+            try:
+                require_finite(first, metrics)
+            except NonFiniteError as error:
+                finite = np.all([np.isfinite(values) for values in metrics.values()], axis=0)
+                self._report(int(np.argmin(finite)), first, metrics, last_record)
+                raise NonFiniteError(f"{error} Its images are in {self._folder / FILE}.") from None
+            return
+        limit = self._config.train.nonfinite_limit
+        for index, skipped in enumerate(metrics[SKIPPED]):
+            self._in_a_row = self._in_a_row + 1 if skipped else 0
+            if self._in_a_row == limit:
+                self._report(index, first, metrics, last_record)
+                raise NonFiniteError(
+                    f"step {first + index}: {limit} steps in a row had a loss or gradient that is "
+                    "not finite, as many as config.train.nonfinite_limit. No update was applied. "
+                    f"The images of the last are in {self._folder / FILE}."
+                )
+
+    def _report(
+        self,
+        index: int,
+        first: int,
+        metrics: Mapping[str, np.ndarray],
+        last_record: Mapping[str, Any] | None,
+    ) -> None:
+        if jax.process_index():
+            return
+        step, config = first + index, self._config
+        size, batch_size = self._size, config.train.batch_size
+        indices = sample_indices(seed=config.seed, step=step - 1, batch_size=batch_size, size=size)
+        values = {name: float(array[index]) for name, array in metrics.items()}
+        report = {
+            "step": step,
+            "epoch": (step - 1) * batch_size / size,
+            # JSON has no numbers for these.
+            "metrics": {n: v if math.isfinite(v) else str(v) for n, v in values.items()},
+            "train_indices": indices.tolist(),
+            "last_record": last_record,
+        }
+        write_atomically(self._folder / FILE, json.dumps(report, indent=2) + "\n")
+
+
+def averages(metrics: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Returns the mean of each metric over the steps that were not skipped, and how many were.
+
+    Args:
+      metrics: name -> float [steps]; with "skipped_steps" if steps may be skipped.
+    """
+    skipped = metrics.get(SKIPPED)
+    if skipped is None:
+        return {n: float(np.mean(v, dtype=np.float64)) for n, v in metrics.items()}
+    taken = skipped == 0
+    means = {
+        name: float(np.mean(values[taken], dtype=np.float64))
+        for name, values in metrics.items()
+        if name != SKIPPED and taken.any()
+    }
+    return means | {SKIPPED: float(skipped.sum())}

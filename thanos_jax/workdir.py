@@ -1,0 +1,113 @@
+"""The folder of a run: one run at a time, and words for what keeps it from being written."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import pathlib
+import platform
+import sys
+from collections.abc import Iterator
+
+from thanos_jax.errors import UserError
+
+LOCK = "lock"
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+
+
+class WorkdirError(UserError):
+    """A workdir that another run uses, or that cannot be written."""
+
+
+@contextlib.contextmanager
+def locked(folder: pathlib.Path) -> Iterator[None]:
+    """Keeps other runs, of any process or machine, out of a folder.
+
+    The system gives the lock up when the process ends, however it ends: a lock file left behind
+    keeps nobody out.
+
+    Raises:
+      WorkdirError: another run is in the folder, or it cannot be written.
+    """
+    descriptor = _lock(folder, create=True)
+    try:
+        if descriptor is not None:
+            text = f"process {os.getpid()} on {platform.node()}\n"
+            os.truncate(descriptor, 0)
+            os.write(descriptor, text.encode())
+        yield
+    finally:
+        if descriptor is not None:
+            # While it is locked: nobody can have locked what is removed; see `_lock`.
+            (folder / LOCK).unlink(missing_ok=True)
+            os.close(descriptor)
+
+
+def require_free(folder: pathlib.Path) -> None:
+    """Raises WorkdirError if another run is in the folder, early; leaves no trace."""
+    if (folder / LOCK).exists():
+        descriptor = _lock(folder, create=False)
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+@contextlib.contextmanager
+def writing(folder: pathlib.Path) -> Iterator[None]:
+    """Turns the system's words on a full disk or a missing permission into a WorkdirError."""
+    try:
+        yield
+    except OSError as error:
+        raise WorkdirError(
+            f"workdir: {error.filename or folder} cannot be written: "
+            f"{error.strerror or error}. Mend that, or choose another folder; the same command "
+            "goes on from the last checkpoint."
+        ) from error
+
+
+def _lock(folder: pathlib.Path, *, create: bool) -> int | None:
+    """Returns the locked file; None where files cannot be locked, or there is none to lock."""
+    try:
+        import fcntl
+    except ImportError:  # not on Windows
+        return None
+    path = folder / LOCK
+    while True:
+        try:
+            descriptor = os.open(path, os.O_RDWR | (os.O_CREAT if create else 0), 0o644)
+        except FileNotFoundError:
+            if create:
+                raise
+            return None
+        except OSError as error:
+            raise WorkdirError(
+                f"workdir: {path} cannot be written: {error.strerror}. Mend that, or choose "
+                "another folder."
+            ) from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(descriptor, 300).decode(errors="replace").strip()
+            os.close(descriptor)
+            raise WorkdirError(
+                f"workdir: {folder} is in use by another run, {holder or 'of unknown process'}; "
+                "wait for it, stop it, or choose another folder"
+            ) from None
+        except OSError as error:
+            os.close(descriptor)
+            if error.errno not in _NO_LOCKS:
+                raise
+            print(
+                f"WARNING: {folder} lies on a file system without locks; nothing keeps a second "
+                "run out of it",
+                file=sys.stderr,
+                flush=True,
+            )
+            return None
+        # Another run may have removed the file between opening and locking it.
+        try:
+            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                return descriptor
+        except FileNotFoundError:
+            pass
+        os.close(descriptor)
