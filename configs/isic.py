@@ -9,9 +9,10 @@ not in the archive's metadata. The largest centred square at 224 x 224 pixels: 2
 3.1 GiB in memory (with a lower data.memory_limit_gib they are read from disk as needed).
 
 Presets, `configs/isic.py:METHOD,PRESET`: resnet50 (default), resnet18, vit, mlp; two encoders (mlp:
-one), 20 epochs at batch 128. From random parameters: the papers start from a ResNet50 trained on
-ImageNet, which is not to be had here, so their numbers are not to be expected. Not run here on the
-real images: they could not be had.
+one), 20 epochs at batch 128. The papers start from a ResNet50 trained on ImageNet:
+--config.model.weights=FILE.safetensors does (docs/groups.md); without it parameters are random, and
+their numbers not to be expected. Not run here on the real images or with those weights: neither
+could be had.
 """
 
 from __future__ import annotations

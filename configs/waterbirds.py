@@ -9,9 +9,10 @@ in memory (with a lower data.memory_limit_gib, or larger images, they are read f
 needed). Its own validation and test splits.
 
 Presets, `configs/waterbirds.py:METHOD,PRESET`: resnet50 (default), resnet18, vit, mlp; two encoders
-(mlp: one), 300 epochs at batch 128. From random parameters: the papers start from a ResNet50
-trained on ImageNet, which is not to be had here, so their numbers are not to be expected. Not run
-here on the real images: they could not be had.
+(mlp: one), 300 epochs at batch 128. The papers start from a ResNet50 trained on ImageNet:
+--config.model.weights=FILE.safetensors does (docs/groups.md); without it parameters are random, and
+their numbers not to be expected. Not run here on the real images or with those weights: neither
+could be had.
 """
 
 from __future__ import annotations

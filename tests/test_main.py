@@ -24,8 +24,11 @@ def command(*arguments, cwd=ROOT, as_for_users=False):
 
 
 def test_runs_from_the_command_line(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text('{"seed": 1}', encoding="utf-8")
+    (tmp_path / "run" / "results.json").write_text("{}", encoding="utf-8")
     found = command(
-        "--config=configs/digits.py:supcon", f"--workdir={tmp_path}/run",
+        "--config=configs/digits.py:supcon", f"--workdir={tmp_path}/run", "--overwrite",
         "--config.train.max_steps=3", "--config.report.map_points=50",
         as_for_users=True,
     )  # fmt: skip

@@ -17,7 +17,7 @@ from typing import Any
 
 import ml_collections
 
-from thanos_jax.data import random_bits, sources
+from thanos_jax.data import damaged, random_bits, sources
 from thanos_jax.errors import UserError
 from thanos_jax.losses import pairs
 from thanos_jax.train.objective import METHODS
@@ -51,7 +51,7 @@ def _number(
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
 
 
 def _interval(default: tuple[float, float], meaning: str, low: float, high: float) -> Field:
@@ -134,6 +134,12 @@ FIELDS: dict[str, Field] = {
     "data.memory_limit_gib": _number(
         4.0, "a set of more pixels than this, in GiB, is read from disk as it is needed", 0, _HUGE
     ),
+    "data.on_damaged": _one_of(
+        "stop",
+        "what follows a stored image that cannot be read; skip: it is left out and counted, after "
+        "every image was read once at the start",
+        damaged.OPTIONS,
+    ),
     "data.read_threads": _number(8, "threads that read and decode images from disk", 1, 1024),
     # Augmentation
     "augment.crop_scale": _interval(
@@ -174,6 +180,11 @@ FIELDS: dict[str, Field] = {
     ),
     "model.dtype": _one_of(
         "float32", "in which the model computes; parameters are float32", ("float32", "bfloat16")
+    ),
+    "model.weights": Field(
+        "",
+        "file that every encoder starts from, a ResNet's: .safetensors or .npz with torchvision's "
+        "names, or of models.pretrained.save_npz; empty: random; see docs/groups.md",
     ),
     "model.vit.patch": _number(4, "side of a patch in pixels", 1, 512),
     "model.vit.width": _number(256, "width of the transformer", 1, 65536),
@@ -395,7 +406,15 @@ def check(config: ml_collections.ConfigDict) -> None:
             raise ConfigError(f"config.{key}: expected {field.expected}, got {value!r}")
     width, heads = values["model.vit.width"], values["model.vit.heads"]
     if width % heads:
-        raise ConfigError(f"config.model.vit.heads: expected a divisor of {width}, got {heads}")
+        raise ConfigError(
+            f"config.model.vit.heads: expected a divisor of model.vit.width = {width}, got {heads}"
+        )
+    weights, encoder = values["model.weights"], values["model.encoder"]
+    if weights and encoder not in ("resnet18", "resnet50"):
+        raise ConfigError(
+            "config.model.weights: expected a model.encoder of resnet18 or resnet50, whose "
+            f"parameters {weights!r} may hold, got {encoder!r}"
+        )
     batch, micro = values["train.batch_size"], values["train.micro_batch_size"]
     if micro and batch % micro:
         raise ConfigError(

@@ -70,7 +70,7 @@ def measure(
     config = schema.read(folder / "config.json")
     dataset = sources.load(config.data)
     mesh = sharding.make_mesh()
-    parts = run.build(config, dataset, mesh)
+    parts = run.build(config, dataset, mesh, resumes=True)
     with Checkpoints(folder / "checkpoints", keep=config.train.checkpoints_kept) as checkpoints:
         restored = checkpoints.restore_latest(parts.state)
     if restored is None:

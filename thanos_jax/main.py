@@ -17,6 +17,11 @@ _CONFIG = config_flags.DEFINE_config_file(
     "config", help_string="Configuration, a Python file (it is run).", lock_config=True
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; the same folder resumes.")
+_OVERWRITE = flags.DEFINE_bool(
+    "overwrite",
+    False,
+    "Removes a run of another config from the folder and begins anew; one of this config resumes.",
+)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -24,7 +29,7 @@ def main(argv: Sequence[str]) -> None:
     processes.join()
     from thanos_jax.run import run  # not before --help or a misspelt flag: jax takes its time
 
-    results = run(_CONFIG.value, str(_WORKDIR.value))
+    results = run(_CONFIG.value, str(_WORKDIR.value), overwrite=_OVERWRITE.value)
     for name in ("coarse_accuracy", "fine_accuracy", "fine_accuracy_knn", "train_seconds"):
         print(f"{name}: {results[name]:.4f}")
     print(f"report: {_WORKDIR.value}/report.html")

@@ -229,6 +229,7 @@ SAME_DATA = (
     "data.image_size",
     "data.random_bits_form",
     "data.memory_limit_gib",
+    "data.on_damaged",
     "data.read_threads",
 )
 

@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import time
+import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ import jax
 import ml_collections
 import numpy as np
 from flax import linen as nn
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 import thanos_jax
@@ -22,9 +24,9 @@ from thanos_jax import interruption, sharding
 from thanos_jax import workdir as workdirs
 from thanos_jax.data import augment, random_bits, sources
 from thanos_jax.downstream import embed, geometry, transfer
-from thanos_jax.models import thanos
+from thanos_jax.models import pretrained, thanos
 from thanos_jax.report import html, plots
-from thanos_jax.train import loop, metrics, nonfinite
+from thanos_jax.train import checkpoint, loop, metrics, nonfinite
 from thanos_jax.train import state as train_state
 from thanos_jax.train.checkpoint import Checkpoints
 from thanos_jax.train.objective import METHODS
@@ -35,6 +37,7 @@ _MAY_CHANGE = (
     "data.data_dir",
     "data.read_threads",
     "data.memory_limit_gib",
+    "data.on_damaged",
     "train.resident",
     "train.checkpoints_kept",
     "train.checkpoints_kept_every",
@@ -48,6 +51,7 @@ def run(
     workdir: str | os.PathLike[str],
     *,
     load: Callable[[ml_collections.ConfigDict], sources.Dataset] | None = None,
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Trains, evaluates and reports; the same call on the same folder resumes.
 
@@ -58,6 +62,8 @@ def run(
       config: all keys of `thanos_jax.config.FIELDS`.
       workdir: gets config.json, metrics.jsonl, checkpoints/, results.json and report.html.
       load: config.data -> data set; `thanos_jax.data.sources.load` if None.
+      overwrite: whether a folder that holds a run of another config is emptied of that run's own
+        files, once this one can start. A run of the same config resumes all the same.
 
     Returns:
       What results.json holds. A finished run is not run again.
@@ -71,7 +77,7 @@ def run(
       Interrupted: the run was asked to stop, and has saved what it had.
     """
     with interruption.watch(), contextlib.ExitStack() as opened:
-        return _run(config, pathlib.Path(workdir), load or sources.load, opened)
+        return _run(config, pathlib.Path(workdir), load or sources.load, opened, overwrite)
 
 
 def _run(
@@ -79,6 +85,7 @@ def _run(
     folder: pathlib.Path,
     load: Callable[[ml_collections.ConfigDict], sources.Dataset],
     opened: contextlib.ExitStack,
+    overwrite: bool,
 ) -> dict[str, Any]:
     """As `run`; what it opens for as long as it lasts goes on the stack."""
     schema.check(config)
@@ -93,9 +100,11 @@ def _run(
             f"{jax.device_count()} devices, got {config.train.micro_batch_size}"
         )
     writes = jax.process_index() == 0
-    same_run(folder, config)
+    other = bool(differences(folder, config))
+    if not overwrite:
+        same_run(folder, config)
     results_path = folder / "results.json"
-    if results_path.exists():
+    if results_path.exists() and not other:
         print(f"{folder} holds a finished run; nothing to do", flush=True)
         return json.loads(results_path.read_text(encoding="utf-8"))
 
@@ -103,6 +112,7 @@ def _run(
         workdirs.require_free(folder)
     started = time.perf_counter()
     dataset = load(config.data)
+    _require_same_data(dataset)
     if config.task == "transfer":
         _check_classes(dataset)
     sizes = ", ".join(f"{name} {len(split)}" for name, split in dataset.splits.items())
@@ -112,8 +122,9 @@ def _run(
     if config.task == "groups":
         from thanos_jax.tasks import groups  # it builds on this module
 
-        return groups.run(config, folder, dataset, mesh)
-    parts = build(config, dataset, mesh)
+        return groups.run(config, folder, dataset, mesh, overwrite=overwrite)
+    resumes = not other and bool(checkpoint.steps(folder / "checkpoints"))
+    parts = build(config, dataset, mesh, resumes=resumes)
     # Tracing finds what the schema cannot; a folder is claimed only by a run that can start.
     batch = dataset.splits["train"].read(np.arange(1))
     jax.eval_shape(
@@ -130,11 +141,9 @@ def _run(
         with workdirs.writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
         opened.enter_context(workdirs.locked(folder))
-        same_run(folder, config)  # again: another run may have been there until now
-        with workdirs.writing(folder):
-            metrics.write_atomically(
-                folder / "config.json", json.dumps(_plain(config), indent=2) + "\n"
-            )
+        claim(folder, config, overwrite=overwrite)
+    if overwrite and jax.process_count() > 1:
+        multihost_utils.sync_global_devices("emptied")  # before any looks for checkpoints
 
     def embed_split(state: train_state.TrainState, name: str) -> dict[str, np.ndarray]:
         variables = {"params": state.params, **state.model_state}
@@ -168,6 +177,7 @@ def _run(
             "validation_collapse_index": shape["collapse_index"],
         }
 
+    skipped = skipped_examples(config, dataset)
     evaluations = [(config.train.evaluate_every_epochs, evaluate)]
     if config.transfer.every_epochs:
         evaluations.append((config.transfer.every_epochs, measure))
@@ -186,6 +196,7 @@ def _run(
             checkpoints=checkpoints,
             metrics_path=str(folder / "metrics.jsonl"),
             evaluations=evaluations,
+            constants=skipped,
         )
 
     # The test split is first read here, and decides nothing.
@@ -199,6 +210,7 @@ def _run(
         "steps": parts.steps,
         "train_seconds": train_seconds,
         nonfinite.SKIPPED: int(sum(record.get(nonfinite.SKIPPED, 0) for record in records)),
+        **skipped,
         "coarse_accuracy": _accuracy(found["test"]),
         **_worst_group(found["test"], dataset.fine_names),
         **transfer.evaluate(
@@ -262,13 +274,23 @@ class Parts(NamedTuple):
     input_shape: tuple[int, int, int]
 
 
-def build(config: ml_collections.ConfigDict, dataset: sources.Dataset, mesh: Mesh) -> Parts:
+def build(
+    config: ml_collections.ConfigDict,
+    dataset: sources.Dataset,
+    mesh: Mesh,
+    *,
+    resumes: bool = False,
+) -> Parts:
     """Makes the model, its state and the functions of a run.
 
     Args:
       config: a checked config.
       dataset: from `thanos_jax.data.sources.load`.
       mesh: from `thanos_jax.sharding.make_mesh`.
+      resumes: a checkpoint will replace the state, so that config.model.weights is not read.
+
+    Raises:
+      WeightsError: config.model.weights cannot be used for the encoder; before anything compiles.
     """
     method = METHODS[config.method]
     model_config = config.model.copy_and_resolve_references()
@@ -289,9 +311,21 @@ def build(config: ml_collections.ConfigDict, dataset: sources.Dataset, mesh: Mes
     steps, steps_per_epoch = loop.count_steps(config.train, len(dataset.splits["train"]))
     schedule = train_state.learning_rate(config.train, steps=steps, steps_per_epoch=steps_per_epoch)
     optimizer = train_state.make_optimizer(config.train, schedule)
+    start = None
+    if config.model.weights and not resumes:
+        start = pretrained.load(config.model.weights, model.encoders[0], input_shape)
     # rbg: its programs compile several times as fast as the default's, and nothing here is sharded.
     key = jax.random.key(config.seed, impl="rbg")
-    state = train_state.create(model, optimizer, key, input_shape)
+    state: Any = train_state.create(model, optimizer, key, input_shape)
+    if start is not None:
+        averages = state.model_state["batch_stats"]
+        state = state.replace(
+            params=pretrained.replace_encoders(state.params, start["params"]),
+            model_state={
+                **state.model_state,
+                "batch_stats": pretrained.replace_encoders(averages, start["batch_stats"]),
+            },
+        )
     units: dict[str, Any] = {"mean": dataset.mean, "std": dataset.std}
     step = make_step(model, optimizer, schedule, config, mesh, **units)
     return Parts(
@@ -304,34 +338,65 @@ def build(config: ml_collections.ConfigDict, dataset: sources.Dataset, mesh: Mes
     )
 
 
+def claim(
+    folder: pathlib.Path, config: ml_collections.ConfigDict, *, overwrite: bool = False
+) -> None:
+    """Makes a locked folder that of this run: writes config.json.
+
+    Args:
+      folder: made and locked.
+      config: of the run.
+      overwrite: whether a run of another config is removed first.
+
+    Raises:
+      ConfigError: as `same_run`; another run may have been there until now.
+      WorkdirError: the folder cannot be written.
+    """
+    if overwrite and differences(folder, config):
+        print(f"{folder}: a run of another config is removed", flush=True)
+        workdirs.empty(folder)
+    same_run(folder, config)
+    with workdirs.writing(folder):
+        metrics.write_atomically(
+            folder / "config.json", json.dumps(_plain(config), indent=2) + "\n"
+        )
+
+
 def same_run(folder: pathlib.Path, config: ml_collections.ConfigDict) -> None:
     """Checks that what a folder holds, if anything, is this run.
 
-    A folder without a checkpoint or results has nothing to lose and is free.
-
     Raises:
       ConfigError: the folder holds a run of another config; names every key that differs.
+    """
+    found = differences(folder, config)
+    if found:
+        raise schema.ConfigError(
+            f"workdir: {folder} holds a run of another config; choose another folder, give the "
+            "same config to resume, or start thanos_jax.main with --overwrite to begin anew:\n"
+            + "\n".join(found)
+        )
+
+
+def differences(folder: pathlib.Path, config: ml_collections.ConfigDict) -> list[str]:
+    """Returns a line for each key that the run in a folder has otherwise.
+
+    A folder without a checkpoint or results has nothing to lose and is free.
     """
     path = folder / "config.json"
     # The task "groups" has several trainings, in folders of their own.
     trained = [*folder.glob("checkpoints/[0-9]*"), *folder.glob("*/checkpoints/[0-9]*")]
     started = (folder / "results.json").exists() or bool(trained)
     if not started or not path.exists():
-        return
+        return []
     now = schema.flatten(_plain(config))
     # A key younger than the run had no effect then, as its default has none now.
     defaults = schema.flatten(_plain(schema.default()))
     before = defaults | schema.flatten(json.loads(path.read_text(encoding="utf-8")))
-    differing = [
+    return [
         f"  {key}: {before.get(key)!r} there, {now.get(key)!r} now"
         for key in sorted(before.keys() | now.keys())
         if before.get(key) != now.get(key) and key not in _MAY_CHANGE
     ]
-    if differing:
-        raise schema.ConfigError(
-            f"workdir: {folder} holds a run of another config; choose another folder, or the "
-            "same config to resume:\n" + "\n".join(differing)
-        )
 
 
 def _plain(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -339,15 +404,35 @@ def _plain(config: ml_collections.ConfigDict) -> dict[str, Any]:
     return json.loads(json.dumps(config.to_dict()))
 
 
+def skipped_examples(config: ml_collections.ConfigDict, dataset: sources.Dataset) -> dict[str, int]:
+    """How many stored examples were left out, for records and results, if they may be."""
+    return {"skipped_examples": len(dataset.skipped)} if config.data.on_damaged == "skip" else {}
+
+
+def _require_same_data(dataset: sources.Dataset) -> None:
+    """Raises DataError, in every process, if not all could read the same examples."""
+    if jax.process_count() == 1:
+        return
+    sizes = [len(split) for split in dataset.splits.values()]
+    seen = np.array([*sizes, zlib.crc32(" ".join(dataset.skipped).encode())], np.uint32)
+    every = multihost_utils.process_allgather(seen)
+    if (every != every[0]).any():
+        raise sources.DataError(
+            f"{dataset.name}: expected all processes to read the same examples; by process, they "
+            f"have {', '.join('/'.join(map(str, one[:-1])) for one in every)} in "
+            f"{'/'.join(dataset.splits)}"
+        )
+
+
 def _check_classes(dataset: sources.Dataset) -> None:
     """Raises DataError if a fine class is missing where the transfer will need it.
 
-    Only for sets in memory: the labels of others are not known before they are read.
+    Not where labels are only known once images are read.
     """
     for name in ("train", "test"):
-        split = dataset.splits[name]
-        if isinstance(split, sources.ArraySplit):
-            absent = np.setdiff1d(np.arange(len(dataset.fine_names)), split.fine)
+        fine = dataset.splits[name].fine
+        if fine is not None:
+            absent = np.setdiff1d(np.arange(len(dataset.fine_names)), fine)
             if absent.size:
                 raise sources.DataError(
                     f"{dataset.name}, split {name!r}: no example of fine class "

@@ -7,12 +7,21 @@ import errno
 import os
 import pathlib
 import platform
+import re
+import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from thanos_jax.errors import UserError
 
 LOCK = "lock"
+# The trainings of the task "groups", each in a folder of its own.
+TRAININGS = ("representation", "identification", "robust")
+_RECORDS = ("metrics.jsonl", "unlogged.json", "nonfinite.json")
+_FINDINGS = ("groups.npz", "groups.tmp.npz", "geometry.json", "report.html")
+# By these a folder is known to hold a run: they go last.
+_MARKS = ("results.json", "config.json")
+_CHECKPOINT = re.compile(r"\d+(\.tmp|\.damaged)?")
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
@@ -63,6 +72,39 @@ def writing(folder: pathlib.Path) -> Iterator[None]:
             f"{error.strerror or error}. Mend that, or choose another folder; the same command "
             "goes on from the last checkpoint."
         ) from error
+
+
+def empty(folder: pathlib.Path) -> None:
+    """Removes what a run has written to its folder, and nothing else that lies there.
+
+    Emptying that was interrupted leaves a folder that still holds that run, or none.
+
+    Raises:
+      WorkdirError: something cannot be removed.
+    """
+    with writing(folder):
+        for training in (*(folder / name for name in TRAININGS), folder):
+            checkpoints = training / "checkpoints"
+            for path in checkpoints.iterdir() if checkpoints.is_dir() else ():
+                if path.is_dir() and _CHECKPOINT.fullmatch(path.name):
+                    shutil.rmtree(path)
+            _remove_files(training, _RECORDS)
+            _remove_if_empty(checkpoints)
+            if training != folder:
+                _remove_if_empty(training)
+        _remove_files(folder, _FINDINGS + _MARKS)
+
+
+def _remove_files(folder: pathlib.Path, names: Sequence[str]) -> None:
+    for name in names:
+        (folder / f"{name}.tmp").unlink(missing_ok=True)
+        (folder / name).unlink(missing_ok=True)
+
+
+def _remove_if_empty(folder: pathlib.Path) -> None:
+    # It stays if there is something of the user's in it, or if it is a link to elsewhere.
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def _lock(folder: pathlib.Path, *, create: bool) -> int | None:

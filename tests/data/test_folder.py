@@ -307,6 +307,54 @@ def test_truncated_images_are_named(tmp_path, stream):
         as_arrays(test)
 
 
+@pytest.mark.parametrize("image_size", [0, 4])
+@pytest.mark.parametrize("stream", [False, True])
+def test_damaged_images_can_be_left_out(tmp_path, stream, image_size, capsys):
+    write(tmp_path, split=split_by_number)
+    limit = 0.0 if stream else 4.0
+    options = {"image_size": image_size, "on_damaged": "skip", "memory_limit_gib": limit}
+    whole = load(tmp_path, **options)
+    before = {name: as_arrays(split) for name, split in whole.splits.items()}
+    assert whole.skipped == ()
+    assert capsys.readouterr().err == ""
+    cut(tmp_path / "dog" / "0.png")
+    overwrite(tmp_path / "cat" / "4.png")
+    overwrite(tmp_path / "cat" / "5.png")
+    gone = {"train": [2, 3], "validation": [], "test": [1]}
+    dataset = load(tmp_path, **options)
+    assert dataset.skipped == ("train 2", "train 3", "test 1")
+    said = capsys.readouterr().err
+    assert "folder, split 'train': 2 of 24 examples cannot be read and are left out" in said
+    assert "folder, split 'test': 1 of 3 examples" in said
+    for file in ("dog/0.png", "cat/4.png", "cat/5.png"):
+        assert said.count(f"({file}, ") == 1
+    for name, split in dataset.splits.items():
+        assert split.in_memory is not stream
+        for key, found in as_arrays(split).items():
+            np.testing.assert_array_equal(found, np.delete(before[name][key], gone[name], axis=0))
+
+
+def test_what_is_not_damage_is_not_left_out(tmp_path):
+    write(tmp_path)
+    with pytest.raises(schema.ConfigError, match=r"on_damaged: expected one of stop, skip, got"):
+        load(tmp_path, on_damaged="ignore")
+    save(tmp_path / "cow" / "9.png", np.zeros((6, 5, 1), np.uint16))
+    with pytest.raises(DataError, match=r"cow/9\.png, .*pixels of mode I;16, expected 8 bits"):
+        load(tmp_path, on_damaged="skip")
+    for path in tmp_path.rglob("*.png"):
+        overwrite(path)
+    with pytest.raises(DataError, match=r"no image can be read; the first: .*cat/0\.png"):
+        load(tmp_path, on_damaged="skip")
+
+
+def test_most_of_a_split_is_not_left_out(tmp_path):
+    write(tmp_path, split=split_by_number)
+    for fine in ("cat", "dog"):
+        overwrite(tmp_path / fine / "0.png")
+    with pytest.raises(DataError, match=r"(?s)'test': 2 of 3 examples .*more than the half.*cat/0"):
+        load(tmp_path, on_damaged="skip")
+
+
 # The table
 
 

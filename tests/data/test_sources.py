@@ -7,6 +7,7 @@ written without TensorFlow.
 import io
 import json
 import pathlib
+import re
 import shutil
 import sys
 
@@ -36,6 +37,7 @@ def config(name, **changes):
         "correlation": 0.95,
         "rare_fraction": 1.0,
         "coarse_map": "",
+        "on_damaged": "stop",
     }
     return ConfigDict({**values, **changes})
 
@@ -484,6 +486,34 @@ def test_flipped_bit_is_found_in_its_record(tmp_path):
     assert len(split.read(np.flatnonzero(numbers != 17))["fine"]) == len(split) - 1
     with pytest.raises(DataError, match="record 17 "):
         split.read(np.flatnonzero(numbers == 17))
+
+
+@pytest.mark.parametrize("limit", [0.0, 4.0])
+def test_damaged_records_can_be_left_out(limit, tmp_path, capsys):
+    records = digit_records(100)
+    records[99] = example(encode(grey(0))[:-300], label=1)  # the last of its file
+    folder = write_dataset(tmp_path, "mnist", {"train": records, "test": digit_records(30)})
+    path = folder / "mnist-train.array_record-00000-of-00001"
+    content = bytearray(path.read_bytes())
+    start = content.find(encode(grey(17))[100:130])
+    content[start] ^= 1
+    path.write_bytes(content)
+    options = config("mnist", data_dir=str(tmp_path), memory_limit_gib=limit, on_damaged="skip")
+    dataset = sources.load(options)
+    assert dataset.skipped == ("train 17", "train 99")
+    said = capsys.readouterr().err
+    assert "mnist, split 'train': 2 of 100 examples cannot be read and are left out" in said
+    assert re.search(r"record 17 \(.*\n.*record 99 \(", said)
+    parts = [as_arrays(dataset.splits[name])["image"] for name in ("train", "validation")]
+    images = np.concatenate(parts)[..., 0]
+    kept = {grey(number)[..., 0].tobytes() for number in range(100) if number not in (17, 99)}
+    assert len(images) == 98
+    assert {image.tobytes() for image in images} == kept
+    # The same in a later start.
+    again = as_arrays(sources.load(options).splits["train"])
+    assert_equal_batches(again, as_arrays(dataset.splits["train"]))
+    with pytest.raises(ValueError, match=r"data\.on_damaged must be one of stop, skip, got 'x'"):
+        sources.load(config("digits", on_damaged="x"))
 
 
 def test_fewer_records_than_declared_is_an_error(tmp_path):

@@ -1,11 +1,14 @@
 """One run to a folder, and the words for a folder that cannot be written."""
 
+import contextlib
+import json
 import os
 import subprocess
 import sys
 
 import pytest
 
+from thanos_jax import config as schema
 from thanos_jax import run as run_module
 from thanos_jax import workdir
 
@@ -106,3 +109,99 @@ def test_records_that_cannot_be_written_stop_the_run(runs, tmp_path, monkeypatch
         with pytest.raises(workdir.WorkdirError, match="No space left on device"):
             run_module.run(runs.config(**{"train.max_steps": 3}), tmp_path)
     assert not (tmp_path / "results.json").exists()
+
+
+def finished_otherwise(folder, config):
+    """Leaves what finished runs of both tasks leave, of another seed; returns the files."""
+    config.seed += 1
+    text = json.dumps(config.to_dict())
+    trained = ("metrics.jsonl", "unlogged.json", "nonfinite.json", "checkpoints/7/checksums.json",
+               "checkpoints/9.tmp/a", "checkpoints/5.damaged/a")  # fmt: skip
+    names = [*trained, "config.json", "results.json", "report.html", "groups.npz", "geometry.json"]
+    names += [f"{training}/{name}" for training in workdir.TRAININGS for name in trained]
+    paths = [folder / name for name in names]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text if path.name == "config.json" else "", encoding="utf-8")
+    config.seed -= 1
+    return paths
+
+
+def test_only_what_a_run_has_written_is_removed(runs, tmp_path):
+    run = tmp_path / "run"
+    paths = finished_otherwise(run, runs.config())
+    mine = [run / name for name in (
+        "notes.txt", "robust/notes.txt", "checkpoints/best", "checkpoints/best.d/7/a", "7/a",
+        "data/metrics.jsonl", "theory.json", workdir.LOCK,
+    )]  # fmt: skip
+    elsewhere = tmp_path / "elsewhere"
+    (run / "identification" / "checkpoints").rename(elsewhere)
+    (run / "identification" / "checkpoints").symlink_to(elsewhere)
+    for path in mine:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("", encoding="utf-8")
+    workdir.empty(run)
+    assert not any(path.exists() for path in paths)
+    assert all(path.exists() for path in mine)
+    assert not (run / "representation").exists()
+    assert list(elsewhere.iterdir()) == []
+    workdir.empty(run)
+    workdir.empty(tmp_path / "not there")
+
+
+def test_a_run_of_another_config_is_overwritten_only_when_asked(runs, tmp_path, capsys):
+    config = runs.config(**{"train.max_steps": 1})
+    paths = finished_otherwise(tmp_path, config)
+    notes = tmp_path / "notes.txt"
+    notes.write_text("mine", encoding="utf-8")
+    with pytest.raises(schema.ConfigError, match=r"(?s)--overwrite to begin anew:.*seed: 1 there"):
+        run_module.run(config, tmp_path)
+    with workdir.locked(tmp_path), pytest.raises(workdir.WorkdirError, match="in use by another"):
+        run_module.run(config, tmp_path, overwrite=True)
+    broken = runs.config(**{"train.max_steps": 1, "data.correlation": 0.6})
+    broken.model.update(encoder="vit")
+    broken.model.vit.patch = 5
+    with pytest.raises(ValueError, match="patch"):  # a run that cannot start removes nothing
+        run_module.run(broken, tmp_path, overwrite=True)
+    assert all(path.exists() for path in [*paths, notes])
+    results = run_module.run(config, tmp_path, overwrite=True)
+    assert "a run of another config is removed" in capsys.readouterr().out
+    assert (results["seed"], results["steps"]) == (0, 1)
+    there = {path.name for path in tmp_path.iterdir()}
+    assert there == {
+        "notes.txt", "config.json", "metrics.jsonl", "checkpoints", "results.json", "report.html",
+    }  # fmt: skip
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["1"]
+    # The same command again, as a scheduler gives it, begins nothing anew.
+    assert run_module.run(config, tmp_path, overwrite=True) == results
+    assert "nothing to do" in capsys.readouterr().out
+
+
+def test_emptying_that_was_interrupted_leaves_no_other_run(runs, tmp_path, monkeypatch):
+    """Checkpoints of one config are never taken for those of another."""
+    import pathlib
+
+    paths = finished_otherwise(tmp_path, runs.config())
+    real, calls = pathlib.Path.unlink, 0
+
+    def unlink(self, missing_ok=False):
+        nonlocal calls
+        calls += 1
+        if calls > allowed:
+            raise KeyboardInterrupt
+        real(self, missing_ok=missing_ok)
+
+    for allowed in range(100):
+        calls = 0
+        with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+            patch.setattr(pathlib.Path, "unlink", unlink)
+            workdir.empty(tmp_path)
+        left = [path for path in paths if "checkpoints" in path.parts and path.exists()]
+        if left:
+            assert run_module.differences(tmp_path, runs.config())
+        if calls <= allowed:
+            break
+    else:
+        pytest.fail("never done")
+    assert allowed > 10
+    assert not any(path.exists() for path in paths)

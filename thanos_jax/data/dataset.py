@@ -28,6 +28,8 @@ class Dataset(NamedTuple):
       image_shape: (h, w, c).
       mean: mean of each channel of images in [0, 1].
       std: standard deviation of each channel of images in [0, 1].
+      skipped: the stored examples left out because they cannot be read, as in "train 17"; see
+        `thanos_jax.data.damaged`.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Dataset(NamedTuple):
     image_shape: tuple[int, int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    skipped: tuple[str, ...] = ()
 
 
 def hold_out(size: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

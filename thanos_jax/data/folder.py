@@ -140,10 +140,10 @@ def from_rows(
     _check_classes(table, rows, files.fine, fine_names, numbers)
 
     size = config_data.image_size
-    height, width, found_mode = _inspect(files, size, name)
+    height, width, found_mode = _inspect(files, size, name, config_data.on_damaged)
     final_mode = mode or found_mode
     image_shape = (size or height, size or width, len(final_mode))
-    splits = open_splits(
+    splits, skipped = open_splits(
         {split: files.take(numbers[split]) for split in SPLITS},
         lambda image: _upright(image, final_mode),
         dataset=name,
@@ -152,9 +152,10 @@ def from_rows(
         image_shape=image_shape,
         image_size=size,
         memory_limit_gib=config_data.memory_limit_gib,
+        on_damaged=config_data.on_damaged,
     )
     mean, std = units or moments(splits["train"], seed=config_data.split_seed)
-    return Dataset(name, splits, coarse_names, fine_names, image_shape, mean, std)
+    return Dataset(name, splits, coarse_names, fine_names, image_shape, mean, std, skipped)
 
 
 def read_rows(folder: str) -> list[Row]:
@@ -313,38 +314,49 @@ def _check_classes(
             )
 
 
-def _inspect(files: ImageFiles, image_size: int, dataset: str) -> tuple[int, int, str]:
+def _inspect(
+    files: ImageFiles, image_size: int, dataset: str, on_damaged: str
+) -> tuple[int, int, str]:
     """(height, width, mode) of all images; the size only matters if image_size is 0."""
 
-    def header(number: int) -> tuple[int, int, str]:
+    def header(number: int) -> tuple[int, int, str] | DataError:
         try:
             with open_image(files.paths[number]) as image:
-                if image.mode[0] in "IF":
-                    raise ValueError(
-                        f"pixels of mode {image.mode}, expected 8 bits in each channel"
-                    )
                 width, height = image.size
                 # Of a PNG, reading Exif data means decoding the image.
                 if not image_size and image.getexif().get(_ORIENTATION, 1) >= 5:
                     width, height = height, width
                 return height, width, image.mode
         except Exception as error:
-            raise DataError(f"{dataset}: {files.sources[number]}: {error}") from error
+            damage = DataError(f"{dataset}: {files.sources[number]}: {error}")
+            if on_damaged == "stop":
+                raise damage from error
+            return damage
 
     pool = ThreadPoolExecutor(min(os.cpu_count() or 1, 16))
     try:
-        headers = list(pool.map(header, range(len(files.paths))))
+        found = list(pool.map(header, range(len(files.paths))))
     finally:
         pool.shutdown(cancel_futures=True)
-    height, width = headers[0][:2]
-    for number, (other_height, other_width, _) in enumerate(headers):
+    # The others are left out when they are read.
+    headers = {n: one for n, one in enumerate(found) if not isinstance(one, DataError)}
+    if not headers:
+        raise DataError(f"no image can be read; the first: {found[0]}")
+    first = min(headers)
+    height, width = headers[first][:2]
+    for number, (other_height, other_width, mode) in headers.items():
+        if mode[0] in "IF":
+            raise DataError(
+                f"{dataset}: {files.sources[number]}: pixels of mode {mode}, expected 8 bits in "
+                "each channel"
+            )
         if not image_size and (other_height, other_width) != (height, width):
             raise DataError(
                 f"{dataset}: data.image_size: expected the side to which images are resized,"
                 f" because they differ in size, got 0: {files.sources[number]}, is {other_width} x"
-                f" {other_height} pixels, {files.sources[0]}, {width} x {height}"
+                f" {other_height} pixels, {files.sources[first]}, {width} x {height}"
             )
-    grey = all(mode in _GREY_MODES for _, _, mode in headers)
+    grey = all(mode in _GREY_MODES for _, _, mode in headers.values())
     return height, width, "L" if grey else "RGB"
 
 

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
+from thanos_jax.data.damaged import open_records
 from thanos_jax.data.prepared import resize
-from thanos_jax.data.splits import RecordSplit, Split, to_memory
+from thanos_jax.data.splits import RecordSplit, Split
 
 
 class ImageFiles(NamedTuple):
@@ -67,7 +68,8 @@ def open_splits(
     image_shape: tuple[int, int, int],
     image_size: int,
     memory_limit_gib: float,
-) -> dict[str, Split]:
+    on_damaged: str = "stop",
+) -> tuple[dict[str, Split], tuple[str, ...]]:
     """Opens the splits of a data set of image files.
 
     Args:
@@ -79,9 +81,10 @@ def open_splits(
       image_shape: (h, w, c) of every image in the end.
       image_size: side of the square the images are resized to; 0 to leave them as stored.
       memory_limit_gib: GiB of pixels of all splits above which they stay on disk.
+      on_damaged: what is done about files that cannot be used; see `thanos_jax.data.damaged`.
 
     Returns:
-      split -> its examples: all of them in memory, or none.
+      split -> its examples: all of them in memory, or none; and which were left out.
 
     Raises:
       DataError: a file that cannot be used, if it is read now.
@@ -89,6 +92,7 @@ def open_splits(
     size = sum(len(part.paths) for part in files.values())
     stream = size * float(np.prod(image_shape)) / 2**30 > memory_limit_gib
     splits: dict[str, Split] = {}
+    skipped: tuple[str, ...] = ()
     for name, part in files.items():
         records = RecordSplit(
             _Records(part),
@@ -101,8 +105,9 @@ def open_splits(
             file_of=part.sources.__getitem__,
             fine=part.fine,
         )
-        splits[name] = records if stream else to_memory(records)
-    return splits
+        splits[name], found = open_records(records, stream=stream, on_damaged=on_damaged)
+        skipped += found
+    return splits, skipped
 
 
 def _decode(

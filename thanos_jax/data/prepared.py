@@ -128,7 +128,13 @@ def _convert_command(prepared: Prepared) -> str:
 
 
 def open_split(
-    prepared: Prepared, split: str, *, dataset: str, image_size: int, stream: bool
+    prepared: Prepared,
+    split: str,
+    *,
+    dataset: str,
+    image_size: int,
+    stream: bool,
+    check_ends: bool = True,
 ) -> RecordSplit:
     """Opens one split for random access.
 
@@ -138,6 +144,7 @@ def open_split(
       dataset: name of ours whose labels are wanted, as in "cifar100_u".
       image_size: side of the square the images are resized to; 0 to leave them as stored.
       stream: whether the records must stay on disk until they are asked for.
+      check_ends: whether the first and last record of each file are read at once.
 
     Returns:
       The split.
@@ -178,10 +185,11 @@ def open_split(
         split=split,
         file_of=functools.partial(_file_of, shards.file_instructions),
     )
-    # Every reader checks the end of its file first: a missing or cut file shows now, not at the
-    # step that happens to need it.
-    ends = np.cumsum([0, *(shard.take for shard in shards.file_instructions)])
-    result.read(np.unique(np.concatenate([ends[:-1], ends[1:] - 1])) if size else ends[:0])
+    if check_ends and size:
+        # Every reader checks the end of its file first: a missing or cut file shows now, not at
+        # the step that happens to need it.
+        ends = np.cumsum([0, *(shard.take for shard in shards.file_instructions)])
+        result.read(np.unique(np.concatenate([ends[:-1], ends[1:] - 1])))
     return result
 
 

@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from thanos_jax.data import (
     backgrounds,
+    damaged,
     folder,
     isic,
     labels,
@@ -20,7 +21,7 @@ from thanos_jax.data import (
 from thanos_jax.data.dataset import Dataset, fine_labels, hold_out, moments
 from thanos_jax.data.permutations import SUBSAMPLE, TEST_SPLIT, permutation
 from thanos_jax.data.prepared import DatasetNotFound
-from thanos_jax.data.splits import ArraySplit, DataError, RecordSplit, Split, to_memory
+from thanos_jax.data.splits import ArraySplit, DataError, RecordSplit, Split
 
 __all__ = [
     "BACKGROUNDS",
@@ -81,6 +82,8 @@ def load(config_data: ConfigDict) -> Dataset:
         rare_fraction: of digits or mnist, the share of the training images of 3, 4, 8 and 9 that
           is kept, in (0, 1]; see `rare`.
         coarse_map: a CSV of tiny_imagenet's superclasses; "" for the package's own.
+        on_damaged: "stop" or "skip", what is done about stored examples that cannot be read; see
+          `damaged`.
 
     Returns:
       The data set.
@@ -129,6 +132,11 @@ def load(config_data: ConfigDict) -> Dataset:
             f" {config_data.background!r}, got {config_data.rare_fraction}; only"
             f" {' and '.join(_ONE_CHANNEL)} with background 'none' have rare digits"
         )
+    if config_data.on_damaged not in damaged.OPTIONS:
+        raise ValueError(
+            f"data.on_damaged must be one of {', '.join(damaged.OPTIONS)}, got"
+            f" {config_data.on_damaged!r}"
+        )
     if config_data.coarse_map and name != "tiny_imagenet":
         raise DataError(
             f"data.coarse_map: expected '' for {name}, got {config_data.coarse_map!r}; only"
@@ -141,10 +149,11 @@ def _load_tabulated(config_data: ConfigDict) -> Dataset:
     """Loads a data set whose classes are listed in `labels`."""
     name, background = config_data.name, config_data.background
     coarse_names, fine_names = labels.coarse_names(name), labels.fine_names(name)
+    skipped: tuple[str, ...] = ()
     if name == "digits":
         splits, shape = _digits(config_data.image_size)
     else:
-        splits, shape = _open(config_data)
+        splits, shape, skipped = _open(config_data)
     if name == "cifar100_u":
         chosen = _unbalanced(fine_labels(splits["train"]), config_data.split_seed)
         splits["train"] = splits["train"].subset(chosen)
@@ -191,10 +200,14 @@ def _load_tabulated(config_data: ConfigDict) -> Dataset:
         image_shape=shape,
         mean=mean,
         std=std,
+        skipped=skipped,
     )
 
 
-def _open(config_data: ConfigDict) -> tuple[dict[str, Split], tuple[int, int, int]]:
+def _open(
+    config_data: ConfigDict,
+) -> tuple[dict[str, Split], tuple[int, int, int], tuple[str, ...]]:
+    """Returns the stored splits, the shape of their images, and which were left out."""
     name, size = config_data.name, config_data.image_size
     tfds_name = "cifar100" if name == "cifar100_u" else name
     wanted = ("train", "validation", "test") if name == "celeb_a" else ("train", "test")
@@ -209,7 +222,7 @@ def _open(config_data: ConfigDict) -> tuple[dict[str, Split], tuple[int, int, in
             if served_split is None:
                 raise
             mocked[split], shape = served_split, served_split.image_shape
-        return mocked, shape
+        return mocked, shape, ()
     height, width, channels = stored.image_shape
     shape = (size or height, size or width, channels)
     if channels != len(_MOMENTS[name][0]):
@@ -222,10 +235,21 @@ def _open(config_data: ConfigDict) -> tuple[dict[str, Split], tuple[int, int, in
     # Small images cost more in Python than in Pillow, and Python runs one thread at a time.
     threads = None if height * width > 64 * 64 else 1
     splits: dict[str, Split] = {}
+    skipped: tuple[str, ...] = ()
     for split in wanted:
-        records = prepared.open_split(stored, split, dataset=name, image_size=size, stream=stream)
-        splits[split] = records if stream else to_memory(records, threads=threads)
-    return splits, shape
+        records = prepared.open_split(
+            stored,
+            split,
+            dataset=name,
+            image_size=size,
+            stream=stream,
+            check_ends=config_data.on_damaged == "stop",
+        )
+        splits[split], found = damaged.open_records(
+            records, stream=stream, on_damaged=config_data.on_damaged, threads=threads
+        )
+        skipped += found
+    return splits, shape, skipped
 
 
 def _digits(size: int) -> tuple[dict[str, Split], tuple[int, int, int]]:

@@ -164,7 +164,7 @@ class RecordSplit:
         fine: np.ndarray | None = None,
         indices: np.ndarray | None = None,
     ) -> None:
-        self.image_shape = image_shape
+        self.image_shape, self.dataset, self.split = image_shape, dataset, split
         self._records = records
         self._decode = decode
         self._indices = np.arange(len(records)) if indices is None else indices
@@ -232,10 +232,8 @@ class RecordSplit:
         return image, fine, coarse
 
     def _error(self, number: int, error: Exception) -> DataError:
-        dataset, split, file_of = (self._options[key] for key in ("dataset", "split", "file_of"))
-        return DataError(
-            f"{dataset}, split {split!r}, record {number} ({file_of(number)}): {error}"
-        )
+        file = self._options["file_of"](number)
+        return DataError(f"{self.dataset}, split {self.split!r}, record {number} ({file}): {error}")
 
 
 class MappedSplit:

@@ -58,7 +58,7 @@ def load(config_data: ConfigDict) -> Dataset:
     kept, held = hold_out(len(train.paths), config_data.validation_fraction, config_data.split_seed)
     size = config_data.image_size
     image_shape = (size or _SIDE, size or _SIDE, 3)
-    splits = open_splits(
+    splits, skipped = open_splits(
         {
             "train": train.take(kept),
             "validation": train.take(held),
@@ -72,9 +72,12 @@ def load(config_data: ConfigDict) -> Dataset:
         image_shape=image_shape,
         image_size=size,
         memory_limit_gib=config_data.memory_limit_gib,
+        on_damaged=config_data.on_damaged,
     )
     mean, std = moments(splits["train"], seed=config_data.split_seed)
-    return Dataset("tiny_imagenet", splits, coarse_names, fine_names, image_shape, mean, std)
+    return Dataset(
+        "tiny_imagenet", splits, coarse_names, fine_names, image_shape, mean, std, skipped
+    )
 
 
 def superclasses(path: str = "") -> dict[str, str]:

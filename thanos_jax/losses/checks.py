@@ -24,9 +24,29 @@ def describe(value: Any) -> str:
 
 def option(name: str, value: str, allowed: Sequence[str]) -> None:
     """Raises ValueError unless `value` is one of `allowed`."""
-    if value not in allowed:
+    if not isinstance(value, str) or value not in allowed:
         expected = ", ".join(repr(item) for item in allowed)
         raise ValueError(f"{name}: expected one of {expected}, got {value!r}")
+
+
+def boolean(name: str, value: Any) -> None:
+    """Raises TypeError unless `value` is True or False: "no" and 0.5 are true to Python."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name}: expected True or False, got {describe(value)}")
+
+
+def listed(name: str, value: Any) -> Any:
+    """Returns a list or tuple as an array, anything else as it is.
+
+    Raises:
+      TypeError: a list of lists of several lengths.
+    """
+    if not isinstance(value, Sequence):
+        return value
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        raise TypeError(f"{name}: expected an array, got {describe(value)}: {error}") from error
 
 
 def floating(name: str, value: Any) -> None:
@@ -68,8 +88,7 @@ def labels(value: Any, batch: int, *, name: str = "labels", rename: bool = True)
       TypeError: not an integer array.
       ValueError: another shape than [batch], or labels beyond 32 bits that may not be renamed.
     """
-    if isinstance(value, Sequence):
-        value = np.asarray(value)
+    value = listed(name, value)
     if not hasattr(value, "dtype") or not jnp.issubdtype(value.dtype, jnp.integer):
         raise TypeError(f"{name}: expected an integer array [batch={batch}], got {describe(value)}")
     if value.shape != (batch,):
@@ -121,8 +140,7 @@ def where(value: Any, batch: int) -> jax.Array:
     """
     if value is None:
         return jnp.ones(batch, bool)
-    if isinstance(value, Sequence):
-        value = np.asarray(value)
+    value = listed("where", value)
     if not hasattr(value, "dtype") or value.dtype != bool:
         raise TypeError(f"where: expected a bool array [batch={batch}], got {describe(value)}")
     if value.shape != (batch,):

@@ -354,6 +354,7 @@ def _loss(
     """The loss made of one term, or of two: (1 - weight) `term` + weight `other`."""
     checks.option("views", shared.views, VIEWS)
     checks.option("reduction", shared.reduction, REDUCTIONS)
+    checks.boolean("normalize", shared.normalize)
     checks.option("implementation", shared.implementation, pairs.OPTIONS)
     embeddings = checks.embeddings(embeddings)
     # In order: that of a set differs between processes, and with it the program and its last bits.

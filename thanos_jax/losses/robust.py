@@ -23,7 +23,6 @@ groups, the targets of images) is an argument and a result; no gradient flows th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -326,8 +325,8 @@ def early_learning_regularization(
 
     Args:
       logits: float [batch, classes], at least two classes.
-      targets: float [batch, classes], in [0, 1]; rows need not have a sum of 1. Constant for the
-        gradient.
+      targets: float [batch, classes], in [0, 1]; rows need not have a sum of 1, but one of ones
+        throughout has the loss log 0. Constant for the gradient.
       where: bool [batch]; False is padding and is left out. None: every row counts.
       axis_name: inside `jax.pmap` or `jax.shard_map`, the axis over which the batch is sharded; the
         mean is then over the global batch.
@@ -472,8 +471,8 @@ def _vector(
 ) -> jax.Array:
     """Returns a float array of one axis that is not empty; with `integers` also an integer one."""
     expected = f"array [{axis}]" if length is None else f"array [{axis}={length}]"
-    if integers and isinstance(value, Sequence):
-        value = np.asarray(value)
+    if integers:
+        value = checks.listed(name, value)
     kinds = (jnp.floating, jnp.integer) if integers else (jnp.floating,)
     if not hasattr(value, "dtype") or not any(jnp.issubdtype(value.dtype, kind) for kind in kinds):
         which = "a floating point or integer" if integers else "a floating point"
@@ -486,8 +485,7 @@ def _vector(
 
 def _groups(value: Any, batch: int, num_groups: int) -> jax.Array:
     """Returns integer [batch], signed, of 32 or 64 bits; what is at hand must be a group."""
-    if isinstance(value, Sequence):
-        value = np.asarray(value)
+    value = checks.listed("groups", value)
     expected = f"array [batch={batch}], one group for each of values"
     if not hasattr(value, "dtype") or not jnp.issubdtype(value.dtype, jnp.integer):
         raise TypeError(f"groups: expected an integer {expected}, got {checks.describe(value)}")

@@ -43,7 +43,6 @@ from thanos_jax.train.robust_step import GROUP_INPUTS, WEIGHT_INPUTS, make_robus
 # Methods that need groups recovered from the embedding of config.method.
 RECOVERING = ("none", "group_dro", "reweight", "undersample")
 
-_TRAININGS = ("representation", "identification", "robust")
 _CHOSEN_BY = "validation_worst_group_accuracy"
 _CHUNK = 1024  # images read at a time for their labels
 _EXAMPLES = 12
@@ -68,7 +67,12 @@ class Groups(NamedTuple):
 
 
 def run(
-    config: ml_collections.ConfigDict, folder: pathlib.Path, dataset: Dataset, mesh: Mesh
+    config: ml_collections.ConfigDict,
+    folder: pathlib.Path,
+    dataset: Dataset,
+    mesh: Mesh,
+    *,
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Recovers, trains, evaluates and reports; the same call on the same folder resumes.
 
@@ -77,6 +81,7 @@ def run(
       folder: of the run, not finished.
       dataset: fine labels are the true groups.
       mesh: devices.
+      overwrite: whether a run of another config in the folder is removed.
 
     Returns:
       What results.json holds.
@@ -88,15 +93,16 @@ def run(
     """
     _check(config, dataset)
     first = config if config.robust.method in RECOVERING else classifier_config(config)
-    parts = run_module.build(first, dataset, mesh)
+    # What a run of another config has left goes before this one begins.
+    resumes = not run_module.differences(folder, config) and stages.started(
+        folder / ("representation" if first is config else "robust")
+    )
+    parts = run_module.build(first, dataset, mesh, resumes=resumes)
     stages.trace(parts, dataset.splits["train"], first.train.batch_size)
     with workdirs.writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with workdirs.locked(folder):
-        run_module.same_run(folder, config)  # again: another run may have been there until now
-        text = json.dumps(config.to_dict(), indent=2)
-        with workdirs.writing(folder):
-            metrics.write_atomically(folder / "config.json", text + "\n")
+        run_module.claim(folder, config, overwrite=overwrite)
         return _run(config, folder, dataset, mesh, parts)
 
 
@@ -128,7 +134,8 @@ def _run(
             known = _recover(config, parts, trained.state, dataset, mesh)
         _write(path, known)
     if method != "none":
-        parts = run_module.build(robust, dataset, mesh)
+        resumes = stages.started(folder / "robust")
+        parts = run_module.build(robust, dataset, mesh, resumes=resumes)
         trained = _train_classifier(
             robust, parts, known, labels["train"]["coarse"], dataset, mesh, folder / "robust"
         )
@@ -143,7 +150,7 @@ def _run(
         for name in ("train", "validation", "test")
     }
     held_out = _accuracies(found["validation"], known.validation, len(known.names))
-    every = [metrics.read(folder / name / "metrics.jsonl") for name in _TRAININGS]
+    every = [metrics.read(folder / name / "metrics.jsonl") for name in workdirs.TRAININGS]
     last = [records[-1] for records in every if records]
     skipped = sum(r.get(nonfinite.SKIPPED, 0) for records in every for r in records)
     results = {
@@ -155,6 +162,7 @@ def _run(
         "steps": sum(record["step"] for record in last),
         "train_seconds": sum(record["seconds"] for record in last),
         nonfinite.SKIPPED: int(skipped),
+        **run_module.skipped_examples(config, dataset),
         **_test(found["test"], labels["train"]["fine"], dataset),
         **_recovery(method, known, labels["train"]),
         "chosen_step": trained.step,
@@ -289,7 +297,14 @@ def _represent(
         return {"validation_coarse_accuracy": float(np.mean(correct))}
 
     return stages.train(
-        parts.state, parts.step, dataset.splits["train"], mesh, config, folder, evaluate=evaluate
+        parts.state,
+        parts.step,
+        dataset.splits["train"],
+        mesh,
+        config,
+        folder,
+        evaluate=evaluate,
+        constants=run_module.skipped_examples(config, dataset),
     )
 
 
@@ -335,7 +350,7 @@ def _identify(
     """
     first = classifier_config(config)
     first.train.epochs = config.robust.jtt_epochs
-    parts = run_module.build(first, dataset, mesh)
+    parts = run_module.build(first, dataset, mesh, resumes=stages.started(folder))
     size = len(dataset.splits["train"])
     print("first training, by whose errors the second is weighted", flush=True)
     trained = stages.train(
@@ -346,6 +361,7 @@ def _identify(
         first,
         folder,
         inputs=WEIGHT_INPUTS,
+        constants=run_module.skipped_examples(config, dataset),
     )
     groups_of = {}
     for name in ("train", "validation"):
@@ -415,6 +431,7 @@ def _train_classifier(
         inputs=WEIGHT_INPUTS if sizes is None else GROUP_INPUTS,
         # All methods take the same number of steps.
         epoch_size=size,
+        constants=run_module.skipped_examples(config, dataset),
     )
 
 
@@ -546,7 +563,7 @@ def _figures(
                 plots.embedding_map(known.points, sets[known.mapped], names, f"{title} group"),
                 plots.HOW_TO_READ["recovered_map"],
             )
-    for name in _TRAININGS:
+    for name in workdirs.TRAININGS:
         records = metrics.read(folder / name / "metrics.jsonl")
         if records:
             title = f"Training: {'classifier' if name == 'robust' else name}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from thanos_jax import workdir
 from thanos_jax.data.splits import Split
 from thanos_jax.downstream import embed as embedding
-from thanos_jax.train import loop, metrics
+from thanos_jax.train import checkpoint, loop, metrics
 from thanos_jax.train.checkpoint import Checkpoints
 from thanos_jax.train.state import TrainState
 from thanos_jax.train.step import INPUTS, Step
@@ -45,6 +45,7 @@ def train(
     choose: str | None = None,
     inputs: Sequence[str] = INPUTS,
     epoch_size: int | None = None,
+    constants: Mapping[str, float] | None = None,
 ) -> Trained:
     """Trains to the end, from the newest checkpoint in the folder if there is one.
 
@@ -60,6 +61,7 @@ def train(
         which state is returned; a checkpoint is then saved at every evaluation. None: the last.
       inputs: what of a batch the step is given.
       epoch_size: images that count as an epoch; None: those of the split.
+      constants: what every record says too.
 
     Raises:
       NonFiniteError, CheckpointError: as `thanos_jax.train.loop.train`.
@@ -87,6 +89,7 @@ def train(
             evaluations=[(config.train.evaluate_every_epochs, evaluate)] if evaluate else [],
             inputs=inputs,
             epoch_size=epoch_size,
+            constants=constants,
         )
         records = metrics.read(path)
         chosen = records[-1]["step"]
@@ -98,6 +101,11 @@ def train(
                 chosen = best["step"]
                 state = checkpoints.restore(state, chosen)
     return Trained(state, chosen, records)
+
+
+def started(folder: pathlib.Path) -> bool:
+    """Whether a training in a folder has a checkpoint, from which `train` goes on."""
+    return bool(checkpoint.steps(folder / "checkpoints"))
 
 
 def embed(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import jax
@@ -54,6 +54,7 @@ def train(
     evaluations: Sequence[tuple[float, Callable[[TrainState], dict[str, float]]]],
     inputs: Sequence[str] = INPUTS,
     epoch_size: int | None = None,
+    constants: Mapping[str, float] | None = None,
 ) -> tuple[TrainState, float]:
     """Runs the steps that are left, logging, evaluating and saving on the way.
 
@@ -69,6 +70,7 @@ def train(
         The last step has all of them.
       inputs: what of a batch the step is given.
       epoch_size: images that count as an epoch; None: those of the split.
+      constants: what every record says too.
 
     Returns:
       The last state, and the seconds that training took over all starts of the run.
@@ -159,6 +161,7 @@ def train(
                 "step": step,
                 "epoch": step / steps_per_epoch,
                 **nonfinite.averages(numbers),
+                **(constants or {}),
                 "seconds": seconds,
             }
             timed = step - logged - (logged == first)

@@ -1,0 +1,151 @@
+"""What share of training goes into checkpoints, at one save a minute.
+
+python benchmarks/checkpoint_overhead.py [--config=configs/mnist.py:thanos,vit] [--steps=5]
+    [--saves=3] [--folder=DIR] [--json=FILE]
+
+A save costs the loop twice: the call copies the state to the host, and the steps that follow share
+the processors with the thread that writes. The second is how much longer those steps took than as
+many of the median before the save. The states are those of the config; the images, one batch, are
+random, so no data are needed. Each step is waited for. On a busy machine numbers vary: raise
+--steps and --saves. The folder should lie where a run's would.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+from ml_collections import config_flags
+
+from thanos_jax import command, run, sharding
+from thanos_jax import config as schema
+from thanos_jax.data import labels, sources
+from thanos_jax.train import checkpoint
+from thanos_jax.train.step import INPUTS
+
+_CONFIG = config_flags.DEFINE_config_file("config", "configs/mnist.py:thanos,vit", lock_config=True)
+_STEPS = flags.DEFINE_integer("steps", 5, "Timed steps before each save.", lower_bound=1)
+_SAVES = flags.DEFINE_integer("saves", 3, "Timed saves.", lower_bound=1)
+_SIDE = flags.DEFINE_integer("side", 28, "Side of the random images.", lower_bound=1)
+_FOLDER = flags.DEFINE_string("folder", None, "Where a folder is made for them; None: a temporary.")
+_JSON = flags.DEFINE_string("json", None, "Where to write the numbers, if anywhere.")
+
+_PERIOD = 60.0  # seconds from save to save
+
+
+def random_dataset(config: Any, side: int) -> sources.Dataset:
+    """Returns one batch of random images with the labels of config.data.name."""
+    name, rng = config.data.name, np.random.default_rng(0)
+    coarse_of_fine = labels.coarse_of_fine(name)
+    channels = 1 if name in ("digits", "mnist") else 3
+    fine = rng.integers(len(coarse_of_fine), size=config.train.batch_size, dtype=np.int32)
+    images = rng.integers(256, size=(len(fine), side, side, channels), dtype=np.uint8)
+    split = sources.ArraySplit(images, fine, coarse_of_fine[fine])
+    return sources.Dataset(
+        name=name,
+        splits=dict.fromkeys(("train", "validation", "test"), split),
+        coarse_names=labels.coarse_names(name),
+        fine_names=labels.fine_names(name),
+        image_shape=(side, side, channels),
+        mean=(0.5,) * channels,
+        std=(0.25,) * channels,
+    )
+
+
+def measure(
+    advance: Callable[[], Any],
+    state: Callable[[], Any],
+    folder: pathlib.Path,
+    *,
+    steps: int,
+    saves: int,
+) -> dict[str, Any]:
+    """Times steps with and without a save beside them.
+
+    Args:
+      advance: takes a step and waits for it.
+      state: the state at present.
+      folder: where checkpoints go.
+      steps: before each save.
+      saves: how many.
+
+    Returns:
+      Medians over saves: the seconds of a "step", of the "call", of the steps until it is written
+      ("write"), and how much longer these took than as many alone ("delay"); the "share" of call
+      and delay in a minute. "bytes" is the size of a checkpoint.
+    """
+
+    def timed() -> float:
+        start = time.perf_counter()
+        advance()
+        return time.perf_counter() - start
+
+    timed()  # compiles
+    found: dict[str, list[float]] = {"step": [], "call": [], "write": [], "delay": [], "share": []}
+    with checkpoint.Checkpoints(folder, keep=1) as checkpoints:
+        for number in range(saves):
+            alone = float(np.median([timed() for _ in range(steps)]))
+            start = time.perf_counter()
+            checkpoints.save(state(), number)
+            call = time.perf_counter() - start
+            beside = [timed()]
+            while number not in checkpoint.steps(folder):
+                checkpoints.check()
+                beside.append(timed())
+            checkpoints.wait()
+            delay = sum(beside) - alone * len(beside)
+            values = (alone, call, sum(beside), delay, (call + delay) / _PERIOD)
+            for name, value in zip(found, values, strict=True):
+                found[name].append(value)
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return {name: float(np.median(values)) for name, values in found.items()} | {"bytes": size}
+
+
+def main(argv: Sequence[str]) -> None:
+    """Prints what a save costs."""
+    config = _CONFIG.value
+    schema.check(config)
+    dataset = random_dataset(config, _SIDE.value)
+    mesh = sharding.make_mesh()
+    parts = run.build(config, dataset, mesh)
+    split = dataset.splits["train"]
+    rows = split.read(np.arange(len(split)))
+    batch = sharding.shard(mesh, {name: rows[name] for name in INPUTS})
+    state = parts.state
+
+    def advance() -> None:
+        nonlocal state
+        state, metrics = parts.step(state, batch)
+        jax.block_until_ready((state, metrics))
+
+    with tempfile.TemporaryDirectory(dir=_FOLDER.value) as folder:
+        found = measure(
+            advance,
+            lambda: state,
+            pathlib.Path(folder) / "checkpoints",
+            steps=_STEPS.value,
+            saves=_SAVES.value,
+        )
+    found["device"] = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+    print(
+        f"{config.data.name}:{config.method}, {config.model.encoder}, batch "
+        f"{config.train.batch_size}, {found['device']}; {found['bytes'] / 1e6:.1f} MB"
+    )
+    print(f"a step                        {found['step'] * 1e3:10.1f} ms")
+    print(f"the call of a save            {found['call'] * 1e3:10.1f} ms")
+    print(f"steps until it is written     {found['write'] * 1e3:10.1f} ms")
+    print(f"of these, delay by the write  {found['delay'] * 1e3:10.1f} ms")
+    print(f"share of time, one save a minute: {found['share']:.2%}")
+    if _JSON.value:
+        pathlib.Path(_JSON.value).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    command.start(main)

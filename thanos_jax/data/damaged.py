@@ -1,0 +1,91 @@
+"""What is done about stored examples that cannot be read: stop, or leave them out and say so."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from thanos_jax.data.splits import DataError, RecordSplit, Split, to_memory
+
+OPTIONS = ("stop", "skip")
+
+# A split of which more than this share cannot be read is not damaged, but the wrong files.
+_MOST = 0.5
+_CHUNK = 64  # records read at a time
+_NAMED = 10
+
+
+def open_records(
+    records: RecordSplit, *, stream: bool, on_damaged: str, threads: int | None = None
+) -> tuple[Split, tuple[str, ...]]:
+    """Opens a split as a config says.
+
+    With "skip", a split that stays on disk is read through once, and later has the examples only
+    that could be read then. So every process, every start and a split in memory see the same ones.
+
+    Args:
+      records: all records of the split.
+      stream: whether they stay on disk.
+      on_damaged: "stop" or "skip".
+      threads: how many threads decode; None for one per processor, at most 16.
+
+    Returns:
+      The split, and of each example that was left out its split and number, as in "train 17"; they
+      are named on stderr too.
+
+    Raises:
+      DataError: a record cannot be used, and the split is in memory; with "skip" if that is so of
+        more than half of them.
+    """
+    if on_damaged == "stop":
+        return records if stream else to_memory(records, threads=threads), ()
+    if not stream:
+        # Read once if nothing is wrong, as nearly always.
+        with contextlib.suppress(DataError):
+            return to_memory(records, threads=threads), ()
+    errors = _errors(records, threads)
+    if not errors:
+        return records if stream else to_memory(records, threads=threads), ()
+    count = f"{records.dataset}, split {records.split!r}: {len(errors)} of {len(records)} examples"
+    first = "\n".join(f"  {error}" for error in list(errors.values())[:_NAMED])
+    if len(errors) > _MOST * len(records):
+        raise DataError(
+            f"{count} cannot be read, more than the half that data.on_damaged='skip' leaves out; "
+            f"the first:\n{first}"
+        )
+    print(
+        f"WARNING: {count} cannot be read and are left out; the first:\n{first}",
+        file=sys.stderr,
+        flush=True,
+    )
+    sound = records.subset(np.setdiff1d(np.arange(len(records)), list(errors)))
+    skipped = tuple(f"{records.split} {number}" for number in errors)
+    return sound if stream else to_memory(sound, threads=threads), skipped
+
+
+def _errors(records: RecordSplit, threads: int | None) -> dict[int, DataError]:
+    """Reads every example; returns number -> error of those that cannot be read, rising."""
+
+    def look(start: int) -> dict[int, DataError]:
+        numbers = np.arange(start, min(start + _CHUNK, len(records)))
+        try:
+            records.read(numbers)
+        except DataError:
+            pass  # which of them?
+        else:
+            return {}
+        found = {}
+        for number in numbers.tolist():
+            try:
+                records.read(np.array([number]))
+            except DataError as error:
+                found[number] = error
+        return found
+
+    with ThreadPoolExecutor(threads or min(os.cpu_count() or 1, 16)) as pool:
+        found = list(pool.map(look, range(0, len(records), _CHUNK)))
+    return {number: error for part in found for number, error in part.items()}
