@@ -19,6 +19,8 @@ fi
 processes=$1
 shift
 
+# Each process in a group of its own: Ctrl-C reaches this script alone, and they get one signal.
+set -m
 pids=()
 stop() { kill -TERM "${pids[@]}" 2>/dev/null || true; }
 trap stop TERM INT

@@ -18,9 +18,11 @@ import pytest
 from thanos_jax import compare as compare_module
 from thanos_jax import config as schema
 from thanos_jax import run as run_module
+from thanos_jax import workdir
 from thanos_jax.report import tables as report
 
 ROOT = pathlib.Path(__file__).parents[1]
+RUN = run_module.run  # before it is replaced
 
 
 class Runs:
@@ -370,3 +372,13 @@ def test_rows_share_a_data_set_until_another_is_needed():
     assert remembered(other) is not first
     assert remembered(data) is not first
     assert loaded == ["digits"] * 3
+
+
+def test_a_comparison_in_use_is_left_as_it_is(runs):
+    compare(runs, methods=["ce"], seeds=1)
+    before = (runs.folder / "table.json").read_bytes()
+    with workdir.locked(runs.folder), pytest.raises(workdir.WorkdirError):
+        compare(runs, methods=["supcon"], seeds=2)
+    assert (runs.folder / "table.json").read_bytes() == before
+    with pytest.raises(schema.ConfigError, match="holds a comparison"):
+        RUN(schema.default(), runs.folder)

@@ -54,5 +54,5 @@ def test_what_is_no_run_is_said(finished, tmp_path):
     with pytest.raises(geometry.NotARunError, match="has no checkpoint yet"):
         geometry.measure(tmp_path)
     (tmp_path / "checkpoints" / "3").mkdir()
-    with pytest.raises(checkpoint.CheckpointError, match="damaged"):
+    with pytest.raises(checkpoint.CheckpointError, match="is missing"):
         geometry.measure(tmp_path)

@@ -36,6 +36,8 @@ def list_lines(folder: pathlib.Path) -> list[str]:
         try:
             contents = checkpoint.read_contents(path)
         except checkpoint.DamagedError as error:
+            if not path.exists():
+                continue  # likewise
             lines.append(f"{step:>10}  {size / 1e6:>9.3f} MB  DAMAGED: {error}")
             continue
         numbers = " ".join(f"{k}={v:.4g}" for k, v in contents["metrics"].items())

@@ -99,18 +99,21 @@ def compare(
     from thanos_jax import run as run_module
     from thanos_jax import tables
     from thanos_jax.data import sources
-    from thanos_jax.workdir import locked
+    from thanos_jax.workdir import locked, writing
 
     rows = tables.rows_of(table, config, methods, values)
     for row in rows:
         schema.check(tables.configured(config, row, 0))
-    entries = _claim(workdir, table, config, rows, seeds)
     asked = [tables.folder_name(row) for row in rows]
     failures: dict[str, str] = {}
     load = _remembering(sources.load)
     writes = jax.process_index() == 0
+    if writes:
+        with writing(workdir):
+            workdir.mkdir(parents=True, exist_ok=True)
     lock = locked(workdir) if writes else contextlib.nullcontext()
     with interruption.watch() as watch, lock:
+        entries = _claim(workdir, table, config, rows, seeds)
         for seed, name in itertools.product(range(seeds), asked):
             entry, folder = entries[name], workdir / name / str(seed)
             if seed in entry.results:
@@ -133,6 +136,7 @@ def compare(
                 # the others may not have failed.
                 if watch.received or jax.process_count() > 1:
                     raise
+                load = _remembering(sources.load)  # the data may be what is damaged
             else:
                 if writes:
                     (folder / "error.txt").unlink(missing_ok=True)
@@ -317,6 +321,7 @@ def _made_on(config: ml_collections.ConfigDict, entries: Any) -> str:
     encoder = f"encoder {config.model.encoder}"
     if encoder.startswith("encoder resnet") and "model.resnet.width" not in varied:
         encoder += f" of width {config.model.resnet.width}"
+    encoder += ", from weights of a file" if config.model.weights else ""
     limit = f", at most {config.train.max_steps} steps" if config.train.max_steps else ""
     facts = [
         f"data {config.data.name}{''.join(data)}",

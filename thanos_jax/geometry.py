@@ -1,4 +1,4 @@
-"""The geometry of a finished run's embeddings, in full.
+"""The geometry of a run's embeddings, in full.
 
 python -m thanos_jax.geometry --workdir=DIR
 
@@ -45,7 +45,7 @@ def measure(
     Raises:
       NotARunError: there is no run, or none with a checkpoint.
       ConfigError: its config cannot be used.
-      CheckpointError: its checkpoints are damaged.
+      CheckpointError: its newest checkpoint is damaged.
     """
     import jax
     import numpy as np
@@ -60,7 +60,7 @@ def measure(
         permutation_test,
         strata,
     )
-    from thanos_jax.train.checkpoint import Checkpoints
+    from thanos_jax.train import checkpoint
 
     folder = pathlib.Path(workdir)
     if not (folder / "config.json").exists() or not (folder / "checkpoints").is_dir():
@@ -71,11 +71,12 @@ def measure(
     dataset = sources.load(config.data)
     mesh = sharding.make_mesh()
     parts = run.build(config, dataset, mesh, resumes=True)
-    with Checkpoints(folder / "checkpoints", keep=config.train.checkpoints_kept) as checkpoints:
-        restored = checkpoints.restore_latest(parts.state)
-    if restored is None:
+    # Reading alone: the run may still be writing.
+    saved = checkpoint.steps(folder / "checkpoints")
+    if not saved:
         raise NotARunError(f"workdir: {folder} has no checkpoint yet")
-    state, step = restored
+    step = saved[-1]
+    state = checkpoint.restore(folder / "checkpoints", parts.state, step)
     variables = {"params": state.params, **state.model_state}
     test = embed.embed(
         parts.forward,

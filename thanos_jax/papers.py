@@ -197,7 +197,7 @@ NUMBERS: dict[str, dict[str, dict[Row, Numbers]]] = {
 
 _GROUPS_PROTOCOL = (
     "Chen et al. 2022 say neither how groups are clustered and classifiers trained nor which F1 "
-    "they mean; here it is done as docs/groups.md says, from random parameters."
+    "they mean; here it is done as docs/groups.md says."
 )
 
 # Table -> data set -> what has to be known beside a paper's numbers, or those without a row.

@@ -99,6 +99,10 @@ def _run(
             "config.train.micro_batch_size: expected 0 or a multiple of the "
             f"{jax.device_count()} devices, got {config.train.micro_batch_size}"
         )
+    if (folder / "table.json").exists():
+        raise schema.ConfigError(
+            f"workdir: {folder} holds a comparison, of thanos_jax.compare; choose another folder"
+        )
     writes = jax.process_index() == 0
     other = bool(differences(folder, config))
     if not overwrite:
@@ -385,7 +389,8 @@ def differences(folder: pathlib.Path, config: ml_collections.ConfigDict) -> list
     path = folder / "config.json"
     # The task "groups" has several trainings, in folders of their own.
     trained = [*folder.glob("checkpoints/[0-9]*"), *folder.glob("*/checkpoints/[0-9]*")]
-    started = (folder / "results.json").exists() or bool(trained)
+    made = any((folder / name).exists() for name in ("results.json", "groups.npz"))
+    started = made or bool(trained)
     if not started or not path.exists():
         return []
     now = schema.flatten(_plain(config))

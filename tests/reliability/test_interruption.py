@@ -17,7 +17,7 @@ from thanos_jax import compare, interruption, sharding, workdir
 from thanos_jax import config as schema
 from thanos_jax import run as run_module
 from thanos_jax.data import sources
-from thanos_jax.train import loop
+from thanos_jax.train import loop, metrics
 from thanos_jax.train.checkpoint import CheckpointError, steps
 
 WAIT = 240
@@ -85,6 +85,31 @@ def test_stopped_anywhere_and_resumed_is_the_same_run(
         assert step <= max(steps(tmp_path / "checkpoints")) < step + (7 if resident == "yes" else 1)
         assert not (tmp_path / workdir.LOCK).exists()
     run_module.run(config, tmp_path)
+    runs.require_equal(tmp_path, undisturbed)
+
+
+def test_a_record_is_written_once_however_often_the_run_is_stopped_after_it(
+    runs, undisturbed, tmp_path, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        stops(patch, 11, signal.SIGTERM)  # where an evaluation is due
+        with pytest.raises(interruption.Interrupted):
+            run_module.run(runs.config(), tmp_path)
+    # Killed after the record, before the next checkpoint.
+    real, killed = metrics.MetricsFile.append, []
+
+    def appends(file, record):
+        real(file, record)
+        if record["step"] > 8 and not killed:
+            killed.append(record["step"])
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(metrics.MetricsFile, "append", appends)
+        with pytest.raises(KeyboardInterrupt):
+            run_module.run(runs.config(), tmp_path)
+    assert killed
+    run_module.run(runs.config(), tmp_path)
     runs.require_equal(tmp_path, undisturbed)
 
 

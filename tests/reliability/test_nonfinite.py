@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
+from thanos_jax import config as schema
 from thanos_jax import run as run_module
 from thanos_jax import sharding
 from thanos_jax.data.batches import sample_indices
@@ -84,10 +85,38 @@ def test_a_stopped_run_names_the_images_and_may_go_on_skipping(runs, poisoned, t
 
 def test_runs_of_skipped_steps_and_averages():
     config = type("", (), {"train": type("", (), {"on_nonfinite": "skip", "nonfinite_limit": 3})})
-    guard = nonfinite.Guard(config, 10, None)
+    guard = nonfinite.Guard(config, range(10), None, epoch_size=10)
     # In a row over the windows of two records, but never three.
     for flags in ([0, 1, 1], [0, 1], [1, 0, 1]):
         guard.check(1, {"loss": np.zeros(3), nonfinite.SKIPPED: np.array(flags)}, None)
     every = {"loss": np.array([np.nan, np.inf]), nonfinite.SKIPPED: np.ones(2, np.float32)}
     assert nonfinite.averages(every) == {nonfinite.SKIPPED: 2.0}
     assert nonfinite.averages({"loss": np.array([1.0, 2.0])}) == {"loss": 1.5}
+
+
+def test_repeated_images_are_named_by_their_own_numbers(tmp_path):
+    config = schema.default()
+    config.train.batch_size = 4
+    rows = np.repeat(np.arange(40), 3)[::-1]
+    split = type("", (), {"rows": rows, "__len__": lambda self: len(rows)})()
+    guard = nonfinite.Guard(config, split, tmp_path, epoch_size=40)
+    guard.check(1, {}, None)  # no step since the last record
+    with pytest.raises(metrics.NonFiniteError, match="step 9"):
+        guard.check(9, {"loss": np.array([np.nan], np.float32)}, None)
+    report = json.loads((tmp_path / nonfinite.FILE).read_text(encoding="utf-8"))
+    drawn = sample_indices(seed=0, step=8, batch_size=4, size=120)
+    assert report["train_indices"] == rows[drawn].tolist()
+    assert max(report["train_indices"]) < 40
+    assert report["epoch"] == 8 * 4 / 40
+
+
+def test_what_was_pending_is_taken_up_under_another_choice():
+    config = schema.default()
+    plain = {"loss": np.array([1.0, 2.0], np.float32)}
+    counted = {**plain, nonfinite.SKIPPED: np.array([0.0, 1.0], np.float32)}
+    assert nonfinite.as_configured(counted, config).keys() == {"loss"}
+    config.train.on_nonfinite = "skip"
+    np.testing.assert_array_equal(
+        nonfinite.as_configured(counted, config)[nonfinite.SKIPPED], [0, 1]
+    )
+    np.testing.assert_array_equal(nonfinite.as_configured(plain, config)[nonfinite.SKIPPED], [0, 0])

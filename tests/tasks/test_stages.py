@@ -1,13 +1,18 @@
 """One training of several: which state it returns."""
 
+import os
+import signal
+import time
+
 import jax
 import numpy as np
 import pytest
 
 from thanos_jax import config as schema
-from thanos_jax import run, sharding
+from thanos_jax import interruption, run, sharding
 from thanos_jax.data import sources
 from thanos_jax.tasks import stages
+from thanos_jax.train import loop
 from thanos_jax.train.checkpoint import steps
 
 # By step; the best is neither the first nor the last, and there twice.
@@ -53,6 +58,35 @@ def test_the_best_state_is_returned_the_latest_of_equals(parts, tmp_path):
     assert not seen
     jax.tree.map(np.testing.assert_array_equal, *map(jax.device_get, (again.state, trained.state)))
     assert again.records == trained.records
+
+
+def test_stopped_where_the_best_is_due_and_resumed_it_is_still_the_best(
+    parts, tmp_path, monkeypatch
+):
+    real = loop._make_advance
+
+    def stopped(*arguments, **keywords):
+        advance, longest = real(*arguments, **keywords)
+
+        def checked(state, begin, end):
+            if end == 6:  # the step goes on, and its evaluation is left to the next start
+                os.kill(os.getpid(), signal.SIGTERM)
+                until = time.monotonic() + 10
+                while not interruption._active.received and time.monotonic() < until:
+                    time.sleep(0.001)
+            return advance(state, begin, end)
+
+        return checked, longest
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_make_advance", stopped)
+        with pytest.raises(interruption.Interrupted, match="step 6 of 12"):
+            train(parts, tmp_path, choose="validation_worst")
+    trained, seen = train(parts, tmp_path, choose="validation_worst")
+    assert list(seen) == [6, 8, 10, 12]
+    assert trained.step == trained.state.step == 6
+    assert steps(tmp_path / "checkpoints") == [6, 12]
+    assert [record["step"] for record in trained.records] == list(WORST)
 
 
 def test_without_a_choice_it_is_the_last(parts, tmp_path):

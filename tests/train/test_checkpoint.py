@@ -576,3 +576,18 @@ def test_what_is_kept_with_the_arrays(saved):
     assert contents["metrics"] == {"validation_coarse_accuracy": 0.5}
     there = {path.relative_to(saved / "2").as_posix() for path in _files(saved / "2")}
     assert contents["files"].keys() | {checksums.FILE} == there
+
+
+def test_metrics_may_follow_the_checkpoint_and_keep_it(tmp_path):
+    with Checkpoints(tmp_path, keep=1, best="accuracy") as checkpoints:
+        checkpoints.save(_state(1), 1)
+        checkpoints.wait()
+        checkpoints.save(_state(9), 1, {"accuracy": 0.9})  # the state there stays
+        checkpoints.save(_state(2), 2, {"accuracy": 0.5})
+        checkpoints.save(_state(3), 3, {"accuracy": 0.1})
+        checkpoints.wait()
+        assert checkpoint.steps(tmp_path) == [1, 3]
+        _same(checkpoints.restore(_state(0), 1), _state(1))
+        checkpoints.save(_state(1), 1, {"accuracy": 0.0})
+        assert checkpoint.read_contents(tmp_path / "1")["metrics"] == {"accuracy": 0.9}
+    assert checkpoint.damaged(tmp_path, 1) is None

@@ -126,6 +126,7 @@ def _run(
         known = Groups(labels["train"][kind], labels["validation"][kind], tuple(names))
     elif path.exists():
         known = _read(path)
+        _require_same_images(known, labels, path)
     else:
         if method == "jtt":
             known = _identify(config, dataset, labels, mesh, folder / "identification")
@@ -517,6 +518,19 @@ def _read(path: pathlib.Path) -> Groups:
     with np.load(path) as file:
         arrays = {name: file[name] for name in Groups._fields}
     return Groups(**{**arrays, "names": tuple(arrays["names"].tolist())})
+
+
+def _require_same_images(
+    known: Groups, labels: Mapping[str, Mapping[str, np.ndarray]], path: pathlib.Path
+) -> None:
+    """Raises ConfigError if groups are of other images than there are now."""
+    for name, sets in (("train", known.train), ("validation", known.validation)):
+        there = len(labels[name]["coarse"])
+        if len(sets) != there:
+            raise ConfigError(
+                f"workdir: {path} has groups of {len(sets)} {name} images, and now there are "
+                f"{there}: more or fewer could be read. Mend the data, or begin in another folder"
+            )
 
 
 def _figures(

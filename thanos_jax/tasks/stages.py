@@ -94,7 +94,8 @@ def train(
         records = metrics.read(path)
         chosen = records[-1]["step"]
         if choose is not None:
-            measured = [record for record in records if choose in record]
+            there = checkpoint.steps(folder / "checkpoints")
+            measured = [r for r in records if choose in r and r["step"] in there]
             # As checkpoints are kept.
             best = max(measured, key=lambda record: (record[choose], record["step"]))
             if best["step"] != chosen:

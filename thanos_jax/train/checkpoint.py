@@ -27,7 +27,7 @@ import orbax.checkpoint as ocp
 
 from thanos_jax.errors import UserError
 from thanos_jax.train import checksums
-from thanos_jax.train.metrics import NonFiniteError
+from thanos_jax.train.metrics import NonFiniteError, write_atomically
 
 _ARRAYS = "arrays"
 _TEMPORARY = ".tmp"
@@ -86,7 +86,10 @@ class Checkpoints:
             shutil.rmtree(leftover, ignore_errors=True)
 
     def save(self, state: Any, step: int, metrics: Mapping[str, float] | None = None) -> None:
-        """Begins to save a pytree of arrays under its step; a step already saved stays as it is.
+        """Begins to save a pytree of arrays under its step.
+
+        A step already saved stays as it is, but that metrics are added where it has none: a run
+        that is stopped saves before it evaluates.
 
         Waits for the save before, and copies the state to the host; the rest is done beside the
         steps that follow, which may therefore donate the state.
@@ -102,6 +105,8 @@ class Checkpoints:
         """
         self.wait()
         if step in steps(self._folder):
+            if metrics and not jax.process_index():
+                self._annotate(step, metrics)
             return
         arrays = _on_host(named(state))
         # On the copy, in milliseconds; a program for it would compile for seconds.
@@ -149,25 +154,9 @@ class Checkpoints:
         return max(steps(self._folder), default=None)
 
     def restore(self, like: Any, step: int) -> Any:
-        """Returns the state saved at `step`, exactly.
-
-        Args:
-          like: a state of the same structure, shapes and dtypes; says where arrays are to lie, on
-            whichever devices.
-          step: one that was saved.
-
-        Raises:
-          DamagedError: the checkpoint is not what was written; names the file or array.
-          CheckpointError: it holds another state; names the first array that differs.
-        """
+        """Returns the state saved at `step`; see the function `restore`."""
         self.wait()
-        path = self._folder / str(step)
-        contents = read_contents(path)
-        leaves = named(like)
-        _require_same(path, contents["arrays"], leaves)
-        arrays = read_arrays(path, contents)
-        placed = [_placed(arrays[name], leaf) for name, leaf in leaves.items()]
-        return jax.tree.unflatten(jax.tree.structure(like), placed)
+        return restore(self._folder, like, step)
 
     def restore_latest(self, like: Any) -> tuple[Any, int] | None:
         """Returns the newest state that is undamaged, and its step; None if none was ever saved.
@@ -224,6 +213,23 @@ class Checkpoints:
             shutil.rmtree(temporary, ignore_errors=True)  # a full disk needs the space
             raise
         self._metrics[step] = metrics
+        self._remove()
+
+    def _annotate(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Adds metrics to a checkpoint without any."""
+        path = self._folder / str(step)
+        contents = read_contents(path)
+        if contents["metrics"]:
+            return
+        self._metrics[step] = {key: float(value) for key, value in metrics.items()}
+        known = {key: contents[key] for key in ("step", "saved", "arrays", "files")}
+        write_atomically(
+            path / checksums.FILE, checksums.dumps(metrics=self._metrics[step], **known)
+        )
+        self._remove()
+
+    def _remove(self) -> None:
+        """Removes the checkpoints that need not stay."""
         there = steps(self._folder)
         for number in there:
             if number not in self._metrics:
@@ -300,6 +306,28 @@ def named(tree: Any) -> dict[str, Any]:
     if len(found) < len(leaves):
         raise ValueError("two leaves of the state have the same path but for dots in its keys")
     return found
+
+
+def restore(folder: pathlib.Path, like: Any, step: int) -> Any:
+    """Returns the state saved at `step`, exactly; changes nothing in the folder.
+
+    Args:
+      folder: of the checkpoints; a run may be writing to it.
+      like: a state of the same structure, shapes and dtypes; says where arrays are to lie, on
+        whichever devices.
+      step: one that was saved.
+
+    Raises:
+      DamagedError: the checkpoint is not what was written; names the file or array.
+      CheckpointError: it holds another state; names the first array that differs.
+    """
+    path = folder.absolute() / str(step)
+    contents = read_contents(path)
+    leaves = named(like)
+    _require_same(path, contents["arrays"], leaves)
+    arrays = read_arrays(path, contents)
+    placed = [_placed(arrays[name], leaf) for name, leaf in leaves.items()]
+    return jax.tree.unflatten(jax.tree.structure(like), placed)
 
 
 def read_contents(path: pathlib.Path) -> dict[str, Any]:

@@ -98,10 +98,11 @@ def train(
     seconds = record["seconds"] if record else 0.0
     pending: list[Any] = []
     kept = unlogged.read(folder, first)
-    if kept:
+    # Unless the record it waited for was written before the run ended again.
+    if kept and not (record and record["step"] == first):
         found, seconds = kept
-        pending = [found] if found else []
-    guard = nonfinite.Guard(config, len(split), folder)
+        pending = [nonfinite.as_configured(found, config)] if found else []
+    guard = nonfinite.Guard(config, split, folder, epoch_size=epoch_size or len(split))
 
     def due(step: int, epochs: float) -> bool:
         period = epochs * steps_per_epoch

@@ -52,9 +52,11 @@ def _is_schedule(path: Any, value: Any) -> bool:
 class Guard:
     """Looks at the metrics of every step, and stops a run as its config says."""
 
-    def __init__(self, config: Any, size: int, folder: pathlib.Path) -> None:
-        """Takes the whole config, the size of the training split and the folder of the run."""
-        self._config, self._size, self._folder = config, size, folder
+    def __init__(self, config: Any, split: Any, folder: pathlib.Path, *, epoch_size: int) -> None:
+        """Takes the whole config, the training split, the run's folder, images of an epoch."""
+        self._config, self._folder, self._epoch_size = config, folder, epoch_size
+        # A split that repeats or leaves out images says which they are.
+        self._rows = getattr(split, "rows", np.arange(len(split)))
         self._in_a_row = 0
 
     def check(
@@ -71,6 +73,8 @@ class Guard:
           NonFiniteError: with on_nonfinite="stop" a metric that is not finite; with "skip" as many
             skipped steps in a row as train.nonfinite_limit.
         """
+        if not metrics:  # no step since the last record
+            return
         if self._config.train.on_nonfinite == "stop":
             try:
                 require_finite(first, metrics)
@@ -100,18 +104,34 @@ class Guard:
         if jax.process_index():
             return
         step, config = first + index, self._config
-        size, batch_size = self._size, config.train.batch_size
-        indices = sample_indices(seed=config.seed, step=step - 1, batch_size=batch_size, size=size)
+        batch_size = config.train.batch_size
+        drawn = sample_indices(
+            seed=config.seed, step=step - 1, batch_size=batch_size, size=len(self._rows)
+        )
         values = {name: float(array[index]) for name, array in metrics.items()}
         report = {
             "step": step,
-            "epoch": (step - 1) * batch_size / size,
+            "epoch": (step - 1) * batch_size / self._epoch_size,
             # JSON has no numbers for these.
             "metrics": {n: v if math.isfinite(v) else str(v) for n, v in values.items()},
-            "train_indices": indices.tolist(),
+            "train_indices": self._rows[drawn].tolist(),
             "last_record": last_record,
         }
         write_atomically(self._folder / FILE, json.dumps(report, indent=2) + "\n")
+
+
+def as_configured(metrics: Mapping[str, np.ndarray], config: Any) -> dict[str, np.ndarray]:
+    """Returns metrics of a run whose on_nonfinite may have been another, as this one's.
+
+    Args:
+      metrics: name -> float [steps], at least one; none of the steps was skipped unless it has
+        "skipped_steps".
+      config: the whole config.
+    """
+    found = {name: values for name, values in metrics.items() if name != SKIPPED}
+    if config.train.on_nonfinite == "skip":
+        found[SKIPPED] = metrics.get(SKIPPED, np.zeros_like(metrics["loss"]))
+    return found
 
 
 def averages(metrics: Mapping[str, np.ndarray]) -> dict[str, float]:
