@@ -23,10 +23,10 @@ import jax
 import numpy as np
 from absl import flags
 from ml_collections import config_flags
+from random_data import random_dataset
 
 from thanos_jax import command, run, sharding
 from thanos_jax import config as schema
-from thanos_jax.data import labels, sources
 from thanos_jax.train import checkpoint
 from thanos_jax.train.step import INPUTS
 
@@ -38,25 +38,6 @@ _FOLDER = flags.DEFINE_string("folder", None, "Where a folder is made for them; 
 _JSON = flags.DEFINE_string("json", None, "Where to write the numbers, if anywhere.")
 
 _PERIOD = 60.0  # seconds from save to save
-
-
-def random_dataset(config: Any, side: int) -> sources.Dataset:
-    """Returns one batch of random images with the labels of config.data.name."""
-    name, rng = config.data.name, np.random.default_rng(0)
-    coarse_of_fine = labels.coarse_of_fine(name)
-    channels = 1 if name in ("digits", "mnist") else 3
-    fine = rng.integers(len(coarse_of_fine), size=config.train.batch_size, dtype=np.int32)
-    images = rng.integers(256, size=(len(fine), side, side, channels), dtype=np.uint8)
-    split = sources.ArraySplit(images, fine, coarse_of_fine[fine])
-    return sources.Dataset(
-        name=name,
-        splits=dict.fromkeys(("train", "validation", "test"), split),
-        coarse_names=labels.coarse_names(name),
-        fine_names=labels.fine_names(name),
-        image_shape=(side, side, channels),
-        mean=(0.5,) * channels,
-        std=(0.25,) * channels,
-    )
 
 
 def measure(
@@ -112,7 +93,7 @@ def main(argv: Sequence[str]) -> None:
     """Prints what a save costs."""
     config = _CONFIG.value
     schema.check(config)
-    dataset = random_dataset(config, _SIDE.value)
+    dataset = random_dataset(config, size=config.train.batch_size, side=_SIDE.value)
     mesh = sharding.make_mesh()
     parts = run.build(config, dataset, mesh)
     split = dataset.splits["train"]

@@ -28,10 +28,11 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 from ml_collections import config_flags
+from random_data import random_dataset
 
 from thanos_jax import command, run, sharding
 from thanos_jax import config as schema
-from thanos_jax.data import augment, batches, labels, sources
+from thanos_jax.data import augment, batches, sources
 from thanos_jax.data.splits import ArraySplit
 from thanos_jax.models.thanos import DTYPES
 from thanos_jax.train import resident
@@ -42,7 +43,7 @@ _CONFIG = config_flags.DEFINE_config_file("config", lock_config=True)
 _STEPS = flags.DEFINE_integer("steps", 200, "Timed repetitions of each part.", lower_bound=3)
 _WINDOW = flags.DEFINE_integer("window", 20, "Steps in one program.", lower_bound=1)
 _SYNTHETIC = flags.DEFINE_integer("synthetic", 0, "Random images instead of data, if above 0.")
-_SIDE = flags.DEFINE_integer("side", 32, "Side of random images, three channels (mnist: one).")
+_SIDE = flags.DEFINE_integer("side", 32, "Side of random images.")
 _JSON = flags.DEFINE_string("json", None, "Where to write the numbers, if anywhere.")
 
 
@@ -88,32 +89,15 @@ def model_flops(config: Any, parts: run.Parts, mesh: Any) -> float:
     return float(lowered.cost_analysis()["flops"])
 
 
-def synthetic(config: Any) -> sources.Dataset:
-    """Returns a data set of random images with the labels' names of config.data.name."""
-    name, rng = config.data.name, np.random.default_rng(0)
-    coarse_of_fine = labels.coarse_of_fine(name)
-    channels = 1 if name == "mnist" else 3
-    shape = (_SIDE.value, _SIDE.value, channels)
-    fine = rng.integers(len(coarse_of_fine), size=_SYNTHETIC.value, dtype=np.int32)
-    images = rng.integers(256, size=(len(fine), *shape), dtype=np.uint8)
-    split = ArraySplit(images, fine, coarse_of_fine[fine])
-    return sources.Dataset(
-        name=name,
-        splits=dict.fromkeys(("train", "validation", "test"), split),
-        coarse_names=labels.coarse_names(name),
-        fine_names=labels.fine_names(name),
-        image_shape=shape,
-        mean=(0.5,) * channels,
-        std=(0.25,) * channels,
-    )
-
-
 def main(argv: Sequence[str]) -> None:
     """Times the parts and prints their shares of the step."""
     config, steps = _CONFIG.value, _STEPS.value
     schema.check(config)
     started = time.perf_counter()
-    dataset = synthetic(config) if _SYNTHETIC.value else sources.load(config.data)
+    if _SYNTHETIC.value:
+        dataset = random_dataset(config, size=_SYNTHETIC.value, side=_SIDE.value)
+    else:
+        dataset = sources.load(config.data)
     loading = time.perf_counter() - started
     mesh = sharding.make_mesh()
     parts = run.build(config, dataset, mesh)

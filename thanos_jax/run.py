@@ -129,18 +129,8 @@ def _run(
         return groups.run(config, folder, dataset, mesh, overwrite=overwrite)
     resumes = not other and bool(checkpoint.steps(folder / "checkpoints"))
     parts = build(config, dataset, mesh, resumes=resumes)
-    # Tracing finds what the schema cannot; a folder is claimed only by a run that can start.
-    batch = dataset.splits["train"].read(np.arange(1))
-    jax.eval_shape(
-        parts.step,
-        parts.state,
-        {
-            name: jax.ShapeDtypeStruct(
-                (config.train.batch_size, *batch[name].shape[1:]), batch[name].dtype
-            )
-            for name in INPUTS
-        },
-    )
+    # A folder is claimed only by a run that can start.
+    trace(parts, dataset.splits["train"], config.train.batch_size)
     if writes:
         with workdirs.writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -364,6 +354,22 @@ def claim(
         metrics.write_atomically(
             folder / "config.json", json.dumps(_plain(config), indent=2) + "\n"
         )
+
+
+def trace(parts: Parts, split: sources.Split, batch_size: int) -> None:
+    """Traces a run's step: finds what the schema cannot, before anything is written.
+
+    Args:
+      parts: from `build`.
+      split: the training split.
+      batch_size: images in a step.
+    """
+    batch = split.read(np.arange(1))
+    shapes = {
+        name: jax.ShapeDtypeStruct((batch_size, *batch[name].shape[1:]), batch[name].dtype)
+        for name in INPUTS
+    }
+    jax.eval_shape(parts.step, parts.state, shapes)
 
 
 def same_run(folder: pathlib.Path, config: ml_collections.ConfigDict) -> None:

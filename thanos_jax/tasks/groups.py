@@ -98,7 +98,7 @@ def run(
         folder / ("representation" if first is config else "robust")
     )
     parts = run_module.build(first, dataset, mesh, resumes=resumes)
-    stages.trace(parts, dataset.splits["train"], first.train.batch_size)
+    run_module.trace(parts, dataset.splits["train"], first.train.batch_size)
     with workdirs.writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with workdirs.locked(folder):

@@ -6,7 +6,6 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 
@@ -122,19 +121,3 @@ def embed(
         read_threads=config.data.read_threads,
         keep=keep,
     )
-
-
-def trace(parts: Any, split: Split, batch_size: int) -> None:
-    """Traces a run's step: finds what the schema cannot, before anything is written.
-
-    Args:
-      parts: of `thanos_jax.run.build`.
-      split: the training split.
-      batch_size: images in a step.
-    """
-    batch = split.read(np.arange(1))
-    shapes = {
-        name: jax.ShapeDtypeStruct((batch_size, *batch[name].shape[1:]), batch[name].dtype)
-        for name in INPUTS
-    }
-    jax.eval_shape(parts.step, parts.state, shapes)
