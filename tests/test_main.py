@@ -80,7 +80,7 @@ def test_a_second_run_finds_the_programs_of_the_first(tmp_path, monkeypatch):
     for run in "ab":
         found = command(
             "--config=configs/digits.py:spread", f"--workdir={tmp_path}/{run}",
-            "--config.train.max_steps=2", "--config.report.map_points=20",
+            "--config.train.max_steps=2", "--config.report.map_points=20", as_for_users=True,
         )  # fmt: skip
         assert found.returncode == 0, found.stderr
         kept.append({path.name for path in (tmp_path / "cache" / "thanos_jax").rglob("*-cache")})

@@ -93,6 +93,7 @@ def train(
         records = metrics.read(path)
         chosen = records[-1]["step"]
         if choose is not None:
+            checkpoints.wait()  # for the last to be there
             there = checkpoint.steps(folder / "checkpoints")
             measured = [r for r in records if choose in r and r["step"] in there]
             # As checkpoints are kept.
