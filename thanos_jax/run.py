@@ -225,7 +225,7 @@ def _run(
         **_along_training(records),
         "embedding_dim": int(found["test"]["embedding"].shape[1]),
         "parameters": sum(x.size for x in jax.tree.leaves(state.params)),
-        "images_per_second": _median(records, "images_per_second"),
+        "images_per_second": median(records, "images_per_second"),
         "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "versions": {"jax": jax.__version__, "thanos_jax": thanos_jax.__version__},
     }
@@ -474,7 +474,8 @@ def _along_training(records: list[dict[str, Any]]) -> dict[str, Any]:
     )
 
 
-def _median(records: list[dict[str, Any]], name: str) -> float | None:
+def median(records: list[dict[str, Any]], name: str) -> float | None:
+    """Returns the median of a number over the records that have it; None if none has."""
     values = [record[name] for record in records if name in record]
     return float(np.median(values)) if values else None
 

@@ -94,3 +94,26 @@ def check_width(reference: np.ndarray, embeddings: np.ndarray, what: str) -> Non
             f"{what}: expected width {reference.shape[1]} as in training, "
             f"got shape {embeddings.shape}"
         )
+
+
+def check_floats(values: Any, what: str, *, length: int) -> np.ndarray:
+    """Returns numbers, one for each embedding, as float64 [length] in this process's memory.
+
+    Args:
+      values: floating point [length], length at least 1.
+      what: the argument's name, for messages.
+      length: the number of embeddings that they belong to.
+
+    Raises:
+      TypeError: not floating point.
+      ValueError: another shape, empty, or not finite; names the first such row.
+    """
+    array = np.asarray(values)
+    if not np.issubdtype(array.dtype, np.floating):
+        raise TypeError(f"{what}: expected floating point [{length}], got dtype {array.dtype}")
+    if array.shape != (length,) or length == 0:
+        raise ValueError(f"{what}: expected shape ({length},), got shape {array.shape}")
+    if not np.isfinite(array).all():
+        row = int(np.argmin(np.isfinite(array)))
+        raise ValueError(f"{what}: expected finite numbers, got {array[row]} in row {row}")
+    return array.astype(np.float64)

@@ -33,7 +33,7 @@ from thanos_jax.config import ConfigError
 from thanos_jax.data.annotated import AnnotatedSplit
 from thanos_jax.data.dataset import Dataset
 from thanos_jax.data.splits import ArraySplit, Split
-from thanos_jax.downstream import groups, transfer
+from thanos_jax.downstream import group_scores, groups, transfer
 from thanos_jax.report import html, plots
 from thanos_jax.tasks import stages
 from thanos_jax.train import loop, metrics, nonfinite
@@ -182,7 +182,7 @@ def _run(
         ),
         "embedding_dim": int(found["test"]["embedding"].shape[1]),
         "parameters": sum(x.size for x in jax.tree.leaves(trained.state.params)),
-        "images_per_second": _median(trained.records, "images_per_second"),
+        "images_per_second": run_module.median(trained.records, "images_per_second"),
         "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "versions": {"jax": jax.__version__, "thanos_jax": thanos_jax.__version__},
     }
@@ -456,7 +456,7 @@ def _robust_step(
 
 
 def _accuracies(found: Mapping[str, np.ndarray], sets: np.ndarray, count: int) -> dict[str, Any]:
-    return groups.group_accuracy(found["prediction"] == found["coarse"], sets, count)
+    return group_scores.group_accuracy(found["prediction"] == found["coarse"], sets, count)
 
 
 def _test(
@@ -466,7 +466,7 @@ def _test(
     names = dataset.fine_names
     sizes = np.bincount(train_groups, minlength=len(names))
     correct = found["prediction"] == found["coarse"]
-    measured = groups.group_accuracy(correct, found["fine"], len(names), train_sizes=sizes)
+    measured = group_scores.group_accuracy(correct, found["fine"], len(names), train_sizes=sizes)
     each: dict[str, dict[str, float]] = {
         names[group]: {
             "accuracy": accuracy,
@@ -483,23 +483,18 @@ def _test(
     }
     if len(dataset.coarse_names) == 2:
         scores = found["probability"][:, 1]
-        area = groups.group_auroc(scores, found["coarse"], found["fine"], len(names))
+        area = group_scores.group_auroc(scores, found["coarse"], found["fine"], len(names))
         results |= {key: area[key] for key in ("auroc", "worst_group_auroc")}
         for group, value in area["aurocs"].items():
             each[names[group]]["auroc"] = value
     return {**results, "groups": each}
 
 
-def _median(records: list[dict[str, Any]], name: str) -> float | None:
-    values = [record[name] for record in records if name in record]
-    return float(np.median(values)) if values else None
-
-
 def _recovery(method: str, known: Groups, labels: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """How well the training images' groups are the true ones; {} where none were recovered."""
     if method in ("erm", "group_dro_true"):
         return {}
-    scores = groups.recovery_scores(labels["fine"], known.train, labels["coarse"])
+    scores = group_scores.recovery_scores(labels["fine"], known.train, labels["coarse"])
     return {
         "recovery_f1": scores["f1"],
         "recovered_groups": len(known.names),

@@ -13,8 +13,6 @@ import numpy as np
 
 from thanos_jax.errors import UserError
 
-Record = Mapping[str, Any]
-
 
 class NonFiniteError(UserError, FloatingPointError):
     """A loss or gradient that is not a number, or infinite; the step was not taken."""
