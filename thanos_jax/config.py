@@ -77,12 +77,19 @@ ROBUST_METHODS = (
     "none",
 )
 
+# How the labels of the task "noise" are borne, and the images of the task "coreset" chosen;
+# docs/noisy_labels.md explains each.
+NOISE_METHODS = ("mend", "ce", "co_teaching", "elr")
+CORESET_METHODS = ("common_strata", "random", "forgetting", "el2n", "herding")
+
 FIELDS: dict[str, Field] = {
     "task": _one_of(
         "transfer",
         "transfer: train the method, then read fine labels off its embedding; groups: recover "
-        "hidden groups from that embedding and train a classifier against the worst of them",
-        ("transfer", "groups"),
+        "hidden groups from that embedding and train a classifier against the worst of them; noise: "
+        "make labels wrong, find them by that embedding, train a classifier on mended ones; "
+        "coreset: choose the images that a classifier is trained on",
+        ("transfer", "groups", "noise", "coreset"),
     ),
     "method": _one_of("thanos", "what is trained; see docs/methods.md", tuple(METHODS)),
     "seed": _number(
@@ -103,6 +110,11 @@ FIELDS: dict[str, Field] = {
     ),
     "data.image_size": _number(
         0, "side in pixels to which images are cropped and resized; 0: as stored", 0, 4096
+    ),
+    "data.classes": _one_of(
+        "coarse",
+        "the labels that are trained on; fine: the fine labels, of which then none is hidden",
+        sources.CLASSES,
     ),
     "data.background": _one_of(
         "none",
@@ -264,7 +276,7 @@ FIELDS: dict[str, Field] = {
     "train.checkpoints_kept_every": _number(
         0, "steps of which the first checkpoint stays on disk too; 0: none", 0, _HUGE
     ),
-    # Hidden groups: the task "groups" only
+    # Hidden groups: the task "groups" only; of the other tasks the classifier's settings
     "robust.method": _one_of(
         "group_dro",
         "how the classifier is trained: group DRO, reweight or undersample on recovered groups, "
@@ -277,7 +289,9 @@ FIELDS: dict[str, Field] = {
     "robust.clusters": _number(0, "clusters of each class; 0: searched for", 0, 1000),
     "robust.clustering": _one_of("kmeans", "what clusters", ("kmeans", "gmm")),
     "robust.projection": _one_of("none", "before clustering", ("none", "umap")),
-    "robust.epochs": _number(0.0, "of the robust classifier; 0: train.epochs", 0, _HUGE),
+    "robust.epochs": _number(
+        0.0, "of the classifier, in every task but transfer; 0: train.epochs", 0, _HUGE
+    ),
     "robust.batch_size": _number(0, "likewise; 0: train.batch_size", 0, 2**31 - 1),
     "robust.learning_rate": _number(0.0, "likewise; 0: train.learning_rate", 0, _HUGE),
     "robust.weight_decay": _number(0.01, "likewise", 0, _HUGE),
@@ -293,6 +307,51 @@ FIELDS: dict[str, Field] = {
     ),
     "robust.jtt_weight": _number(
         20, "how often an image that it gets wrong is in the second's training set", 1, 100_000
+    ),
+    # Wrong labels: the task "noise" only
+    "noise.method": _one_of(
+        "mend",
+        "mend: labels that the embedding of config.method speaks against are mended or dropped; "
+        "ce: cross-entropy on the labels as they are; co_teaching; elr",
+        NOISE_METHODS,
+    ),
+    "noise.rate": _number(0.2, "share of training and validation labels made wrong", 0, 1),
+    "noise.kind": _one_of(
+        "symmetric", "to which label they change", ("symmetric", "asymmetric", "within_class")
+    ),
+    "noise.detection": _one_of("strata", "what finds them", ("strata", "neighbours")),
+    "noise.assumed_rate": _number(
+        -1.0,
+        "how many labels mend distrusts, and co_teaching forgets in the end; -1: mend estimates "
+        "it, and co_teaching is told noise.rate, as its authors do",
+        -1,
+        1,
+    ),
+    "noise.action": _one_of("relabel", "what becomes of labels found wrong", ("relabel", "drop")),
+    "noise.neighbours": _number(20, "k of those who speak for or against a label", 1, 1e6),
+    "noise.clusters": _number(20, "strata sought in a class, by detection strata", 1, 1e6),
+    "noise.forget_epochs": _number(
+        10.0, "over which co_teaching's share of forgotten images rises", 0, _HUGE
+    ),
+    "noise.elr_weight": _number(3.0, "of early-learning regularization", 0, _HUGE),
+    "noise.elr_momentum": _number(0.7, "of its targets", 0, 1),
+    # Coresets: the task "coreset" only
+    "coreset.method": _one_of(
+        "common_strata", "which images are kept; see docs/noisy_labels.md", CORESET_METHODS
+    ),
+    "coreset.fraction": _number(
+        0.3, "share of the training images that is kept", 0, 1, open_low=True
+    ),
+    "coreset.runs": _number(
+        4, "trainings on samples, or of el2n, over which scores are averaged; at most 100", 1, 100
+    ),
+    "coreset.epochs": _number(
+        0.0, "of each of them, and of forgetting's and herding's; 0: train.epochs", 0, _HUGE
+    ),
+    "coreset.drop": _one_of("lowest", "which scores are dropped first", ("lowest", "highest")),
+    "coreset.balanced": Field(True, "whether every class keeps the same share"),
+    "coreset.same_steps": Field(
+        False, "whether the classifier takes as many steps as on all images, or as many epochs"
     ),
     # Evaluation
     "transfer.regularization": Field(

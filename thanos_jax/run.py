@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import pathlib
@@ -123,10 +124,9 @@ def _run(
     print(f"{dataset.name}: {sizes} ({time.perf_counter() - started:.1f} s)", flush=True)
 
     mesh = sharding.make_mesh()
-    if config.task == "groups":
-        from thanos_jax.tasks import groups  # it builds on this module
-
-        return groups.run(config, folder, dataset, mesh, overwrite=overwrite)
+    if config.task != "transfer":
+        task = importlib.import_module(f"thanos_jax.tasks.{config.task}")  # builds on this module
+        return task.run(config, folder, dataset, mesh, overwrite=overwrite)
     resumes = not other and bool(checkpoint.steps(folder / "checkpoints"))
     parts = build(config, dataset, mesh, resumes=resumes)
     # A folder is claimed only by a run that can start.
@@ -393,9 +393,9 @@ def differences(folder: pathlib.Path, config: ml_collections.ConfigDict) -> list
     A folder without a checkpoint or results has nothing to lose and is free.
     """
     path = folder / "config.json"
-    # The task "groups" has several trainings, in folders of their own.
+    # Of a run of several trainings these are in folders of their own.
     trained = [*folder.glob("checkpoints/[0-9]*"), *folder.glob("*/checkpoints/[0-9]*")]
-    made = any((folder / name).exists() for name in ("results.json", "groups.npz"))
+    made = any((folder / name).exists() for name in ("results.json", *workdirs.FINDINGS))
     started = made or bool(trained)
     if not started or not path.exists():
         return []

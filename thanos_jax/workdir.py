@@ -15,10 +15,12 @@ from collections.abc import Iterator, Sequence
 from thanos_jax.errors import UserError
 
 LOCK = "lock"
-# The trainings of the task "groups", each in a folder of its own.
-TRAININGS = ("representation", "identification", "robust")
+# The trainings of a run that has several, each in a folder of its own; "?" is a digit.
+TRAININGS = ("representation", "identification", "sample_?", "sample_??", "robust")
+# What they find out, each a file of arrays.
+FINDINGS = ("groups.npz", "labels.npz", "coreset.npz")
 _RECORDS = ("metrics.jsonl", "unlogged.json", "nonfinite.json")
-_FINDINGS = ("groups.npz", "groups.tmp.npz", "geometry.json", "report.html")
+_REPORTS = ("geometry.json", "report.html")
 # By these a folder is known to hold a run: they go last.
 _MARKS = ("results.json", "config.json")
 _CHECKPOINT = re.compile(r"\d+(\.tmp|\.damaged)?")
@@ -74,6 +76,11 @@ def writing(folder: pathlib.Path) -> Iterator[None]:
         ) from error
 
 
+def trainings(folder: pathlib.Path) -> list[str]:
+    """Returns the names of the trainings that a run of several has begun, in their order."""
+    return [path.name for name in TRAININGS for path in sorted(folder.glob(name)) if path.is_dir()]
+
+
 def empty(folder: pathlib.Path) -> None:
     """Removes what a run has written to its folder, and nothing else that lies there.
 
@@ -83,7 +90,7 @@ def empty(folder: pathlib.Path) -> None:
       WorkdirError: something cannot be removed.
     """
     with writing(folder):
-        for training in (*(folder / name for name in TRAININGS), folder):
+        for training in (*(folder / name for name in trainings(folder)), folder):
             checkpoints = training / "checkpoints"
             for path in checkpoints.iterdir() if checkpoints.is_dir() else ():
                 if path.is_dir() and _CHECKPOINT.fullmatch(path.name):
@@ -92,7 +99,7 @@ def empty(folder: pathlib.Path) -> None:
             _remove_if_empty(checkpoints)
             if training != folder:
                 _remove_if_empty(training)
-        _remove_files(folder, _FINDINGS + _MARKS)
+        _remove_files(folder, FINDINGS + _REPORTS + _MARKS)
 
 
 def _remove_files(folder: pathlib.Path, names: Sequence[str]) -> None:

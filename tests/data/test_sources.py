@@ -33,6 +33,7 @@ def config(name, **changes):
         "split_seed": 42,
         "image_size": 0,
         "memory_limit_gib": 4.0,
+        "classes": "coarse",
         "background": "none",
         "correlation": 0.95,
         "rare_fraction": 1.0,

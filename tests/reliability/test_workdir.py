@@ -117,8 +117,10 @@ def finished_otherwise(folder, config):
     text = json.dumps(config.to_dict())
     trained = ("metrics.jsonl", "unlogged.json", "nonfinite.json", "checkpoints/7/checksums.json",
                "checkpoints/9.tmp/a", "checkpoints/5.damaged/a")  # fmt: skip
-    names = [*trained, "config.json", "results.json", "report.html", "groups.npz", "geometry.json"]
-    names += [f"{training}/{name}" for training in workdir.TRAININGS for name in trained]
+    names = [*trained, "config.json", "results.json", "report.html", "geometry.json"]
+    names += [*workdir.FINDINGS, *(f"{finding}.tmp" for finding in workdir.FINDINGS)]
+    trainings = [training.replace("?", "1") for training in workdir.TRAININGS]
+    names += [f"{training}/{name}" for training in trainings for name in trained]
     paths = [folder / name for name in names]
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)

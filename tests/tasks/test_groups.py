@@ -130,7 +130,7 @@ def test_stopped_in_every_stage_it_comes_to_the_same_end(finished, tmp_path, mon
     for module, name, replacement, left in (
         (run_module, "make_step", stopping(run_module.make_step, 13), "representation"),
         (task.groups, "recover", stop, "representation"),
-        (task, "make_robust_step", stopping(task.make_robust_step, 13), "groups.npz"),
+        (task.stages, "make_robust_step", stopping(task.stages.make_robust_step, 13), "groups.npz"),
         (task.html, "write", stop, "robust"),
     ):
         with monkeypatch.context() as patch:
@@ -253,7 +253,7 @@ def test_what_cannot_be_run_is_refused_before_anything_is_written(tmp_path, monk
         run_module.run(small(), tmp_path / "run", load=load)
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     with pytest.raises(schema.ConfigError, match=r"task: 'groups' runs in 1 process.*got 2 proc"):
-        task._check(small(), None)
+        task.stages.require_classifiable(small(), None)
     assert not (tmp_path / "run").exists()
 
 
@@ -261,11 +261,11 @@ def test_a_classifiers_own_settings():
     config = small()
     config.robust.update(epochs=3.0, batch_size=16, learning_rate=0.5, weight_decay=0.25)
     config.train.micro_batch_size = 32
-    one = task.classifier_config(config).train
+    one = task.stages.classifier_config(config).train
     assert (one.epochs, one.batch_size, one.learning_rate, one.weight_decay) == (3, 16, 0.5, 0.25)
     assert one.micro_batch_size == 0
     config.robust.update(epochs=0.0, batch_size=0, learning_rate=0.0)
-    one = task.classifier_config(config).train
+    one = task.stages.classifier_config(config).train
     assert (one.epochs, one.batch_size, one.learning_rate) == (30, 64, 1e-3)
 
 

@@ -21,10 +21,12 @@ from thanos_jax.data import (
 from thanos_jax.data.dataset import Dataset, fine_labels, hold_out, moments
 from thanos_jax.data.permutations import SUBSAMPLE, TEST_SPLIT, permutation
 from thanos_jax.data.prepared import DatasetNotFound
+from thanos_jax.data.relabelled import with_fine_classes
 from thanos_jax.data.splits import ArraySplit, DataError, RecordSplit, Split
 
 __all__ = [
     "BACKGROUNDS",
+    "CLASSES",
     "NAMES",
     "ArraySplit",
     "DataError",
@@ -52,6 +54,7 @@ _MOMENTS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
 # What digits can be laid over -> channels of the images that result.
 _CHANNELS = {"none": 1, "photographs": 3, "colour": 3, "texture": 1}
 BACKGROUNDS: tuple[str, ...] = tuple(_CHANNELS)
+CLASSES = ("coarse", "fine")
 _ONE_CHANNEL = tuple(name for name, (mean, _) in _MOMENTS.items() if len(mean) == 1)
 
 
@@ -75,6 +78,7 @@ def load(config_data: ConfigDict) -> Dataset:
           the backgrounds.
         image_size: side of the square images are resized and cropped to; 0 to leave them as stored.
         memory_limit_gib: GiB of images above which they stay on disk.
+        classes: "coarse", or "fine": the coarse labels are then the fine ones.
         background: "none"; behind digits or mnist also "photographs", see `backgrounds`, or
           "colour" or "texture", see `spurious`: the fine label is then the group.
         correlation: of background "colour" or "texture", the share of each class's training images
@@ -142,7 +146,12 @@ def load(config_data: ConfigDict) -> Dataset:
             f"data.coarse_map: expected '' for {name}, got {config_data.coarse_map!r}; only"
             " tiny_imagenet reads it"
         )
-    return _LOADERS[name](config_data)
+    if config_data.classes not in CLASSES:
+        raise ValueError(
+            f"data.classes must be one of {', '.join(CLASSES)}, got {config_data.classes!r}"
+        )
+    dataset = _LOADERS[name](config_data)
+    return with_fine_classes(dataset) if config_data.classes == "fine" else dataset
 
 
 def _load_tabulated(config_data: ConfigDict) -> Dataset:

@@ -13,32 +13,27 @@ their own, and each thing it makes is there whole or not at all, so that it can 
 
 from __future__ import annotations
 
-import json
-import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
-import thanos_jax
 from thanos_jax import run as run_module
 from thanos_jax import sharding
 from thanos_jax import workdir as workdirs
 from thanos_jax.config import ConfigError
 from thanos_jax.data.annotated import AnnotatedSplit
 from thanos_jax.data.dataset import Dataset
-from thanos_jax.data.splits import ArraySplit, Split
 from thanos_jax.downstream import group_scores, groups, transfer
 from thanos_jax.report import html, plots
 from thanos_jax.tasks import stages
-from thanos_jax.train import loop, metrics, nonfinite
+from thanos_jax.train import metrics
 from thanos_jax.train import state as train_state
-from thanos_jax.train.robust_step import GROUP_INPUTS, WEIGHT_INPUTS, make_robust_step
+from thanos_jax.train.robust_step import GROUP_INPUTS, WEIGHT_INPUTS
 
 # Methods that need groups recovered from the embedding of config.method.
 RECOVERING = ("none", "group_dro", "reweight", "undersample")
@@ -91,18 +86,12 @@ def run(
         first training of Just Train Twice without errors.
       NonFiniteError, CheckpointError, WorkdirError, Interrupted: as `thanos_jax.run.run`.
     """
-    _check(config, dataset)
-    first = config if config.robust.method in RECOVERING else classifier_config(config)
-    # What a run of another config has left goes before this one begins.
-    resumes = not run_module.differences(folder, config) and stages.started(
-        folder / ("representation" if first is config else "robust")
-    )
-    parts = run_module.build(first, dataset, mesh, resumes=resumes)
-    run_module.trace(parts, dataset.splits["train"], first.train.batch_size)
-    with workdirs.writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    with workdirs.locked(folder):
-        run_module.claim(folder, config, overwrite=overwrite)
+    stages.require_classifiable(config, dataset)
+    first = config if config.robust.method in RECOVERING else stages.classifier_config(config)
+    name = "representation" if first is config else "robust"
+    with stages.claimed(
+        config, folder, dataset, mesh, first=first, training=name, overwrite=overwrite
+    ) as parts:
         return _run(config, folder, dataset, mesh, parts)
 
 
@@ -110,13 +99,13 @@ def _run(
     config: Any, folder: pathlib.Path, dataset: Dataset, mesh: Mesh, parts: Any
 ) -> dict[str, Any]:
     """As `run`, in a folder that is its own; `parts` are those of its first training."""
-    robust = classifier_config(config)
+    robust = stages.classifier_config(config)
     method = config.robust.method
-    labels = {name: _labels(dataset.splits[name]) for name in ("train", "validation")}
+    labels = {name: stages.labels(dataset.splits[name]) for name in ("train", "validation")}
     path = folder / "groups.npz"
     trained = None
     if method in RECOVERING and (not path.exists() or method == "none"):
-        trained = _represent(config, parts, dataset, mesh, folder / "representation")
+        trained = stages.represent(config, parts, dataset, mesh, folder / "representation")
     if method in ("erm", "group_dro_true"):
         kind, names = (
             ("fine", dataset.fine_names)
@@ -126,14 +115,15 @@ def _run(
         known = Groups(labels["train"][kind], labels["validation"][kind], tuple(names))
     elif path.exists():
         known = _read(path)
-        _require_same_images(known, labels, path)
+        sets = {"train": known.train, "validation": known.validation}
+        stages.require_same_images(path, "groups", labels, sets)
     else:
         if method == "jtt":
             known = _identify(config, dataset, labels, mesh, folder / "identification")
         else:
             assert trained is not None
             known = _recover(config, parts, trained.state, dataset, mesh)
-        _write(path, known)
+        stages.write_arrays(path, {**known._asdict(), "names": np.array(known.names)})
     if method != "none":
         resumes = stages.started(folder / "robust")
         parts = run_module.build(robust, dataset, mesh, resumes=resumes)
@@ -151,18 +141,13 @@ def _run(
         for name in ("train", "validation", "test")
     }
     held_out = _accuracies(found["validation"], known.validation, len(known.names))
-    every = [metrics.read(folder / name / "metrics.jsonl") for name in workdirs.TRAININGS]
-    last = [records[-1] for records in every if records]
-    skipped = sum(r.get(nonfinite.SKIPPED, 0) for records in every for r in records)
     results = {
         "dataset": dataset.name,
         "task": config.task,
         "method": config.method,
         "robust_method": method,
         "seed": config.seed,
-        "steps": sum(record["step"] for record in last),
-        "train_seconds": sum(record["seconds"] for record in last),
-        nonfinite.SKIPPED: int(skipped),
+        **stages.totals(folder),
         **run_module.skipped_examples(config, dataset),
         **_test(found["test"], labels["train"]["fine"], dataset),
         **_recovery(method, known, labels["train"]),
@@ -181,10 +166,7 @@ def _run(
             allow_missing_classes=True,
         ),
         "embedding_dim": int(found["test"]["embedding"].shape[1]),
-        "parameters": sum(x.size for x in jax.tree.leaves(trained.state.params)),
-        "images_per_second": run_module.median(trained.records, "images_per_second"),
-        "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-        "versions": {"jax": jax.__version__, "thanos_jax": thanos_jax.__version__},
+        **stages.made_on(trained),
     }
     print("report", flush=True)
     html.write(
@@ -194,22 +176,8 @@ def _run(
         records=trained.records,
         figures=_figures(folder, dataset, known, labels["train"], held_out, results),
     )
-    # Last: its presence says that everything else was written.
-    with workdirs.writing(folder):
-        metrics.write_atomically(folder / "results.json", json.dumps(results, indent=2) + "\n")
+    stages.write_results(folder, results)
     return results
-
-
-def classifier_config(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """Returns the config by which a classifier is trained: config.robust in place of train."""
-    one = config.copy_and_resolve_references()
-    one.method = "ce"
-    one.train.epochs = config.robust.epochs or config.train.epochs
-    one.train.batch_size = config.robust.batch_size or config.train.batch_size
-    one.train.learning_rate = config.robust.learning_rate or config.train.learning_rate
-    one.train.weight_decay = config.robust.weight_decay
-    one.train.micro_batch_size = 0
-    return one
 
 
 def balanced(sets: np.ndarray) -> np.ndarray:
@@ -259,56 +227,6 @@ def reweighted(sets: np.ndarray) -> np.ndarray:
     return (len(sets) / (len(counts) * counts[group])).astype(np.float32)
 
 
-def _check(config: ml_collections.ConfigDict, dataset: Dataset) -> None:
-    if jax.process_count() > 1:
-        raise ConfigError(
-            f"config.task: 'groups' runs in 1 process, with all of its devices; got "
-            f"{jax.process_count()} processes"
-        )
-    if len(dataset.coarse_names) < 2:
-        raise ConfigError(
-            f"config.task: 'groups' trains a classifier, and needs two classes; {dataset.name} has "
-            f"{len(dataset.coarse_names)}"
-        )
-    if config.robust.batch_size % jax.device_count():
-        raise ConfigError(
-            "config.robust.batch_size: expected 0 or a multiple of the "
-            f"{jax.device_count()} devices, got {config.robust.batch_size}"
-        )
-
-
-def _labels(split: Split) -> dict[str, np.ndarray]:
-    """Returns "fine" and "coarse" int32 [n]; reads a split on disk."""
-    if isinstance(split, ArraySplit):
-        return {"fine": split.fine, "coarse": split.coarse}
-    starts = range(0, len(split), _CHUNK)
-    parts = [split.read(np.arange(one, min(one + _CHUNK, len(split)))) for one in starts]
-    return {name: np.concatenate([part[name] for part in parts]) for name in ("fine", "coarse")}
-
-
-def _represent(
-    config: Any, parts: Any, dataset: Dataset, mesh: Mesh, folder: pathlib.Path
-) -> stages.Trained:
-    print(f"representation: {config.method}", flush=True)
-
-    def evaluate(state: train_state.TrainState) -> dict[str, float]:
-        split = dataset.splits["validation"]
-        found = stages.embed(parts, state, split, mesh, config, ("prediction",))
-        correct = found["prediction"] == found["coarse"]
-        return {"validation_coarse_accuracy": float(np.mean(correct))}
-
-    return stages.train(
-        parts.state,
-        parts.step,
-        dataset.splits["train"],
-        mesh,
-        config,
-        folder,
-        evaluate=evaluate,
-        constants=run_module.skipped_examples(config, dataset),
-    )
-
-
 def _recover(config: Any, parts: Any, state: Any, dataset: Dataset, mesh: Mesh) -> Groups:
     print("recovering groups", flush=True)
     train, validation = (
@@ -349,14 +267,14 @@ def _identify(
     Raises:
       ConfigError: it errs on no training image.
     """
-    first = classifier_config(config)
+    first = stages.classifier_config(config)
     first.train.epochs = config.robust.jtt_epochs
     parts = run_module.build(first, dataset, mesh, resumes=stages.started(folder))
     size = len(dataset.splits["train"])
     print("first training, by whose errors the second is weighted", flush=True)
     trained = stages.train(
         parts.state,
-        _robust_step(first, parts, dataset, mesh),
+        stages.robust_step(first, parts, dataset, mesh),
         AnnotatedSplit(dataset.splits["train"], {"weight": np.ones(size, np.float32)}),
         mesh,
         first,
@@ -422,7 +340,7 @@ def _train_classifier(
     column = {"weight": weights} if sizes is None else {"group": known.train}
     return stages.train(
         state,
-        _robust_step(config, parts, dataset, mesh, group_sizes=sizes),
+        stages.robust_step(config, parts, dataset, mesh, group_sizes=sizes),
         AnnotatedSplit(dataset.splits["train"], column, rows),
         mesh,
         config,
@@ -434,25 +352,6 @@ def _train_classifier(
         epoch_size=size,
         constants=run_module.skipped_examples(config, dataset),
     )
-
-
-def _robust_step(
-    config: Any, parts: Any, dataset: Dataset, mesh: Mesh, *, group_sizes: Any = None
-) -> Any:
-    size = len(dataset.splits["train"])
-    steps, steps_per_epoch = loop.count_steps(config.train, size)
-    schedule = train_state.learning_rate(config.train, steps=steps, steps_per_epoch=steps_per_epoch)
-    step = make_robust_step(
-        parts.model,
-        train_state.make_optimizer(config.train, schedule),
-        schedule,
-        config,
-        mesh,
-        mean=dataset.mean,
-        std=dataset.std,
-        group_sizes=group_sizes,
-    )
-    return nonfinite.skipping(step) if config.train.on_nonfinite == "skip" else step
 
 
 def _accuracies(found: Mapping[str, np.ndarray], sets: np.ndarray, count: int) -> dict[str, Any]:
@@ -502,30 +401,10 @@ def _recovery(method: str, known: Groups, labels: Mapping[str, np.ndarray]) -> d
     }
 
 
-def _write(path: pathlib.Path, known: Groups) -> None:
-    temporary = path.with_name("groups.tmp.npz")
-    with workdirs.writing(path.parent):
-        np.savez(temporary, **{**known._asdict(), "names": np.array(known.names)})
-        os.replace(temporary, path)
-
-
 def _read(path: pathlib.Path) -> Groups:
     with np.load(path) as file:
         arrays = {name: file[name] for name in Groups._fields}
     return Groups(**{**arrays, "names": tuple(arrays["names"].tolist())})
-
-
-def _require_same_images(
-    known: Groups, labels: Mapping[str, Mapping[str, np.ndarray]], path: pathlib.Path
-) -> None:
-    """Raises ConfigError if groups are of other images than there are now."""
-    for name, sets in (("train", known.train), ("validation", known.validation)):
-        there = len(labels[name]["coarse"])
-        if len(sets) != there:
-            raise ConfigError(
-                f"workdir: {path} has groups of {len(sets)} {name} images, and now there are "
-                f"{there}: more or fewer could be read. Mend the data, or begin in another folder"
-            )
 
 
 def _figures(
@@ -572,7 +451,7 @@ def _figures(
                 plots.embedding_map(known.points, sets[known.mapped], names, f"{title} group"),
                 plots.HOW_TO_READ["recovered_map"],
             )
-    for name in workdirs.TRAININGS:
+    for name in workdirs.trainings(folder):
         records = metrics.read(folder / name / "metrics.jsonl")
         if records:
             title = f"Training: {'classifier' if name == 'robust' else name}"

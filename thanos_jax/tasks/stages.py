@@ -1,21 +1,36 @@
-"""One training of a run that has several, in a folder of its own."""
+"""What runs of several trainings share: each training, and each finding, in a place of its own."""
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
+import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
+import thanos_jax
+from thanos_jax import run as run_module
 from thanos_jax import workdir
-from thanos_jax.data.splits import Split
+from thanos_jax.config import ConfigError
+from thanos_jax.data.annotated import AnnotatedSplit
+from thanos_jax.data.dataset import Dataset
+from thanos_jax.data.splits import ArraySplit, Split
 from thanos_jax.downstream import embed as embedding
-from thanos_jax.train import checkpoint, loop, metrics
+from thanos_jax.train import checkpoint, loop, metrics, nonfinite
+from thanos_jax.train import state as train_state
 from thanos_jax.train.checkpoint import Checkpoints
+from thanos_jax.train.robust_step import WEIGHT_INPUTS, make_robust_step
 from thanos_jax.train.state import TrainState
 from thanos_jax.train.step import INPUTS, Step
+
+_CHUNK = 1024  # images read at a time for their labels
+_ACCURACY = "validation_coarse_accuracy"
 
 
 class Trained(NamedTuple):
@@ -30,6 +45,265 @@ class Trained(NamedTuple):
     state: TrainState
     step: int
     records: list[dict[str, Any]]
+
+
+def require_classifiable(config: ml_collections.ConfigDict, dataset: Dataset) -> None:
+    """Raises ConfigError unless a classifier can be trained here, as tasks other than transfer do.
+
+    Args:
+      config: a checked config.
+      dataset: the data.
+    """
+    if jax.process_count() > 1:
+        raise ConfigError(
+            f"config.task: {config.task!r} runs in 1 process, with all of its devices; got "
+            f"{jax.process_count()} processes"
+        )
+    if len(dataset.coarse_names) < 2:
+        raise ConfigError(
+            f"config.task: {config.task!r} trains a classifier, and needs two classes; "
+            f"{dataset.name} has {len(dataset.coarse_names)}"
+        )
+    if config.robust.batch_size % jax.device_count():
+        raise ConfigError(
+            "config.robust.batch_size: expected 0 or a multiple of the "
+            f"{jax.device_count()} devices, got {config.robust.batch_size}"
+        )
+
+
+@contextlib.contextmanager
+def claimed(
+    config: ml_collections.ConfigDict,
+    folder: pathlib.Path,
+    dataset: Dataset,
+    mesh: Mesh,
+    *,
+    first: ml_collections.ConfigDict,
+    training: str,
+    overwrite: bool,
+) -> Iterator[Any]:
+    """Makes a folder that of a run of several trainings, if the first of them can start.
+
+    Args:
+      config: of the run.
+      folder: not of a finished run.
+      dataset: as the first training sees it.
+      mesh: devices.
+      first: config of the first training.
+      training: its name, a folder in the run's.
+      overwrite: whether a run of another config in the folder is removed.
+
+    Yields:
+      The `Parts` of the first training; the folder is locked meanwhile.
+
+    Raises:
+      ConfigError: the folder is another run's.
+      WorkdirError: it is in use, or cannot be written.
+    """
+    # What a run of another config has left goes before this one begins.
+    resumes = not run_module.differences(folder, config) and started(folder / training)
+    parts = run_module.build(first, dataset, mesh, resumes=resumes)
+    run_module.trace(parts, dataset.splits["train"], first.train.batch_size)
+    with workdir.writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with workdir.locked(folder):
+        run_module.claim(folder, config, overwrite=overwrite)
+        yield parts
+
+
+def classifier_config(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """Returns the config by which a classifier is trained: config.robust in place of train."""
+    one = config.copy_and_resolve_references()
+    one.method = "ce"
+    one.train.epochs = config.robust.epochs or config.train.epochs
+    one.train.batch_size = config.robust.batch_size or config.train.batch_size
+    one.train.learning_rate = config.robust.learning_rate or config.train.learning_rate
+    one.train.weight_decay = config.robust.weight_decay
+    one.train.micro_batch_size = 0
+    return one
+
+
+def represent(
+    config: ml_collections.ConfigDict,
+    parts: Any,
+    dataset: Dataset,
+    mesh: Mesh,
+    folder: pathlib.Path,
+) -> Trained:
+    """Trains config.method, as the task "transfer" does; see `train`."""
+    print(f"{folder.name}: {config.method}", flush=True)
+    return train(
+        parts.state,
+        parts.step,
+        dataset.splits["train"],
+        mesh,
+        config,
+        folder,
+        evaluate=accuracy_on_validation(parts, dataset, mesh, config),
+        constants=run_module.skipped_examples(config, dataset),
+    )
+
+
+def classify(
+    config: ml_collections.ConfigDict,
+    parts: Any,
+    dataset: Dataset,
+    mesh: Mesh,
+    folder: pathlib.Path,
+) -> Trained:
+    """Trains a classifier by cross-entropy on one view of each image; see `train`.
+
+    Args:
+      config: from `classifier_config`.
+      parts: of this config.
+      dataset: its coarse labels are the classes.
+      mesh: devices.
+      folder: of the training.
+    """
+    split = dataset.splits["train"]
+    return train(
+        parts.state,
+        robust_step(config, parts, dataset, mesh),
+        AnnotatedSplit(split, {"weight": np.ones(len(split), np.float32)}),
+        mesh,
+        config,
+        folder,
+        evaluate=accuracy_on_validation(parts, dataset, mesh, config),
+        inputs=WEIGHT_INPUTS,
+        constants=run_module.skipped_examples(config, dataset),
+    )
+
+
+def robust_step(
+    config: ml_collections.ConfigDict,
+    parts: Any,
+    dataset: Dataset,
+    mesh: Mesh,
+    *,
+    group_sizes: Any = None,
+) -> Step:
+    """Returns the step of `make_robust_step` for a whole training.
+
+    Args:
+      config: from `classifier_config`.
+      parts: of this config.
+      dataset: an epoch is the size of its training split.
+      mesh: devices.
+      group_sizes: see `make_robust_step`.
+    """
+    step = make_robust_step(
+        parts.model,
+        *schedule_of(config, dataset),
+        config,
+        mesh,
+        mean=dataset.mean,
+        std=dataset.std,
+        group_sizes=group_sizes,
+    )
+    return nonfinite.skipping(step) if config.train.on_nonfinite == "skip" else step
+
+
+def schedule_of(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Any, Any]:
+    """Returns the optimizer and the learning rate of a training on a data set's training split."""
+    size = len(dataset.splits["train"])
+    steps, steps_per_epoch = loop.count_steps(config.train, size)
+    schedule = train_state.learning_rate(config.train, steps=steps, steps_per_epoch=steps_per_epoch)
+    return train_state.make_optimizer(config.train, schedule), schedule
+
+
+def accuracy_on_validation(
+    parts: Any, dataset: Dataset, mesh: Mesh, config: ml_collections.ConfigDict
+) -> Callable[[TrainState], dict[str, float]]:
+    """Returns state -> {"validation_coarse_accuracy": a fraction of 1}."""
+
+    def evaluate(state: TrainState) -> dict[str, float]:
+        found = embed(parts, state, dataset.splits["validation"], mesh, config, ("prediction",))
+        return {_ACCURACY: float(np.mean(found["prediction"] == found["coarse"]))}
+
+    return evaluate
+
+
+def labels(split: Split) -> dict[str, np.ndarray]:
+    """Returns "fine" and "coarse" int32 [n]; reads a split on disk."""
+    if isinstance(split, ArraySplit):
+        return {"fine": split.fine, "coarse": split.coarse}
+    starts = range(0, len(split), _CHUNK)
+    parts = [split.read(np.arange(one, min(one + _CHUNK, len(split)))) for one in starts]
+    return {name: np.concatenate([part[name] for part in parts]) for name in ("fine", "coarse")}
+
+
+def write_arrays(path: pathlib.Path, arrays: Mapping[str, Any]) -> None:
+    """Writes a finding, whole or not at all: an .npz of arrays, to be read without pickles.
+
+    Raises:
+      WorkdirError: it cannot be written.
+    """
+    temporary = path.with_name(f"{path.name}.tmp")
+    with workdir.writing(path.parent):
+        with open(temporary, "wb") as file:  # a name would get .npz appended
+            np.savez(file, allow_pickle=False, **arrays)
+        os.replace(temporary, path)
+
+
+def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """Returns what `write_arrays` wrote."""
+    with np.load(path) as file:
+        return dict(file)
+
+
+def require_same_images(
+    path: pathlib.Path,
+    what: str,
+    there: Mapping[str, Mapping[str, np.ndarray]],
+    found: Mapping[str, np.ndarray],
+) -> None:
+    """Raises ConfigError if a finding is of other images than there are now.
+
+    Args:
+      path: of the finding.
+      what: it is, as in "groups".
+      there: split -> what `labels` returns of it.
+      found: split -> [n] of the finding.
+    """
+    for name, values in found.items():
+        count = len(there[name]["coarse"])
+        if len(values) != count:
+            raise ConfigError(
+                f"workdir: {path} has {what} of {len(values)} {name} images, and now there are "
+                f"{count}: more or fewer could be read. Mend the data, or begin in another folder"
+            )
+
+
+def totals(folder: pathlib.Path) -> dict[str, Any]:
+    """Returns the steps, seconds and skipped steps of all trainings of a run, for its results."""
+    every = [metrics.read(folder / name / "metrics.jsonl") for name in workdir.trainings(folder)]
+    last = [records[-1] for records in every if records]
+    skipped = sum(record.get(nonfinite.SKIPPED, 0) for records in every for record in records)
+    return {
+        "steps": sum(record["step"] for record in last),
+        "train_seconds": sum(record["seconds"] for record in last),
+        nonfinite.SKIPPED: int(skipped),
+    }
+
+
+def made_on(trained: Trained) -> dict[str, Any]:
+    """Returns the size of a training's model, and on what it was made, for a run's results."""
+    return {
+        "parameters": sum(x.size for x in jax.tree.leaves(trained.state.params)),
+        "images_per_second": run_module.median(trained.records, "images_per_second"),
+        "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "versions": {"jax": jax.__version__, "thanos_jax": thanos_jax.__version__},
+    }
+
+
+def write_results(folder: pathlib.Path, results: Mapping[str, Any]) -> None:
+    """Writes results.json, of a run last: its presence says that everything else was written.
+
+    Raises:
+      WorkdirError: it cannot be written.
+    """
+    with workdir.writing(folder):
+        metrics.write_atomically(folder / "results.json", json.dumps(results, indent=2) + "\n")
 
 
 def train(
