@@ -138,6 +138,27 @@ def test_recovery_crosses_representations_with_choices():
         tables.rows_of("recovery", config, values=["eror"])
 
 
+def test_coreset_has_the_whole_set_once():
+    rows = tables.rows_of("coreset", schema.default())
+    methods = ("random", "common_strata", "forgetting", "el2n", "herding")
+    assert [tuple(row.labels.values()) for row in rows] == [
+        ("all", 1.0), *((method, f) for method in methods for f in (0.1, 0.3, 0.5))
+    ]  # fmt: skip
+    config = schema.default()
+    config.method = "spread"
+    for row in tables.rows_of("coreset", config, values=["0.2"]):
+        one = tables.configured(config, row, 0)
+        name = row.labels["method"]
+        assert one.task == "coreset"
+        assert one.coreset.fraction == (1 if name == "all" else 0.2)
+        assert one.coreset.method == ("random" if name == "all" else name)
+        assert one.method == ("spread" if name in ("common_strata", "herding") else "ce")
+    with pytest.raises(schema.ConfigError, match=r"values: expected a number for each fraction"):
+        tables.rows_of("coreset", config, values=["x"])
+    with pytest.raises(schema.ConfigError, match=r"methods of coreset: .*mean 'herding'"):
+        tables.rows_of("coreset", config, methods=["herd"])
+
+
 def test_folders_are_legible():
     config = schema.default()
     (row,) = tables.rows_of("joint_loss", config, values=["0.50"])

@@ -265,16 +265,23 @@ def _comparison(
     from thanos_jax.config import flatten
     from thanos_jax.report.tables import Comparison, Line
 
+    known = tables.TABLES[table]
+    every = [entry.results for entry in entries.values()]
+    if known.derived:
+        further = known.derived([(entry.row.labels, entry.results) for entry in entries.values()])
+        every = [
+            {seed: {**run, **more.get(seed, {})} for seed, run in results.items()}
+            for results, more in zip(every, further, strict=True)
+        ]
     lines = [
         Line(
             entry.row.labels,
-            entry.results,
+            results,
             entry.errors,
             papers.reported(table, flatten(tables.configured(config, entry.row, 0))),
         )
-        for entry in entries.values()
+        for entry, results in zip(entries.values(), every, strict=True)
     ]
-    known = tables.TABLES[table]
     cited = dict.fromkeys(
         number.paper
         for line in lines
@@ -349,9 +356,9 @@ def _write(
     write_atomically(workdir / "table.csv", report.summary_csv(comparison))
     write_atomically(workdir / "runs.csv", report.runs_csv(comparison))
     everything = [
-        {"row": dict(entry.row.labels), "folder": f"{name}/{seed}", **result}
-        for name, entry in entries.items()
-        for seed, result in sorted(entry.results.items())
+        {"row": dict(line.labels), "folder": f"{name}/{seed}", **result}
+        for name, line in zip(entries, comparison.lines, strict=True)
+        for seed, result in sorted(line.results.items())
     ]
     write_atomically(workdir / "results.json", json.dumps(everything, indent=2) + "\n")
     if page:

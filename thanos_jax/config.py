@@ -78,7 +78,7 @@ ROBUST_METHODS = (
 )
 
 # How the labels of the task "noise" are borne, and the images of the task "coreset" chosen;
-# docs/noisy_labels.md explains each.
+# docs/noisy_labels.md and docs/coresets.md explain each.
 NOISE_METHODS = ("mend", "ce", "co_teaching", "elr")
 CORESET_METHODS = ("common_strata", "random", "forgetting", "el2n", "herding")
 
@@ -86,8 +86,8 @@ FIELDS: dict[str, Field] = {
     "task": _one_of(
         "transfer",
         "transfer: train the method, then read fine labels off its embedding; groups: recover "
-        "hidden groups from that embedding and train a classifier against the worst of them; noise: "
-        "make labels wrong, find them by that embedding, train a classifier on mended ones; "
+        "hidden groups from that embedding and train a classifier against the worst of them; "
+        "noise: make labels wrong, find them by that embedding, train a classifier on mended ones; "
         "coreset: choose the images that a classifier is trained on",
         ("transfer", "groups", "noise", "coreset"),
     ),
@@ -295,6 +295,7 @@ FIELDS: dict[str, Field] = {
     "robust.batch_size": _number(0, "likewise; 0: train.batch_size", 0, 2**31 - 1),
     "robust.learning_rate": _number(0.0, "likewise; 0: train.learning_rate", 0, _HUGE),
     "robust.weight_decay": _number(0.01, "likewise", 0, _HUGE),
+    "robust.augment": Field(True, "whether the classifier is trained on augmented images"),
     "robust.balanced_batches": Field(
         True, "group DRO draws images of every group equally often, as its authors do"
     ),
@@ -320,12 +321,12 @@ FIELDS: dict[str, Field] = {
         "symmetric", "to which label they change", ("symmetric", "asymmetric", "within_class")
     ),
     "noise.detection": _one_of("strata", "what finds them", ("strata", "neighbours")),
-    "noise.assumed_rate": _number(
+    "noise.assumed_rate": Field(
         -1.0,
-        "how many labels mend distrusts, and co_teaching forgets in the end; -1: mend estimates "
-        "it, and co_teaching is told noise.rate, as its authors do",
-        -1,
-        1,
+        "share of labels that mend distrusts, and that co_teaching forgets in the end; -1: mend "
+        "estimates it, and co_teaching is told noise.rate, as its authors do",
+        "a number from 0 to 1, or -1",
+        lambda v: v == -1 or 0 <= v <= 1,
     ),
     "noise.action": _one_of("relabel", "what becomes of labels found wrong", ("relabel", "drop")),
     "noise.neighbours": _number(20, "k of those who speak for or against a label", 1, 1e6),
@@ -337,7 +338,7 @@ FIELDS: dict[str, Field] = {
     "noise.elr_momentum": _number(0.7, "of its targets", 0, 1),
     # Coresets: the task "coreset" only
     "coreset.method": _one_of(
-        "common_strata", "which images are kept; see docs/noisy_labels.md", CORESET_METHODS
+        "common_strata", "which images are kept; see docs/coresets.md", CORESET_METHODS
     ),
     "coreset.fraction": _number(
         0.3, "share of the training images that is kept", 0, 1, open_low=True
@@ -346,7 +347,13 @@ FIELDS: dict[str, Field] = {
         4, "trainings on samples, or of el2n, over which scores are averaged; at most 100", 1, 100
     ),
     "coreset.epochs": _number(
-        0.0, "of each of them, and of forgetting's and herding's; 0: train.epochs", 0, _HUGE
+        0.0,
+        "of each of common_strata's trainings, and of forgetting's and herding's; 0: train.epochs",
+        0,
+        _HUGE,
+    ),
+    "coreset.el2n_epochs": _number(
+        10.0, "of each of el2n's, which looks at errors early in training", 0, _HUGE, open_low=True
     ),
     "coreset.drop": _one_of("lowest", "which scores are dropped first", ("lowest", "highest")),
     "coreset.balanced": Field(True, "whether every class keeps the same share"),

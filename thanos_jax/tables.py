@@ -53,6 +53,8 @@ class Column(NamedTuple):
     plotted: bool = True
 
 
+# Seed -> what a run's results.json holds.
+Results = Mapping[int, Mapping[str, Any]]
 Rows = Callable[[ml_collections.ConfigDict, Sequence[str], Sequence[str] | None], list[Row]]
 
 
@@ -66,6 +68,8 @@ class Table(NamedTuple):
       columns: what is shown of every row.
       methods: those run if none are asked for.
       options: those that can be asked for.
+      derived: (labels and results of every row) -> row by row, seed -> further numbers of a run
+        that only the runs of other rows tell; None: there are none.
     """
 
     caption: str
@@ -73,6 +77,7 @@ class Table(NamedTuple):
     columns: tuple[Column, ...]
     methods: tuple[str, ...]
     options: tuple[str, ...] = tuple(METHODS)
+    derived: Callable[[Sequence[tuple[Mapping[str, Any], Results]]], list[Results]] | None = None
 
 
 FINE = Column(("fine_accuracy",), "fine")
@@ -98,6 +103,25 @@ _ROBUST: dict[str, dict[str, Any]] = {
     },
     **{method: {"method": method, "robust.method": "group_dro"} for method in METHODS},
     "group_dro_true": {"method": "ce", "robust.method": "group_dro_true"},
+}
+
+
+# Rows of the table of noise; mend_METHOD mends by METHOD's embedding.
+_NOISY: dict[str, dict[str, Any]] = {
+    **{name: {"method": "ce", "noise.method": name} for name in ("ce", "co_teaching", "elr")},
+    **{f"mend_{method}": {"method": method, "noise.method": "mend"} for method in METHODS},
+}
+
+
+# Rows of the table of coresets; "all" is the whole training set. Forgetting and EL2N look at a
+# classifier, as their authors do, common strata and herding at the config's method.
+_CORESETS: dict[str, dict[str, Any]] = {
+    "all": {"method": "ce", "coreset.method": "random", "coreset.fraction": 1.0},
+    "random": {"method": "ce", "coreset.method": "random"},
+    "common_strata": {"coreset.method": "common_strata"},
+    "forgetting": {"method": "ce", "coreset.method": "forgetting"},
+    "el2n": {"method": "ce", "coreset.method": "el2n"},
+    "herding": {"coreset.method": "herding"},
 }
 
 
@@ -305,6 +329,60 @@ def _recovery(config: Any, methods: Sequence[str], values: Sequence[str] | None)
     ]
 
 
+def _noise(config: Any, methods: Sequence[str], values: Sequence[str] | None) -> list[Row]:
+    """Of cross-entropy also the row of right labels, in whose terms the others are judged."""
+    rates = _numbers("rate", values, (0.1, 0.2, 0.3, 0.4, 0.5, 0.6), float)
+    pairs = [("ce", 0.0), *((method, rate) for rate in rates for method in methods)]
+    return [
+        Row(
+            {"method": method, "noise": rate},
+            {"task": "noise", **_NOISY[method], "noise.rate": rate},
+        )
+        for method, rate in dict.fromkeys(pairs)
+    ]
+
+
+def _recovered(lines: Sequence[tuple[Mapping[str, Any], Results]]) -> list[Results]:
+    """Of the accuracy that noise costs cross-entropy, the share that each run does not lose.
+
+    (accuracy - that of ce under the same noise) / (that of ce on right labels - that of ce under
+    the same noise), of the same seed; none where ce loses nothing.
+    """
+    accuracy = {
+        (labels["method"], labels["noise"], seed): run["coarse_accuracy"]
+        for labels, results in lines
+        for seed, run in results.items()
+    }
+    shares: list[Results] = []
+    for labels, results in lines:
+        found = {}
+        for seed, run in results.items():
+            right = accuracy.get(("ce", 0.0, seed))
+            noisy = accuracy.get(("ce", labels["noise"], seed))
+            if right is not None and noisy is not None and noisy < right:
+                share = (run["coarse_accuracy"] - noisy) / (right - noisy)
+                found[seed] = {"recovered": share}
+        shares.append(found)
+    return shares
+
+
+def _coreset(config: Any, methods: Sequence[str], values: Sequence[str] | None) -> list[Row]:
+    """Of the whole training set one row, whatever the fractions."""
+    fractions = _numbers("fraction", values, (0.1, 0.3, 0.5), float)
+    pairs = [
+        (method, fraction)
+        for method in methods
+        for fraction in ((1.0,) if method == "all" else fractions)
+    ]
+    return [
+        Row(
+            {"method": method, "fraction": fraction},
+            {"task": "coreset", "coreset.fraction": fraction, **_CORESETS[method]},
+        )
+        for method, fraction in pairs
+    ]
+
+
 def _crossed(methods: Sequence[str], axis: str, key: str, values: Sequence[Any]) -> list[Row]:
     return [
         Row({"method": method, axis: value}, {"method": method, key: value})
@@ -372,5 +450,34 @@ TABLES: dict[str, Table] = {
             SECONDS,
         ),
         methods=("ce", "supcon", "spread", "thanos"),
+    ),
+    "noise": Table(
+        "Noisy labels: accuracy on right ones, and how well wrong ones are found",
+        _noise,
+        (
+            Column(("coarse_accuracy",), "accuracy"),
+            Column(("coarse_accuracy_chosen",), "stopped early", plotted=False),
+            Column(("recovered",), "recovered"),
+            Column(("detection", "auroc"), "AUROC of detection"),
+            Column(("detection", "precision"), "precision", plotted=False),
+            Column(("detection", "recall"), "recall", plotted=False),
+            Column(("labels_right",), "labels right after mending"),
+            SECONDS,
+        ),
+        methods=("ce", "co_teaching", "elr", "mend_ce", "mend_supcon", "mend_spread"),
+        options=tuple(_NOISY),
+        derived=_recovered,
+    ),
+    "coreset": Table(
+        "Coresets: a classifier trained on the images that are kept",
+        _coreset,
+        (
+            Column(("coarse_accuracy",), "accuracy"),
+            Column(("worst_group_accuracy",), "worst fine class"),
+            Column(("kept_images",), "images", 1.0, 0, plotted=False),
+            SECONDS,
+        ),
+        methods=tuple(_CORESETS),
+        options=tuple(_CORESETS),
     ),
 }

@@ -19,7 +19,9 @@ LOCK = "lock"
 TRAININGS = ("representation", "identification", "sample_?", "sample_??", "robust")
 # What they find out, each a file of arrays.
 FINDINGS = ("groups.npz", "labels.npz", "coreset.npz")
-_RECORDS = ("metrics.jsonl", "unlogged.json", "nonfinite.json")
+# Of a training on the way: which training images were right at each evaluation.
+CORRECT = "correct.npz"
+_RECORDS = ("metrics.jsonl", "unlogged.json", "nonfinite.json", CORRECT)
 _REPORTS = ("geometry.json", "report.html")
 # By these a folder is known to hold a run: they go last.
 _MARKS = ("results.json", "config.json")

@@ -115,8 +115,9 @@ def finished_otherwise(folder, config):
     """Leaves what finished runs of both tasks leave, of another seed; returns the files."""
     config.seed += 1
     text = json.dumps(config.to_dict())
-    trained = ("metrics.jsonl", "unlogged.json", "nonfinite.json", "checkpoints/7/checksums.json",
-               "checkpoints/9.tmp/a", "checkpoints/5.damaged/a")  # fmt: skip
+    trained = ("metrics.jsonl", "unlogged.json", "nonfinite.json", "correct.npz", "correct.npz.tmp",
+               "checkpoints/7/checksums.json", "checkpoints/9.tmp/a",
+               "checkpoints/5.damaged/a")  # fmt: skip
     names = [*trained, "config.json", "results.json", "report.html", "geometry.json"]
     names += [*workdir.FINDINGS, *(f"{finding}.tmp" for finding in workdir.FINDINGS)]
     trainings = [training.replace("?", "1") for training in workdir.TRAININGS]

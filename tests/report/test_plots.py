@@ -186,6 +186,7 @@ def test_every_kind_of_figure_has_a_sentence():
     assert plots.HOW_TO_READ.keys() == {
         "curves", "coarse", "fine", "reconstructions",
         "group_bars", "contingency", "worst_recovered", "recovered_map",
+        "kept_share", "dropped_images", "kept_images",
     }  # fmt: skip
     assert isinstance(plots.curves(RECORDS), Figure)
 
@@ -207,6 +208,9 @@ def test_bars_of_groups_single_out_the_worst():
     assert [text.get_text() for text in axes.texts] == ["90.0", "25.0", "100.0"]
     assert list(axes.get_lines()[0].get_xdata()) == [80, 80]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b$", "c"]
+    assert axes.get_xlabel() == "accuracy in per cent"
+    (axes,) = plots.group_bars(["a"], [0.5], average=0.5, meaning="kept").axes
+    assert axes.get_xlabel() == "kept"
     with pytest.raises(ValueError, match=r"accuracies: expected one for each .*got 1 for 2"):
         plots.group_bars(["a", "b"], [1.0], average=1.0)
 

@@ -34,6 +34,8 @@ CHOICES = ("silhouette", "error")
 _FOLDS = 5
 _INITIALIZATIONS = 3
 _FEWEST_PIECES = 4
+# Examples of a class for which there is a cell, unless told; and the fewest and most cells.
+_CELL_SIZE, _CELLS = 200, (40, 200)
 _MINIMUM_SHARE = 0.005
 _MINIMUM_SIZE = 25
 
@@ -98,7 +100,7 @@ class _Settings(NamedTuple):
     choice: str
     clusters: int | None
     max_clusters: int
-    cells: int
+    cells: int | None
     overcluster: int
     gap: float
     significance: float
@@ -117,7 +119,7 @@ def recover(
     choice: str = "silhouette",
     clusters: int | None = None,
     max_clusters: int = 10,
-    cells: int = 40,
+    cells: int | None = None,
     overcluster: int | None = None,
     losses: Any = None,
     validation_losses: Any = None,
@@ -166,7 +168,9 @@ def recover(
       clusters: in place of the search, the clusters of step 1 of "silhouette"; of "error" the final
         groups of a class, if it has so many cells.
       max_clusters: at least 2.
-      cells: at least 2, for "error"; a cluster of step 1 has max(4, cells // clusters).
+      cells: at least 2, for "error"; a cluster of step 1 has max(4, cells // clusters). None: one
+        for 200 examples of the class, but 40 at least and 200 at most. A rare group shows only
+        where cells are about as small as it is.
       overcluster: pieces of a cluster for "silhouette", at least 1; None: 5. 1 leaves step 2 out,
         and needs no losses. Not taken by "error".
       losses: floating point [n], the cross-entropy of each training example under a classifier
@@ -218,8 +222,9 @@ def recover(
         seed=seed,
     )
     for name, low in (("max_clusters", 2), ("cells", 2), ("overcluster", 1), ("samples", 3)):
-        if getattr(settings, name) < low:
-            raise ValueError(f"{name}: expected at least {low}, got {getattr(settings, name)}")
+        value = getattr(settings, name)
+        if value is not None and value < low:
+            raise ValueError(f"{name}: expected at least {low}, got {value}")
     if clusters is not None and clusters < 1:
         raise ValueError(f"clusters: expected at least 1, or None for a search, got {clusters}")
     for name, bound in (("gap", gap), ("significance", significance)):
@@ -548,7 +553,8 @@ def _by_error(model: ClassClusters, one: _Class, settings: _Settings) -> ClassCl
     sums = np.zeros((count, one.points.shape[1]))
     np.add.at(sums, clusters, one.points)
     centres = sums / np.maximum(np.bincount(clusters, minlength=count), 1)[:, None]
-    factor = max(_FEWEST_PIECES, settings.cells // count)
+    cells = settings.cells or min(max(len(one.points) // _CELL_SIZE, _CELLS[0]), _CELLS[1])
+    factor = max(_FEWEST_PIECES, cells // count)
     shared = _fit(one.points - centres[clusters], factor, settings)
     model = model._replace(centres=centres, pieces=(shared,) * count)
     shape = (count, factor)

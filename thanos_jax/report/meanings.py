@@ -44,11 +44,29 @@ MEANINGS: dict[str, str] = {
     "rarest_recall": "share of the rarest true group that is in its partner",
     "rarest_precision": "share of the partner that is of the rarest true group",
     "accuracy": "test images of the group whose class is predicted right",
-    "chosen_step": "of all evaluations on validation, that with the best worst group",
+    "chosen_step": "of all evaluations on validation, the best: by worst group or by accuracy",
     "validation_worst_group_accuracy": "accuracy of the worst group on the validation split, of "
     "the groups trained with (not the true ones)",
     "groups_without_validation": "groups that had no validation image, and no say in that choice",
+    "coreset_method": "how the kept training images were chosen; see docs/coresets.md",
+    "fraction": "share of the training images to keep",
+    "kept_images": "training images kept, which the classifier was trained on",
+    "scoring_seconds": "of train_seconds those of the trainings by which images were scored",
+    "validation_balanced_accuracy": "coarse accuracy on the validation split, each fine label "
+    "counting alike",
     "largest_group_weight": "the weight that group DRO gives the group of highest loss",
+    "noise_method": "how wrong labels were borne; see docs/noisy_labels.md",
+    "noise_kind": "to which labels wrong ones changed",
+    "noise_rate": "share of the training labels that were made wrong",
+    "coarse_accuracy_chosen": "of the step with the best accuracy on the validation split, whose "
+    "labels are noisy too",
+    "precision": "share of the labels found wrong that are",
+    "recall": "share of the wrong labels that are found",
+    "average_precision": "precision, averaged over the wrong labels from the most suspicious down",
+    "flagged": "share of the labels found wrong",
+    "changed": "share of the labels that are wrong",
+    "labels_right": "share of the labels trained on, after mending, that are right",
+    "images_trained_on": "training images left after mending",
     "within_class_spread": "mean squared distance to the mean of the coarse class, on the sphere",
     "between_class_spread": "mean squared distance of the coarse class means to the overall mean",
     "within_stratum_spread": "mean squared distance to the mean of the fine class",
@@ -117,6 +135,30 @@ HOW_TO_READ: dict[str, str] = {
     "recovered_map": (
         "Training images as the representation embeds them (t-SNE keeps neighbourhoods, not "
         "distances or sizes), coloured by group."
+    ),
+    "suspected": (
+        "The training labels most likely wrong, as they are given and as they were mended: given → "
+        "suggested."
+    ),
+    "suspicion": (
+        "How likely each training label seemed to be wrong. The less right and wrong labels "
+        "overlap, the better they can be told apart."
+    ),
+    "noisy_map": (
+        "Training images as the representation embeds them (t-SNE keeps neighbourhoods, not "
+        "distances or sizes). A label that is wrong lies among images of another class, unless "
+        "training has learnt it by heart."
+    ),
+    "kept_share": (
+        "Share kept of the training images of each fine label, with their number; the dashed line "
+        "is the share of all. Choice by common strata keeps more of fine labels with few images."
+    ),
+    "dropped_images": (
+        "The training images that go first: others of their kind stand for them, by their scores."
+    ),
+    "kept_images": (
+        "The training images that stay even if few may, the most needed last. Wrong labels and odd "
+        "images are among them."
     ),
     "reconstructions": (
         "Test images as the encoder gets them, and under each what the decoder makes of its "

@@ -28,6 +28,7 @@ __all__ = [
     "images",
     "project",
     "reconstructions",
+    "suspicion",
 ]
 
 # Text and axes. A grey of its own, so that the report can turn it into the page's text colour.
@@ -249,13 +250,20 @@ def reconstructions(inputs: Any, outputs: Any) -> Figure:
     return figure
 
 
-def group_bars(names: Sequence[str], accuracies: Sequence[float], *, average: float) -> Figure:
+def group_bars(
+    names: Sequence[str],
+    accuracies: Sequence[float],
+    *,
+    average: float,
+    meaning: str = "accuracy in per cent",
+) -> Figure:
     """Draws a bar for the accuracy of each group, and a line at that of all images.
 
     Args:
       names: of the groups, from top to bottom.
       accuracies: fractions of 1, as many.
       average: a fraction of 1.
+      meaning: what the bars show, if not accuracies.
 
     Returns:
       The figure; the lowest bar has another colour.
@@ -284,7 +292,7 @@ def group_bars(names: Sequence[str], accuracies: Sequence[float], *, average: fl
     axes.invert_yaxis()
     axes.set_xlim(0, 112)
     axes.set_xticks(range(0, 101, 20))
-    axes.set_xlabel("accuracy in per cent", color=INK, fontsize=9)
+    axes.set_xlabel(meaning, color=INK, fontsize=9)
     return figure
 
 
@@ -330,22 +338,27 @@ def contingency(
     return figure
 
 
-def images(pictures: Any) -> Figure:
+def images(pictures: Any, captions: Sequence[str] | None = None) -> Figure:
     """Draws images side by side, six a line.
 
     Args:
       pictures: numbers [k, h, w, c] in [0, 1], c = 1 or 3; what lies outside is clipped.
+      captions: k of them, above the images; None: none.
 
     Raises:
-      ValueError: a wrong shape.
+      ValueError: a wrong shape, or another number of captions.
     """
     pictures = np.asarray(pictures, np.float32)
     if pictures.ndim != 4 or pictures.shape[3] not in (1, 3) or 0 in pictures.shape:
         raise ValueError(f"pictures: expected [k, h, w, 1 or 3], got shape {pictures.shape}")
     count, height, width, channels = pictures.shape
+    if captions is not None and len(captions) != count:
+        raise ValueError(f"captions: expected {count}, one an image, got {len(captions)}")
     lines, side = math.ceil(count / 6), WIDTH / 6
+    above = 0.0 if captions is None else 0.2
     figure = Figure(
-        figsize=(WIDTH, lines * side * min(height / width, 3.0) + 0.1), layout="constrained"
+        figsize=(WIDTH, lines * (side * min(height / width, 3.0) + above) + 0.1),
+        layout="constrained",
     )
     grid = figure.subplots(lines, 6, squeeze=False)
     for number, axes in enumerate(grid.flat):
@@ -360,6 +373,47 @@ def images(pictures: Any) -> Figure:
                 vmax=1,
                 interpolation="none",
             )
+            if captions is not None:
+                axes.set_title(captions[number], fontsize=8, color=INK, pad=2, parse_math=False)
+    return figure
+
+
+def suspicion(values: Any, wrong: Any) -> Figure:
+    """Draws how suspicion is distributed among right and among wrong labels.
+
+    Args:
+      values: floating point [n], in [0, 1].
+      wrong: bool [n].
+
+    Returns:
+      Two histograms, each of its own 100 per cent; none for labels of which there is no example.
+
+    Raises:
+      ValueError: not one of each for every label.
+    """
+    values, wrong = np.asarray(values, np.float64), np.asarray(wrong)
+    if values.ndim != 1 or wrong.shape != values.shape or wrong.dtype != np.bool_:
+        raise ValueError(
+            f"wrong: expected bool [n] for values [n], got {wrong.dtype} {wrong.shape} for "
+            f"{values.shape}"
+        )
+    figure = Figure(figsize=(WIDTH, 2.4), layout="constrained")
+    axes = figure.add_subplot()
+    for name, chosen, color in (("right", ~wrong, PALETTE[0]), ("wrong", wrong, PALETTE[2])):
+        count = int(np.count_nonzero(chosen))
+        if count:
+            axes.hist(
+                values[chosen],
+                bins=np.linspace(0, 1, 41).tolist(),
+                weights=np.full(count, 100 / count),
+                color=color,
+                alpha=0.6,
+                label=f"{count:,} {name} labels",
+            )
+    dress(axes)
+    axes.set_xlabel("suspicion", color=INK, fontsize=9)
+    axes.set_ylabel("per cent", color=INK, fontsize=9)
+    axes.legend(frameon=False, fontsize=8, labelcolor=INK)
     return figure
 
 

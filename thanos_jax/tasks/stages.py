@@ -30,7 +30,7 @@ from thanos_jax.train.state import TrainState
 from thanos_jax.train.step import INPUTS, Step
 
 _CHUNK = 1024  # images read at a time for their labels
-_ACCURACY = "validation_coarse_accuracy"
+ACCURACY = "validation_coarse_accuracy"  # on the validation split, of the training's own labels
 
 
 class Trained(NamedTuple):
@@ -40,11 +40,13 @@ class Trained(NamedTuple):
       state: the last, or the one chosen on validation.
       step: its step.
       records: lines of its metrics.jsonl.
+      last: the last state.
     """
 
     state: TrainState
     step: int
     records: list[dict[str, Any]]
+    last: TrainState
 
 
 def require_classifiable(config: ml_collections.ConfigDict, dataset: Dataset) -> None:
@@ -120,6 +122,11 @@ def classifier_config(config: ml_collections.ConfigDict) -> ml_collections.Confi
     one.train.learning_rate = config.robust.learning_rate or config.train.learning_rate
     one.train.weight_decay = config.robust.weight_decay
     one.train.micro_batch_size = 0
+    if not config.robust.augment:
+        one.augment.crop_scale = (1.0, 1.0)
+        one.augment.flip = 0.0
+        one.augment.jitter_probability = 0.0
+        one.augment.grey_probability = 0.0
     return one
 
 
@@ -150,6 +157,9 @@ def classify(
     dataset: Dataset,
     mesh: Mesh,
     folder: pathlib.Path,
+    *,
+    rows: np.ndarray | None = None,
+    choose: str | None = None,
 ) -> Trained:
     """Trains a classifier by cross-entropy on one view of each image; see `train`.
 
@@ -159,17 +169,21 @@ def classify(
       dataset: its coarse labels are the classes.
       mesh: devices.
       folder: of the training.
+      rows: integer [r], the training images to train on, in as many steps as on all; None: all.
+      choose: see `train`.
     """
     split = dataset.splits["train"]
     return train(
         parts.state,
         robust_step(config, parts, dataset, mesh),
-        AnnotatedSplit(split, {"weight": np.ones(len(split), np.float32)}),
+        AnnotatedSplit(split, {"weight": np.ones(len(split), np.float32)}, rows),
         mesh,
         config,
         folder,
         evaluate=accuracy_on_validation(parts, dataset, mesh, config),
+        choose=choose,
         inputs=WEIGHT_INPUTS,
+        epoch_size=len(split),
         constants=run_module.skipped_examples(config, dataset),
     )
 
@@ -212,13 +226,17 @@ def schedule_of(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[An
 
 
 def accuracy_on_validation(
-    parts: Any, dataset: Dataset, mesh: Mesh, config: ml_collections.ConfigDict
+    parts: Any,
+    dataset: Dataset,
+    mesh: Mesh,
+    config: ml_collections.ConfigDict,
+    of: Callable[[TrainState], TrainState] = lambda state: state,
 ) -> Callable[[TrainState], dict[str, float]]:
-    """Returns state -> {"validation_coarse_accuracy": a fraction of 1}."""
+    """Returns state -> {"validation_coarse_accuracy": a fraction of 1}, that of the state `of`."""
 
     def evaluate(state: TrainState) -> dict[str, float]:
-        found = embed(parts, state, dataset.splits["validation"], mesh, config, ("prediction",))
-        return {_ACCURACY: float(np.mean(found["prediction"] == found["coarse"]))}
+        found = embed(parts, of(state), dataset.splits["validation"], mesh, config, ("prediction",))
+        return {ACCURACY: float(np.mean(found["prediction"] == found["coarse"]))}
 
     return evaluate
 
@@ -364,6 +382,7 @@ def train(
             epoch_size=epoch_size,
             constants=constants,
         )
+        last = state
         records = metrics.read(path)
         chosen = records[-1]["step"]
         if choose is not None:
@@ -375,7 +394,7 @@ def train(
             if best["step"] != chosen:
                 chosen = best["step"]
                 state = checkpoints.restore(state, chosen)
-    return Trained(state, chosen, records)
+    return Trained(state, chosen, records, last)
 
 
 def started(folder: pathlib.Path) -> bool:

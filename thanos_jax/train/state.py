@@ -24,6 +24,8 @@ class TrainState:
       opt_state: the optimizer's.
       group_weights: float32 [groups], the weights of group DRO; None, which is no array and not
         in a checkpoint, for all other training.
+      targets: float32 [n, classes], of early-learning regularization, a row for each training
+        image; None for all other training.
     """
 
     step: jax.Array
@@ -31,6 +33,7 @@ class TrainState:
     model_state: PyTree
     opt_state: PyTree
     group_weights: jax.Array | None = None
+    targets: jax.Array | None = None
 
 
 def learning_rate(config: Any, *, steps: int, steps_per_epoch: float) -> optax.Schedule:

@@ -1,0 +1,471 @@
+"""Coresets: the training images to keep when only a fraction may stay, and a classifier on those.
+
+Classes are the coarse labels; fine labels are looked at to measure only. A run scores the training
+images, which takes trainings of its own but for random choice, and trains a classifier on those
+that are kept. Each is in a folder of its own and whole or not at all, so that a run can be resumed
+anywhere:
+
+    sample_0/, sample_1/, ...  common_strata, el2n: trainings over which scores are averaged
+    representation/            forgetting, herding: the training that is looked at
+    coreset.npz                scores, and which images are kept
+    robust/                    the classifier
+    results.json, report.html
+"""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import ml_collections
+import numpy as np
+from jax.sharding import Mesh
+
+from thanos_jax import run as run_module
+from thanos_jax import workdir as workdirs
+from thanos_jax.config import ConfigError
+from thanos_jax.data.dataset import Dataset
+from thanos_jax.downstream import coreset, group_scores
+from thanos_jax.report import html, plots
+from thanos_jax.tasks import stages
+from thanos_jax.train import loop, metrics
+from thanos_jax.train.state import TrainState
+
+# Methods whose scores are averaged over trainings, and those that look at one.
+SAMPLED = ("common_strata", "el2n")
+LOOKING = ("forgetting", "herding")
+
+_EXAMPLES = 12
+# Between the seeds of a run's trainings: far more than anybody's seeds are apart.
+_STRIDE = 1_000_003
+# Trainings whose programs are in memory at once: each has its own.
+_TOGETHER = 8
+
+
+class Chosen(NamedTuple):
+    """What is kept of the training images.
+
+    Attributes:
+      stays: bool [n].
+      scores: float64 [n]; [0] where images are chosen without.
+    """
+
+    stays: np.ndarray
+    scores: np.ndarray
+
+
+def run(
+    config: ml_collections.ConfigDict,
+    folder: pathlib.Path,
+    dataset: Dataset,
+    mesh: Mesh,
+    *,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Scores, chooses, trains, evaluates and reports; the same call on the same folder resumes.
+
+    Args:
+      config: checked, of task "coreset".
+      folder: of the run, not finished.
+      dataset: its coarse labels are the classes.
+      mesh: devices.
+      overwrite: whether a run of another config in the folder is removed.
+
+    Returns:
+      What results.json holds.
+
+    Raises:
+      ConfigError: a config that does not fit the data or the devices, several processes, or scores
+        by which nothing of a class would be kept.
+      NonFiniteError, CheckpointError, WorkdirError, Interrupted: as `thanos_jax.run.run`.
+    """
+    stages.require_classifiable(config, dataset)
+    labels = stages.labels(dataset.splits["train"])
+    _require_choosable(config, dataset, labels["coarse"])
+    method = config.coreset.method
+    if method in SAMPLED:
+        first, name = scoring_config(config, 0), "sample_0"
+        seen = _only(dataset, _samples(config, labels["coarse"])[0])
+    elif method in LOOKING:
+        first, name, seen = scoring_config(config, 0), "representation", dataset
+    else:
+        first, name = stages.classifier_config(config), "robust"
+        seen = _counted(config, dataset, _choose(config, labels["coarse"]).stays)
+    with stages.claimed(
+        config, folder, seen, mesh, first=first, training=name, overwrite=overwrite
+    ) as parts:
+        return _run(config, folder, dataset, labels, mesh, parts)
+
+
+def scoring_config(config: ml_collections.ConfigDict, number: int) -> ml_collections.ConfigDict:
+    """Returns the config of one of the trainings by which images are scored.
+
+    Args:
+      config: of the run.
+      number: of the training, from 0; each has a seed of its own.
+    """
+    one = config.copy_and_resolve_references()
+    epochs = (
+        config.coreset.el2n_epochs if config.coreset.method == "el2n" else config.coreset.epochs
+    )
+    one.train.epochs = epochs or config.train.epochs
+    one.seed = (config.seed + number * _STRIDE) % 2**31
+    return one
+
+
+def _run(
+    config: Any,
+    folder: pathlib.Path,
+    dataset: Dataset,
+    labels: Mapping[str, np.ndarray],
+    mesh: Mesh,
+    parts: Any,
+) -> dict[str, Any]:
+    """As `run`, in a folder that is its own; `parts` are those of its first training."""
+    path = folder / "coreset.npz"
+    if path.exists():
+        arrays = stages.read_arrays(path)
+        chosen = Chosen(**{name: arrays[name] for name in Chosen._fields})
+        stages.require_same_images(path, "a choice", {"train": labels}, {"train": chosen.stays})
+    else:
+        found: dict[str, np.ndarray] = {}
+        if config.coreset.method in _SCORES:
+            score = _SCORES[config.coreset.method]
+            found = score(config, parts, dataset, labels["coarse"], mesh, folder)
+        chosen = _choose(config, labels["coarse"], **found)
+        stages.write_arrays(path, chosen._asdict())
+    print(f"classifier: {chosen.stays.sum():,} of {len(chosen.stays):,} images", flush=True)
+    robust = stages.classifier_config(config)
+    counted = _counted(config, dataset, chosen.stays)
+    if config.coreset.method in _SCORES:
+        parts = run_module.build(robust, counted, mesh, resumes=stages.started(folder / "robust"))
+    trained = stages.classify(
+        robust,
+        parts,
+        counted,
+        mesh,
+        folder / "robust",
+        rows=np.flatnonzero(chosen.stays) if config.coreset.same_steps else None,
+    )
+
+    # The test split is first read here, and decides nothing.
+    print("accuracy of the classifier", flush=True)
+    measured = {
+        name: _accuracies(
+            stages.embed(parts, trained.state, dataset.splits[name], mesh, robust, ("prediction",)),
+            len(dataset.fine_names),
+        )
+        for name in ("validation", "test")
+    }
+    totals = stages.totals(folder)
+    results = {
+        "dataset": dataset.name,
+        "task": config.task,
+        "method": config.method,
+        "coreset_method": config.coreset.method,
+        "seed": config.seed,
+        "fraction": config.coreset.fraction,
+        "kept_images": int(chosen.stays.sum()),
+        **totals,
+        "scoring_seconds": totals["train_seconds"] - trained.records[-1]["seconds"],
+        **run_module.skipped_examples(config, dataset),
+        **_results(dataset, labels["fine"], chosen, measured["test"]),
+        "validation_coarse_accuracy": measured["validation"]["average_accuracy"],
+        "validation_balanced_accuracy": measured["validation"]["adjusted_average_accuracy"],
+        **stages.made_on(trained),
+    }
+    print("report", flush=True)
+    html.write(
+        folder / "report.html",
+        config=config.to_dict(),
+        results=results,
+        records=trained.records,
+        figures=_figures(config, folder, dataset, chosen, results),
+    )
+    stages.write_results(folder, results)
+    return results
+
+
+def _require_choosable(
+    config: ml_collections.ConfigDict, dataset: Dataset, classes: np.ndarray
+) -> None:
+    """Raises ConfigError, before anything is compiled, if no coreset can come of a config."""
+    settings = config.coreset
+    if settings.method == "common_strata" and settings.runs % 2:
+        raise ConfigError(
+            "config.coreset.runs: expected an even number with coreset.method 'common_strata', "
+            f"whose runs train on halves and their complements, got {settings.runs}"
+        )
+    if settings.method == "herding" and not settings.balanced:
+        raise ConfigError(
+            "config.coreset.balanced: expected True with coreset.method 'herding', which keeps "
+            "the means of classes, got False"
+        )
+    if settings.method == "forgetting":
+        one = scoring_config(config, 0).train
+        steps, steps_per_epoch = loop.count_steps(one, len(classes))
+        period = one.evaluate_every_epochs * steps_per_epoch
+        if not any(int(step / period) for step in range(1, steps)):
+            raise ConfigError(
+                "config.train.evaluate_every_epochs: expected two evaluations at least in the "
+                f"{steps / steps_per_epoch:g} epochs of the training that coreset.method "
+                "'forgetting' looks at, for an image is forgotten between two, got one every "
+                f"{one.evaluate_every_epochs:g}"
+            )
+    loop.on_devices(config.train.resident, dataset.splits["train"])
+    # What scores will decide, but not how many are kept.
+    _select(config, "random", classes)
+
+
+def _samples(config: Any, classes: np.ndarray) -> np.ndarray:
+    """Returns bool [runs, n], the images that each training by which they are scored is on."""
+    if config.coreset.method == "common_strata":
+        return coreset.halves(classes, config.coreset.runs, seed=config.seed)
+    return np.ones((config.coreset.runs, len(classes)), bool)
+
+
+def _choose(config: Any, classes: np.ndarray, **found: np.ndarray) -> Chosen:
+    """Chooses by "scores" or "embeddings", or at random.
+
+    Raises:
+      ConfigError: nothing is kept of a class.
+    """
+    scores = found.get("scores")
+    kept = _select(
+        config, config.coreset.method if scores is None else scores, classes,
+        embeddings=found.get("embeddings"),
+    )  # fmt: skip
+    stays = np.zeros(len(classes), bool)
+    stays[kept] = True
+    lost = np.setdiff1d(classes, classes[kept])
+    if lost.size:
+        raise ConfigError(
+            f"config.coreset.fraction: the {config.coreset.fraction:g} of the training images with "
+            f"the best scores of {config.coreset.method} leaves none of class {lost[0]}; expected "
+            "more, or coreset.balanced"
+        )
+    return Chosen(stays, np.zeros(0) if scores is None else np.asarray(scores, np.float64))
+
+
+def _select(config: Any, scores: Any, classes: np.ndarray, **keywords: Any) -> np.ndarray:
+    settings = config.coreset
+    try:
+        return coreset.select(
+            scores,
+            classes,
+            settings.fraction,
+            drop=settings.drop,
+            balanced=settings.balanced,
+            seed=config.seed,
+            **keywords,
+        )
+    except ValueError as error:
+        raise ConfigError(f"config.coreset: {error}") from error
+
+
+def _only(dataset: Dataset, stays: np.ndarray) -> Dataset:
+    """Returns the data set with some of its training images, bool [n]."""
+    if stays.all():
+        return dataset
+    train = dataset.splits["train"].subset(np.flatnonzero(stays))
+    return dataset._replace(splits={**dataset.splits, "train": train})
+
+
+def _counted(config: Any, dataset: Dataset, stays: np.ndarray) -> Dataset:
+    """Returns the data set by which the classifier's steps are counted."""
+    return dataset if config.coreset.same_steps else _only(dataset, stays)
+
+
+def _sampled(
+    config: Any, parts: Any, dataset: Dataset, classes: np.ndarray, mesh: Mesh, folder: pathlib.Path
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields of each training bool [n], its images, and float32 [n, classes], its word on all."""
+    for number, stays in enumerate(_samples(config, classes)):
+        one, place = scoring_config(config, number), folder / f"sample_{number}"
+        seen = _only(dataset, stays)
+        if number:
+            if number % _TOGETHER == 0:
+                jax.clear_caches()
+            parts = run_module.build(one, seen, mesh, resumes=stages.started(place))
+        trained = stages.represent(one, parts, seen, mesh, place)
+        found = stages.embed(
+            parts, trained.state, dataset.splits["train"], mesh, one, ("probability",)
+        )
+        yield stays, found["probability"]
+
+
+def _common_strata(config: Any, *where: Any) -> dict[str, np.ndarray]:
+    classes = where[2]
+    trained_on, confidences = [], []
+    for stays, probabilities in _sampled(config, *where):
+        trained_on.append(stays)
+        confidences.append(probabilities[np.arange(len(classes)), classes])
+    scores = coreset.common_strata_scores(np.stack(confidences), np.stack(trained_on))
+    return {"scores": scores}
+
+
+def _el2n(config: Any, *where: Any) -> dict[str, np.ndarray]:
+    # One by one: the probabilities of many classes are large.
+    scores = [coreset.el2n(found, where[2]) for _, found in _sampled(config, *where)]
+    return {"scores": np.mean(scores, axis=0)}
+
+
+def _forgetting(
+    config: Any, parts: Any, dataset: Dataset, classes: np.ndarray, mesh: Mesh, folder: pathlib.Path
+) -> dict[str, np.ndarray]:
+    one, place = scoring_config(config, 0), folder / "representation"
+    path = place / workdirs.CORRECT
+    accuracy = stages.accuracy_on_validation(parts, dataset, mesh, one)
+
+    def evaluate(state: TrainState) -> dict[str, float]:
+        found = stages.embed(parts, state, dataset.splits["train"], mesh, one, ("prediction",))
+        append_correct(path, int(state.step), found["prediction"] == found["coarse"])
+        return accuracy(state)
+
+    print(f"{place.name}: {one.method}", flush=True)
+    stages.train(
+        parts.state,
+        parts.step,
+        dataset.splits["train"],
+        mesh,
+        one,
+        place,
+        evaluate=evaluate,
+        constants=run_module.skipped_examples(config, dataset),
+    )
+    arrays = stages.read_arrays(path)
+    correct = np.unpackbits(arrays["packed"], axis=1, count=int(arrays["images"])).astype(bool)
+    there = {"train": {"coarse": classes}}
+    stages.require_same_images(path, "events", there, {"train": correct[0]})
+    return {"scores": coreset.forgetting_events(correct).astype(np.float64)}
+
+
+def append_correct(path: pathlib.Path, step: int, correct: np.ndarray) -> None:
+    """Adds to a file which images were right at a step; of that step and later ones it forgets.
+
+    A training that is resumed comes by the steps after its checkpoint again.
+
+    Args:
+      path: of an .npz: "steps" int64 [k], "packed" uint8 [k, n / 8], "images" n.
+      step: of the evaluation.
+      correct: bool [n].
+
+    Raises:
+      WorkdirError: it cannot be written.
+      ConfigError: the file is of another number of images.
+    """
+    packed = np.packbits(correct)[None]
+    steps = np.array([step], np.int64)
+    if path.exists():
+        before = stages.read_arrays(path)
+        one = {"train": {"coarse": correct}}
+        stages.require_same_images(path, "events", one, {"train": np.empty(int(before["images"]))})
+        earlier = before["steps"] < step
+        steps = np.append(before["steps"][earlier], steps)
+        packed = np.concatenate([before["packed"][earlier], packed])
+    arrays = {"steps": steps, "packed": packed, "images": np.array(len(correct))}
+    stages.write_arrays(path, arrays)
+
+
+def _herding(
+    config: Any, parts: Any, dataset: Dataset, classes: np.ndarray, mesh: Mesh, folder: pathlib.Path
+) -> dict[str, np.ndarray]:
+    one = scoring_config(config, 0)
+    trained = stages.represent(one, parts, dataset, mesh, folder / "representation")
+    split = dataset.splits["train"]
+    found = stages.embed(parts, trained.state, split, mesh, one, ("embedding",))
+    return {"embeddings": found["embedding"]}
+
+
+# (config, parts of the first training, data, classes int32 [n], mesh, folder of the run) ->
+# "scores" [n] or "embeddings" [n, d].
+_SCORES: dict[str, Callable[..., dict[str, np.ndarray]]] = {
+    "common_strata": _common_strata,
+    "el2n": _el2n,
+    "forgetting": _forgetting,
+    "herding": _herding,
+}
+
+
+def _accuracies(found: Mapping[str, np.ndarray], count: int) -> dict[str, Any]:
+    """By fine label; the adjusted average is that over fine labels."""
+    correct = found["prediction"] == found["coarse"]
+    sizes = np.bincount(found["fine"], minlength=count)
+    measured = group_scores.group_accuracy(
+        correct, found["fine"], count, train_sizes=np.ones(count)
+    )
+    return {**measured, "sizes": sizes}
+
+
+def _results(
+    dataset: Dataset, fine: np.ndarray, chosen: Chosen, measured: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Accuracy on the test split, and by fine label what was kept and how it does."""
+    names = dataset.fine_names
+    every = np.bincount(fine, minlength=len(names))
+    kept = np.bincount(fine[chosen.stays], minlength=len(names))
+    return {
+        "coarse_accuracy": measured["average_accuracy"],
+        "worst_group_accuracy": measured["worst_group_accuracy"],
+        "worst_group": names[measured["worst_group"]],
+        "kept_share": {names[f]: float(kept[f] / every[f]) for f in np.flatnonzero(every)},
+        "fine_labels": {
+            names[label]: {
+                "accuracy": accuracy,
+                "test_images": int(measured["sizes"][label]),
+                "train_images": int(every[label]),
+                "kept_images": int(kept[label]),
+            }
+            for label, accuracy in measured["accuracies"].items()
+        },
+    }
+
+
+def _figures(
+    config: Any,
+    folder: pathlib.Path,
+    dataset: Dataset,
+    chosen: Chosen,
+    results: Mapping[str, Any],
+) -> dict[str, tuple[Any, str]]:
+    """Draws what the report shows; each figure with a sentence on how to read it."""
+    shares = results["kept_share"]
+    images = results["fine_labels"]
+    figures = {
+        "Share kept of each fine label": (
+            plots.group_bars(
+                [
+                    f"{name} ({images[name]['train_images']:,})" if name in images else name
+                    for name in shares
+                ],
+                list(shares.values()),
+                average=results["kept_images"] / len(chosen.stays),
+                meaning="kept, in per cent",
+            ),
+            plots.HOW_TO_READ["kept_share"],
+        )
+    }
+    if len(chosen.scores):
+        sign = 1 if config.coreset.drop == "lowest" else -1
+        order = np.argsort(sign * chosen.scores, kind="stable")  # the first to go first
+        ends = {
+            "dropped": order[~chosen.stays[order]][:_EXAMPLES],
+            "kept": order[chosen.stays[order]][-_EXAMPLES:],
+        }
+        titles = {"dropped": "Training images dropped first", "kept": "Those that stay longest"}
+        for end, rows in ends.items():
+            if rows.size:
+                pictures = dataset.splits["train"].read(rows)["image"]
+                figures[titles[end]] = (
+                    plots.images(pictures / np.float32(255)),
+                    plots.HOW_TO_READ[f"{end}_images"],
+                )
+    for name in workdirs.trainings(folder):
+        records = metrics.read(folder / name / "metrics.jsonl")
+        # Samples are alike: one stands for all.
+        if records and (name == "sample_0" or not name.startswith("sample")):
+            title = f"Training: {'classifier' if name == 'robust' else name.replace('_', ' ')}"
+            figures[title] = (plots.curves(records), plots.HOW_TO_READ["curves"])
+    return figures
