@@ -18,7 +18,7 @@ import pytest
 from thanos_jax import compare as compare_module
 from thanos_jax import config as schema
 from thanos_jax import run as run_module
-from thanos_jax import workdir
+from thanos_jax import tables, workdir
 from thanos_jax.report import tables as report
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -90,6 +90,26 @@ def test_runs_seed_by_seed_and_writes_the_table(runs):
         assert len(list(csv.DictReader(io.StringIO(text)))) == count
     page = (runs.folder / "table.html").read_text(encoding="utf-8")
     assert "Coarse-to-fine transfer" in page
+
+
+def test_numbers_across_rows_are_derived_and_written(runs, monkeypatch):
+    def derived(lines):
+        return [
+            {seed: {"fine_accuracy": run["fine_accuracy"] / 2} for seed, run in results.items()}
+            if labels["method"] == "supcon"
+            else {}
+            for labels, results in lines
+        ]
+
+    table = tables.TABLES["coarse_to_fine"]._replace(derived=derived)
+    monkeypatch.setitem(tables.TABLES, "coarse_to_fine", table)
+    compare(runs)
+    assert [line.split("|")[2].strip()[:4] for line in lines(runs)] == ["55.0", "27.5"]
+    results = json.loads((runs.folder / "results.json").read_text(encoding="utf-8"))
+    assert [one["fine_accuracy"] for one in results] == [0.5, 0.6, 0.25, 0.3]
+    # A run's own results stay as they were.
+    stored = json.loads((runs.folder / "supcon/1/results.json").read_text(encoding="utf-8"))
+    assert stored["fine_accuracy"] == 0.6
 
 
 def test_without_a_table_every_method_is_compared(runs):

@@ -138,6 +138,38 @@ def test_recovery_crosses_representations_with_choices():
         tables.rows_of("recovery", config, values=["eror"])
 
 
+def test_noise_is_judged_by_cross_entropy_on_right_labels():
+    rows = tables.rows_of("noise", schema.default(), methods=["mend_spread", "ce"], values=["0.4"])
+    assert [tuple(row.labels.values()) for row in rows] == [
+        ("ce", 0.0), ("mend_spread", 0.4), ("ce", 0.4)
+    ]  # fmt: skip
+    found = [tables.configured(schema.default(), row, 0) for row in rows]
+    assert [(one.task, one.method, one.noise.method, one.noise.rate) for one in found] == [
+        ("noise", "ce", "ce", 0.0), ("noise", "spread", "mend", 0.4), ("noise", "ce", "ce", 0.4)
+    ]  # fmt: skip
+    rates = {row.labels["noise"] for row in tables.rows_of("noise", schema.default())}
+    assert rates == {0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6}
+    with pytest.raises(schema.ConfigError, match="values: expected a number for each rate"):
+        tables.rows_of("noise", schema.default(), values=["x"])
+
+
+def test_what_is_recovered_is_the_share_of_what_noise_costs():
+    def runs(*accuracies):
+        return {seed: {"coarse_accuracy": value} for seed, value in enumerate(accuracies)}
+
+    lines = [
+        ({"method": "ce", "noise": 0.0}, runs(0.9, 0.8)),
+        ({"method": "ce", "noise": 0.2}, runs(0.5, 0.8, 0.7)),
+        ({"method": "elr", "noise": 0.2}, runs(0.8, 0.9, 0.9)),
+        ({"method": "elr", "noise": 0.4}, runs(0.8)),
+    ]
+    none, zero, found, unmatched = tables.TABLES["noise"].derived(lines)
+    # Noise costs seed 1 nothing; seed 2 has no run on right labels, and rate 0.4 none of ce.
+    assert (none, unmatched) == ({}, {})
+    assert zero == {0: {"recovered": 0.0}}
+    assert found == {0: {"recovered": pytest.approx(0.75)}}
+
+
 def test_coreset_has_the_whole_set_once():
     rows = tables.rows_of("coreset", schema.default())
     methods = ("random", "common_strata", "forgetting", "el2n", "herding")

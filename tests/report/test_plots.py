@@ -186,7 +186,7 @@ def test_every_kind_of_figure_has_a_sentence():
     assert plots.HOW_TO_READ.keys() == {
         "curves", "coarse", "fine", "reconstructions",
         "group_bars", "contingency", "worst_recovered", "recovered_map",
-        "kept_share", "dropped_images", "kept_images",
+        "kept_share", "dropped_images", "kept_images", "suspected", "suspicion", "noisy_map",
     }  # fmt: skip
     assert isinstance(plots.curves(RECORDS), Figure)
 
@@ -233,5 +233,32 @@ def test_images_are_shown_as_they_are(channels):
     shown = [axes.images[0].get_array() for axes in figure.axes if axes.images]
     assert len(shown) == 8
     np.testing.assert_array_equal(shown[7], pictures[7].squeeze())
+    assert not any(axes.get_title() for axes in figure.axes)
     with pytest.raises(ValueError, match=r"pictures: expected \[k, h, w, 1 or 3\], got shape"):
         plots.images(pictures[0])
+
+
+def test_images_have_captions_of_their_own():
+    pictures = np.zeros((7, 4, 4, 1), np.float32)
+    captions = [f"${k} → {k + 1}" for k in range(7)]
+    figure = plots.images(pictures, captions)
+    assert [axes.get_title() for axes in figure.axes if axes.images] == captions
+    figure.draw_without_rendering()  # a dollar sign is no formula
+    with pytest.raises(ValueError, match="captions: expected 7, one an image, got 6"):
+        plots.images(pictures, captions[1:])
+
+
+def test_suspicion_of_right_and_of_wrong_labels_adds_up_to_100_each():
+    values, wrong = np.array([0.0, 0.1, 0.1, 1.0, 0.9]), np.array([0, 0, 0, 1, 1], bool)
+    (axes,) = plots.suspicion(values, wrong).axes
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == [
+        "3 right labels", "2 wrong labels",
+    ]  # fmt: skip
+    for container, first, last in zip(axes.containers, (100 / 3, 0), (0, 50), strict=True):
+        heights = [bar.get_height() for bar in container]
+        assert sum(heights) == pytest.approx(100)
+        assert (heights[0], heights[-1]) == (pytest.approx(first), pytest.approx(last))
+    (axes,) = plots.suspicion(values, np.zeros(5, bool)).axes
+    assert len(axes.containers) == 1
+    with pytest.raises(ValueError, match=r"wrong: expected bool \[n\]"):
+        plots.suspicion(values, wrong[:4])

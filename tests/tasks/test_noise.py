@@ -1,0 +1,288 @@
+"""Noisy labels, made, found, borne and mended, end to end on scikit-learn's digits."""
+
+import importlib.util
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from thanos_jax import config as schema
+from thanos_jax import run as run_module
+from thanos_jax.data import sources
+from thanos_jax.downstream import noisy_labels
+from thanos_jax.tasks import noise as task
+from thanos_jax.train import metrics
+
+CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
+TIMING = ("train_seconds", "images_per_second", "seconds")
+
+
+def config_of(name, argument=""):
+    spec = importlib.util.spec_from_file_location(name, CONFIGS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(argument)
+
+
+def small(method="mend", steps=16, **settings):
+    config = config_of("digits_noise", "spread")
+    config.model.mlp.widths = (32, 16)
+    config.noise.update(method=method, **settings)
+    config.train.update(
+        batch_size=64, max_steps=steps, log_every=5, evaluate_every_epochs=0.25,
+        checkpoint_every_epochs=0.4, warmup_epochs=0.0, learning_rate=3e-3,
+    )  # fmt: skip
+    config.report.map_points = 60
+    return config
+
+
+@pytest.fixture
+def no_report(monkeypatch):
+    """Drawing is half of what a short run costs."""
+    monkeypatch.setattr(task, "_figures", lambda *arguments: {})
+    monkeypatch.setattr(task.html, "write", lambda *arguments, **keywords: None)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("noise")
+    return folder, run_module.run(small(), folder)
+
+
+def untimed(values):
+    return {key: value for key, value in values.items() if key not in TIMING}
+
+
+def arrays_of(folder):
+    with np.load(folder / "labels.npz") as file:
+        return dict(file)
+
+
+def test_leaves_what_it_promises(finished):
+    folder, results = finished
+    assert results == json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    assert (results["task"], results["method"], results["noise_method"]) == (
+        "noise", "spread", "mend",
+    )  # fmt: skip
+    assert results["steps"] == 32
+    assert results["noise_rate"] == round(0.2 * 1294) / 1294
+    report = (folder / "report.html").read_text(encoding="utf-8")
+    for words in ("Suspected labels", "Suspicion of right and of wrong labels", "by given label",
+                  "by whether it is wrong", "Training: classifier",
+                  "Training: representation"):  # fmt: skip
+        assert words in report
+
+
+def test_labels_are_wrong_as_told_and_mended_as_found(finished):
+    folder, results = finished
+    found = arrays_of(folder)
+    right = sources.load(small().data).splits["train"].fine
+    np.testing.assert_array_equal(found["right"], right)
+    given, changed = noisy_labels.corrupt(right, 0.2, num_classes=10, seed=0)
+    np.testing.assert_array_equal(found["given"], given)
+    np.testing.assert_array_equal(found["changed"], changed)
+    scores = noisy_labels.detection_scores(found["suspicion"], found["flagged"], changed)
+    assert results["detection"] == scores
+    assert scores["auroc"] > 0.9  # after hardly a training: the digits' pixels tell enough
+    mended = np.where(found["flagged"], found["suggested"], given)
+    assert results["labels_right"] == pytest.approx(np.mean(mended == right))
+    assert results["labels_right"] > 0.82  # of labels of which 0.8 were right
+    assert results["images_trained_on"] == len(right)
+
+
+def watch(monkeypatch):
+    """Name of each training -> (split, config), in order."""
+    seen, real = {}, task.stages.train
+
+    def watching(state, step, split, mesh, config, folder, **keywords):
+        seen[folder.name] = (split, config)
+        return real(state, step, split, mesh, config, folder, **keywords)
+
+    monkeypatch.setattr(task.stages, "train", watching)
+    return seen
+
+
+def classes_of(split):
+    return split.read(np.arange(len(split)))["coarse"]
+
+
+def test_no_training_sees_right_labels_and_the_classifier_sees_mended_ones(
+    tmp_path, monkeypatch, no_report
+):
+    seen = watch(monkeypatch)
+    run_module.run(small(steps=3), tmp_path)
+    found = arrays_of(tmp_path)
+    mended = np.where(found["flagged"], found["suggested"], found["given"])
+    np.testing.assert_array_equal(classes_of(seen["representation"][0]), found["given"])
+    np.testing.assert_array_equal(classes_of(seen["robust"][0]), mended)
+    assert not np.array_equal(mended, found["given"])
+    config = seen["robust"][1]
+    assert config.method == "ce"
+    assert tuple(config.augment.crop_scale) == (1.0, 1.0)
+    assert tuple(seen["representation"][1].augment.crop_scale) == (0.7, 1.0)
+
+
+def test_labels_found_wrong_can_be_dropped(tmp_path, monkeypatch, no_report):
+    seen = watch(monkeypatch)
+    results = run_module.run(small(steps=3, action="drop", assumed_rate=0.25), tmp_path)
+    found = arrays_of(tmp_path)
+    assert found["flagged"].sum() == round(0.25 * 1294)
+    assert results["images_trained_on"] == len(seen["robust"][0]) == 1294 - round(0.25 * 1294)
+    kept = ~found["flagged"]
+    np.testing.assert_array_equal(classes_of(seen["robust"][0]), found["given"][kept])
+    right = np.mean((found["given"] == found["right"])[kept])
+    assert results["labels_right"] == pytest.approx(right)
+    assert metrics.read(tmp_path / "robust" / "metrics.jsonl")[-1]["step"] == 3
+
+
+@pytest.mark.parametrize("method", ["ce", "co_teaching", "elr"])
+def test_methods_without_a_representation(method, tmp_path, monkeypatch, no_report):
+    seen = watch(monkeypatch)
+    results = run_module.run(small(method, steps=48), tmp_path)
+    assert list(seen) == ["robust"]
+    found = arrays_of(tmp_path)
+    np.testing.assert_array_equal(classes_of(seen["robust"][0]), found["given"])
+    assert results["coarse_accuracy"] > 0.5  # of ten digits, most of the labels being right
+    assert "labels_right" not in results
+    # Suspicion is what the classifier thinks of the label it was given.
+    assert results["detection"]["auroc"] > 0.7
+    np.testing.assert_array_equal(found["flagged"], found["suggested"] != found["given"])
+    records = metrics.read(tmp_path / "robust" / "metrics.jsonl")
+    name = {"co_teaching": "keep_rate", "elr": "early_learning_regularization"}.get(method)
+    assert name is None or all(name in record for record in records)
+
+
+def test_co_teaching_forgets_what_is_assumed_wrong(tmp_path, no_report):
+    rates = {}
+    for assumed in (-1.0, 0.4):
+        folder = tmp_path / str(assumed)
+        config = small("co_teaching", steps=8, assumed_rate=assumed, forget_epochs=0.2)
+        run_module.run(config, folder)
+        rates[assumed] = metrics.read(folder / "robust" / "metrics.jsonl")[-1]["keep_rate"]
+    # The record's last window is past the 4 steps over which the rate falls.
+    assert rates == {-1.0: pytest.approx(0.8), 0.4: pytest.approx(0.6)}
+
+
+def test_the_state_stopped_early_is_that_of_the_best_noisy_validation(finished):
+    folder, results = finished
+    records = metrics.read(folder / "robust" / "metrics.jsonl")
+    key = "validation_coarse_accuracy"
+    best = max(record[key] for record in records if key in record)
+    assert results["chosen_step"] == max(r["step"] for r in records if r.get(key) == best)
+    # A fifth of the validation labels is wrong, so that nobody is right about them all.
+    assert best < 0.9
+
+
+class StopHereError(Exception):
+    pass
+
+
+def stopping(real, at):
+    """`real` makes steps; this one makes some that stop once `at` steps were done."""
+
+    def make(*arguments, **keywords):
+        step = real(*arguments, **keywords)
+
+        def counting(state, batch):
+            if not isinstance(state.step, jax.core.Tracer) and int(state.step) == at:
+                raise StopHereError
+            return step(state, batch)
+
+        return counting
+
+    return make
+
+
+def stop(*arguments, **keywords):
+    raise StopHereError
+
+
+def test_stopped_in_every_stage_it_comes_to_the_same_end(finished, tmp_path, monkeypatch):
+    folder, results = finished
+    for module, name, replacement, left in (
+        (run_module, "make_step", stopping(run_module.make_step, 11), "representation"),
+        (task.noisy_labels, "suspicion", stop, "representation"),
+        (task.stages, "make_robust_step", stopping(task.stages.make_robust_step, 11), "labels.npz"),
+        (task.html, "write", stop, "robust"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, replacement)
+            with pytest.raises(StopHereError):
+                run_module.run(small(), tmp_path)
+        assert (tmp_path / left).exists()
+        assert not (tmp_path / "results.json").exists()
+    assert untimed(run_module.run(small(), tmp_path)) == untimed(results)
+    for name in ("representation", "robust"):
+        first, second = (
+            [untimed(record) for record in metrics.read(one / name / "metrics.jsonl")]
+            for one in (folder, tmp_path)
+        )
+        assert first == second
+
+
+@pytest.mark.parametrize("method", ["co_teaching", "elr"])
+def test_two_networks_and_targets_go_on_where_they_were(method, tmp_path, monkeypatch, no_report):
+    whole = run_module.run(small(method), tmp_path / "whole")
+    name = f"make_{method}_step"
+    with monkeypatch.context() as patch:
+        patch.setattr(task.noise_step, name, stopping(getattr(task.noise_step, name), 11))
+        with pytest.raises(StopHereError):
+            run_module.run(small(method), tmp_path / "resumed")
+    assert untimed(run_module.run(small(method), tmp_path / "resumed")) == untimed(whole)
+
+
+def test_labels_wrong_within_classes_are_fine_ones(tmp_path, no_report):
+    config = small("ce", steps=3, kind="within_class")
+    config.data.classes = "coarse"
+    results = run_module.run(config, tmp_path)
+    found = arrays_of(tmp_path)
+    assert results["noise_kind"] == "within_class"
+    changed = found["changed"]
+    assert changed.sum() == round(0.2 * 1294)
+    # Digits 0 to 4 are one class, 5 to 9 the other.
+    np.testing.assert_array_equal(found["given"] >= 5, found["right"] >= 5)
+    assert (found["given"] != found["right"]).sum() == changed.sum()
+    assert set(np.unique(found["given"])) == set(range(10))
+
+
+def test_without_noise_nothing_is_wrong_and_nothing_is_scored_for_it(tmp_path, no_report):
+    results = run_module.run(small("ce", steps=3, rate=0.0), tmp_path)
+    found = arrays_of(tmp_path)
+    assert not found["changed"].any()
+    np.testing.assert_array_equal(found["given"], found["right"])
+    assert results["noise_rate"] == 0
+    assert "auroc" not in results["detection"]
+
+
+def test_every_seed_has_noise_of_its_own(tmp_path):
+    dataset = sources.load(small().data)
+    config = small()
+    first, noisy = task.corrupted(config, dataset)
+    config.seed = 1
+    second, _ = task.corrupted(config, dataset)
+    assert not np.array_equal(first["train"].changed, second["train"].changed)
+    for name in ("train", "validation"):
+        np.testing.assert_array_equal(noisy.splits[name].coarse, first[name].given)
+        np.testing.assert_array_equal(noisy.splits[name].fine, first[name].right)
+    assert first["validation"].changed.mean() == pytest.approx(0.2, abs=0.01)
+    np.testing.assert_array_equal(noisy.splits["test"].coarse, dataset.splits["test"].fine)
+    assert first["train"].given is not first["train"].right
+
+
+def test_what_cannot_be_run_is_refused(tmp_path, monkeypatch, no_report):
+    for rate in (-0.5, 1.5):
+        config = small(assumed_rate=rate)
+        with pytest.raises(schema.ConfigError, match=r"noise\.assumed_rate: expected a number fr"):
+            schema.check(config)
+    # Each class has one fine label, and none to change to.
+    with pytest.raises(schema.ConfigError, match=r"within_class noise at rate 0\.2 cannot be made"):
+        run_module.run(small(kind="within_class"), tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(jax, "process_count", lambda: 2)
+        with pytest.raises(schema.ConfigError, match="'noise' runs in 1 process"):
+            task.run(small(), tmp_path, None, None)
+    assert not any(tmp_path.iterdir())
+    with pytest.raises(schema.ConfigError, match="leaves none of 1294 training images"):
+        run_module.run(small(steps=2, action="drop", assumed_rate=1.0), tmp_path)
