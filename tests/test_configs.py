@@ -9,6 +9,7 @@ import pytest
 
 from thanos_jax import config as schema
 from thanos_jax import run as run_module
+from thanos_jax.data import sources
 from thanos_jax.data.labels import coarse_of_fine
 from thanos_jax.train import metrics
 from thanos_jax.train.objective import METHODS
@@ -141,6 +142,31 @@ def test_every_config_trains_resumes_and_evaluates(file, tmp_path, monkeypatch):
     assert results["dataset"] == config.data.name
     assert results["steps"] == 3
     assert 0 <= results["fine_accuracy"] <= 1
+    assert (tmp_path / "run" / "report.html").exists()
+
+
+@pytest.mark.parametrize("name", ["waterbirds", "celeba", "isic"])
+def test_hidden_groups_of_the_papers_data_are_recovered_and_trained_against(name, tmp_path):
+    if name == "celeba":
+        pytest.importorskip("tensorflow_datasets")
+    (file,) = [file for file in FILES if file.stem == name]
+    config = load(file).get_config("spread")
+    config.task = "groups"
+    config.model.update(encoder="mlp", decoder="auto", arrangement="shared")
+    config.model.mlp.widths = (16, 8)
+    config.data.data_dir = str(DATA[name](tmp_path / "data"))
+    config.data.image_size = 16
+    config.train.update(batch_size=8, max_steps=2, log_every=1)
+    config.transfer.update(iterations=5, neighbours=3)
+    config.report.map_points = 20
+    results = run_module.run(config, tmp_path / "run")
+    assert (results["task"], results["robust_method"]) == ("groups", "group_dro")
+    # The published groups, those of which the test split has images.
+    names = sources.load(config.data).fine_names
+    assert set(results["groups"]) <= set(names)
+    assert len(names) == {"waterbirds": 4, "celeba": 4, "isic": 3}[name]
+    assert 0 <= results["worst_group_accuracy"] <= results["coarse_accuracy"] <= 1
+    assert 0 <= results["worst_group_auroc"] <= 1
     assert (tmp_path / "run" / "report.html").exists()
 
 

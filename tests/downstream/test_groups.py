@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import silhouette_score
 
+from thanos_jax.downstream import groups
 from thanos_jax.downstream.group_scores import recovery_scores
 from thanos_jax.downstream.groups import (
     assign,
@@ -340,3 +341,26 @@ def test_bad_input_of_assign_is_named():
         assign(found, points[:, :2], labels)
     with pytest.raises(ValueError, match=r"labels: .*\[3, 7\], got 4 in row 0"):
         assign(found, points, np.full(len(points), 4))
+
+
+def test_cells_are_as_many_as_a_class_can_fill(monkeypatch):
+    """A rare group shows only in cells about as small as it is; large classes have more."""
+    asked = []
+    real = groups._fit
+
+    def fit(points, k, settings):
+        asked.append(k)
+        return real(points, k, settings)
+
+    monkeypatch.setattr(groups, "_fit", fit)
+    generator = np.random.default_rng(0)
+    for size, told, pieces in ((600, None, 40 // 2), (18_000, None, 90 // 2), (600, 12, 12 // 2)):
+        points = generator.normal(size=(size, 2))
+        labels = np.zeros(size, np.int64)
+        losses = np.abs(points[:, 0])
+        groups.recover(
+            points, labels, choice="error", max_clusters=2, losses=losses, samples=100, cells=told
+        )
+        assert asked[-1] == pieces
+    with pytest.raises(ValueError, match="cells: expected at least 2, got 1"):
+        groups.recover(points, labels, choice="error", losses=losses, cells=1)

@@ -402,9 +402,9 @@ def _classifier_losses(
         # Losses of an almost minimal classifier serve as well.
         warnings.simplefilter("ignore", ConvergenceWarning)
         classifier.fit(points, labels)
-    log_probabilities = classifier.predict_log_proba(others)
+    with np.errstate(divide="ignore"):  # a probability that underflows has the logarithm -inf
+        log_probabilities = classifier.predict_log_proba(others)
     columns = np.searchsorted(classifier.classes_, other_labels)
-    # A probability that underflows has the logarithm -inf.
     return np.minimum(-log_probabilities[np.arange(len(others)), columns], 700.0)
 
 
