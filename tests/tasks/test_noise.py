@@ -248,12 +248,13 @@ def test_labels_wrong_within_classes_are_fine_ones(tmp_path, no_report):
 
 
 def test_without_noise_nothing_is_wrong_and_nothing_is_scored_for_it(tmp_path, no_report):
-    results = run_module.run(small("ce", steps=3, rate=0.0), tmp_path)
+    results = run_module.run(small(steps=3, rate=0.0), tmp_path)
     found = arrays_of(tmp_path)
     assert not found["changed"].any()
     np.testing.assert_array_equal(found["given"], found["right"])
     assert results["noise_rate"] == 0
-    assert "auroc" not in results["detection"]
+    assert results["detection"] == {"flagged": np.mean(found["flagged"])}
+    assert "labels_right" not in results
 
 
 def test_every_seed_has_noise_of_its_own(tmp_path):

@@ -214,15 +214,7 @@ def _run(
         "coarse_accuracy": accuracy["last"],
         "coarse_accuracy_chosen": accuracy["chosen"],
         "chosen_step": trained.step,
-        "detection": noisy_labels.detection_scores(found.suspicion, found.flagged, train.changed),
-        **(
-            {
-                "labels_right": float(np.mean((used == train.right)[kept])),
-                "images_trained_on": len(kept),
-            }
-            if method == "mend"
-            else {}
-        ),
+        **_scores(train, found, used, kept, mends=method == "mend"),
         **stages.made_on(trained),
     }
     print("report", flush=True)
@@ -362,6 +354,20 @@ def _train_classifier(
         constants=run_module.skipped_examples(config, data),
     )
     return trained, one
+
+
+def _scores(
+    train: Noise, found: Findings, used: np.ndarray, kept: np.ndarray, *, mends: bool
+) -> dict[str, Any]:
+    """How well wrong labels are found; where none was made wrong, how many are suspected."""
+    scores: dict[str, Any] = {"detection": {"flagged": float(np.mean(found.flagged))}}
+    if train.changed.any():
+        scores["detection"] = noisy_labels.detection_scores(
+            found.suspicion, found.flagged, train.changed
+        )
+        if mends:
+            scores["labels_right"] = float(np.mean((used == train.right)[kept]))
+    return scores | ({"images_trained_on": len(kept)} if mends else {})
 
 
 def _itself(state: train_state.TrainState) -> train_state.TrainState:
