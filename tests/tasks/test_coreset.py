@@ -1,13 +1,11 @@
 """Choosing a coreset and training on it, end to end on digits of which some are rare."""
 
-import importlib.util
 import itertools
 import json
-import pathlib
 
-import jax
 import numpy as np
 import pytest
+from whole_runs import StopHereError, config_of, records, stop, stopped, stopping, untimed
 
 from thanos_jax import config as schema
 from thanos_jax import run as run_module
@@ -15,18 +13,8 @@ from thanos_jax import workdir
 from thanos_jax.data import sources
 from thanos_jax.downstream.coreset import halves
 from thanos_jax.tasks import coreset as task
-from thanos_jax.train import metrics
 
-CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
-TIMING = ("train_seconds", "scoring_seconds", "images_per_second")
 SIZE = 685  # training images
-
-
-def config_of(name, argument=""):
-    spec = importlib.util.spec_from_file_location(name, CONFIGS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config(argument)
 
 
 def small(method="common_strata", steps=8, **settings):
@@ -83,28 +71,11 @@ def finished(watched):
     return watched[:2]
 
 
-@pytest.fixture
-def no_report(monkeypatch):
-    """Drawing is half of what a short run costs."""
-    monkeypatch.setattr(task, "_figures", lambda *arguments: {})
-    monkeypatch.setattr(task.html, "write", lambda *arguments, **keywords: None)
-
-
 def of_training_images(seen, keep):
     """The outputs of all training images, embedding by embedding."""
     return [
         outputs[keep] for size, kept, outputs in seen["embedded"] if (size, kept) == (SIZE, (keep,))
     ]
-
-
-def records(folder, stage):
-    found = metrics.read(folder / stage / "metrics.jsonl")
-    timing = ("seconds", "images_per_second")
-    return [{k: v for k, v in record.items() if k not in timing} for record in found]
-
-
-def untimed(results):
-    return {key: value for key, value in results.items() if key not in TIMING}
 
 
 @pytest.fixture(scope="module")
@@ -153,52 +124,16 @@ def test_leaves_what_it_promises(finished, train):
     assert "Training: sample 1" not in report
 
 
-class StopHereError(Exception):
-    pass
-
-
-def stopping(real, at, number):
-    """`real` makes steps; of those that this one makes the `number`-th stops after `at` steps."""
-    made = []
-
-    def make(*arguments, **keywords):
-        step = real(*arguments, **keywords)
-        made.append(step)
-        if len(made) != number:
-            return step
-
-        def counting(state, batch):
-            if not isinstance(state.step, jax.core.Tracer) and int(state.step) == at:
-                raise StopHereError
-            return step(state, batch)
-
-        return counting
-
-    return make
-
-
-def stop(*arguments, **keywords):
-    raise StopHereError
-
-
-def test_stopped_in_every_stage_it_comes_to_the_same_end(finished, tmp_path, monkeypatch):
+def test_stopped_in_every_stage_it_comes_to_the_same_end(finished, tmp_path):
     folder, results = finished
     for module, name, replacement, left in (
-        (run_module, "make_step", stopping(run_module.make_step, 6, 1), "sample_0"),
-        (run_module, "make_step", stopping(run_module.make_step, 6, 2), "sample_1"),
+        (run_module, "make_step", stopping(run_module.make_step, 6), "sample_0"),
+        (run_module, "make_step", stopping(run_module.make_step, 6, number=2), "sample_1"),
         (task.coreset, "select", stopping_select(), "sample_1"),
-        (
-            task.stages, "make_robust_step", stopping(task.stages.make_robust_step, 6, 1),
-            "coreset.npz",
-        ),
-        (task.html, "write", stop, "robust"),
-    ):  # fmt: skip
-        with monkeypatch.context() as patch:
-            patch.setattr(module, name, replacement)
-            with pytest.raises(StopHereError):
-                run_module.run(small(), tmp_path)
-        assert (tmp_path / left).exists()
-        assert not (tmp_path / "results.json").exists()
+        (task.stages, "make_robust_step", stopping(task.stages.make_robust_step, 6), "coreset.npz"),
+        (task.stages.html, "write", stop, "robust"),
+    ):
+        stopped(small(), tmp_path, module, name, replacement, left=left)
     other = small(fraction=0.5)
     with pytest.raises(schema.ConfigError, match=r"another config.*(?s:.)*coreset\.fraction: 0\.3"):
         run_module.run(other, tmp_path)
@@ -276,7 +211,7 @@ def test_forgetting_counts_what_was_right_and_then_wrong_and_resumes(
     np.testing.assert_array_equal(scores, expected)
 
     with monkeypatch.context() as patch:
-        patch.setattr(run_module, "make_step", stopping(run_module.make_step, 7, 1))
+        patch.setattr(run_module, "make_step", stopping(run_module.make_step, 7))
         with pytest.raises(StopHereError):
             run_module.run(config, tmp_path / "stopped")
     path = tmp_path / "stopped" / "representation" / workdir.CORRECT

@@ -1,28 +1,16 @@
 """Recovering groups and training against the worst, end to end on digits in red and green."""
 
-import importlib.util
 import json
-import pathlib
 
 import jax
 import numpy as np
 import pytest
+from whole_runs import config_of, records, stop, stopped, stopping, untimed
 
 from thanos_jax import config as schema
 from thanos_jax import run as run_module
 from thanos_jax.data import sources
 from thanos_jax.tasks import groups as task
-from thanos_jax.train import metrics
-
-CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
-TIMING = ("seconds", "images_per_second")
-
-
-def config_of(name, argument=""):
-    spec = importlib.util.spec_from_file_location(name, CONFIGS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config(argument)
 
 
 def small(method="group_dro", steps=18):
@@ -43,18 +31,6 @@ def small(method="group_dro", steps=18):
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("groups")
     return folder, run_module.run(small(), folder)
-
-
-@pytest.fixture
-def no_report(monkeypatch):
-    """Drawing is half of what a short run costs."""
-    monkeypatch.setattr(task, "_figures", lambda *arguments: {})
-    monkeypatch.setattr(task.html, "write", lambda *arguments, **keywords: None)
-
-
-def records(folder, stage):
-    found = metrics.read(folder / stage / "metrics.jsonl")
-    return [{k: v for k, v in record.items() if k not in TIMING} for record in found]
 
 
 def test_leaves_what_it_promises(finished):
@@ -101,54 +77,22 @@ def test_the_best_on_validation_is_kept_and_no_true_group_decides(finished):
     assert sizes.min() >= 25
 
 
-class StopHereError(Exception):
-    pass
-
-
-def stopping(real, at):
-    """`real` makes steps; this one makes some that stop once `at` steps were done."""
-
-    def make(*arguments, **keywords):
-        step = real(*arguments, **keywords)
-
-        def counting(state, batch):
-            if not isinstance(state.step, jax.core.Tracer) and int(state.step) == at:
-                raise StopHereError
-            return step(state, batch)
-
-        return counting
-
-    return make
-
-
-def stop(*arguments, **keywords):
-    raise StopHereError
-
-
-def test_stopped_in_every_stage_it_comes_to_the_same_end(finished, tmp_path, monkeypatch):
+def test_stopped_in_every_stage_it_comes_to_the_same_end(finished, tmp_path):
     folder, results = finished
     for module, name, replacement, left in (
         (run_module, "make_step", stopping(run_module.make_step, 13), "representation"),
         (task.groups, "recover", stop, "representation"),
         (task.stages, "make_robust_step", stopping(task.stages.make_robust_step, 13), "groups.npz"),
-        (task.html, "write", stop, "robust"),
+        (task.stages.html, "write", stop, "robust"),
     ):
-        with monkeypatch.context() as patch:
-            patch.setattr(module, name, replacement)
-            with pytest.raises(StopHereError):
-                run_module.run(small(), tmp_path)
-        assert (tmp_path / left).exists()
-        assert not (tmp_path / "results.json").exists()
+        stopped(small(), tmp_path, module, name, replacement, left=left)
     other = small()
     other.robust.choice = "silhouette"
     with pytest.raises(schema.ConfigError, match=r"another config.*(?s:.)*robust\.choice: 'error'"):
         run_module.run(other, tmp_path)
     resumed = run_module.run(small(), tmp_path)
     assert resumed["train_seconds"] > 0
-    timing = ("train_seconds", "images_per_second")
-    assert {k: v for k, v in resumed.items() if k not in timing} == {
-        k: v for k, v in results.items() if k not in timing
-    }
+    assert untimed(resumed) == untimed(results)
     for stage in ("representation", "robust"):
         assert records(tmp_path, stage) == records(folder, stage)
     assert run_module.run(small(), tmp_path) == resumed

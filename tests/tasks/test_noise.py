@@ -1,12 +1,11 @@
 """Noisy labels, made, found, borne and mended, end to end on scikit-learn's digits."""
 
-import importlib.util
 import json
-import pathlib
 
 import jax
 import numpy as np
 import pytest
+from whole_runs import config_of, records, stop, stopped, stopping, untimed
 
 from thanos_jax import config as schema
 from thanos_jax import run as run_module
@@ -14,16 +13,6 @@ from thanos_jax.data import sources
 from thanos_jax.downstream import noisy_labels
 from thanos_jax.tasks import noise as task
 from thanos_jax.train import metrics
-
-CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
-TIMING = ("train_seconds", "images_per_second", "seconds")
-
-
-def config_of(name, argument=""):
-    spec = importlib.util.spec_from_file_location(name, CONFIGS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config(argument)
 
 
 def small(method="mend", steps=16, **settings):
@@ -38,21 +27,10 @@ def small(method="mend", steps=16, **settings):
     return config
 
 
-@pytest.fixture
-def no_report(monkeypatch):
-    """Drawing is half of what a short run costs."""
-    monkeypatch.setattr(task, "_figures", lambda *arguments: {})
-    monkeypatch.setattr(task.html, "write", lambda *arguments, **keywords: None)
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("noise")
     return folder, run_module.run(small(), folder)
-
-
-def untimed(values):
-    return {key: value for key, value in values.items() if key not in TIMING}
 
 
 def arrays_of(folder):
@@ -175,61 +153,27 @@ def test_the_state_stopped_early_is_that_of_the_best_noisy_validation(finished):
     assert best < 0.9
 
 
-class StopHereError(Exception):
-    pass
-
-
-def stopping(real, at):
-    """`real` makes steps; this one makes some that stop once `at` steps were done."""
-
-    def make(*arguments, **keywords):
-        step = real(*arguments, **keywords)
-
-        def counting(state, batch):
-            if not isinstance(state.step, jax.core.Tracer) and int(state.step) == at:
-                raise StopHereError
-            return step(state, batch)
-
-        return counting
-
-    return make
-
-
-def stop(*arguments, **keywords):
-    raise StopHereError
-
-
-def test_stopped_in_every_stage_it_comes_to_the_same_end(finished, tmp_path, monkeypatch):
+def test_stopped_in_every_stage_it_comes_to_the_same_end(finished, tmp_path):
     folder, results = finished
     for module, name, replacement, left in (
         (run_module, "make_step", stopping(run_module.make_step, 11), "representation"),
         (task.noisy_labels, "suspicion", stop, "representation"),
         (task.stages, "make_robust_step", stopping(task.stages.make_robust_step, 11), "labels.npz"),
-        (task.html, "write", stop, "robust"),
+        (task.stages.html, "write", stop, "robust"),
     ):
-        with monkeypatch.context() as patch:
-            patch.setattr(module, name, replacement)
-            with pytest.raises(StopHereError):
-                run_module.run(small(), tmp_path)
-        assert (tmp_path / left).exists()
-        assert not (tmp_path / "results.json").exists()
+        stopped(small(), tmp_path, module, name, replacement, left=left)
     assert untimed(run_module.run(small(), tmp_path)) == untimed(results)
     for name in ("representation", "robust"):
-        first, second = (
-            [untimed(record) for record in metrics.read(one / name / "metrics.jsonl")]
-            for one in (folder, tmp_path)
-        )
-        assert first == second
+        assert records(folder, name) == records(tmp_path, name)
 
 
 @pytest.mark.parametrize("method", ["co_teaching", "elr"])
-def test_two_networks_and_targets_go_on_where_they_were(method, tmp_path, monkeypatch, no_report):
+def test_two_networks_and_targets_go_on_where_they_were(method, tmp_path, no_report):
     whole = run_module.run(small(method), tmp_path / "whole")
     name = f"make_{method}_step"
-    with monkeypatch.context() as patch:
-        patch.setattr(task.noise_step, name, stopping(getattr(task.noise_step, name), 11))
-        with pytest.raises(StopHereError):
-            run_module.run(small(method), tmp_path / "resumed")
+    replacement = stopping(getattr(task.noise_step, name), 11)
+    folder = tmp_path / "resumed"
+    stopped(small(method), folder, task.noise_step, name, replacement, left="robust")
     assert untimed(run_module.run(small(method), tmp_path / "resumed")) == untimed(whole)
 
 

@@ -28,9 +28,9 @@ from thanos_jax import workdir as workdirs
 from thanos_jax.config import ConfigError
 from thanos_jax.data.dataset import Dataset
 from thanos_jax.downstream import coreset, group_scores
-from thanos_jax.report import html, plots
+from thanos_jax.report import plots
 from thanos_jax.tasks import stages
-from thanos_jax.train import loop, metrics
+from thanos_jax.train import loop
 from thanos_jax.train.state import TrainState
 
 # Methods whose scores are averaged over trainings, and those that look at one.
@@ -177,15 +177,8 @@ def _run(
         **stages.made_on(trained),
     }
     print("report", flush=True)
-    html.write(
-        folder / "report.html",
-        config=config.to_dict(),
-        results=results,
-        records=trained.records,
-        figures=_figures(config, folder, dataset, chosen, results),
-    )
-    stages.write_results(folder, results)
-    return results
+    figures = _figures(config, dataset, chosen, results)
+    return stages.finish(folder, config, results, trained.records, figures)
 
 
 def _require_choosable(
@@ -425,7 +418,6 @@ def _results(
 
 def _figures(
     config: Any,
-    folder: pathlib.Path,
     dataset: Dataset,
     chosen: Chosen,
     results: Mapping[str, Any],
@@ -462,10 +454,4 @@ def _figures(
                     plots.images(pictures / np.float32(255)),
                     plots.HOW_TO_READ[f"{end}_images"],
                 )
-    for name in workdirs.trainings(folder):
-        records = metrics.read(folder / name / "metrics.jsonl")
-        # Samples are alike: one stands for all.
-        if records and (name == "sample_0" or not name.startswith("sample")):
-            title = f"Training: {'classifier' if name == 'robust' else name.replace('_', ' ')}"
-            figures[title] = (plots.curves(records), plots.HOW_TO_READ["curves"])
     return figures

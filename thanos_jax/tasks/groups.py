@@ -24,14 +24,12 @@ from jax.sharding import Mesh
 
 from thanos_jax import run as run_module
 from thanos_jax import sharding
-from thanos_jax import workdir as workdirs
 from thanos_jax.config import ConfigError
 from thanos_jax.data.annotated import AnnotatedSplit
 from thanos_jax.data.dataset import Dataset
 from thanos_jax.downstream import group_scores, groups, transfer
-from thanos_jax.report import html, plots
+from thanos_jax.report import plots
 from thanos_jax.tasks import stages
-from thanos_jax.train import metrics
 from thanos_jax.train import state as train_state
 from thanos_jax.train.robust_step import GROUP_INPUTS, WEIGHT_INPUTS
 
@@ -169,15 +167,8 @@ def _run(
         **stages.made_on(trained),
     }
     print("report", flush=True)
-    html.write(
-        folder / "report.html",
-        config=config.to_dict(),
-        results=results,
-        records=trained.records,
-        figures=_figures(folder, dataset, known, labels["train"], held_out, results),
-    )
-    stages.write_results(folder, results)
-    return results
+    figures = _figures(dataset, known, labels["train"], held_out, results)
+    return stages.finish(folder, config, results, trained.records, figures)
 
 
 def balanced(sets: np.ndarray) -> np.ndarray:
@@ -408,7 +399,6 @@ def _read(path: pathlib.Path) -> Groups:
 
 
 def _figures(
-    folder: pathlib.Path,
     dataset: Dataset,
     known: Groups,
     labels: Mapping[str, np.ndarray],
@@ -451,9 +441,4 @@ def _figures(
                 plots.embedding_map(known.points, sets[known.mapped], names, f"{title} group"),
                 plots.HOW_TO_READ["recovered_map"],
             )
-    for name in workdirs.trainings(folder):
-        records = metrics.read(folder / name / "metrics.jsonl")
-        if records:
-            title = f"Training: {'classifier' if name == 'robust' else name}"
-            figures[title] = (plots.curves(records), plots.HOW_TO_READ["curves"])
     return figures

@@ -23,15 +23,14 @@ from jax.sharding import Mesh
 
 from thanos_jax import run as run_module
 from thanos_jax import sharding
-from thanos_jax import workdir as workdirs
 from thanos_jax.config import ConfigError
 from thanos_jax.data.annotated import AnnotatedSplit
 from thanos_jax.data.dataset import Dataset
 from thanos_jax.data.relabelled import relabel
 from thanos_jax.downstream import noisy_labels
-from thanos_jax.report import html, plots
+from thanos_jax.report import plots
 from thanos_jax.tasks import stages
-from thanos_jax.train import metrics, noise_step, nonfinite
+from thanos_jax.train import noise_step, nonfinite
 from thanos_jax.train import state as train_state
 from thanos_jax.train.loop import count_steps
 from thanos_jax.train.step import INPUTS
@@ -218,15 +217,8 @@ def _run(
         **stages.made_on(trained),
     }
     print("report", flush=True)
-    html.write(
-        folder / "report.html",
-        config=config.to_dict(),
-        results=results,
-        records=trained.records,
-        figures=_figures(folder, noisy, train, found),
-    )
-    stages.write_results(folder, results)
-    return results
+    figures = _figures(noisy, train, found)
+    return stages.finish(folder, config, results, trained.records, figures)
 
 
 def _find(
@@ -378,9 +370,7 @@ def _write(path: pathlib.Path, train: Noise, found: Findings) -> None:
     stages.write_arrays(path, {**train._asdict(), **found._asdict()})
 
 
-def _figures(
-    folder: pathlib.Path, noisy: Dataset, train: Noise, found: Findings
-) -> dict[str, tuple[Any, str]]:
+def _figures(noisy: Dataset, train: Noise, found: Findings) -> dict[str, tuple[Any, str]]:
     """Draws what the report shows; each figure with a sentence on how to read it."""
     names = noisy.coarse_names
     figures = {}
@@ -412,9 +402,4 @@ def _figures(
                 plots.embedding_map(found.points, values[found.mapped], legend, title),
                 plots.HOW_TO_READ["noisy_map"],
             )
-    for name in workdirs.trainings(folder):
-        records = metrics.read(folder / name / "metrics.jsonl")
-        if records:
-            title = f"Training: {'classifier' if name == 'robust' else name}"
-            figures[title] = (plots.curves(records), plots.HOW_TO_READ["curves"])
     return figures

@@ -22,6 +22,7 @@ from thanos_jax.data.annotated import AnnotatedSplit
 from thanos_jax.data.dataset import Dataset
 from thanos_jax.data.splits import ArraySplit, Split
 from thanos_jax.downstream import embed as embedding
+from thanos_jax.report import html, plots
 from thanos_jax.train import checkpoint, loop, metrics, nonfinite
 from thanos_jax.train import state as train_state
 from thanos_jax.train.checkpoint import Checkpoints
@@ -314,14 +315,54 @@ def made_on(trained: Trained) -> dict[str, Any]:
     }
 
 
-def write_results(folder: pathlib.Path, results: Mapping[str, Any]) -> None:
-    """Writes results.json, of a run last: its presence says that everything else was written.
+def training_figures(
+    folder: pathlib.Path, *, of_samples: str = "sample_0"
+) -> dict[str, tuple[Any, str]]:
+    """Draws the curves of every training of a run, each with a sentence on how to read it.
+
+    Args:
+      folder: of the run.
+      of_samples: trainings on samples are alike, and this one stands for all.
+    """
+    figures = {}
+    for name in workdir.trainings(folder):
+        records = metrics.read(folder / name / "metrics.jsonl")
+        if records and (name == of_samples or not name.startswith("sample_")):
+            title = f"Training: {'classifier' if name == 'robust' else name.replace('_', ' ')}"
+            figures[title] = (plots.curves(records), plots.HOW_TO_READ["curves"])
+    return figures
+
+
+def finish(
+    folder: pathlib.Path,
+    config: ml_collections.ConfigDict,
+    results: dict[str, Any],
+    records: list[dict[str, Any]],
+    figures: Mapping[str, tuple[Any, str]],
+) -> dict[str, Any]:
+    """Writes the report, and then results.json; returns the results.
+
+    Args:
+      folder: of the run.
+      config: of the run.
+      results: what results.json is to hold.
+      records: of the training that the report is about.
+      figures: title -> figure, and a sentence on how to read it.
 
     Raises:
-      WorkdirError: it cannot be written.
+      WorkdirError: one cannot be written.
     """
+    html.write(
+        folder / "report.html",
+        config=config.to_dict(),
+        results=results,
+        records=records,
+        figures={**figures, **training_figures(folder)},
+    )
+    # Last: its presence says that everything else was written.
     with workdir.writing(folder):
         metrics.write_atomically(folder / "results.json", json.dumps(results, indent=2) + "\n")
+    return results
 
 
 def train(

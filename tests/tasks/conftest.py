@@ -1,0 +1,20 @@
+"""Makes `whole_runs` importable, and runs without a report."""
+
+import importlib
+import pathlib
+import sys
+
+import pytest
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+
+
+@pytest.fixture
+def no_report(monkeypatch):
+    """Drawing is half of what a short run costs."""
+    stages = importlib.import_module("thanos_jax.tasks.stages")
+    for name in ("groups", "noise", "coreset"):
+        task = importlib.import_module(f"thanos_jax.tasks.{name}")
+        monkeypatch.setattr(task, "_figures", lambda *arguments: {})
+    monkeypatch.setattr(stages, "training_figures", lambda *arguments: {})
+    monkeypatch.setattr(stages.html, "write", lambda *arguments, **keywords: None)
