@@ -1,6 +1,6 @@
 r"""Coresets of scikit-learn's digits, some of them rare: which 30 % of the images to train on.
 
-    python -m thanos_jax.main --config=configs/digits_coreset.py --workdir=runs/digits_coreset
+    python -m thanos_jax.main --config=configs/digits_coreset.py:spread --workdir=runs/coreset
 
 Class: digit >= 5. Of 685 training images the digits 3, 4, 8 and 9, two in each class, have 19 to 25
 each, the others about 100; the test split has all alike. Digits are looked at to measure only.

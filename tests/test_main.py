@@ -39,6 +39,22 @@ def test_runs_from_the_command_line(tmp_path):
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("task", ["groups", "noise", "coreset"])
+def test_every_task_ends_well_and_stays_ended(task, tmp_path):
+    arguments = (
+        f"--config=configs/digits_{task}.py:ce", f"--workdir={tmp_path}/run",
+        "--config.train.max_steps=3", "--config.report.map_points=50",
+        "--config.model.mlp.widths=(16, 8)", "--config.noise.method=ce",
+        "--config.coreset.method=random", "--config.robust.method=erm",
+    )  # fmt: skip
+    first, second = command(*arguments), command(*arguments)
+    for found in (first, second):
+        assert found.returncode == 0, found.stderr
+        assert "coarse_accuracy: 0." in found.stdout
+        assert "report: " in found.stdout
+    assert "nothing to do" in second.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

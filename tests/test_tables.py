@@ -141,11 +141,13 @@ def test_recovery_crosses_representations_with_choices():
 def test_noise_is_judged_by_cross_entropy_on_right_labels():
     rows = tables.rows_of("noise", schema.default(), methods=["mend_spread", "ce"], values=["0.4"])
     assert [tuple(row.labels.values()) for row in rows] == [
-        ("ce", 0.0), ("mend_spread", 0.4), ("ce", 0.4)
+        ("ce", 0.0), ("ce", 0.4), ("mend_spread", 0.4)
     ]  # fmt: skip
+    (first, *_) = tables.rows_of("noise", schema.default(), methods=["elr"], values=["0.4"])
+    assert first.labels == {"method": "ce", "noise": 0.0}  # also where it was not asked for
     found = [tables.configured(schema.default(), row, 0) for row in rows]
     assert [(one.task, one.method, one.noise.method, one.noise.rate) for one in found] == [
-        ("noise", "ce", "ce", 0.0), ("noise", "spread", "mend", 0.4), ("noise", "ce", "ce", 0.4)
+        ("noise", "ce", "ce", 0.0), ("noise", "ce", "ce", 0.4), ("noise", "spread", "mend", 0.4)
     ]  # fmt: skip
     rates = {row.labels["noise"] for row in tables.rows_of("noise", schema.default())}
     assert rates == {0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6}

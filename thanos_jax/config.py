@@ -276,7 +276,8 @@ FIELDS: dict[str, Field] = {
     "train.checkpoints_kept_every": _number(
         0, "steps of which the first checkpoint stays on disk too; 0: none", 0, _HUGE
     ),
-    # Hidden groups: the task "groups" only; of the other tasks the classifier's settings
+    # Hidden groups: the task "groups" only; but epochs, batch_size, learning_rate, weight_decay and
+    # augment are of the classifier of every task that trains one
     "robust.method": _one_of(
         "group_dro",
         "how the classifier is trained: group DRO, reweight or undersample on recovered groups, "
@@ -313,7 +314,8 @@ FIELDS: dict[str, Field] = {
     "noise.method": _one_of(
         "mend",
         "mend: labels that the embedding of config.method speaks against are mended or dropped; "
-        "ce: cross-entropy on the labels as they are; co_teaching; elr",
+        "ce: cross-entropy on the labels as they are; co_teaching: two networks that choose each "
+        "other's small losses; elr: early-learning regularization",
         NOISE_METHODS,
     ),
     "noise.rate": _number(0.2, "share of training and validation labels made wrong", 0, 1),

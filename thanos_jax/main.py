@@ -17,6 +17,11 @@ _CONFIG = config_flags.DEFINE_config_file(
     "config", help_string="Configuration, a Python file (it is run).", lock_config=True
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; the same folder resumes.")
+# Of the results, what a task has of these.
+_SHOWN = (
+    *("coarse_accuracy", "coarse_accuracy_chosen", "fine_accuracy", "fine_accuracy_knn"),
+    *("worst_group_accuracy", "labels_right", "train_seconds"),
+)
 _OVERWRITE = flags.DEFINE_bool(
     "overwrite",
     False,
@@ -30,8 +35,9 @@ def main(argv: Sequence[str]) -> None:
     from thanos_jax.run import run  # not before --help or a misspelt flag: jax takes its time
 
     results = run(_CONFIG.value, str(_WORKDIR.value), overwrite=_OVERWRITE.value)
-    for name in ("coarse_accuracy", "fine_accuracy", "fine_accuracy_knn", "train_seconds"):
-        print(f"{name}: {results[name]:.4f}")
+    for name in _SHOWN:
+        if name in results:  # not every task has all
+            print(f"{name}: {results[name]:.4f}")
     print(f"report: {_WORKDIR.value}/report.html")
 
 

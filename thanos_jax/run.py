@@ -350,6 +350,8 @@ def claim(
         print(f"{folder}: a run of another config is removed", flush=True)
         workdirs.empty(folder)
     same_run(folder, config)
+    if _other_keys(folder, config):
+        workdirs.empty(folder)  # of what has nothing to lose, so that nothing of it is counted
     with workdirs.writing(folder):
         metrics.write_atomically(
             folder / "config.json", json.dumps(_plain(config), indent=2) + "\n"
@@ -392,12 +394,17 @@ def differences(folder: pathlib.Path, config: ml_collections.ConfigDict) -> list
 
     A folder without a checkpoint or results has nothing to lose and is free.
     """
-    path = folder / "config.json"
     # Of a run of several trainings these are in folders of their own.
     trained = [*folder.glob("checkpoints/[0-9]*"), *folder.glob("*/checkpoints/[0-9]*")]
     made = any((folder / name).exists() for name in ("results.json", *workdirs.FINDINGS))
     started = made or bool(trained)
-    if not started or not path.exists():
+    return _other_keys(folder, config) if started else []
+
+
+def _other_keys(folder: pathlib.Path, config: ml_collections.ConfigDict) -> list[str]:
+    """As `differences`, whether or not there is something to lose."""
+    path = folder / "config.json"
+    if not path.exists():
         return []
     now = schema.flatten(_plain(config))
     # A key younger than the run had no effect then, as its default has none now.

@@ -330,9 +330,10 @@ def _recovery(config: Any, methods: Sequence[str], values: Sequence[str] | None)
 
 
 def _noise(config: Any, methods: Sequence[str], values: Sequence[str] | None) -> list[Row]:
-    """Of cross-entropy also the row of right labels, in whose terms the others are judged."""
+    """With cross-entropy on noisy and on right labels, by which the others are judged."""
     rates = _numbers("rate", values, (0.1, 0.2, 0.3, 0.4, 0.5, 0.6), float)
-    pairs = [("ce", 0.0), *((method, rate) for rate in rates for method in methods)]
+    rows = [(method, rate) for rate in rates for method in ("ce", *methods)]
+    pairs = [("ce", 0.0), *rows]
     return [
         Row(
             {"method": method, "noise": rate},

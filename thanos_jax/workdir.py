@@ -15,8 +15,11 @@ from collections.abc import Iterator, Sequence
 from thanos_jax.errors import UserError
 
 LOCK = "lock"
-# The trainings of a run that has several, each in a folder of its own; "?" is a digit.
-TRAININGS = ("representation", "identification", "sample_?", "sample_??", "robust")
+# The trainings of a run that has several, each in a folder of its own, as patterns.
+TRAININGS = (
+    *("representation", "identification", "sample_[0-9]", "sample_[0-9][0-9]"),
+    "robust",
+)
 # What they find out, each a file of arrays.
 FINDINGS = ("groups.npz", "labels.npz", "coreset.npz")
 # Of a training on the way: which training images were right at each evaluation.

@@ -120,7 +120,7 @@ def finished_otherwise(folder, config):
                "checkpoints/5.damaged/a")  # fmt: skip
     names = [*trained, "config.json", "results.json", "report.html", "geometry.json"]
     names += [*workdir.FINDINGS, *(f"{finding}.tmp" for finding in workdir.FINDINGS)]
-    trainings = [training.replace("?", "1") for training in workdir.TRAININGS]
+    trainings = [training.replace("[0-9]", "1") for training in workdir.TRAININGS]
     names += [f"{training}/{name}" for training in trainings for name in trained]
     paths = [folder / name for name in names]
     for path in paths:
@@ -135,7 +135,7 @@ def test_only_what_a_run_has_written_is_removed(runs, tmp_path):
     paths = finished_otherwise(run, runs.config())
     mine = [run / name for name in (
         "notes.txt", "robust/notes.txt", "checkpoints/best", "checkpoints/best.d/7/a", "7/a",
-        "data/metrics.jsonl", "theory.json", workdir.LOCK,
+        "data/metrics.jsonl", "sample_a/metrics.jsonl", "theory.json", workdir.LOCK,
     )]  # fmt: skip
     elsewhere = tmp_path / "elsewhere"
     (run / "identification" / "checkpoints").rename(elsewhere)

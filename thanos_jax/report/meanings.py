@@ -32,7 +32,8 @@ MEANINGS: dict[str, str] = {
     "robust_method": "how the classifier was trained against its worst groups; see docs/groups.md",
     "adjusted_average_accuracy": "mean accuracy of the true groups, weighted by their shares of "
     "the training set",
-    "auroc": "area under the ROC curve; probability that the two classes are ranked rightly",
+    "auroc": "area under the ROC curve; probability that one of each of the two classes, or of "
+    "right and wrong labels, are ranked rightly",
     "worst_group_auroc": "that of the true group where it is lowest, against the other class",
     "recovery_f1": "how well recovered groups match the true ones, 1: exactly (mean F1 over true "
     "groups, each with one recovered group at most)",
@@ -66,7 +67,7 @@ MEANINGS: dict[str, str] = {
     "flagged": "share of the labels found wrong",
     "changed": "share of the labels that are wrong",
     "labels_right": "share of the labels trained on, after mending, that are right",
-    "images_trained_on": "training images left after mending",
+    "images_trained_on": "training images left, all unless labels found wrong are dropped",
     "within_class_spread": "mean squared distance to the mean of the coarse class, on the sphere",
     "between_class_spread": "mean squared distance of the coarse class means to the overall mean",
     "within_stratum_spread": "mean squared distance to the mean of the fine class",
@@ -95,7 +96,10 @@ MEANINGS: dict[str, str] = {
     "reconstruction": "mean squared error of the autoencoder, normalized pixels",
     "gradient_norm": "Euclidean length of the gradient",
     "learning_rate": "learning rate",
-    "validation_coarse_accuracy": "coarse accuracy on the validation split",
+    "validation_coarse_accuracy": "coarse accuracy on the validation split, in the task noise of "
+    "its noisy labels",
+    "keep_rate": "share of a batch, of smallest losses, that each network learns from",
+    "early_learning_regularization": "mean log of one minus agreement with earlier predictions",
     "validation_fine_accuracy": "fine accuracy of a linear classifier on the validation split",
     "validation_collapse_index": "collapse index of the validation split",
     "seconds": "time spent training so far",
@@ -137,8 +141,8 @@ HOW_TO_READ: dict[str, str] = {
         "distances or sizes), coloured by group."
     ),
     "suspected": (
-        "The training labels most likely wrong, as they are given and as they were mended: given → "
-        "suggested."
+        "The training images whose labels are most likely wrong, with the label given → the label "
+        "that seems right."
     ),
     "suspicion": (
         "How likely each training label seemed to be wrong. The less right and wrong labels "
@@ -151,14 +155,13 @@ HOW_TO_READ: dict[str, str] = {
     ),
     "kept_share": (
         "Share kept of the training images of each fine label, with their number; the dashed line "
-        "is the share of all. Choice by common strata keeps more of fine labels with few images."
+        "is the share of all. Where images are kept for what few others teach, fine labels with "
+        "few images keep more."
     ),
-    "dropped_images": (
-        "The training images that go first: others of their kind stand for them, by their scores."
-    ),
+    "dropped_images": ("The training images that go first, by their scores."),
     "kept_images": (
-        "The training images that stay even if few may, the most needed last. Wrong labels and odd "
-        "images are among them."
+        "The training images that go last, by their scores. Where what is hard scores high, wrong "
+        "labels and odd images are among them."
     ),
     "reconstructions": (
         "Test images as the encoder gets them, and under each what the decoder makes of its "

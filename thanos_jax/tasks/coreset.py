@@ -104,14 +104,15 @@ def scoring_config(config: ml_collections.ConfigDict, number: int) -> ml_collect
 
     Args:
       config: of the run.
-      number: of the training, from 0; each has a seed of its own.
+      number: of the training, from 0; each has a seed of its own, and not the classifier's: images
+        that are hard from its very initial weights would be chosen.
     """
     one = config.copy_and_resolve_references()
     epochs = (
         config.coreset.el2n_epochs if config.coreset.method == "el2n" else config.coreset.epochs
     )
     one.train.epochs = epochs or config.train.epochs
-    one.seed = (config.seed + number * _STRIDE) % 2**31
+    one.seed = (config.seed + (number + 1) * _STRIDE) % 2**31
     return one
 
 
@@ -124,18 +125,16 @@ def _run(
     parts: Any,
 ) -> dict[str, Any]:
     """As `run`, in a folder that is its own; `parts` are those of its first training."""
-    path = folder / "coreset.npz"
+    path, classes = folder / "coreset.npz", {"train": labels["coarse"]}
     if path.exists():
-        arrays = stages.read_arrays(path)
-        chosen = Chosen(**{name: arrays[name] for name in Chosen._fields})
-        stages.require_same_images(path, "a choice", {"train": labels}, {"train": chosen.stays})
+        chosen = Chosen(**stages.read_finding(path, "a choice", classes))
     else:
         found: dict[str, np.ndarray] = {}
         if config.coreset.method in _SCORES:
             score = _SCORES[config.coreset.method]
             found = score(config, parts, dataset, labels["coarse"], mesh, folder)
         chosen = _choose(config, labels["coarse"], **found)
-        stages.write_arrays(path, chosen._asdict())
+        stages.write_finding(path, chosen._asdict(), classes)
     print(f"classifier: {chosen.stays.sum():,} of {len(chosen.stays):,} images", flush=True)
     robust = stages.classifier_config(config)
     counted = _counted(config, dataset, chosen.stays)
@@ -163,7 +162,7 @@ def _run(
     results = {
         "dataset": dataset.name,
         "task": config.task,
-        "method": config.method,
+        "method": config.method if config.coreset.method in _SCORES else "ce",
         "coreset_method": config.coreset.method,
         "seed": config.seed,
         "fraction": config.coreset.fraction,
@@ -174,7 +173,7 @@ def _run(
         **_results(dataset, labels["fine"], chosen, measured["test"]),
         "validation_coarse_accuracy": measured["validation"]["average_accuracy"],
         "validation_balanced_accuracy": measured["validation"]["adjusted_average_accuracy"],
-        **stages.made_on(trained),
+        **stages.made_on(trained.state, trained.records),
     }
     print("report", flush=True)
     figures = _figures(config, dataset, chosen, results)
@@ -199,15 +198,13 @@ def _require_choosable(
     if settings.method == "forgetting":
         one = scoring_config(config, 0).train
         steps, steps_per_epoch = loop.count_steps(one, len(classes))
-        period = one.evaluate_every_epochs * steps_per_epoch
-        if not any(int(step / period) for step in range(1, steps)):
+        if steps - 1 < one.evaluate_every_epochs * steps_per_epoch:
             raise ConfigError(
                 "config.train.evaluate_every_epochs: expected two evaluations at least in the "
-                f"{steps / steps_per_epoch:g} epochs of the training that coreset.method "
-                "'forgetting' looks at, for an image is forgotten between two, got one every "
-                f"{one.evaluate_every_epochs:g}"
+                f"{steps} steps ({steps / steps_per_epoch:g} epochs) of the training that "
+                "coreset.method 'forgetting' looks at, for an image is forgotten between two, got "
+                f"one every {one.evaluate_every_epochs:g} epochs"
             )
-    loop.on_devices(config.train.resident, dataset.splits["train"])
     # What scores will decide, but not how many are kept.
     _select(config, "random", classes)
 
@@ -314,7 +311,7 @@ def _forgetting(
 
     def evaluate(state: TrainState) -> dict[str, float]:
         found = stages.embed(parts, state, dataset.splits["train"], mesh, one, ("prediction",))
-        append_correct(path, int(state.step), found["prediction"] == found["coarse"])
+        append_correct(path, int(state.step), found["prediction"] == classes, classes)
         return accuracy(state)
 
     print(f"{place.name}: {one.method}", flush=True)
@@ -328,38 +325,35 @@ def _forgetting(
         evaluate=evaluate,
         constants=run_module.skipped_examples(config, dataset),
     )
-    arrays = stages.read_arrays(path)
-    correct = np.unpackbits(arrays["packed"], axis=1, count=int(arrays["images"])).astype(bool)
-    there = {"train": {"coarse": classes}}
-    stages.require_same_images(path, "events", there, {"train": correct[0]})
+    packed = stages.read_finding(path, "events", {"train": classes})["packed"]
+    correct = np.unpackbits(packed, axis=1, count=len(classes)).astype(bool)
     return {"scores": coreset.forgetting_events(correct).astype(np.float64)}
 
 
-def append_correct(path: pathlib.Path, step: int, correct: np.ndarray) -> None:
+def append_correct(path: pathlib.Path, step: int, correct: np.ndarray, classes: np.ndarray) -> None:
     """Adds to a file which images were right at a step; of that step and later ones it forgets.
 
     A training that is resumed comes by the steps after its checkpoint again.
 
     Args:
-      path: of an .npz: "steps" int64 [k], "packed" uint8 [k, n / 8], "images" n.
+      path: of an .npz: "steps" int64 [k], "packed" uint8 [k, n / 8].
       step: of the evaluation.
       correct: bool [n].
+      classes: integer [n], of the same images.
 
     Raises:
-      WorkdirError: it cannot be written.
-      ConfigError: the file is of another number of images.
+      WorkdirError: it cannot be written or read.
+      ConfigError: the file is of other images.
     """
+    labels = {"train": classes}
     packed = np.packbits(correct)[None]
     steps = np.array([step], np.int64)
     if path.exists():
-        before = stages.read_arrays(path)
-        one = {"train": {"coarse": correct}}
-        stages.require_same_images(path, "events", one, {"train": np.empty(int(before["images"]))})
+        before = stages.read_finding(path, "events", labels)
         earlier = before["steps"] < step
         steps = np.append(before["steps"][earlier], steps)
         packed = np.concatenate([before["packed"][earlier], packed])
-    arrays = {"steps": steps, "packed": packed, "images": np.array(len(correct))}
-    stages.write_arrays(path, arrays)
+    stages.write_finding(path, {"steps": steps, "packed": packed}, labels)
 
 
 def _herding(

@@ -37,7 +37,6 @@ from thanos_jax.train.robust_step import GROUP_INPUTS, WEIGHT_INPUTS
 RECOVERING = ("none", "group_dro", "reweight", "undersample")
 
 _CHOSEN_BY = "validation_worst_group_accuracy"
-_CHUNK = 1024  # images read at a time for their labels
 _EXAMPLES = 12
 
 
@@ -100,6 +99,7 @@ def _run(
     robust = stages.classifier_config(config)
     method = config.robust.method
     labels = {name: stages.labels(dataset.splits[name]) for name in ("train", "validation")}
+    classes = {name: split["coarse"] for name, split in labels.items()}
     path = folder / "groups.npz"
     trained = None
     if method in RECOVERING and (not path.exists() or method == "none"):
@@ -112,16 +112,17 @@ def _run(
         )
         known = Groups(labels["train"][kind], labels["validation"][kind], tuple(names))
     elif path.exists():
-        known = _read(path)
-        sets = {"train": known.train, "validation": known.validation}
-        stages.require_same_images(path, "groups", labels, sets)
+        arrays: dict[str, Any] = stages.read_finding(path, "groups", classes)
+        arrays["names"] = tuple(arrays["names"].tolist())
+        known = Groups(**arrays)
     else:
         if method == "jtt":
             known = _identify(config, dataset, labels, mesh, folder / "identification")
         else:
             assert trained is not None
             known = _recover(config, parts, trained.state, dataset, mesh)
-        stages.write_arrays(path, {**known._asdict(), "names": np.array(known.names)})
+        arrays = {**known._asdict(), "names": np.array(known.names)}
+        stages.write_finding(path, arrays, classes)
     if method != "none":
         resumes = stages.started(folder / "robust")
         parts = run_module.build(robust, dataset, mesh, resumes=resumes)
@@ -142,7 +143,7 @@ def _run(
     results = {
         "dataset": dataset.name,
         "task": config.task,
-        "method": config.method,
+        "method": config.method if method in RECOVERING else "ce",
         "robust_method": method,
         "seed": config.seed,
         **stages.totals(folder),
@@ -164,7 +165,7 @@ def _run(
             allow_missing_classes=True,
         ),
         "embedding_dim": int(found["test"]["embedding"].shape[1]),
-        **stages.made_on(trained),
+        **stages.made_on(trained.state, trained.records),
     }
     print("report", flush=True)
     figures = _figures(dataset, known, labels["train"], held_out, results)
@@ -390,12 +391,6 @@ def _recovery(method: str, known: Groups, labels: Mapping[str, np.ndarray]) -> d
         "recovered_groups": len(known.names),
         "recovery": scores,
     }
-
-
-def _read(path: pathlib.Path) -> Groups:
-    with np.load(path) as file:
-        arrays = {name: file[name] for name in Groups._fields}
-    return Groups(**{**arrays, "names": tuple(arrays["names"].tolist())})
 
 
 def _figures(

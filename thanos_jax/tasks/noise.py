@@ -95,12 +95,13 @@ def run(
       What results.json holds.
 
     Raises:
-      ConfigError: a config that does not fit the data or the devices, several processes, or labels
-        that are all found wrong.
+      ConfigError: a config that does not fit the data or the devices, several processes, or a
+        class whose labels are all found wrong and dropped.
       NonFiniteError, CheckpointError, WorkdirError, Interrupted: as `thanos_jax.run.run`.
     """
     stages.require_classifiable(config, dataset)
     noise, noisy = corrupted(config, dataset)
+    _require_trainable(config, noisy)
     mends = config.noise.method == "mend"
     first = config if mends else stages.classifier_config(config)
     training = "representation" if mends else "robust"
@@ -108,6 +109,25 @@ def run(
         config, folder, noisy, mesh, first=first, training=training, overwrite=overwrite
     ) as parts:
         return _run(config, folder, noise, noisy, mesh, parts)
+
+
+def _require_trainable(config: ml_collections.ConfigDict, noisy: Dataset) -> None:
+    """Raises ConfigError, before anything is compiled, if a method has nothing to go by."""
+    size, settings = len(noisy.splits["train"]), config.noise
+    if settings.method == "mend" and round(settings.assumed_rate * size) == size:
+        raise ConfigError(
+            f"config.noise.assumed_rate: expected one that leaves some of {size} training labels "
+            f"to trust, got {settings.assumed_rate:g}"
+        )
+    if settings.method == "co_teaching":
+        train = stages.classifier_config(config).train
+        steps, steps_per_epoch = count_steps(train, size)
+        if settings.forget_epochs * steps_per_epoch > steps:
+            raise ConfigError(
+                "config.noise.forget_epochs: expected no more than the "
+                f"{steps / steps_per_epoch:g} epochs of the training, in which co_teaching must "
+                f"come to forget what is assumed wrong, got {settings.forget_epochs:g}"
+            )
 
 
 def corrupted(
@@ -128,6 +148,11 @@ def corrupted(
     """
     kind = config.noise.kind
     within = kind == "within_class"
+    if within and config.data.classes == "fine":
+        raise ConfigError(
+            "config.data.classes: expected 'coarse' with noise.kind 'within_class', whose labels "
+            "stay within a coarse class, got 'fine'"
+        )
     names = dataset.fine_names if within else dataset.coarse_names
     noise, splits = {}, {"test": dataset.splits["test"]}
     if within:
@@ -171,10 +196,8 @@ def _run(
     data, rows, found = noisy, None, None
     if method == "mend":
         if path.exists():
-            arrays = stages.read_arrays(path)
+            arrays = stages.read_finding(path, "labels", {"train": train.given})
             found = Findings(**{name: arrays[name] for name in Findings._fields})
-            there = {"train": {"coarse": train.given}}
-            stages.require_same_images(path, "labels", there, {"train": found.flagged})
         else:
             trained = stages.represent(config, parts, noisy, mesh, folder / "representation")
             found = _find(config, parts, trained.state, train.given, noisy, mesh)
@@ -182,19 +205,17 @@ def _run(
         data, rows = _mended(config, train.given, found, noisy)
         parts = run_module.build(robust, data, mesh, resumes=stages.started(folder / "robust"))
     print(f"classifier: {method}", flush=True)
-    trained, one = _train_classifier(robust, parts, data, rows, mesh, folder / "robust")
+    trained, one = _train_classifier(
+        robust, parts, data, rows, mesh, folder / "robust", wrong=float(np.mean(train.changed))
+    )
 
     # The test split is first read here, and decides nothing.
     print("accuracy on right labels", flush=True)
     last = one(trained.last)
-    tested = {
-        name: stages.embed(parts, state, noisy.splits["test"], mesh, robust, ("prediction",))
-        for name, state in (("last", last), ("chosen", one(trained.state)))
-    }
-    accuracy = {
-        name: float(np.mean(outputs["prediction"] == outputs["coarse"]))
-        for name, outputs in tested.items()
-    }
+    accuracy = {}
+    for name, state in (("last", last), ("chosen", one(trained.state))):
+        tested = stages.embed(parts, state, noisy.splits["test"], mesh, robust, ("prediction",))
+        accuracy[name] = float(np.mean(tested["prediction"] == tested["coarse"]))
     if found is None:
         found = _judge(parts, last, train.given, noisy, mesh, robust)
         _write(path, train, found)
@@ -203,7 +224,7 @@ def _run(
     results = {
         "dataset": noisy.name,
         "task": config.task,
-        "method": config.method,
+        "method": config.method if method == "mend" else "ce",
         "noise_method": method,
         "noise_kind": config.noise.kind,
         "noise_rate": float(np.mean(train.changed)),
@@ -214,7 +235,7 @@ def _run(
         "coarse_accuracy_chosen": accuracy["chosen"],
         "chosen_step": trained.step,
         **_scores(train, found, used, kept, mends=method == "mend"),
-        **stages.made_on(trained),
+        **stages.made_on(last, trained.records),
     }
     print("report", flush=True)
     figures = _figures(noisy, train, found)
@@ -273,14 +294,16 @@ def _mended(
     """Returns the data set to train the classifier on, and which of its images; None: all.
 
     Raises:
-      ConfigError: all labels are to be dropped.
+      ConfigError: all labels of a class are to be dropped.
     """
     if config.noise.action == "drop":
         rows = np.flatnonzero(~found.flagged)
-        if not rows.size:
+        lost = np.setdiff1d(given, given[rows])
+        if lost.size:
             raise ConfigError(
-                f"config.noise.action: 'drop' leaves none of {len(given)} training images, for "
-                "every label was found wrong; expected 'relabel', or a lower noise.assumed_rate"
+                f"config.noise.action: 'drop' leaves none of {np.count_nonzero(given == lost[0])} "
+                f"training images labelled {noisy.coarse_names[lost[0]]!r}, for all were found "
+                "wrong; expected 'relabel', or a lower noise.assumed_rate"
             )
         return noisy, rows
     labels = np.where(found.flagged, found.suggested, given)
@@ -295,8 +318,13 @@ def _train_classifier(
     rows: np.ndarray | None,
     mesh: Mesh,
     folder: pathlib.Path,
+    *,
+    wrong: float,
 ) -> tuple[stages.Trained, Any]:
-    """Returns the training, and what makes one network's state of its state."""
+    """Returns the training, and what makes one network's state of its state.
+
+    Co-teaching is told the share of the labels that are `wrong`, as its authors do.
+    """
     method = config.noise.method
     if method in ("ce", "mend"):
         trained = stages.classify(
@@ -317,7 +345,7 @@ def _train_classifier(
         inputs, one = noise_step.ELR_INPUTS, _itself
     else:
         rate = config.noise.assumed_rate
-        forget_rate = config.noise.rate if rate < 0 else rate
+        forget_rate = wrong if rate < 0 else rate
         _, steps_per_epoch = count_steps(config.train, size)
         keep_rate = noise_step.keep_rate_schedule(
             forget_rate, round(config.noise.forget_epochs * steps_per_epoch)
@@ -367,7 +395,8 @@ def _itself(state: train_state.TrainState) -> train_state.TrainState:
 
 
 def _write(path: pathlib.Path, train: Noise, found: Findings) -> None:
-    stages.write_arrays(path, {**train._asdict(), **found._asdict()})
+    arrays = {**train._asdict(), **found._asdict()}
+    stages.write_finding(path, arrays, {"train": train.given})
 
 
 def _figures(noisy: Dataset, train: Noise, found: Findings) -> dict[str, tuple[Any, str]]:

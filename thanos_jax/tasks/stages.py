@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import pathlib
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -31,6 +32,7 @@ from thanos_jax.train.state import TrainState
 from thanos_jax.train.step import INPUTS, Step
 
 _CHUNK = 1024  # images read at a time for their labels
+_LABELS = "labels_of_"  # a split's, in a finding
 ACCURACY = "validation_coarse_accuracy"  # on the validation split, of the training's own labels
 
 
@@ -72,6 +74,12 @@ def require_classifiable(config: ml_collections.ConfigDict, dataset: Dataset) ->
             "config.robust.batch_size: expected 0 or a multiple of the "
             f"{jax.device_count()} devices, got {config.robust.batch_size}"
         )
+    if config.transfer.every_epochs:
+        raise ConfigError(
+            f"config.transfer.every_epochs: expected 0 with config.task {config.task!r}, which "
+            f"measures no transfer along training, got {config.transfer.every_epochs:g}"
+        )
+    loop.on_devices(config.train.resident, dataset.splits["train"])
 
 
 @contextlib.contextmanager
@@ -251,46 +259,63 @@ def labels(split: Split) -> dict[str, np.ndarray]:
     return {name: np.concatenate([part[name] for part in parts]) for name in ("fine", "coarse")}
 
 
-def write_arrays(path: pathlib.Path, arrays: Mapping[str, Any]) -> None:
-    """Writes a finding, whole or not at all: an .npz of arrays, to be read without pickles.
+def write_finding(
+    path: pathlib.Path, arrays: Mapping[str, Any], labels: Mapping[str, np.ndarray]
+) -> None:
+    """Writes what a run has found out about images, whole or not at all: an .npz without pickles.
+
+    Args:
+      path: of the file.
+      arrays: by name.
+      labels: split -> integer [n], by which its images are known again.
 
     Raises:
       WorkdirError: it cannot be written.
     """
     temporary = path.with_name(f"{path.name}.tmp")
+    known = {f"{_LABELS}{split}": values for split, values in labels.items()}
     with workdir.writing(path.parent):
         with open(temporary, "wb") as file:  # a name would get .npz appended
-            np.savez(file, allow_pickle=False, **arrays)
+            np.savez(file, allow_pickle=False, **arrays, **known)
         os.replace(temporary, path)
 
 
-def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """Returns what `write_arrays` wrote."""
-    with np.load(path) as file:
-        return dict(file)
-
-
-def require_same_images(
-    path: pathlib.Path,
-    what: str,
-    there: Mapping[str, Mapping[str, np.ndarray]],
-    found: Mapping[str, np.ndarray],
-) -> None:
-    """Raises ConfigError if a finding is of other images than there are now.
+def read_finding(
+    path: pathlib.Path, what: str, labels: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Returns the arrays that `write_finding` wrote.
 
     Args:
-      path: of the finding.
+      path: of the file.
       what: it is, as in "groups".
-      there: split -> what `labels` returns of it.
-      found: split -> [n] of the finding.
+      labels: as now.
+
+    Raises:
+      ConfigError: it is of other images or labels than there are now.
+      WorkdirError: it is damaged.
     """
-    for name, values in found.items():
-        count = len(there[name]["coarse"])
-        if len(values) != count:
+    try:
+        with np.load(path) as file:
+            arrays = dict(file)
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise workdir.WorkdirError(
+            f"workdir: {path} cannot be read: {error}. Remove it to have it made again"
+        ) from error
+    for split, now in labels.items():
+        then = arrays.pop(f"{_LABELS}{split}", np.zeros(0))
+        if len(then) != len(now):
             raise ConfigError(
-                f"workdir: {path} has {what} of {len(values)} {name} images, and now there are "
-                f"{count}: more or fewer could be read. Mend the data, or begin in another folder"
+                f"workdir: {path} has {what} of {len(then)} {split} images, and now there are "
+                f"{len(now)}: more or fewer could be read. Mend the data, or begin in another "
+                "folder"
             )
+        if not np.array_equal(then, now):
+            raise ConfigError(
+                f"workdir: {path} has {what} of {split} images of which "
+                f"{np.count_nonzero(then != now)} have other labels now. Mend the data, or begin "
+                "in another folder"
+            )
+    return arrays
 
 
 def totals(folder: pathlib.Path) -> dict[str, Any]:
@@ -305,11 +330,11 @@ def totals(folder: pathlib.Path) -> dict[str, Any]:
     }
 
 
-def made_on(trained: Trained) -> dict[str, Any]:
-    """Returns the size of a training's model, and on what it was made, for a run's results."""
+def made_on(state: TrainState, records: list[dict[str, Any]]) -> dict[str, Any]:
+    """Returns the size of a model, and how fast and on what it was trained, for a run's results."""
     return {
-        "parameters": sum(x.size for x in jax.tree.leaves(trained.state.params)),
-        "images_per_second": run_module.median(trained.records, "images_per_second"),
+        "parameters": sum(x.size for x in jax.tree.leaves(state.params)),
+        "images_per_second": run_module.median(records, "images_per_second"),
         "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "versions": {"jax": jax.__version__, "thanos_jax": thanos_jax.__version__},
     }
