@@ -20,7 +20,7 @@ from thanos_jax import losses
 from thanos_jax.losses import checks
 from thanos_jax.train.objective import predict_coarse
 from thanos_jax.train.state import TrainState
-from thanos_jax.train.step import Metrics, Step, apply_gradient, make_views
+from thanos_jax.train.step import Metrics, Step, finite, make_views, measured, update
 
 # What a step of early-learning regularization is given of a batch: "row" is each image's number
 # among the training images. Co-teaching is given `thanos_jax.train.step.INPUTS`.
@@ -89,12 +89,11 @@ def make_elr_step(
 
         differentiate = jax.value_and_grad(loss_fn, has_aux=True)
         (loss, (metrics, model_state, targets)), gradient = differentiate(state.params)
-        metrics |= _measured(loss, gradient, schedule, state)
-        finite = _finite(metrics)
-        state = _updated(state, model_state, gradient, optimizer, finite)
+        metrics |= measured(loss, gradient, schedule, state)
+        state = update(state, gradient, optimizer, metrics, model_state=model_state)
         # Row n is dropped: that of later occurrences, as which of several writes wins is up to the
         # backend, and all rows of a step that is to change nothing.
-        writes = finite & (first == jnp.arange(len(row)))
+        writes = finite(metrics) & (first == jnp.arange(len(row)))
         table = table.at[jnp.where(writes, row, len(table))].set(targets, mode="drop")
         return dataclasses.replace(state, targets=table), metrics
 
@@ -179,9 +178,9 @@ def make_co_teaching_step(
 
         differentiate = jax.value_and_grad(loss_fn, has_aux=True)
         (loss, (metrics, model_state)), gradient = differentiate(state.params)
-        metrics |= _measured(loss, gradient, schedule, state)
+        metrics |= measured(loss, gradient, schedule, state)
         metrics["keep_rate"] = jnp.asarray(rate)
-        return _updated(state, model_state, gradient, optimizer, _finite(metrics)), metrics
+        return update(state, gradient, optimizer, metrics, model_state=model_state), metrics
 
     return jax.jit(step, donate_argnums=0)
 
@@ -280,30 +279,3 @@ def _cross_entropies(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, M
         "cross_entropy": values.mean(),
         "coarse_accuracy": (predict_coarse((logits,)) == labels).mean(),
     }
-
-
-def _measured(
-    loss: jax.Array, gradient: Any, schedule: optax.Schedule, state: TrainState
-) -> Metrics:
-    return {
-        "loss": loss,
-        "gradient_norm": optax.tree.norm(gradient),
-        "learning_rate": jnp.asarray(schedule(state.step)),
-    }
-
-
-def _finite(metrics: Metrics) -> jax.Array:
-    return jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["gradient_norm"])
-
-
-def _updated(
-    state: TrainState,
-    model_state: Any,
-    gradient: Any,
-    optimizer: optax.GradientTransformation,
-    finite: jax.Array,
-) -> TrainState:
-    """Returns the state after an update, or as it was if that is not finite."""
-    moved = dataclasses.replace(state, model_state=model_state)
-    updated = apply_gradient(moved, gradient, optimizer)
-    return jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, state)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +14,7 @@ from jax.sharding import Mesh
 from thanos_jax import losses
 from thanos_jax.train.objective import predict_coarse
 from thanos_jax.train.state import TrainState
-from thanos_jax.train.step import Metrics, Step, apply_gradient, make_views
+from thanos_jax.train.step import Metrics, Step, make_views, measured, update
 
 # What a step is given of a batch: with group DRO each image's group, else its weight in the mean.
 GROUP_INPUTS = ("image", "coarse", "group")
@@ -98,14 +97,8 @@ def make_robust_step(
 
         differentiate = jax.value_and_grad(loss_fn, has_aux=True)
         (loss, (metrics, model_state, group_weights)), gradient = differentiate(state.params)
-        metrics |= {
-            "loss": loss,
-            "gradient_norm": optax.tree.norm(gradient),
-            "learning_rate": jnp.asarray(schedule(state.step)),
-        }
-        moved = dataclasses.replace(state, model_state=model_state, group_weights=group_weights)
-        updated = apply_gradient(moved, gradient, optimizer)
-        finite = jnp.isfinite(loss) & jnp.isfinite(metrics["gradient_norm"])
-        return jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, state), metrics
+        metrics |= measured(loss, gradient, schedule, state)
+        moved = {"model_state": model_state, "group_weights": group_weights}
+        return update(state, gradient, optimizer, metrics, **moved), metrics
 
     return jax.jit(step, donate_argnums=0)

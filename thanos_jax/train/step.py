@@ -116,13 +116,8 @@ def make_step(
         (loss, (metrics, model_state)), gradient = differentiate(
             state, {**batch, "augment": augment_key, "dropout": dropout_key}
         )
-        metrics["gradient_norm"] = optax.tree.norm(gradient)
-        metrics["learning_rate"] = jnp.asarray(schedule(state.step))
-        finite = jnp.isfinite(loss) & jnp.isfinite(metrics["gradient_norm"])
-        updated = apply_gradient(
-            dataclasses.replace(state, model_state=model_state), gradient, optimizer
-        )
-        return jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, state), metrics
+        metrics |= measured(loss, gradient, schedule, state)
+        return update(state, gradient, optimizer, metrics, model_state=model_state), metrics
 
     return jax.jit(step, donate_argnums=0)
 
@@ -153,17 +148,48 @@ def make_views(
     return augmented
 
 
-def apply_gradient(
-    state: TrainState, gradient: Any, optimizer: optax.GradientTransformation
+def measured(
+    loss: jax.Array, gradient: Any, schedule: optax.Schedule, state: TrainState
+) -> Metrics:
+    """Returns the metrics that every step has."""
+    return {
+        "loss": loss,
+        "gradient_norm": optax.tree.norm(gradient),
+        "learning_rate": jnp.asarray(schedule(state.step)),
+    }
+
+
+def finite(metrics: Metrics) -> jax.Array:
+    """Returns whether loss and gradient are finite, by their metrics; a bool scalar."""
+    return jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["gradient_norm"])
+
+
+def update(
+    state: TrainState,
+    gradient: Any,
+    optimizer: optax.GradientTransformation,
+    metrics: Metrics,
+    **fields: Any,
 ) -> TrainState:
-    """Returns the state after one update of its parameters."""
+    """Returns the state after one update of its parameters; as it was where that is not finite.
+
+    Args:
+      state: before.
+      gradient: of its parameters.
+      optimizer: the gradient transformation of state.opt_state.
+      metrics: as from `measured`.
+      **fields: further fields of the state, as the update leaves them.
+    """
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-    return dataclasses.replace(
+    updated = dataclasses.replace(
         state,
         step=state.step + 1,
         params=optax.apply_updates(state.params, updates),
         opt_state=opt_state,
+        **fields,
     )
+    good = finite(metrics)
+    return jax.tree.map(lambda new, old: jnp.where(good, new, old), updated, state)
 
 
 def _chunk_size(config: Any, mesh: Mesh) -> int:
