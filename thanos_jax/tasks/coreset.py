@@ -29,7 +29,7 @@ from thanos_jax.config import ConfigError
 from thanos_jax.data.dataset import Dataset
 from thanos_jax.downstream import coreset, group_scores
 from thanos_jax.report import plots
-from thanos_jax.tasks import stages
+from thanos_jax.tasks import findings, stages
 from thanos_jax.train import loop
 from thanos_jax.train.state import TrainState
 
@@ -127,14 +127,14 @@ def _run(
     """As `run`, in a folder that is its own; `parts` are those of its first training."""
     path, classes = folder / "coreset.npz", {"train": labels["coarse"]}
     if path.exists():
-        chosen = Chosen(**stages.read_finding(path, "a choice", classes))
+        chosen = Chosen(**findings.read(path, "a choice", classes))
     else:
         found: dict[str, np.ndarray] = {}
         if config.coreset.method in _SCORES:
             score = _SCORES[config.coreset.method]
             found = score(config, parts, dataset, labels["coarse"], mesh, folder)
         chosen = _choose(config, labels["coarse"], **found)
-        stages.write_finding(path, chosen._asdict(), classes)
+        findings.write(path, chosen._asdict(), classes)
     print(f"classifier: {chosen.stays.sum():,} of {len(chosen.stays):,} images", flush=True)
     robust = stages.classifier_config(config)
     counted = _counted(config, dataset, chosen.stays)
@@ -325,7 +325,7 @@ def _forgetting(
         evaluate=evaluate,
         constants=run_module.skipped_examples(config, dataset),
     )
-    packed = stages.read_finding(path, "events", {"train": classes})["packed"]
+    packed = findings.read(path, "events", {"train": classes})["packed"]
     correct = np.unpackbits(packed, axis=1, count=len(classes)).astype(bool)
     return {"scores": coreset.forgetting_events(correct).astype(np.float64)}
 
@@ -349,11 +349,11 @@ def append_correct(path: pathlib.Path, step: int, correct: np.ndarray, classes: 
     packed = np.packbits(correct)[None]
     steps = np.array([step], np.int64)
     if path.exists():
-        before = stages.read_finding(path, "events", labels)
+        before = findings.read(path, "events", labels)
         earlier = before["steps"] < step
         steps = np.append(before["steps"][earlier], steps)
         packed = np.concatenate([before["packed"][earlier], packed])
-    stages.write_finding(path, {"steps": steps, "packed": packed}, labels)
+    findings.write(path, {"steps": steps, "packed": packed}, labels)
 
 
 def _herding(

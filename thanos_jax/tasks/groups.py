@@ -29,7 +29,7 @@ from thanos_jax.data.annotated import AnnotatedSplit
 from thanos_jax.data.dataset import Dataset
 from thanos_jax.downstream import group_scores, groups, transfer
 from thanos_jax.report import plots
-from thanos_jax.tasks import stages
+from thanos_jax.tasks import findings, stages
 from thanos_jax.train import state as train_state
 from thanos_jax.train.robust_step import GROUP_INPUTS, WEIGHT_INPUTS
 
@@ -112,7 +112,7 @@ def _run(
         )
         known = Groups(labels["train"][kind], labels["validation"][kind], tuple(names))
     elif path.exists():
-        arrays: dict[str, Any] = stages.read_finding(path, "groups", classes)
+        arrays: dict[str, Any] = findings.read(path, "groups", classes)
         arrays["names"] = tuple(arrays["names"].tolist())
         known = Groups(**arrays)
     else:
@@ -122,7 +122,7 @@ def _run(
             assert trained is not None
             known = _recover(config, parts, trained.state, dataset, mesh)
         arrays = {**known._asdict(), "names": np.array(known.names)}
-        stages.write_finding(path, arrays, classes)
+        findings.write(path, arrays, classes)
     if method != "none":
         resumes = stages.started(folder / "robust")
         parts = run_module.build(robust, dataset, mesh, resumes=resumes)

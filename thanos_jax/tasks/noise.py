@@ -29,7 +29,7 @@ from thanos_jax.data.dataset import Dataset
 from thanos_jax.data.relabelled import relabel
 from thanos_jax.downstream import noisy_labels
 from thanos_jax.report import plots
-from thanos_jax.tasks import stages
+from thanos_jax.tasks import findings, stages
 from thanos_jax.train import noise_step, nonfinite
 from thanos_jax.train import state as train_state
 from thanos_jax.train.loop import count_steps
@@ -196,7 +196,7 @@ def _run(
     data, rows, found = noisy, None, None
     if method == "mend":
         if path.exists():
-            arrays = stages.read_finding(path, "labels", {"train": train.given})
+            arrays = findings.read(path, "labels", {"train": train.given})
             found = Findings(**{name: arrays[name] for name in Findings._fields})
         else:
             trained = stages.represent(config, parts, noisy, mesh, folder / "representation")
@@ -396,7 +396,7 @@ def _itself(state: train_state.TrainState) -> train_state.TrainState:
 
 def _write(path: pathlib.Path, train: Noise, found: Findings) -> None:
     arrays = {**train._asdict(), **found._asdict()}
-    stages.write_finding(path, arrays, {"train": train.given})
+    findings.write(path, arrays, {"train": train.given})
 
 
 def _figures(noisy: Dataset, train: Noise, found: Findings) -> dict[str, tuple[Any, str]]:
