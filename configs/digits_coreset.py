@@ -11,7 +11,7 @@ on the 206 that stay.
     python -m thanos_jax.compare --config=configs/digits_coreset.py:spread --table=coreset \
         --workdir=DIR
 
-Half a minute on two CPU cores. Accuracy over three seeds: 93.8 ± 1.0 with spread, 86.5 ± 3.3 on
+Half a minute on two CPU cores. Accuracy over three seeds: 92.6 ± 1.1 with spread, 86.5 ± 3.3 on
 random images, 95.5 ± 1.6 on all; docs/coresets.md has the table.
 """
 
