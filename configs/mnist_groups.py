@@ -10,6 +10,9 @@ group DRO on them. For CPUs: an MLP. All methods, also those that need no repres
 
     python -m thanos_jax.compare --config=configs/mnist_groups.py --config.data.data_dir=DATA \
         --table=groups --workdir=DIR
+
+Accuracy of the worst group over three seeds: 93.4 ± 0.5 with thanos, 88.4 ± 1.4 with supcon,
+77.4 ± 0.1 without groups (erm), 92.7 ± 2.0 with the true groups; docs/groups.md has the table.
 """
 
 from __future__ import annotations
