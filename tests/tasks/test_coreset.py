@@ -388,5 +388,4 @@ def test_configs_are_of_the_task(name):
     config = config_of(name)
     schema.check(config)
     assert config.task == "coreset"
-    assert config.coreset.method == "common_strata"
-    assert config.data.rare_fraction < 1
+    assert config.data.rare_fraction < 1  # or there is nothing to show

@@ -212,15 +212,13 @@ def _run(
     # The test split is first read here, and decides nothing.
     print("accuracy on right labels", flush=True)
     last = one(trained.last)
-    accuracy = {}
-    for name, state in (("last", last), ("chosen", one(trained.state))):
+    accuracy = []
+    for state in (last,) if trained.state is trained.last else (last, one(trained.state)):
         tested = stages.embed(parts, state, noisy.splits["test"], mesh, robust, ("prediction",))
-        accuracy[name] = float(np.mean(tested["prediction"] == tested["coarse"]))
+        accuracy.append(float(np.mean(tested["prediction"] == tested["coarse"])))
     if found is None:
         found = _judge(parts, last, train.given, noisy, mesh, robust)
         _write(path, train, found)
-    used = np.where(found.flagged & (rows is None), found.suggested, train.given)
-    kept = np.arange(len(used)) if rows is None else rows
     results = {
         "dataset": noisy.name,
         "task": config.task,
@@ -231,10 +229,10 @@ def _run(
         "seed": config.seed,
         **stages.totals(folder),
         **run_module.skipped_examples(config, noisy),
-        "coarse_accuracy": accuracy["last"],
-        "coarse_accuracy_chosen": accuracy["chosen"],
+        "coarse_accuracy": accuracy[0],
+        "coarse_accuracy_chosen": accuracy[-1],
         "chosen_step": trained.step,
-        **_scores(train, found, used, kept, mends=method == "mend"),
+        **_scores(config.noise, train, found),
         **stages.made_on(last, trained.records),
     }
     print("report", flush=True)
@@ -376,18 +374,21 @@ def _train_classifier(
     return trained, one
 
 
-def _scores(
-    train: Noise, found: Findings, used: np.ndarray, kept: np.ndarray, *, mends: bool
-) -> dict[str, Any]:
+def _scores(config: Any, train: Noise, found: Findings) -> dict[str, Any]:
     """How well wrong labels are found; where none was made wrong, how many are suspected."""
     scores: dict[str, Any] = {"detection": {"flagged": float(np.mean(found.flagged))}}
     if train.changed.any():
         scores["detection"] = noisy_labels.detection_scores(
             found.suspicion, found.flagged, train.changed
         )
-        if mends:
-            scores["labels_right"] = float(np.mean((used == train.right)[kept]))
-    return scores | ({"images_trained_on": len(kept)} if mends else {})
+    if config.method == "mend":
+        # Of what is dropped the labels do not matter.
+        stays = ~found.flagged if config.action == "drop" else np.ones(len(train.given), bool)
+        scores["images_trained_on"] = int(np.count_nonzero(stays))
+        if train.changed.any():
+            mended = np.where(found.flagged, found.suggested, train.given)
+            scores["labels_right"] = float(np.mean((mended == train.right)[stays]))
+    return scores
 
 
 def _itself(state: train_state.TrainState) -> train_state.TrainState:
