@@ -39,7 +39,7 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
     config.train.evaluate_every_epochs = 5.0
     config.train.checkpoint_every_epochs = 10.0
     # Without, wrong labels are learnt by heart, and there is something to lose.
-    config.robust.augment = False
-    config.robust.epochs = 100.0
+    config.classifier.augment = False
+    config.classifier.epochs = 100.0
     config.noise.forget_epochs = 20.0
     return config

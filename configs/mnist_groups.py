@@ -44,6 +44,6 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
     config.train.epochs = 2.0
     config.train.learning_rate = 1e-3
     config.train.checkpoint_every_epochs = 1.0
-    config.robust.epochs = 10.0
-    config.robust.jtt_epochs = 1.0
+    config.classifier.epochs = 10.0
+    config.groups.jtt_epochs = 1.0
     return config

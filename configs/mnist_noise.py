@@ -40,6 +40,6 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
     config.train.learning_rate = 1e-3
     config.train.checkpoint_every_epochs = 5.0
     # Without, wrong labels are learnt by heart, and there is something to lose.
-    config.robust.augment = False
-    config.robust.epochs = 15.0
+    config.classifier.augment = False
+    config.classifier.epochs = 15.0
     return config

@@ -19,6 +19,7 @@ from thanos_jax import compare as compare_module
 from thanos_jax import config as schema
 from thanos_jax import run as run_module
 from thanos_jax import tables, workdir
+from thanos_jax.errors import ConfigError
 from thanos_jax.report import tables as report
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -223,14 +224,14 @@ def test_methods_and_seeds_can_be_added(runs):
 def test_folder_of_another_table_is_refused(runs):
     compare(runs, seeds=1)
     words = "holds the table 'coarse_to_fine', and this is 'randbit'"
-    with pytest.raises(schema.ConfigError, match=words):
+    with pytest.raises(ConfigError, match=words):
         compare(runs, table="randbit", methods=["supcon"])
     before = (runs.folder / "table.md").read_bytes()
     other = schema.default()
     other.train.epochs = 9.0
     # Also where no row is common: one table has one config.
     for methods in (["ce"], ["thanos"]):
-        with pytest.raises(schema.ConfigError, match=r"train\.epochs: 600\.0 there, 9\.0 now"):
+        with pytest.raises(ConfigError, match=r"train\.epochs: 600\.0 there, 9\.0 now"):
             compare(runs, other, methods=methods)
     assert (runs.folder / "table.md").read_bytes() == before
     other = schema.default()
@@ -244,7 +245,7 @@ def test_a_row_that_sets_something_else_is_refused(runs):
     compare(runs, **arguments)
     other = schema.default()
     other.model.encoder = "resnet18"
-    with pytest.raises(schema.ConfigError, match=r"model\.embedding_dim: 4 there, None now"):
+    with pytest.raises(ConfigError, match=r"model\.embedding_dim: 4 there, None now"):
         compare(runs, other, **arguments)
 
 
@@ -258,7 +259,7 @@ def test_tuples_survive_the_definition(runs):
 def test_folder_of_a_single_run_is_refused(runs):
     runs.folder.mkdir()
     (runs.folder / "config.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(schema.ConfigError, match="holds a single run"):
+    with pytest.raises(ConfigError, match="holds a single run"):
         compare(runs)
 
 
@@ -271,7 +272,7 @@ def test_folder_of_a_single_run_is_refused(runs):
     ids=["range", "method"],
 )
 def test_what_cannot_run_is_refused_before_the_first_run(runs, arguments, words):
-    with pytest.raises(schema.ConfigError, match=words):
+    with pytest.raises(ConfigError, match=words):
         compare(runs, **arguments)
     assert runs.ran == []
     assert not runs.folder.exists()
@@ -294,14 +295,14 @@ def test_dataset_is_short_for_a_config_file(monkeypatch, tmp_path):
     assert expand(["--dataset", "mnist:,vit"]) == ["--config=configs/mnist.py:,vit"]
     plain = ["--config=configs/mnist.py", "--config.seed=3"]
     assert expand(plain) == plain
-    with pytest.raises(schema.ConfigError, match="got 'mnits'; did you mean 'mnist'"):
+    with pytest.raises(ConfigError, match="got 'mnits'; did you mean 'mnist'"):
         expand(["--dataset=mnits"])
-    with pytest.raises(schema.ConfigError, match=r"celeba, cifar10, .*got ''"):
+    with pytest.raises(ConfigError, match=r"celeba, cifar10, .*got ''"):
         expand(["--dataset"])
-    with pytest.raises(schema.ConfigError, match="give one of the two"):
+    with pytest.raises(ConfigError, match="give one of the two"):
         expand(["--config", "x.py", "--dataset=mnist"])
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(schema.ConfigError, match=re.escape(str(tmp_path)) + ".* has no configs"):
+    with pytest.raises(ConfigError, match=re.escape(str(tmp_path)) + ".* has no configs"):
         expand(["--dataset=mnist"])
 
 
@@ -400,5 +401,5 @@ def test_a_comparison_in_use_is_left_as_it_is(runs):
     with workdir.locked(runs.folder), pytest.raises(workdir.WorkdirError):
         compare(runs, methods=["supcon"], seeds=2)
     assert (runs.folder / "table.json").read_bytes() == before
-    with pytest.raises(schema.ConfigError, match="holds a comparison"):
+    with pytest.raises(ConfigError, match="holds a comparison"):
         RUN(schema.default(), runs.folder)

@@ -6,6 +6,7 @@ import json
 import pytest
 
 from thanos_jax import config as schema
+from thanos_jax.errors import ConfigError
 from thanos_jax.train.objective import METHODS
 
 
@@ -29,14 +30,14 @@ def test_unknown_key_in_a_config_file_is_refused_at_once():
 def test_unknown_key_is_named_with_the_nearest():
     config = schema.default().unlock()
     config.loss.tempreature = 0.1
-    with pytest.raises(schema.ConfigError, match=r"config\.loss\.tempreature.*loss\.temperature"):
+    with pytest.raises(ConfigError, match=r"config\.loss\.tempreature.*loss\.temperature"):
         schema.check(config)
 
 
 def test_missing_key_is_named():
     config = schema.default().unlock()
     del config.train.epochs
-    with pytest.raises(schema.ConfigError, match=r"config\.train\.epochs: missing"):
+    with pytest.raises(ConfigError, match=r"config\.train\.epochs: missing"):
         schema.check(config)
 
 
@@ -72,7 +73,7 @@ def test_value_outside_its_field_is_refused(key, value, words):
         node = node[section]
     with node.ignore_type():
         node[name] = value
-    with pytest.raises(schema.ConfigError, match=words):
+    with pytest.raises(ConfigError, match=words):
         schema.check(config)
 
 
@@ -81,7 +82,7 @@ def test_wrong_type_is_refused(key, value):
     config = schema.default()
     with config.ignore_type():
         config[key] = value
-    with pytest.raises(schema.ConfigError, match=f"config.{key}: expected"):
+    with pytest.raises(ConfigError, match=f"config.{key}: expected"):
         schema.check(config)
 
 
@@ -90,9 +91,9 @@ def test_argument_of_a_config_file():
     assert schema.parse_argument("", presets) == ("thanos", "mlp")
     assert schema.parse_argument("supcon", presets) == ("supcon", "mlp")
     assert schema.parse_argument("spread,vit", presets) == ("spread", "vit")
-    with pytest.raises(schema.ConfigError, match=r"method.*'spraed'; did you mean 'spread'"):
+    with pytest.raises(ConfigError, match=r"method.*'spraed'; did you mean 'spread'"):
         schema.parse_argument("spraed", presets)
-    with pytest.raises(schema.ConfigError, match="preset: expected one of mlp, vit, got 'vits'"):
+    with pytest.raises(ConfigError, match="preset: expected one of mlp, vit, got 'vits'"):
         schema.parse_argument("thanos,vits", presets)
 
 
@@ -121,7 +122,7 @@ def test_a_run_s_config_is_read_back(tmp_path):
     assert schema.read(path).to_dict() == config.to_dict()
     stored["loss"]["alhpa"] = 1.0
     path.write_text(json.dumps(stored), encoding="utf-8")
-    with pytest.raises(schema.ConfigError, match=r"loss\.alhpa: no such key; did you mean"):
+    with pytest.raises(ConfigError, match=r"loss\.alhpa: no such key; did you mean"):
         schema.read(path)
-    with pytest.raises(schema.ConfigError, match=r"expected the config\.json of a run"):
+    with pytest.raises(ConfigError, match=r"expected the config\.json of a run"):
         schema.read(tmp_path / "none.json")

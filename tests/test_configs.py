@@ -11,6 +11,7 @@ from thanos_jax import config as schema
 from thanos_jax import run as run_module
 from thanos_jax.data import sources
 from thanos_jax.data.labels import coarse_of_fine
+from thanos_jax.errors import ConfigError
 from thanos_jax.train import metrics
 from thanos_jax.train.objective import METHODS
 
@@ -38,7 +39,7 @@ def test_every_method_and_preset_passes_the_schema(file):
             schema.check(config)
             assert config.method == method
     assert module.get_config().method == "thanos"
-    with pytest.raises(schema.ConfigError, match="thanso"):
+    with pytest.raises(ConfigError, match="thanso"):
         module.get_config("thanso")
 
 

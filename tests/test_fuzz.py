@@ -19,6 +19,7 @@ import pytest
 
 from thanos_jax import config as schema
 from thanos_jax import losses
+from thanos_jax.errors import ConfigError
 
 EXAMPLES = [60, pytest.param(500, marks=pytest.mark.slow)]
 BATCH, VIEWS, DIM, GROUPS = 4, 2, 3, 3
@@ -324,7 +325,7 @@ def test_overrides_are_accepted_or_their_key_is_named(data):
     message = None
     try:
         schema.check(config)
-    except schema.ConfigError as error:
+    except ConfigError as error:
         message = str(error)
     assert message or not refused or isinstance(value, list)
     if message:

@@ -45,7 +45,7 @@ def test_every_task_ends_well_and_stays_ended(task, tmp_path):
         f"--config=configs/digits_{task}.py:ce", f"--workdir={tmp_path}/run",
         "--config.train.max_steps=3", "--config.report.map_points=50",
         "--config.model.mlp.widths=(16, 8)", "--config.noise.method=ce",
-        "--config.coreset.method=random", "--config.robust.method=erm",
+        "--config.coreset.method=random", "--config.groups.method=erm",
     )  # fmt: skip
     first, second = command(*arguments), command(*arguments)
     for found in (first, second):

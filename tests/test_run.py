@@ -8,6 +8,7 @@ import pytest
 
 from thanos_jax import config as schema
 from thanos_jax import run as run_module
+from thanos_jax.errors import ConfigError
 from thanos_jax.train import metrics
 from thanos_jax.train.checkpoint import Checkpoints
 from thanos_jax.train.objective import METHODS
@@ -77,7 +78,7 @@ def test_a_folder_of_another_config_is_refused(finished):
     folder, _ = finished
     other = small()
     other.loss.alpha = 0.25
-    with pytest.raises(schema.ConfigError, match=r"(?s)another config.*loss\.alpha: 0\.5 there"):
+    with pytest.raises(ConfigError, match=r"(?s)another config.*loss\.alpha: 0\.5 there"):
         run_module.run(other, folder)
 
 
@@ -90,7 +91,7 @@ def test_a_key_younger_than_the_run_is_at_its_default(finished, tmp_path):
     run_module.same_run(tmp_path, small())
     other = small()
     other.data.random_bits = 2
-    with pytest.raises(schema.ConfigError, match=r"data\.random_bits: 0 there, 2 now"):
+    with pytest.raises(ConfigError, match=r"data\.random_bits: 0 there, 2 now"):
         run_module.same_run(tmp_path, other)
 
 
@@ -202,6 +203,6 @@ def test_a_batch_that_the_devices_cannot_share_is_refused(tmp_path):
     expected = (
         rf"train\.batch_size: expected a multiple of the {jax.device_count()} devices, got 12"
     )
-    with pytest.raises(schema.ConfigError, match=expected):
+    with pytest.raises(ConfigError, match=expected):
         run_module.run(config, tmp_path)
     assert not list(tmp_path.iterdir())

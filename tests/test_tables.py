@@ -4,6 +4,7 @@ import pytest
 
 from thanos_jax import config as schema
 from thanos_jax import papers, tables
+from thanos_jax.errors import ConfigError
 from thanos_jax.train.objective import METHODS
 
 
@@ -108,7 +109,7 @@ def test_groups_rows_are_methods_of_the_task():
     assert list(rows) == ["erm", "jtt", "george", "supcon", "spread", "thanos", "group_dro_true"]
     made = {name: tables.configured(schema.default(), row, 0) for name, row in rows.items()}
     assert {one.task for one in made.values()} == {"groups"}
-    robust = {name: one.robust for name, one in made.items()}
+    robust = {name: one.groups for name, one in made.items()}
     assert {name: (made[name].method, r.method, r.choice) for name, r in robust.items()} == {
         "erm": ("ce", "erm", "error"),
         "jtt": ("ce", "jtt", "error"),
@@ -118,23 +119,23 @@ def test_groups_rows_are_methods_of_the_task():
         "thanos": ("thanos", "group_dro", "error"),
         "group_dro_true": ("ce", "group_dro_true", "error"),
     }  # fmt: skip
-    with pytest.raises(schema.ConfigError, match=r"groups has no setting to vary.*got 1"):
+    with pytest.raises(ConfigError, match=r"groups has no setting to vary.*got 1"):
         tables.rows_of("groups", schema.default(), values=["1"])
-    with pytest.raises(schema.ConfigError, match=r"methods of groups: .*did you mean 'george'"):
+    with pytest.raises(ConfigError, match=r"methods of groups: .*did you mean 'george'"):
         tables.rows_of("groups", schema.default(), methods=["gerge"])
 
 
 def test_recovery_crosses_representations_with_choices():
     config = schema.default()
-    config.robust.choice = "silhouette"
+    config.groups.choice = "silhouette"
     assert labels("recovery", "method", "choice", config=config) == [
         (method, "silhouette") for method in ("ce", "supcon", "spread", "thanos")
     ]
     found = labels("recovery", "method", "choice", methods=["ce"], values=["error", "silhouette"])
     assert found == [("ce", "error"), ("ce", "silhouette")]
     (row,) = tables.rows_of("recovery", config, methods=["ce"])
-    assert tables.configured(config, row, 0).robust.method == "none"
-    with pytest.raises(schema.ConfigError, match=r"values: .*did you mean 'error'"):
+    assert tables.configured(config, row, 0).groups.method == "none"
+    with pytest.raises(ConfigError, match=r"values: .*did you mean 'error'"):
         tables.rows_of("recovery", config, values=["eror"])
 
 
@@ -151,7 +152,7 @@ def test_noise_is_judged_by_cross_entropy_on_right_labels():
     ]  # fmt: skip
     rates = {row.labels["noise"] for row in tables.rows_of("noise", schema.default())}
     assert rates == {0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6}
-    with pytest.raises(schema.ConfigError, match="values: expected a number for each rate"):
+    with pytest.raises(ConfigError, match="values: expected a number for each rate"):
         tables.rows_of("noise", schema.default(), values=["x"])
 
 
@@ -187,9 +188,9 @@ def test_coreset_has_the_whole_set_once():
         assert one.coreset.fraction == (1 if name == "all" else 0.2)
         assert one.coreset.method == ("random" if name == "all" else name)
         assert one.method == ("spread" if name in ("common_strata", "herding") else "ce")
-    with pytest.raises(schema.ConfigError, match=r"values: expected a number for each fraction"):
+    with pytest.raises(ConfigError, match=r"values: expected a number for each fraction"):
         tables.rows_of("coreset", config, values=["x"])
-    with pytest.raises(schema.ConfigError, match=r"methods of coreset: .*mean 'herding'"):
+    with pytest.raises(ConfigError, match=r"methods of coreset: .*mean 'herding'"):
         tables.rows_of("coreset", config, methods=["herd"])
 
 
@@ -231,7 +232,7 @@ def test_values_replace_the_first_setting():
     ids=lambda given: None if isinstance(given, str) else "-".join(given),
 )
 def test_misuse_is_refused_by_name(arguments, words):
-    with pytest.raises(schema.ConfigError, match=words):
+    with pytest.raises(ConfigError, match=words):
         tables.rows_of(**({"name": "coarse_to_fine", "config": schema.default()} | arguments))
 
 
@@ -241,9 +242,9 @@ def test_rows_that_cannot_be(monkeypatch):
         monkeypatch.setitem(tables.TABLES, "joint_loss", table)
         tables.rows_of("joint_loss", schema.default())
 
-    with pytest.raises(schema.ConfigError, match=r"joint_loss: the config has no key loss.gamma"):
+    with pytest.raises(ConfigError, match=r"joint_loss: the config has no key loss.gamma"):
         one(tables.Row({"method": "joint"}, {"loss.gamma": 1}))
-    with pytest.raises(schema.ConfigError, match="two rows are called 'joint_beta_1'"):
+    with pytest.raises(ConfigError, match="two rows are called 'joint_beta_1'"):
         one(*(tables.Row({"method": "joint", "beta": beta}, {}) for beta in (1, 1.0)))
 
 
@@ -294,7 +295,7 @@ def test_numbers_of_groups_stand_beside_their_rows():
     }  # fmt: skip
     waterbirds = {"data__name": "waterbirds"}
     assert reported("recovery", "supcon", **waterbirds) == {"recovery_f1": (47.1, None)}
-    george = {"robust__choice": "silhouette", **waterbirds}
+    george = {"groups__choice": "silhouette", **waterbirds}
     assert reported("recovery", "ce", **george) == {"recovery_f1": (56.3, None)}
     assert reported("recovery", "ce", **waterbirds) == {}
 

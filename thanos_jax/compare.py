@@ -25,7 +25,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from thanos_jax import command, interruption, processes
-from thanos_jax.errors import UserError
+from thanos_jax.errors import ConfigError, UserError
 
 if TYPE_CHECKING:  # both take their time, which --help need not
     from thanos_jax.data.dataset import Dataset
@@ -183,20 +183,18 @@ def _claim(
     """
     import jax
 
-    from thanos_jax import config as schema
     from thanos_jax import tables
     from thanos_jax.run import same_run
-    from thanos_jax.train.metrics import write_atomically
-    from thanos_jax.workdir import writing
+    from thanos_jax.workdir import write_atomically, writing
 
     path = workdir / "table.json"
     before: dict[str, Any] = {"table": table, "rows": []}
     if path.exists():
         before = json.loads(path.read_text(encoding="utf-8"))
     elif (workdir / "config.json").exists():
-        raise schema.ConfigError(f"workdir: {workdir} holds a single run; choose another folder")
+        raise ConfigError(f"workdir: {workdir} holds a single run; choose another folder")
     if before["table"] != table:
-        raise schema.ConfigError(
+        raise ConfigError(
             f"workdir: {workdir} holds the table {before['table']!r}, and this is {table!r}; "
             "choose another folder"
         )
@@ -213,7 +211,7 @@ def _claim(
                 for key in sorted(now.keys() | then.keys())
                 if now.get(key) != then.get(key)
             ]
-            raise schema.ConfigError(
+            raise ConfigError(
                 f"workdir: {workdir} has another row {name}; choose another folder:\n"
                 + "\n".join(differing)
             )
@@ -349,7 +347,7 @@ def _write(
 ) -> str:
     """Writes the table in all its forms, the page only if asked for; returns it in Markdown."""
     from thanos_jax.report import tables as report
-    from thanos_jax.train.metrics import write_atomically
+    from thanos_jax.workdir import write_atomically
 
     text = report.markdown(comparison)
     write_atomically(workdir / "table.md", text)
@@ -385,8 +383,6 @@ def expand_dataset(arguments: Sequence[str]) -> list[str]:
             word = f"--config={_config_file(value if equals else next(words, ''))}"
         expanded.append(word)
     if {"dataset", "config"} <= set(given):
-        from thanos_jax.config import ConfigError
-
         raise ConfigError("--dataset is short for --config=configs/NAME.py; give one of the two")
     return expanded
 
@@ -396,7 +392,6 @@ def _config_file(dataset: str) -> str:
     folder = pathlib.Path("configs")
     there = sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("_"))
     if name not in there:
-        from thanos_jax.config import ConfigError
         from thanos_jax.tables import check_name
 
         if not there:

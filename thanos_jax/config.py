@@ -18,13 +18,9 @@ from typing import Any
 import ml_collections
 
 from thanos_jax.data import damaged, random_bits, sources
-from thanos_jax.errors import UserError
+from thanos_jax.errors import ConfigError
 from thanos_jax.losses import pairs
 from thanos_jax.train.objective import METHODS
-
-
-class ConfigError(UserError, ValueError):
-    """A config that cannot be run; the message names the key, what was got and what is expected."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -278,36 +274,36 @@ FIELDS: dict[str, Field] = {
     ),
     # Hidden groups: the task "groups" only; but epochs, batch_size, learning_rate, weight_decay and
     # augment are of the classifier of every task that trains one
-    "robust.method": _one_of(
+    "groups.method": _one_of(
         "group_dro",
         "how the classifier is trained: group DRO, reweight or undersample on recovered groups, "
         "group_dro_true on fine labels, erm, jtt (Just Train Twice); none: the method's own",
         ROBUST_METHODS,
     ),
-    "robust.choice": _one_of(
+    "groups.choice": _one_of(
         "error", "how a class's clusters are chosen; see docs/groups.md", ("error", "silhouette")
     ),
-    "robust.clusters": _number(0, "clusters of each class; 0: searched for", 0, 1000),
-    "robust.clustering": _one_of("kmeans", "what clusters", ("kmeans", "gmm")),
-    "robust.projection": _one_of("none", "before clustering", ("none", "umap")),
-    "robust.epochs": _number(
+    "groups.clusters": _number(0, "clusters of each class; 0: searched for", 0, 1000),
+    "groups.clustering": _one_of("kmeans", "what clusters", ("kmeans", "gmm")),
+    "groups.projection": _one_of("none", "before clustering", ("none", "umap")),
+    "classifier.epochs": _number(
         0.0, "of the classifier, in every task but transfer; 0: train.epochs", 0, _HUGE
     ),
-    "robust.batch_size": _number(0, "likewise; 0: train.batch_size", 0, 2**31 - 1),
-    "robust.learning_rate": _number(0.0, "likewise; 0: train.learning_rate", 0, _HUGE),
-    "robust.weight_decay": _number(0.01, "likewise", 0, _HUGE),
-    "robust.augment": Field(True, "whether the classifier is trained on augmented images"),
-    "robust.balanced_batches": Field(
+    "classifier.batch_size": _number(0, "likewise; 0: train.batch_size", 0, 2**31 - 1),
+    "classifier.learning_rate": _number(0.0, "likewise; 0: train.learning_rate", 0, _HUGE),
+    "classifier.weight_decay": _number(0.01, "likewise", 0, _HUGE),
+    "classifier.augment": Field(True, "whether the classifier is trained on augmented images"),
+    "groups.balanced_batches": Field(
         True, "group DRO draws images of every group equally often, as its authors do"
     ),
-    "robust.group_dro_step_size": _number(0.01, "of the weights of groups", 0, _HUGE),
-    "robust.group_dro_adjustment": _number(
+    "groups.group_dro_step_size": _number(0.01, "of the weights of groups", 0, _HUGE),
+    "groups.group_dro_adjustment": _number(
         0.0, "C, for which a group of n images gets C / sqrt(n) added to its loss", 0, _HUGE
     ),
-    "robust.jtt_epochs": _number(
+    "groups.jtt_epochs": _number(
         1.0, "of the first training of Just Train Twice", 0, _HUGE, open_low=True
     ),
-    "robust.jtt_weight": _number(
+    "groups.jtt_weight": _number(
         20, "how often an image that it gets wrong is in the second's training set", 1, 100_000
     ),
     # Wrong labels: the task "noise" only

@@ -7,3 +7,7 @@ class UserError(Exception):
 
 class MissingDependencyError(UserError, ImportError):
     """An optional dependency that this run needs is not installed."""
+
+
+class ConfigError(UserError, ValueError):
+    """A config that cannot be run; the message names the key, what was got and what is expected."""

@@ -53,14 +53,8 @@ def measure(
     from thanos_jax import config as schema
     from thanos_jax import run, sharding
     from thanos_jax.data import augment, random_bits, sources
-    from thanos_jax.downstream import (
-        embed,
-        lipschitz,
-        neural_collapse,
-        permutation_test,
-        strata,
-    )
-    from thanos_jax.train import checkpoint
+    from thanos_jax.downstream import class_fixing, lipschitz, neural_collapse, strata
+    from thanos_jax.train import checkpoint, embed
 
     folder = pathlib.Path(workdir)
     if not (folder / "config.json").exists() or not (folder / "checkpoints").is_dir():
@@ -111,7 +105,7 @@ def measure(
                 for row in distances.distances
             ],
         },
-        "permutation_test": permutation_test.class_fixing_permutation_test(
+        "permutation_test": class_fixing.class_fixing_permutation_test(
             embeddings, fine, coarse, samples=samples, seed=seed
         ),
     }
@@ -139,7 +133,7 @@ def measure(
 
 def main(argv: Sequence[str]) -> None:
     """Measures a run, prints the numbers and writes geometry.json."""
-    from thanos_jax.train.metrics import write_atomically
+    from thanos_jax.workdir import write_atomically
 
     folder = pathlib.Path(flags.FLAGS.workdir)
     found = measure(folder)

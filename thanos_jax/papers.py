@@ -48,7 +48,7 @@ def _table_3(**fine: tuple[float, float]) -> dict[Row, Numbers]:
 # Rows of table 4. George clusters the embedding of a classifier; how its own and SupCon's were
 # clustered, the paper does not say.
 _TABLE_4: dict[str, Row] = {
-    "george": (("method", "ce"), ("robust.choice", "silhouette")),
+    "george": (("method", "ce"), ("groups.choice", "silhouette")),
     "supcon": (("method", "supcon"),),
     "thanos": (("method", "thanos"),),
 }
@@ -63,10 +63,10 @@ def _recovery(**f1: float) -> dict[Row, Numbers]:
 
 def _worst_group(key: str, *, jtt: float, group_dro: float, **recovered: float) -> Any:
     rows: dict[Row, float] = {
-        (*_TABLE_4[name], ("robust.method", "group_dro")): mean for name, mean in recovered.items()
+        (*_TABLE_4[name], ("groups.method", "group_dro")): mean for name, mean in recovered.items()
     }
-    rows[(("robust.method", "jtt"),)] = jtt
-    rows[(("robust.method", "group_dro_true"),)] = group_dro
+    rows[(("groups.method", "jtt"),)] = jtt
+    rows[(("groups.method", "group_dro_true"),)] = group_dro
     return {row: {key: Number(mean, None, "Chen et al. 2022")} for row, mean in rows.items()}
 
 

@@ -24,10 +24,11 @@ from thanos_jax import config as schema
 from thanos_jax import interruption, sharding
 from thanos_jax import workdir as workdirs
 from thanos_jax.data import augment, random_bits, sources
-from thanos_jax.downstream import embed, geometry, transfer
+from thanos_jax.downstream import geometry, projection, transfer
+from thanos_jax.errors import ConfigError
 from thanos_jax.models import pretrained, thanos
 from thanos_jax.report import html, plots
-from thanos_jax.train import checkpoint, loop, metrics, nonfinite
+from thanos_jax.train import checkpoint, embed, loop, metrics, nonfinite
 from thanos_jax.train import state as train_state
 from thanos_jax.train.checkpoint import Checkpoints
 from thanos_jax.train.objective import METHODS
@@ -91,17 +92,17 @@ def _run(
     """As `run`; what it opens for as long as it lasts goes on the stack."""
     schema.check(config)
     if config.train.batch_size % jax.device_count():
-        raise schema.ConfigError(
+        raise ConfigError(
             f"config.train.batch_size: expected a multiple of the {jax.device_count()} devices, "
             f"got {config.train.batch_size}"
         )
     if config.train.micro_batch_size % jax.device_count():
-        raise schema.ConfigError(
+        raise ConfigError(
             "config.train.micro_batch_size: expected 0 or a multiple of the "
             f"{jax.device_count()} devices, got {config.train.micro_batch_size}"
         )
     if (folder / "table.json").exists():
-        raise schema.ConfigError(
+        raise ConfigError(
             f"workdir: {folder} holds a comparison, of thanos_jax.compare; choose another folder"
         )
     writes = jax.process_index() == 0
@@ -244,7 +245,7 @@ def _run(
     )
     # Last: its presence says that everything else was written.
     with workdirs.writing(folder):
-        metrics.write_atomically(results_path, json.dumps(results, indent=2) + "\n")
+        workdirs.write_atomically(results_path, json.dumps(results, indent=2) + "\n")
     return results
 
 
@@ -353,7 +354,7 @@ def claim(
     if _other_keys(folder, config):
         workdirs.empty(folder)  # of what has nothing to lose, so that nothing of it is counted
     with workdirs.writing(folder):
-        metrics.write_atomically(
+        workdirs.write_atomically(
             folder / "config.json", json.dumps(_plain(config), indent=2) + "\n"
         )
 
@@ -382,7 +383,7 @@ def same_run(folder: pathlib.Path, config: ml_collections.ConfigDict) -> None:
     """
     found = differences(folder, config)
     if found:
-        raise schema.ConfigError(
+        raise ConfigError(
             f"workdir: {folder} holds a run of another config; choose another folder, give the "
             "same config to resume, or start thanos_jax.main with --overwrite to begin anew:\n"
             + "\n".join(found)
@@ -495,7 +496,7 @@ def _figures(
     config: Any, dataset: Any, state: Any, forward: Any, test: dict[str, np.ndarray], records: Any
 ) -> dict[str, tuple[Any, str]]:
     """Draws what the report shows; each figure with a sentence on how to read it."""
-    points, chosen = plots.project(test["embedding"], limit=config.report.map_points)
+    points, chosen = projection.project(test["embedding"], limit=config.report.map_points)
     figures = {
         "Training": (plots.curves(records), plots.HOW_TO_READ["curves"]),
         "Test embeddings by coarse label": (

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import ml_collections
 
 from thanos_jax import config as schema
+from thanos_jax.errors import ConfigError
 from thanos_jax.train.objective import METHODS
 
 # The papers' rows, in their order, and then ours.
@@ -94,15 +95,15 @@ RECOVERY_F1 = Column(("recovery_f1",), "recovery F1")
 
 # Rows of the table of groups; those of a representation recover groups from it.
 _ROBUST: dict[str, dict[str, Any]] = {
-    "erm": {"method": "ce", "robust.method": "erm"},
-    "jtt": {"method": "ce", "robust.method": "jtt"},
+    "erm": {"method": "ce", "groups.method": "erm"},
+    "jtt": {"method": "ce", "groups.method": "jtt"},
     "george": {
         "method": "ce",
-        "robust.method": "group_dro",
-        "robust.choice": "silhouette",
+        "groups.method": "group_dro",
+        "groups.choice": "silhouette",
     },
-    **{method: {"method": method, "robust.method": "group_dro"} for method in METHODS},
-    "group_dro_true": {"method": "ce", "robust.method": "group_dro_true"},
+    **{method: {"method": method, "groups.method": "group_dro"} for method in METHODS},
+    "group_dro_true": {"method": "ce", "groups.method": "group_dro_true"},
 }
 
 
@@ -146,9 +147,7 @@ def check_name(what: str, name: str, options: Sequence[str]) -> str:
     if name not in options:
         near = difflib.get_close_matches(name, list(options), n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise schema.ConfigError(
-            f"{what}: expected one of {', '.join(options)}, got {name!r}{hint}"
-        )
+        raise ConfigError(f"{what}: expected one of {', '.join(options)}, got {name!r}{hint}")
     return name
 
 
@@ -180,9 +179,9 @@ def rows_of(
     for row, folder in zip(rows, folders, strict=True):
         for key in row.overrides:
             if key not in known:
-                raise schema.ConfigError(f"table {name}: the config has no key {key}")
+                raise ConfigError(f"table {name}: the config has no key {key}")
         if folders.count(folder) > 1:
-            raise schema.ConfigError(f"table {name}: two rows are called {folder!r}")
+            raise ConfigError(f"table {name}: two rows are called {folder!r}")
     return rows
 
 
@@ -209,15 +208,13 @@ def _numbers(
             found.append(kind(text))
         except ValueError:
             words = "a whole number" if kind is int else "a number"
-            raise schema.ConfigError(
-                f"values: expected {words} for each {axis}, got {text!r}"
-            ) from None
+            raise ConfigError(f"values: expected {words} for each {axis}, got {text!r}") from None
     return list(dict.fromkeys(found))
 
 
 def _coarse_to_fine(config: Any, methods: Sequence[str], values: Sequence[str] | None) -> list[Row]:
     if values is not None:
-        raise schema.ConfigError(
+        raise ConfigError(
             "values: coarse_to_fine has no setting to vary, only methods; got "
             + ",".join(map(str, values))
         )
@@ -304,14 +301,14 @@ def _augmentation(config: Any, methods: Sequence[str], values: Sequence[str] | N
 
 def _groups(config: Any, methods: Sequence[str], values: Sequence[str] | None) -> list[Row]:
     if values is not None:
-        raise schema.ConfigError(
+        raise ConfigError(
             "values: groups has no setting to vary, only methods; got " + ",".join(map(str, values))
         )
     return [Row({"method": name}, {"task": "groups", **_ROBUST[name]}) for name in methods]
 
 
 def _recovery(config: Any, methods: Sequence[str], values: Sequence[str] | None) -> list[Row]:
-    choices = tuple(dict.fromkeys((config.robust.choice,) if values is None else values))
+    choices = tuple(dict.fromkeys((config.groups.choice,) if values is None else values))
     for choice in choices:
         check_name("values", choice, ("error", "silhouette"))
     return [
@@ -320,8 +317,8 @@ def _recovery(config: Any, methods: Sequence[str], values: Sequence[str] | None)
             {
                 "task": "groups",
                 "method": method,
-                "robust.method": "none",
-                "robust.choice": choice,
+                "groups.method": "none",
+                "groups.choice": choice,
             },
         )
         for method in methods

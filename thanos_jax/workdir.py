@@ -18,7 +18,7 @@ LOCK = "lock"
 # The trainings of a run that has several, each in a folder of its own, as patterns.
 TRAININGS = (
     *("representation", "identification", "sample_[0-9]", "sample_[0-9][0-9]"),
-    "robust",
+    "classifier",
 )
 # What they find out, each a file of arrays.
 FINDINGS = ("groups.npz", "labels.npz", "coreset.npz")
@@ -165,3 +165,11 @@ def _lock(folder: pathlib.Path, *, create: bool) -> int | None:
         except FileNotFoundError:
             pass
         os.close(descriptor)
+
+
+def write_atomically(path: str | os.PathLike[str], text: str) -> None:
+    """Writes a text file that is there whole or not at all."""
+    path = pathlib.Path(path)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)

@@ -8,6 +8,7 @@ import pytest
 from thanos_jax import config as schema
 from thanos_jax.data import backgrounds, sources
 from thanos_jax.data.backgrounds import over_photographs
+from thanos_jax.errors import ConfigError
 
 MNIST = pathlib.Path(__file__).resolve().parents[3] / "shared" / "data" / "tfds"
 
@@ -175,7 +176,7 @@ def test_only_grey_data_sets_have_backgrounds():
     ):
         sources.load(config.data)
     config.data.background = "sky"
-    with pytest.raises(schema.ConfigError, match=r"data\.background: expected one of none, photo"):
+    with pytest.raises(ConfigError, match=r"data\.background: expected one of none, photo"):
         schema.check(config)
 
 

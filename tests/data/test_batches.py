@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from thanos_jax.data.batches import evaluation_batches, sample_indices, train_batches
-from thanos_jax.data.permutations import permutation
 from thanos_jax.data.splits import ArraySplit, DataError, RecordSplit
+from thanos_jax.permutations import permutation
 
 
 def array_split(size):

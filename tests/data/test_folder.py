@@ -9,6 +9,7 @@ from thanos_jax import config as schema
 from thanos_jax.data import labels, sources
 from thanos_jax.data.dataset import moments
 from thanos_jax.data.splits import ArraySplit, DataError
+from thanos_jax.errors import ConfigError
 
 CLASSES = (("pet", "cat"), ("pet", "dog"), ("farm", "cow"))
 
@@ -336,7 +337,7 @@ def test_damaged_images_can_be_left_out(tmp_path, stream, image_size, capsys):
 
 def test_what_is_not_damage_is_not_left_out(tmp_path):
     write(tmp_path)
-    with pytest.raises(schema.ConfigError, match=r"on_damaged: expected one of stop, skip, got"):
+    with pytest.raises(ConfigError, match=r"on_damaged: expected one of stop, skip, got"):
         load(tmp_path, on_damaged="ignore")
     save(tmp_path / "cow" / "9.png", np.zeros((6, 5, 1), np.uint16))
     with pytest.raises(DataError, match=r"cow/9\.png, .*pixels of mode I;16, expected 8 bits"):

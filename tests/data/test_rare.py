@@ -5,6 +5,7 @@ import pytest
 
 from thanos_jax import config as schema
 from thanos_jax.data import DataError, group_counts, rare, sources
+from thanos_jax.errors import ConfigError
 
 
 def digits(fraction, **changes):
@@ -80,7 +81,7 @@ def test_what_cannot_be_thinned_out_is_refused():
     ):
         digits(0.001)
     for value in (0.0, 1.5):
-        with pytest.raises(schema.ConfigError, match=r"data\.rare_fraction: expected above 0"):
+        with pytest.raises(ConfigError, match=r"data\.rare_fraction: expected above 0"):
             digits(value)
         config = schema.default()
         config.data.rare_fraction = value

@@ -7,6 +7,7 @@ from thanos_jax import config as schema
 from thanos_jax.data import sources
 from thanos_jax.data.relabelled import RelabelledSplit, relabel
 from thanos_jax.data.splits import ArraySplit
+from thanos_jax.errors import ConfigError
 
 IMAGES = np.arange(5, dtype=np.uint8).reshape(5, 1, 1, 1)
 FINE, COARSE, OTHER = np.arange(5), np.arange(5) % 2, np.array([4, 4, 3, 3, 0])
@@ -70,7 +71,7 @@ def test_every_data_set_can_have_its_fine_labels_as_classes():
     for split in dataset.splits.values():
         np.testing.assert_array_equal(split.coarse, split.fine)
     config.data.classes = "fein"
-    with pytest.raises(schema.ConfigError, match=r"data\.classes"):
+    with pytest.raises(ConfigError, match=r"data\.classes"):
         schema.check(config)
     with pytest.raises(ValueError, match=r"data\.classes must be one of coarse, fine"):
         sources.load(config.data)

@@ -8,6 +8,7 @@ from thanos_jax.data import group_counts, sources, spurious
 from thanos_jax.data.backgrounds import lay_over_photographs
 from thanos_jax.data.splits import RecordSplit
 from thanos_jax.data.spurious import assign, over_backgrounds
+from thanos_jax.errors import ConfigError
 
 KINDS = ("colour", "texture")
 
@@ -333,7 +334,7 @@ def test_assignments_that_cannot_be_made(changes, message):
 
 def test_config_values_out_of_range_are_refused():
     for value in (0.4, 1.01):
-        with pytest.raises(schema.ConfigError, match=r"data\.correlation: .* at least 0\.5"):
+        with pytest.raises(ConfigError, match=r"data\.correlation: .* at least 0\.5"):
             digits("colour", correlation=value)
         config = schema.default()
         config.data.correlation = value

@@ -14,7 +14,7 @@ from thanos_jax import config as schema
 from thanos_jax import run as run_module
 from thanos_jax import sharding
 from thanos_jax.data import sources
-from thanos_jax.errors import UserError
+from thanos_jax.errors import ConfigError, UserError
 from thanos_jax.models import ResNet, pretrained, resnet18, resnet50, thanos
 from thanos_jax.tasks import groups as groups_task
 
@@ -548,7 +548,7 @@ def test_an_encoder_that_is_no_resnet_is_refused():
     config = schema.default()
     config.model.weights = "w.npz"
     with pytest.raises(
-        schema.ConfigError,
+        ConfigError,
         match=r"config\.model\.weights: expected a model\.encoder of resnet18 or .*got 'vit'",
     ):
         schema.check(config)
@@ -588,11 +588,13 @@ def test_the_file_is_read_unless_a_checkpoint_replaces_it(small, digits, built, 
     assert resumes()
 
 
-@pytest.mark.parametrize(("method", "stage"), [("group_dro", "representation"), ("erm", "robust")])
+@pytest.mark.parametrize(
+    ("method", "stage"), [("group_dro", "representation"), ("erm", "classifier")]
+)
 def test_the_file_is_read_unless_a_stage_has_a_checkpoint(
     method, stage, small, digits, built, tmp_path
 ):
-    small.task, small.robust.method = "groups", method
+    small.task, small.groups.method = "groups", method
 
     def resumes():
         return built(lambda: groups_task.run(small, tmp_path / "run", *digits))
@@ -661,5 +663,5 @@ def test_another_file_is_another_run(small, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(small.to_dict()), encoding="utf-8")
     run_module.same_run(tmp_path, small)
     small.model.weights = "other.npz"
-    with pytest.raises(schema.ConfigError, match=r"model\.weights: .*w\.safetensors' there"):
+    with pytest.raises(ConfigError, match=r"model\.weights: .*w\.safetensors' there"):
         run_module.same_run(tmp_path, small)

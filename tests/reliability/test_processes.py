@@ -131,7 +131,7 @@ PROGRAM = """
     from thanos_jax import sharding
     from thanos_jax.data.batches import train_batches
     from thanos_jax.data.splits import ArraySplit
-    from thanos_jax.downstream import embed
+    from thanos_jax.train import embed
 
     devices = np.array(jax.devices())[[0, 2, 3, 1]]  # 0 and 1 are the first process's
     mesh = Mesh(devices, ("data",), axis_types=(AxisType.Auto,))

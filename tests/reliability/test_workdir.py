@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
-from thanos_jax import config as schema
 from thanos_jax import run as run_module
 from thanos_jax import workdir
+from thanos_jax.errors import ConfigError
 
 
 def test_a_second_run_is_refused_while_the_first_lasts(tmp_path):
@@ -157,7 +157,7 @@ def test_a_run_of_another_config_is_overwritten_only_when_asked(runs, tmp_path, 
     paths = finished_otherwise(tmp_path, config)
     notes = tmp_path / "notes.txt"
     notes.write_text("mine", encoding="utf-8")
-    with pytest.raises(schema.ConfigError, match=r"(?s)--overwrite to begin anew:.*seed: 1 there"):
+    with pytest.raises(ConfigError, match=r"(?s)--overwrite to begin anew:.*seed: 1 there"):
         run_module.run(config, tmp_path)
     with workdir.locked(tmp_path), pytest.raises(workdir.WorkdirError, match="in use by another"):
         run_module.run(config, tmp_path, overwrite=True)

@@ -10,14 +10,15 @@ from whole_runs import config_of, records, stop, stopped, stopping, untimed
 from thanos_jax import config as schema
 from thanos_jax import run as run_module
 from thanos_jax.data import sources
+from thanos_jax.errors import ConfigError
 from thanos_jax.tasks import groups as task
 
 
 def small(method="group_dro", steps=18):
     config = config_of("digits_groups", "spread")
     config.model.mlp.widths = (32, 16)
-    config.robust.method = method
-    config.robust.learning_rate = 3e-3
+    config.groups.method = method
+    config.classifier.learning_rate = 3e-3
     config.train.update(
         batch_size=64, max_steps=steps, log_every=5, evaluate_every_epochs=0.3,
         checkpoint_every_epochs=0.5, warmup_epochs=0.0,
@@ -63,13 +64,13 @@ def test_leaves_what_it_promises(finished):
 
 def test_the_best_on_validation_is_kept_and_no_true_group_decides(finished):
     folder, results = finished
-    measured = records(folder, "robust")
+    measured = records(folder, "classifier")
     key = "validation_worst_group_accuracy"
     assert [r["step"] for r in measured if key in r] == [6, 11, 17, 18]
     best = max(r[key] for r in measured if key in r)
     assert results[key] == best
     assert results["chosen_step"] == max(r["step"] for r in measured if r.get(key) == best)
-    assert sum(1 for _ in (folder / "robust" / "checkpoints").glob("[0-9]*")) in (2, 3)
+    assert sum(1 for _ in (folder / "classifier" / "checkpoints").glob("[0-9]*")) in (2, 3)
     with np.load(folder / "groups.npz") as file:
         sizes = np.bincount(file["train"])
         assert len(file["names"]) == len(sizes) == results["recovered_groups"]
@@ -83,17 +84,17 @@ def test_stopped_in_every_stage_it_comes_to_the_same_end(finished, tmp_path):
         (run_module, "make_step", stopping(run_module.make_step, 13), "representation"),
         (task.groups, "recover", stop, "representation"),
         (task.stages, "make_robust_step", stopping(task.stages.make_robust_step, 13), "groups.npz"),
-        (task.stages.html, "write", stop, "robust"),
+        (task.stages.html, "write", stop, "classifier"),
     ):
         stopped(small(), tmp_path, module, name, replacement, left=left)
     other = small()
-    other.robust.choice = "silhouette"
-    with pytest.raises(schema.ConfigError, match=r"another config.*(?s:.)*robust\.choice: 'error'"):
+    other.groups.choice = "silhouette"
+    with pytest.raises(ConfigError, match=r"another config.*(?s:.)*groups\.choice: 'error'"):
         run_module.run(other, tmp_path)
     resumed = run_module.run(small(), tmp_path)
     assert resumed["train_seconds"] > 0
     assert untimed(resumed) == untimed(results)
-    for stage in ("representation", "robust"):
+    for stage in ("representation", "classifier"):
         assert records(tmp_path, stage) == records(folder, stage)
     assert run_module.run(small(), tmp_path) == resumed
 
@@ -101,11 +102,11 @@ def test_stopped_in_every_stage_it_comes_to_the_same_end(finished, tmp_path):
 @pytest.mark.parametrize("method", ["erm", "reweight", "undersample", "none"])
 def test_other_methods_run(method, tmp_path, no_report):
     config = small(method, steps=2)
-    config.robust.clusters = 1
+    config.groups.clusters = 1
     results = run_module.run(config, tmp_path)
-    stages = {"erm": ["robust"], "none": ["representation"]}
+    stages = {"erm": ["classifier"], "none": ["representation"]}
     assert [one.name for one in sorted(tmp_path.iterdir()) if one.is_dir()] == sorted(
-        stages.get(method, ["representation", "robust"])
+        stages.get(method, ["representation", "classifier"])
     )
     assert results["steps"] == 2 * len(stages.get(method, "ab"))
     assert ("recovery_f1" in results) == (method != "erm")
@@ -125,7 +126,7 @@ def test_just_train_twice_repeats_the_errors(tmp_path, monkeypatch, no_report):
 
     monkeypatch.setattr(task.stages, "train", watching)
     config = small("jtt", steps=2)
-    config.robust.jtt_weight = 7
+    config.groups.jtt_weight = 7
     results = run_module.run(config, tmp_path)
     assert results["steps"] == 4
     assert results["recovered_groups"] == 4
@@ -135,17 +136,17 @@ def test_just_train_twice_repeats_the_errors(tmp_path, monkeypatch, no_report):
         wrong = file["train"] % 2 == 1
     assert wrong.any()
     assert not wrong.all()
-    times = np.bincount(seen["robust"].rows, minlength=1150)
+    times = np.bincount(seen["classifier"].rows, minlength=1150)
     np.testing.assert_array_equal(times, np.where(wrong, 7, 1))
 
 
 def test_just_train_twice_without_errors_says_so(tmp_path):
     config = small("jtt", steps=60)
     config.data.correlation = 1.0  # the colour tells the class, and is learnt at once
-    config.robust.learning_rate = 1e-2
-    config.robust.jtt_epochs = 3.0
-    expected = r"robust\.jtt_epochs: after 3 epochs \(54 steps\).*none of the 1150 training images"
-    with pytest.raises(schema.ConfigError, match=expected):
+    config.classifier.learning_rate = 1e-2
+    config.groups.jtt_epochs = 3.0
+    expected = r"groups\.jtt_epochs: after 3 epochs \(54 steps\).*none of the 1150 training images"
+    with pytest.raises(ConfigError, match=expected):
         run_module.run(config, tmp_path)
 
 
@@ -165,7 +166,7 @@ def test_groups_that_a_split_lacks(tmp_path, no_report):
     assert 0 <= results["validation_worst_group_accuracy"] <= 1
     assert not (tmp_path / "representation").exists()
     # What has no images has no weight: a third each, at first.
-    first = records(tmp_path, "robust")[0]
+    first = records(tmp_path, "classifier")[0]
     assert 0.33 < first["largest_group_weight"] < 0.36
 
 
@@ -176,7 +177,7 @@ def test_a_set_on_the_devices_trains_alike(tmp_path, no_report):
         config.train.resident = resident
         config.train.on_nonfinite = "skip"
         run_module.run(config, tmp_path / resident)
-        found.append(records(tmp_path / resident, "robust"))
+        found.append(records(tmp_path / resident, "classifier"))
     assert len(found[0]) == len(found[1]) > 2
     for one, other in zip(*found, strict=True):
         assert one == pytest.approx(other, rel=1e-4)
@@ -184,31 +185,31 @@ def test_a_set_on_the_devices_trains_alike(tmp_path, no_report):
 
 def test_what_cannot_be_run_is_refused_before_anything_is_written(tmp_path, monkeypatch):
     config = small()
-    config.robust.batch_size = 12
+    config.classifier.batch_size = 12
     with pytest.raises(
-        schema.ConfigError, match=r"robust\.batch_size: expected 0 or a multiple of the 8 .*got 12"
+        ConfigError, match=r"classifier\.batch_size: expected 0 or a multiple of the 8 .*got 12"
     ):
         run_module.run(config, tmp_path / "run")
 
     def load(data):
         return sources.load(data)._replace(coarse_names=("all",))
 
-    with pytest.raises(schema.ConfigError, match=r"task: 'groups' .*two classes; digits has 1"):
+    with pytest.raises(ConfigError, match=r"task: 'groups' .*two classes; digits has 1"):
         run_module.run(small(), tmp_path / "run", load=load)
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    with pytest.raises(schema.ConfigError, match=r"task: 'groups' runs in 1 process.*got 2 proc"):
+    with pytest.raises(ConfigError, match=r"task: 'groups' runs in 1 process.*got 2 proc"):
         task.stages.require_classifiable(small(), None)
     assert not (tmp_path / "run").exists()
 
 
 def test_a_classifiers_own_settings():
     config = small()
-    config.robust.update(epochs=3.0, batch_size=16, learning_rate=0.5, weight_decay=0.25)
+    config.classifier.update(epochs=3.0, batch_size=16, learning_rate=0.5, weight_decay=0.25)
     config.train.micro_batch_size = 32
     one = task.stages.classifier_config(config).train
     assert (one.epochs, one.batch_size, one.learning_rate, one.weight_decay) == (3, 16, 0.5, 0.25)
     assert one.micro_batch_size == 0
-    config.robust.update(epochs=0.0, batch_size=0, learning_rate=0.0)
+    config.classifier.update(epochs=0.0, batch_size=0, learning_rate=0.0)
     one = task.stages.classifier_config(config).train
     assert (one.epochs, one.batch_size, one.learning_rate) == (30, 64, 1e-3)
 

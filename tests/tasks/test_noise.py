@@ -11,6 +11,7 @@ from thanos_jax import config as schema
 from thanos_jax import run as run_module
 from thanos_jax.data import sources
 from thanos_jax.downstream import noisy_labels
+from thanos_jax.errors import ConfigError
 from thanos_jax.tasks import noise as task
 from thanos_jax.train import metrics
 from thanos_jax.workdir import WorkdirError
@@ -95,9 +96,9 @@ def test_no_training_sees_right_labels_and_the_classifier_sees_mended_ones(
     found = arrays_of(tmp_path)
     mended = np.where(found["flagged"], found["suggested"], found["given"])
     np.testing.assert_array_equal(classes_of(seen["representation"][0]), found["given"])
-    np.testing.assert_array_equal(classes_of(seen["robust"][0]), mended)
+    np.testing.assert_array_equal(classes_of(seen["classifier"][0]), mended)
     assert not np.array_equal(mended, found["given"])
-    config = seen["robust"][1]
+    config = seen["classifier"][1]
     assert config.method == "ce"
     assert tuple(config.augment.crop_scale) == (1.0, 1.0)
     assert tuple(seen["representation"][1].augment.crop_scale) == (0.7, 1.0)
@@ -108,27 +109,27 @@ def test_labels_found_wrong_can_be_dropped(tmp_path, monkeypatch, no_report):
     results = run_module.run(small(steps=3, action="drop", assumed_rate=0.25), tmp_path)
     found = arrays_of(tmp_path)
     assert found["flagged"].sum() == round(0.25 * 1294)
-    assert results["images_trained_on"] == len(seen["robust"][0]) == 1294 - round(0.25 * 1294)
+    assert results["images_trained_on"] == len(seen["classifier"][0]) == 1294 - round(0.25 * 1294)
     kept = ~found["flagged"]
-    np.testing.assert_array_equal(classes_of(seen["robust"][0]), found["given"][kept])
+    np.testing.assert_array_equal(classes_of(seen["classifier"][0]), found["given"][kept])
     right = np.mean((found["given"] == found["right"])[kept])
     assert results["labels_right"] == pytest.approx(right)
-    assert metrics.read(tmp_path / "robust" / "metrics.jsonl")[-1]["step"] == 3
+    assert metrics.read(tmp_path / "classifier" / "metrics.jsonl")[-1]["step"] == 3
 
 
 @pytest.mark.parametrize("method", ["ce", "co_teaching", "elr"])
 def test_methods_without_a_representation(method, tmp_path, monkeypatch, no_report):
     seen = watch(monkeypatch)
     results = run_module.run(small(method, steps=48), tmp_path)
-    assert list(seen) == ["robust"]
+    assert list(seen) == ["classifier"]
     found = arrays_of(tmp_path)
-    np.testing.assert_array_equal(classes_of(seen["robust"][0]), found["given"])
+    np.testing.assert_array_equal(classes_of(seen["classifier"][0]), found["given"])
     assert results["coarse_accuracy"] > 0.5  # of ten digits, most of the labels being right
     assert "labels_right" not in results
     # Suspicion is what the classifier thinks of the label it was given.
     assert results["detection"]["auroc"] > 0.7
     np.testing.assert_array_equal(found["flagged"], found["suggested"] != found["given"])
-    records = metrics.read(tmp_path / "robust" / "metrics.jsonl")
+    records = metrics.read(tmp_path / "classifier" / "metrics.jsonl")
     name = {"co_teaching": "keep_rate", "elr": "early_learning_regularization"}.get(method)
     assert name is None or all(name in record for record in records)
 
@@ -139,14 +140,14 @@ def test_co_teaching_forgets_what_is_assumed_wrong(tmp_path, no_report):
         folder = tmp_path / str(assumed)
         config = small("co_teaching", steps=8, assumed_rate=assumed, forget_epochs=0.2)
         run_module.run(config, folder)
-        rates[assumed] = metrics.read(folder / "robust" / "metrics.jsonl")[-1]["keep_rate"]
+        rates[assumed] = metrics.read(folder / "classifier" / "metrics.jsonl")[-1]["keep_rate"]
     # The record's last window is past the 4 steps over which the rate falls.
     assert rates == {-1.0: pytest.approx(1 - 259 / 1294), 0.4: pytest.approx(0.6)}
 
 
 def test_the_state_stopped_early_is_that_of_the_best_noisy_validation(finished):
     folder, results = finished
-    records = metrics.read(folder / "robust" / "metrics.jsonl")
+    records = metrics.read(folder / "classifier" / "metrics.jsonl")
     key = "validation_coarse_accuracy"
     best = max(record[key] for record in records if key in record)
     assert results["chosen_step"] == max(r["step"] for r in records if r.get(key) == best)
@@ -158,11 +159,11 @@ def test_stopped_in_every_stage_it_comes_to_the_same_end(finished, tmp_path):
         (run_module, "make_step", stopping(run_module.make_step, 11), "representation"),
         (task.noisy_labels, "suspicion", stop, "representation"),
         (task.stages, "make_robust_step", stopping(task.stages.make_robust_step, 11), "labels.npz"),
-        (task.stages.html, "write", stop, "robust"),
+        (task.stages.html, "write", stop, "classifier"),
     ):
         stopped(small(), tmp_path, module, name, replacement, left=left)
     assert untimed(run_module.run(small(), tmp_path)) == untimed(results)
-    for name in ("representation", "robust"):
+    for name in ("representation", "classifier"):
         assert records(folder, name) == records(tmp_path, name)
 
 
@@ -172,7 +173,7 @@ def test_two_networks_and_targets_go_on_where_they_were(method, tmp_path, no_rep
     name = f"make_{method}_step"
     replacement = stopping(getattr(task.noise_step, name), 11)
     folder = tmp_path / "resumed"
-    stopped(small(method), folder, task.noise_step, name, replacement, left="robust")
+    stopped(small(method), folder, task.noise_step, name, replacement, left="classifier")
     assert untimed(run_module.run(small(method), tmp_path / "resumed")) == untimed(whole)
 
 
@@ -217,25 +218,25 @@ def test_every_seed_has_noise_of_its_own(tmp_path):
 def test_what_cannot_be_run_is_refused(tmp_path, monkeypatch, no_report):
     for rate in (-0.5, 1.5):
         config = small(assumed_rate=rate)
-        with pytest.raises(schema.ConfigError, match=r"noise\.assumed_rate: expected a number fr"):
+        with pytest.raises(ConfigError, match=r"noise\.assumed_rate: expected a number fr"):
             schema.check(config)
     # Each class has one fine label, and none to change to.
-    with pytest.raises(schema.ConfigError, match=r"data\.classes: expected 'coarse' with noise\.k"):
+    with pytest.raises(ConfigError, match=r"data\.classes: expected 'coarse' with noise\.k"):
         run_module.run(small(kind="within_class"), tmp_path)
-    with pytest.raises(schema.ConfigError, match=r"assumed_rate: expected one that leaves some"):
+    with pytest.raises(ConfigError, match=r"assumed_rate: expected one that leaves some"):
         run_module.run(small(assumed_rate=1.0), tmp_path)
-    with pytest.raises(schema.ConfigError, match=r"forget_epochs: expected no more than the 0"):
+    with pytest.raises(ConfigError, match=r"forget_epochs: expected no more than the 0"):
         run_module.run(small("co_teaching", forget_epochs=1.0), tmp_path)
     config = small()
     config.transfer.every_epochs = 1.0
-    with pytest.raises(schema.ConfigError, match=r"transfer\.every_epochs: expected 0 .*noise"):
+    with pytest.raises(ConfigError, match=r"transfer\.every_epochs: expected 0 .*noise"):
         run_module.run(config, tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(jax, "process_count", lambda: 2)
-        with pytest.raises(schema.ConfigError, match="'noise' runs in 1 process"):
+        with pytest.raises(ConfigError, match="'noise' runs in 1 process"):
             task.run(small(), tmp_path, None, None)
     assert not any(tmp_path.iterdir())
-    with pytest.raises(schema.ConfigError, match=r"none of \d+ training images labelled '\d'"):
+    with pytest.raises(ConfigError, match=r"none of \d+ training images labelled '\d'"):
         run_module.run(small(steps=2, action="drop", assumed_rate=0.999), tmp_path)
 
 
@@ -244,7 +245,7 @@ def test_findings_of_other_labels_are_not_taken(tmp_path, no_report):
     other = sources.load(small().data)
     train = other.splits["train"]
     other.splits["train"] = train.subset(np.arange(len(train))[::-1])
-    with pytest.raises(schema.ConfigError, match=r"labels of train images of which \d+ have other"):
+    with pytest.raises(ConfigError, match=r"labels of train images of which \d+ have other"):
         run_module.run(small(steps=2), tmp_path, load=lambda data: other)
     (tmp_path / "labels.npz").write_bytes(b"damaged")
     with pytest.raises(WorkdirError, match=r"labels\.npz cannot be read: .*Remove it"):

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from thanos_jax import workdir
 from thanos_jax.train import metrics
 
 
@@ -34,7 +35,7 @@ def test_non_finite_names_step_and_metric(bad):
 
 
 def test_atomic_write_leaves_no_temporary_file(tmp_path):
-    metrics.write_atomically(tmp_path / "x.json", "1")
-    metrics.write_atomically(tmp_path / "x.json", "2")
+    workdir.write_atomically(tmp_path / "x.json", "1")
+    workdir.write_atomically(tmp_path / "x.json", "2")
     assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
     assert (tmp_path / "x.json").read_text(encoding="utf-8") == "2"

@@ -9,6 +9,7 @@ import pytest
 
 from thanos_jax import config as schema
 from thanos_jax import losses, sharding
+from thanos_jax.models import thanos
 from thanos_jax.train import objective
 
 BATCH, VIEWS, DIM, CLASSES = 16, 2, 5, 3
@@ -77,8 +78,8 @@ def test_terms_and_weights_of_every_method(method):
 
 def test_prediction_averages_probabilities_of_the_classifiers():
     sure, unsure = jnp.array([[0.0, 9.0]]), jnp.array([[0.5, 0.0]])
-    assert objective.predict_coarse((unsure,)).tolist() == [0]
-    assert objective.predict_coarse((sure, unsure)).tolist() == [1]
+    assert thanos.predict_coarse((unsure,)).tolist() == [0]
+    assert thanos.predict_coarse((sure, unsure)).tolist() == [1]
 
 
 @pytest.mark.parametrize("method", ["ce", "cauto"])

@@ -9,6 +9,7 @@ from jax.sharding import AxisType
 from thanos_jax import config as schema
 from thanos_jax import run, sharding
 from thanos_jax.data import batches, sources
+from thanos_jax.errors import ConfigError
 from thanos_jax.train import loop, resident
 from thanos_jax.train.step import INPUTS
 
@@ -67,5 +68,5 @@ def test_choice(in_memory, monkeypatch):
     if in_memory:
         assert loop.on_devices("yes", Split)
     else:
-        with pytest.raises(schema.ConfigError, match=r"train\.resident: 'yes' needs"):
+        with pytest.raises(ConfigError, match=r"train\.resident: 'yes' needs"):
             loop.on_devices("yes", Split)

@@ -14,6 +14,7 @@ from thanos_jax import config as schema
 from thanos_jax import run, sharding
 from thanos_jax.data import augment
 from thanos_jax.data.sources import load
+from thanos_jax.errors import ConfigError
 from thanos_jax.train import objective
 from thanos_jax.train.step import INPUTS, NUM_VIEWS, make_step
 
@@ -303,5 +304,5 @@ def test_memory_of_a_batch_sixteen_times_as_large(dataset):
 def test_a_micro_batch_the_devices_cannot_share_is_refused(dataset):
     config = _config(micro_batch_size=4)
     expected = r"train\.micro_batch_size: expected 0 or a multiple of the 8 devices, got 4"
-    with pytest.raises(schema.ConfigError, match=expected):
+    with pytest.raises(ConfigError, match=expected):
         run.build(config, dataset, _mesh(8))

@@ -12,9 +12,9 @@ import functools
 import numpy as np
 
 from thanos_jax.data.splits import ArraySplit, Batch, MappedSplit, Split
+from thanos_jax.permutations import PHOTOGRAPH
 
 _CHUNK = 4096  # images composed at a time
-_STREAMS = {"train": 2**60, "test": 2**60 + 1}  # see permutations.py
 
 
 @functools.cache
@@ -59,8 +59,8 @@ def over_photographs(
         raise TypeError(f"images must be uint8, got {images.dtype}")
     if images.ndim != 4 or images.shape[-1] != 1:
         raise ValueError(f"images must have shape [n, h, w, 1], got {images.shape}")
-    if split not in _STREAMS:
-        raise ValueError(f"split must be one of {', '.join(_STREAMS)}, got {split!r}")
+    if split not in PHOTOGRAPH:
+        raise ValueError(f"split must be one of {', '.join(PHOTOGRAPH)}, got {split!r}")
     size, height, width, _ = images.shape
     photographs = _photographs()
     middle = photographs.shape[2] // 2
@@ -73,7 +73,7 @@ def over_photographs(
     numbers = np.arange(size) if numbers is None else np.asarray(numbers)
     # [photograph, top, left, channel, h, w], a view.
     crops = np.lib.stride_tricks.sliding_window_view(half, (height, width), axis=(1, 2))
-    words = np.random.Philox(key=np.array([seed, _STREAMS[split]], np.uint64)).random_raw(
+    words = np.random.Philox(key=np.array([seed, PHOTOGRAPH[split]], np.uint64)).random_raw(
         3 * (int(numbers.max(initial=-1)) + 1)
     )
     # A remainder by some hundreds of 64 random bits is as good as uniform.

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from thanos_jax.data.permutations import permutation
 from thanos_jax.data.splits import Batch, Split
 from thanos_jax.errors import MissingDependencyError
+from thanos_jax.permutations import permutation
 
 
 def sample_indices(

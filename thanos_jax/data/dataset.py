@@ -10,11 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from thanos_jax.data.permutations import HOLD_OUT, permutation
 from thanos_jax.data.splits import DataError, Split
-
-# Stream of the one draw made here; see permutations.py.
-_MOMENTS = 2**61
+from thanos_jax.permutations import HOLD_OUT, MOMENTS, permutation
 
 
 class Dataset(NamedTuple):
@@ -84,7 +81,7 @@ def moments(
     Raises:
       DataError: an image cannot be read.
     """
-    chosen = np.sort(permutation(seed, _MOMENTS, len(split))[:limit])
+    chosen = np.sort(permutation(seed, MOMENTS, len(split))[:limit])
     starts = range(0, len(chosen), chunk)
 
     def count(start: int) -> np.ndarray:

@@ -14,9 +14,9 @@ from ml_collections import ConfigDict
 
 from thanos_jax.data.dataset import Dataset, hold_out, moments, read_table
 from thanos_jax.data.image_files import ImageFiles, open_image, open_splits
-from thanos_jax.data.permutations import TEST_SPLIT, permutation
 from thanos_jax.data.prepared import DatasetNotFound
 from thanos_jax.data.splits import DataError
+from thanos_jax.permutations import TEST_SPLIT, permutation
 
 TABLE = "labels.csv"
 _COLUMNS = ("filename", "coarse", "fine")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from thanos_jax.data.permutations import SUBSAMPLE, permutation
 from thanos_jax.data.splits import DataError
+from thanos_jax.permutations import SUBSAMPLE, permutation
 
 # The last two of each class, 0 to 4 and 5 to 9: both classes have rare and common strata.
 DIGITS = (3, 4, 8, 9)

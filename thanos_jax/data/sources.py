@@ -19,10 +19,10 @@ from thanos_jax.data import (
     waterbirds,
 )
 from thanos_jax.data.dataset import Dataset, fine_labels, hold_out, moments
-from thanos_jax.data.permutations import SUBSAMPLE, TEST_SPLIT, permutation
 from thanos_jax.data.prepared import DatasetNotFound
 from thanos_jax.data.relabelled import with_fine_classes
 from thanos_jax.data.splits import ArraySplit, DataError, RecordSplit, Split
+from thanos_jax.permutations import SUBSAMPLE, TEST_SPLIT, permutation
 
 __all__ = [
     "BACKGROUNDS",

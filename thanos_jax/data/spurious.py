@@ -14,8 +14,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from thanos_jax.data.backgrounds import white_over
-from thanos_jax.data.permutations import permutation
 from thanos_jax.data.splits import ArraySplit, Batch, MappedSplit, Split
+from thanos_jax.permutations import BACKGROUND, STRIPES, permutation
 
 # Kind -> its two backgrounds; background c is that of class c.
 BACKGROUNDS = {
@@ -27,9 +27,6 @@ _CHUNK = 4096  # images composed at a time
 _LEVEL = 128  # half brightness: white stands out
 _COLOURS = np.array([[_LEVEL, 0, 0], [0, _LEVEL, 0]], np.uint8)
 _STRIPE = 2  # pixels; a period, of twice that, divides the sides of both data sets
-# Streams of the draws; see permutations.py.
-_ASSIGNMENT = {"train": 2**59, "test": 2**59 + 1}
-_PHASES = {"train": 2**59 + 2, "test": 2**59 + 3}
 
 
 def assign(coarse: np.ndarray, *, correlation: float, seed: int, split: str) -> np.ndarray:
@@ -58,7 +55,7 @@ def assign(coarse: np.ndarray, *, correlation: float, seed: int, split: str) -> 
         raise ValueError(f"coarse must be 0 or 1, got {np.unique(coarse)}")
     background = 1 - coarse.astype(np.int32)
     if len(coarse):
-        order = permutation(seed, _ASSIGNMENT[split], len(coarse))
+        order = permutation(seed, BACKGROUND[split], len(coarse))
         for label in (0, 1):
             members = order[coarse[order] == label]
             background[members[: int(correlation * len(members) + 0.5)]] = label
@@ -178,14 +175,14 @@ def group_names(coarse_names: Sequence[str], kind: str) -> tuple[str, ...]:
 
 
 def _check_split(split: str) -> None:
-    if split not in _PHASES:
-        raise ValueError(f"split must be one of {', '.join(_PHASES)}, got {split!r}")
+    if split not in STRIPES:
+        raise ValueError(f"split must be one of {', '.join(STRIPES)}, got {split!r}")
 
 
 def _phases(seed: int, split: str, numbers: np.ndarray) -> np.ndarray:
     """int64 [n], in [0, period)."""
     # Philox is a counter: word i is the same however many are asked for.
-    generator = np.random.Philox(key=np.array([seed, _PHASES[split]], np.uint64))
+    generator = np.random.Philox(key=np.array([seed, STRIPES[split]], np.uint64))
     words = generator.random_raw(int(numbers.max(initial=-1)) + 1)
     return (words[numbers] % np.uint64(2 * _STRIPE)).astype(np.int64)
 

@@ -7,14 +7,11 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from thanos_jax.data.permutations import permutation
 from thanos_jax.downstream.arrays import check_embeddings, check_labels, unit_rows
+from thanos_jax.permutations import CORESET_TIES, HALVES, permutation
 
 METHODS = ("random", "herding")
 DROPS = ("lowest", "highest")
-
-# Streams of the seeded draws.
-_HALVES, _TIES = 2**61 + 4, 2**61 + 2**32
 
 
 def halves(labels: Any, runs: int, seed: int = 0) -> np.ndarray:
@@ -42,7 +39,7 @@ def halves(labels: Any, runs: int, seed: int = 0) -> np.ndarray:
     _check_seed(seed)
     trained_on = np.zeros((runs, len(labels)), bool)
     for pair in range(runs // 2):
-        order = permutation(seed, _HALVES + pair, len(labels))
+        order = permutation(seed, HALVES + pair, len(labels))
         # Shuffled and then sorted by class, every second image is a random half of its class.
         order = order[np.argsort(labels[order], kind="stable")]
         trained_on[2 * pair, order[::2]] = True
@@ -295,7 +292,7 @@ def select(
         values = _check_scores(scores, len(labels))
         if drop == "lowest":
             values = -values
-    order = np.lexsort((permutation(seed, _TIES, len(labels)), values))  # the best first
+    order = np.lexsort((permutation(seed, CORESET_TIES, len(labels)), values))  # the best first
     if not balanced:
         return np.sort(order[:total])
     # Each image's place among those of its class, the best first.

@@ -12,14 +12,12 @@ from sklearn.metrics import average_precision_score, pairwise_distances_argmin_m
 from sklearn.neighbors import NearestNeighbors
 from threadpoolctl import threadpool_limits
 
-from thanos_jax.data.permutations import permutation
 from thanos_jax.downstream.arrays import check_embeddings, check_labels, unit_rows
+from thanos_jax.permutations import CHANGED_LABELS, FLAG_TIES, NEW_LABELS, permutation
 
 KINDS = ("symmetric", "asymmetric", "within_class")
 METHODS = ("neighbours", "strata")
 
-# Streams of the seeded draws.
-_CHANGED, _TARGET, _TIES = 2**61 + 1, 2**61 + 2, 2**61 + 3
 _INITIALIZATIONS = 3
 _MINIMUM_SHARE = 0.01
 _MINIMUM_SIZE = 3
@@ -105,14 +103,14 @@ def corrupt(
         before = check_labels(fine, "fine", length=length, num_classes=None)
     else:
         before = labels
-    words = np.random.Philox(key=np.array([seed, _TARGET], np.uint64)).random_raw(length)
+    words = np.random.Philox(key=np.array([seed, NEW_LABELS], np.uint64)).random_raw(length)
     after = _targets(labels, before, kind, num_classes, transition, words)
     can_change = np.flatnonzero(after != before)
     if rate > 0 and can_change.size == 0:
         raise ValueError(f"rate: expected 0, for no label has another to change to, got {rate}")
     changed = np.zeros(length, bool)
     if can_change.size:
-        order = permutation(seed, _CHANGED, len(can_change))
+        order = permutation(seed, CHANGED_LABELS, len(can_change))
         changed[can_change[order[: round(rate * len(can_change))]]] = True
     return np.where(changed, after, before), changed
 
@@ -233,7 +231,7 @@ def flag(suspicion: Any, rate: float | None = None, *, seed: int = 0) -> np.ndar
         return suspicion > 0.5
     _check_rate(rate)
     _check_seed(seed, 64)
-    order = np.lexsort((permutation(seed, _TIES, len(suspicion)), -suspicion))
+    order = np.lexsort((permutation(seed, FLAG_TIES, len(suspicion)), -suspicion))
     flagged = np.zeros(len(suspicion), bool)
     flagged[order[: round(rate * len(suspicion))]] = True
     return flagged

@@ -206,3 +206,15 @@ def _check(arrangement: str, encoders: int, num_classes: int, embedding_dim: int
         raise ValueError(f"num_classes must be at least 1; got {num_classes}")
     if embedding_dim < 0:
         raise ValueError(f"embedding_dim must be at least 0; got {embedding_dim}")
+
+
+def predict_coarse(logits: tuple[jax.Array, ...]) -> jax.Array:
+    """Returns the class of the largest probability, averaged over the classifiers.
+
+    Args:
+      logits: float [rows, classes] of each classifier.
+
+    Returns:
+      int32 [rows].
+    """
+    return jnp.argmax(sum(jax.nn.softmax(x) for x in logits), axis=-1).astype(jnp.int32)

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from thanos_jax.report.meanings import MEANINGS
 from thanos_jax.report.plots import INK
-from thanos_jax.train.metrics import write_atomically
+from thanos_jax.workdir import write_atomically
 
 _HEADLINES = ("fine_accuracy", "coarse_accuracy", "worst_group_accuracy", "collapse_index")
 

@@ -12,10 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from sklearn.manifold import TSNE
-from threadpoolctl import threadpool_limits
 
-from thanos_jax.downstream.arrays import check_embeddings, check_labels, unit_rows
+from thanos_jax.downstream.arrays import check_embeddings, check_labels
 from thanos_jax.report.meanings import HOW_TO_READ
 
 __all__ = [
@@ -26,7 +24,6 @@ __all__ = [
     "embedding_map",
     "group_bars",
     "images",
-    "project",
     "reconstructions",
     "suspicion",
 ]
@@ -415,42 +412,6 @@ def suspicion(values: Any, wrong: Any) -> Figure:
     axes.set_ylabel("per cent", color=INK, fontsize=9)
     axes.legend(frameon=False, fontsize=8, labelcolor=INK)
     return figure
-
-
-def project(embeddings: Any, *, seed: int = 0, limit: int = 2000) -> tuple[np.ndarray, np.ndarray]:
-    """Maps L2-normalized embeddings to the plane by t-SNE (scikit-learn), started from PCA.
-
-    Args:
-      embeddings: floating point [n, d].
-      seed: draws the rows, and t-SNE's random numbers.
-      limit: at most this many rows are mapped, drawn without replacement.
-
-    Returns:
-      (points float32 [m, 2], chosen int64 [m], the rows mapped, ascending); m = min(n, limit).
-      Embeddings that all coincide are mapped to one point.
-
-    Raises:
-      TypeError, ValueError: as `check_embeddings`, or limit < 1.
-    """
-    if limit < 1:
-        raise ValueError(f"limit: expected at least 1, got {limit}")
-    embeddings = check_embeddings(embeddings, "embeddings")
-    chosen = np.arange(len(embeddings))
-    if len(chosen) > limit:
-        chosen = np.sort(np.random.default_rng(seed).choice(len(chosen), limit, replace=False))
-    unit = unit_rows(embeddings[chosen])
-    points = np.zeros((len(unit), 2), np.float32)
-    # PCA divides by the spread, which is zero, or rounding, where everything has collapsed.
-    if len(unit) < 3 or np.max(np.std(unit.astype(np.float64), axis=0)) < 1e-7:
-        return points, chosen
-    if unit.shape[1] == 1:
-        unit = np.pad(unit, ((0, 0), (0, 1)))
-    perplexity = min(30.0, (len(unit) - 1) / 3)
-    tsne = TSNE(perplexity=perplexity, init="pca", random_state=seed)
-    # Threads meet at a barrier in every iteration; few points on a busy machine are faster alone.
-    with threadpool_limits(1 if len(unit) <= 5000 else None):
-        points[:] = tsne.fit_transform(unit)
-    return points, chosen
 
 
 def _series(records: Sequence[Mapping[str, Any]], name: str) -> list[tuple[float, float]]:

@@ -8,7 +8,7 @@ anywhere:
     sample_0/, sample_1/, ...  common_strata, el2n: trainings over which scores are averaged
     representation/            forgetting, herding: the training that is looked at
     coreset.npz                scores, and which images are kept
-    robust/                    the classifier
+    classifier/                  the classifier
     results.json, report.html
 """
 
@@ -25,9 +25,9 @@ from jax.sharding import Mesh
 
 from thanos_jax import run as run_module
 from thanos_jax import workdir as workdirs
-from thanos_jax.config import ConfigError
 from thanos_jax.data.dataset import Dataset
 from thanos_jax.downstream import coreset, group_scores
+from thanos_jax.errors import ConfigError
 from thanos_jax.report import plots
 from thanos_jax.tasks import findings, stages
 from thanos_jax.train import loop
@@ -91,7 +91,7 @@ def run(
     elif method in LOOKING:
         first, name, seen = scoring_config(config, 0), "representation", dataset
     else:
-        first, name = stages.classifier_config(config), "robust"
+        first, name = stages.classifier_config(config), "classifier"
         seen = _counted(config, dataset, _choose(config, labels["coarse"]).stays)
     with stages.claimed(
         config, folder, seen, mesh, first=first, training=name, overwrite=overwrite
@@ -139,13 +139,15 @@ def _run(
     robust = stages.classifier_config(config)
     counted = _counted(config, dataset, chosen.stays)
     if config.coreset.method in _SCORES:
-        parts = run_module.build(robust, counted, mesh, resumes=stages.started(folder / "robust"))
+        parts = run_module.build(
+            robust, counted, mesh, resumes=stages.started(folder / "classifier")
+        )
     trained = stages.classify(
         robust,
         parts,
         counted,
         mesh,
-        folder / "robust",
+        folder / "classifier",
         rows=np.flatnonzero(chosen.stays) if config.coreset.same_steps else None,
     )
 

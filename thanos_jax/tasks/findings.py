@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from thanos_jax import workdir
-from thanos_jax.config import ConfigError
+from thanos_jax.errors import ConfigError
 
 _LABELS = "labels_of_"  # a split's
 

@@ -1,13 +1,13 @@
 """Hidden groups: recovered from an embedding, and a classifier trained against the worst of them.
 
 Classes are the coarse labels; the fine labels are the true groups, which are looked at to measure,
-and to train only where config.robust.method says so. A run has up to three trainings, in folders of
+and to train only where config.groups.method says so. A run has up to three trainings, in folders of
 their own, and each thing it makes is there whole or not at all, so that it can be resumed anywhere:
 
     representation/  config.method; only where groups are recovered
     identification/  the first training of Just Train Twice
     groups.npz       the groups that the classifier is trained with
-    robust/          the classifier
+    classifier/        the classifier
     results.json, report.html
 """
 
@@ -24,10 +24,10 @@ from jax.sharding import Mesh
 
 from thanos_jax import run as run_module
 from thanos_jax import sharding
-from thanos_jax.config import ConfigError
 from thanos_jax.data.annotated import AnnotatedSplit
 from thanos_jax.data.dataset import Dataset
-from thanos_jax.downstream import group_scores, groups, transfer
+from thanos_jax.downstream import group_scores, groups, projection, transfer
+from thanos_jax.errors import ConfigError
 from thanos_jax.report import plots
 from thanos_jax.tasks import findings, stages
 from thanos_jax.train import state as train_state
@@ -84,8 +84,8 @@ def run(
       NonFiniteError, CheckpointError, WorkdirError, Interrupted: as `thanos_jax.run.run`.
     """
     stages.require_classifiable(config, dataset)
-    first = config if config.robust.method in RECOVERING else stages.classifier_config(config)
-    name = "representation" if first is config else "robust"
+    first = config if config.groups.method in RECOVERING else stages.classifier_config(config)
+    name = "representation" if first is config else "classifier"
     with stages.claimed(
         config, folder, dataset, mesh, first=first, training=name, overwrite=overwrite
     ) as parts:
@@ -97,7 +97,7 @@ def _run(
 ) -> dict[str, Any]:
     """As `run`, in a folder that is its own; `parts` are those of its first training."""
     robust = stages.classifier_config(config)
-    method = config.robust.method
+    method = config.groups.method
     labels = {name: stages.labels(dataset.splits[name]) for name in ("train", "validation")}
     classes = {name: split["coarse"] for name, split in labels.items()}
     path = folder / "groups.npz"
@@ -124,10 +124,10 @@ def _run(
         arrays = {**known._asdict(), "names": np.array(known.names)}
         findings.write(path, arrays, classes)
     if method != "none":
-        resumes = stages.started(folder / "robust")
+        resumes = stages.started(folder / "classifier")
         parts = run_module.build(robust, dataset, mesh, resumes=resumes)
         trained = _train_classifier(
-            robust, parts, known, labels["train"]["coarse"], dataset, mesh, folder / "robust"
+            robust, parts, known, labels["train"]["coarse"], dataset, mesh, folder / "classifier"
         )
     assert trained is not None
 
@@ -230,13 +230,13 @@ def _recover(config: Any, parts: Any, state: Any, dataset: Dataset, mesh: Mesh) 
         train["coarse"],
         validation["embedding"],
         validation["coarse"],
-        method=config.robust.clustering,
-        projection=config.robust.projection,
-        choice=config.robust.choice,
-        clusters=config.robust.clusters or None,
+        method=config.groups.clustering,
+        projection=config.groups.projection,
+        choice=config.groups.choice,
+        clusters=config.groups.clusters or None,
         seed=config.seed,
     )
-    points, mapped = plots.project(train["embedding"], limit=config.report.map_points)
+    points, mapped = projection.project(train["embedding"], limit=config.report.map_points)
     names = [f"{dataset.coarse_names[c]} #{g}" for g, c in enumerate(found.classes.tolist())]
     return Groups(
         found.groups.astype(np.int32),
@@ -260,7 +260,7 @@ def _identify(
       ConfigError: it errs on no training image.
     """
     first = stages.classifier_config(config)
-    first.train.epochs = config.robust.jtt_epochs
+    first.train.epochs = config.groups.jtt_epochs
     parts = run_module.build(first, dataset, mesh, resumes=stages.started(folder))
     size = len(dataset.splits["train"])
     print("first training, by whose errors the second is weighted", flush=True)
@@ -282,10 +282,10 @@ def _identify(
         groups_of[name] = (2 * labels[name]["coarse"] + wrong).astype(np.int32)
     if not np.any(groups_of["train"] % 2):
         raise ConfigError(
-            f"config.robust.jtt_epochs: after {config.robust.jtt_epochs:g} epochs "
+            f"config.groups.jtt_epochs: after {config.groups.jtt_epochs:g} epochs "
             f"({trained.step} steps) the first training errs on none of the {size} training "
             "images, and there is nothing to give more weight to; expected fewer epochs, or a "
-            "lower robust.learning_rate"
+            "lower classifier.learning_rate"
         )
     names = [f"{name}, {w}" for name in dataset.coarse_names for w in ("learnt", "errors")]
     return Groups(groups_of["train"], groups_of["validation"], tuple(names))
@@ -300,7 +300,7 @@ def _train_classifier(
     mesh: Mesh,
     folder: pathlib.Path,
 ) -> stages.Trained:
-    method, size = config.robust.method, len(classes)
+    method, size = config.groups.method, len(classes)
     print(f"classifier: {method}, {len(known.names)} groups", flush=True)
     rows = None
     weights = np.ones(size, np.float32)
@@ -311,10 +311,10 @@ def _train_classifier(
         # A group without training images never has a loss, and takes no share of the weights.
         initial = jnp.asarray(sizes > 0, jnp.float32) / np.count_nonzero(sizes)
         state = state.replace(group_weights=sharding.replicate(mesh, initial))
-        if config.robust.balanced_batches:
+        if config.groups.balanced_batches:
             rows = balanced(known.train)
     elif method == "jtt":
-        rows = np.repeat(np.arange(size), np.where(known.train % 2, config.robust.jtt_weight, 1))
+        rows = np.repeat(np.arange(size), np.where(known.train % 2, config.groups.jtt_weight, 1))
     elif method == "reweight":
         weights = reweighted(known.train)
     elif method == "undersample":

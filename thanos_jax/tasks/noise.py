@@ -7,7 +7,7 @@ anywhere:
 
     representation/  config.method, on noisy labels; only where labels are mended
     labels.npz       what was made wrong, what is suspected, and the labels trained on afterwards
-    robust/          the classifier
+    classifier/        the classifier
     results.json, report.html
 """
 
@@ -23,11 +23,11 @@ from jax.sharding import Mesh
 
 from thanos_jax import run as run_module
 from thanos_jax import sharding
-from thanos_jax.config import ConfigError
 from thanos_jax.data.annotated import AnnotatedSplit
 from thanos_jax.data.dataset import Dataset
 from thanos_jax.data.relabelled import relabel
-from thanos_jax.downstream import noisy_labels
+from thanos_jax.downstream import noisy_labels, projection
+from thanos_jax.errors import ConfigError
 from thanos_jax.report import plots
 from thanos_jax.tasks import findings, stages
 from thanos_jax.train import noise_step, nonfinite
@@ -104,7 +104,7 @@ def run(
     _require_trainable(config, noisy)
     mends = config.noise.method == "mend"
     first = config if mends else stages.classifier_config(config)
-    training = "representation" if mends else "robust"
+    training = "representation" if mends else "classifier"
     with stages.claimed(
         config, folder, noisy, mesh, first=first, training=training, overwrite=overwrite
     ) as parts:
@@ -203,10 +203,10 @@ def _run(
             found = _find(config, parts, trained.state, train.given, noisy, mesh)
             _write(path, train, found)
         data, rows = _mended(config, train.given, found, noisy)
-        parts = run_module.build(robust, data, mesh, resumes=stages.started(folder / "robust"))
+        parts = run_module.build(robust, data, mesh, resumes=stages.started(folder / "classifier"))
     print(f"classifier: {method}", flush=True)
     trained, one = _train_classifier(
-        robust, parts, data, rows, mesh, folder / "robust", wrong=float(np.mean(train.changed))
+        robust, parts, data, rows, mesh, folder / "classifier", wrong=float(np.mean(train.changed))
     )
 
     # The test split is first read here, and decides nothing.
@@ -265,7 +265,7 @@ def _find(
     assumed = config.noise.assumed_rate
     flagged = noisy_labels.flag(suspicion, None if assumed < 0 else assumed, seed=config.seed)
     suggested = noisy_labels.suggest(embeddings, given, trusted=~flagged, **options)
-    points, mapped = plots.project(embeddings, limit=config.report.map_points)
+    points, mapped = projection.project(embeddings, limit=config.report.map_points)
     return Findings(
         suspicion.astype(np.float32), flagged, suggested.astype(np.int32), points, mapped
     )

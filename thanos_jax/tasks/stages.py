@@ -16,13 +16,13 @@ from jax.sharding import Mesh
 import thanos_jax
 from thanos_jax import run as run_module
 from thanos_jax import workdir
-from thanos_jax.config import ConfigError
 from thanos_jax.data.annotated import AnnotatedSplit
 from thanos_jax.data.dataset import Dataset
 from thanos_jax.data.splits import ArraySplit, Split
-from thanos_jax.downstream import embed as embedding
+from thanos_jax.errors import ConfigError
 from thanos_jax.report import html, plots
 from thanos_jax.train import checkpoint, loop, metrics, nonfinite
+from thanos_jax.train import embed as embedding
 from thanos_jax.train import state as train_state
 from thanos_jax.train.checkpoint import Checkpoints
 from thanos_jax.train.robust_step import WEIGHT_INPUTS, make_robust_step
@@ -66,10 +66,10 @@ def require_classifiable(config: ml_collections.ConfigDict, dataset: Dataset) ->
             f"config.task: {config.task!r} trains a classifier, and needs two classes; "
             f"{dataset.name} has {len(dataset.coarse_names)}"
         )
-    if config.robust.batch_size % jax.device_count():
+    if config.classifier.batch_size % jax.device_count():
         raise ConfigError(
-            "config.robust.batch_size: expected 0 or a multiple of the "
-            f"{jax.device_count()} devices, got {config.robust.batch_size}"
+            "config.classifier.batch_size: expected 0 or a multiple of the "
+            f"{jax.device_count()} devices, got {config.classifier.batch_size}"
         )
     if config.transfer.every_epochs:
         raise ConfigError(
@@ -123,12 +123,12 @@ def classifier_config(config: ml_collections.ConfigDict) -> ml_collections.Confi
     """Returns the config by which a classifier is trained: config.robust in place of train."""
     one = config.copy_and_resolve_references()
     one.method = "ce"
-    one.train.epochs = config.robust.epochs or config.train.epochs
-    one.train.batch_size = config.robust.batch_size or config.train.batch_size
-    one.train.learning_rate = config.robust.learning_rate or config.train.learning_rate
-    one.train.weight_decay = config.robust.weight_decay
+    one.train.epochs = config.classifier.epochs or config.train.epochs
+    one.train.batch_size = config.classifier.batch_size or config.train.batch_size
+    one.train.learning_rate = config.classifier.learning_rate or config.train.learning_rate
+    one.train.weight_decay = config.classifier.weight_decay
     one.train.micro_batch_size = 0
-    if not config.robust.augment:
+    if not config.classifier.augment:
         one.augment.crop_scale = (1.0, 1.0)
         one.augment.flip = 0.0
         one.augment.jitter_probability = 0.0
@@ -291,7 +291,7 @@ def training_figures(
     for name in workdir.trainings(folder):
         records = metrics.read(folder / name / "metrics.jsonl")
         if records and (name == of_samples or not name.startswith("sample_")):
-            title = f"Training: {'classifier' if name == 'robust' else name.replace('_', ' ')}"
+            title = f"Training: {'classifier' if name == 'classifier' else name.replace('_', ' ')}"
             figures[title] = (plots.curves(records), plots.HOW_TO_READ["curves"])
     return figures
 
@@ -324,7 +324,7 @@ def finish(
     )
     # Last: its presence says that everything else was written.
     with workdir.writing(folder):
-        metrics.write_atomically(folder / "results.json", json.dumps(results, indent=2) + "\n")
+        workdir.write_atomically(folder / "results.json", json.dumps(results, indent=2) + "\n")
     return results
 
 
@@ -409,7 +409,7 @@ def started(folder: pathlib.Path) -> bool:
 def embed(
     parts: Any, state: TrainState, split: Split, mesh: Mesh, config: Any, keep: tuple[str, ...]
 ) -> dict[str, np.ndarray]:
-    """Returns outputs and labels of a whole split; see `thanos_jax.downstream.embed.embed`."""
+    """Returns outputs and labels of a whole split; see `thanos_jax.train.embed.embed`."""
     return embedding.embed(
         parts.forward,
         {"params": state.params, **state.model_state},

@@ -16,7 +16,7 @@ from thanos_jax.theory import figures, minimizers, sweeps
 from thanos_jax.theory.data import Model, ModelError, check_integer, check_positive, draw
 from thanos_jax.theory.descent import descend, initial_weights
 from thanos_jax.theory.structure import structure
-from thanos_jax.train.metrics import write_atomically
+from thanos_jax.workdir import write_atomically
 
 # Strengths of the irrelevant features over the threshold, and betas of the joint loss.
 _RATIOS = (0.5, 0.7, 0.85, 0.95, 0.99, 1.01, 1.05, 1.15, 1.3, 1.5)

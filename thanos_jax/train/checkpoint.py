@@ -27,7 +27,8 @@ import orbax.checkpoint as ocp
 
 from thanos_jax.errors import UserError
 from thanos_jax.train import checksums
-from thanos_jax.train.metrics import NonFiniteError, write_atomically
+from thanos_jax.train.metrics import NonFiniteError
+from thanos_jax.workdir import write_atomically
 
 _ARRAYS = "arrays"
 _TEMPORARY = ".tmp"

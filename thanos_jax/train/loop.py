@@ -13,9 +13,9 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from thanos_jax import interruption, sharding, workdir
-from thanos_jax.config import ConfigError
 from thanos_jax.data import batches
 from thanos_jax.data.splits import Split
+from thanos_jax.errors import ConfigError
 from thanos_jax.train import metrics, nonfinite, resident, unlogged
 from thanos_jax.train.checkpoint import Checkpoints
 from thanos_jax.train.progress import progress

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from thanos_jax.errors import UserError
+from thanos_jax.workdir import write_atomically
 
 
 class NonFiniteError(UserError, FloatingPointError):
@@ -63,11 +64,3 @@ def read(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     lines = path.read_text(encoding="utf-8").split("\n")
     # What follows the last newline was being written when the run was stopped.
     return [json.loads(line) for line in lines[:-1]]
-
-
-def write_atomically(path: str | os.PathLike[str], text: str) -> None:
-    """Writes a text file that is there whole or not at all."""
-    path = pathlib.Path(path)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 
 from thanos_jax import losses
 from thanos_jax.losses import checks
-from thanos_jax.train.objective import predict_coarse
+from thanos_jax.models.thanos import predict_coarse
 from thanos_jax.train.state import TrainState
 from thanos_jax.train.step import Metrics, Step, finite, make_views, measured, update
 

@@ -14,9 +14,10 @@ import numpy as np
 import optax
 
 from thanos_jax.data.batches import sample_indices
-from thanos_jax.train.metrics import NonFiniteError, require_finite, write_atomically
+from thanos_jax.train.metrics import NonFiniteError, require_finite
 from thanos_jax.train.state import TrainState
 from thanos_jax.train.step import Metrics, Step
+from thanos_jax.workdir import write_atomically
 
 OPTIONS = ("stop", "skip")
 FILE = "nonfinite.json"

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from thanos_jax import losses
+from thanos_jax.models.thanos import predict_coarse
 
 Contrastive = Callable[..., jax.Array]
 
@@ -138,15 +139,3 @@ def total_loss(
         total += config.reconstruction_weight * terms["reconstruction"]
     correct = predict_coarse(outputs["logits"]) == labels_of_rows
     return total, {"loss": total, **terms, "coarse_accuracy": correct.mean()}
-
-
-def predict_coarse(logits: tuple[jax.Array, ...]) -> jax.Array:
-    """Returns the class of the largest probability, averaged over the classifiers.
-
-    Args:
-      logits: float [rows, classes] of each classifier.
-
-    Returns:
-      int32 [rows].
-    """
-    return jnp.argmax(sum(jax.nn.softmax(x) for x in logits), axis=-1).astype(jnp.int32)

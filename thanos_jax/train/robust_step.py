@@ -12,7 +12,7 @@ from flax import linen as nn
 from jax.sharding import Mesh
 
 from thanos_jax import losses
-from thanos_jax.train.objective import predict_coarse
+from thanos_jax.models.thanos import predict_coarse
 from thanos_jax.train.state import TrainState
 from thanos_jax.train.step import Metrics, Step, make_views, measured, update
 
@@ -59,7 +59,7 @@ def make_robust_step(
     """
     augmented = make_views(config, mesh, mean=mean, std=std, views=1)
     seed = jax.random.key(config.seed)
-    robust = config.robust
+    groups = config.groups
 
     def step(state: TrainState, batch: Mapping[str, jax.Array]) -> tuple[TrainState, Metrics]:
         augment_key, dropout_key = jax.random.split(jax.random.fold_in(seed, state.step))
@@ -88,8 +88,8 @@ def make_robust_step(
                 values,
                 batch["group"],
                 state.group_weights,
-                step_size=robust.group_dro_step_size,
-                adjustment=robust.group_dro_adjustment,
+                step_size=groups.group_dro_step_size,
+                adjustment=groups.group_dro_adjustment,
                 group_sizes=group_sizes,
             )
             metrics["largest_group_weight"] = group_weights.max()

@@ -13,8 +13,8 @@ from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from thanos_jax.config import ConfigError
 from thanos_jax.data import augment, random_bits
+from thanos_jax.errors import ConfigError
 from thanos_jax.train import grad_cache
 from thanos_jax.train.objective import contrastive_loss, total_loss
 from thanos_jax.train.state import TrainState

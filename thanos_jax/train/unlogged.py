@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from thanos_jax.train.metrics import write_atomically
+from thanos_jax.workdir import write_atomically
 
 FILE = "unlogged.json"
 

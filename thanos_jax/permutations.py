@@ -1,14 +1,26 @@
-"""Seeded permutations that are the same on every machine and NumPy version."""
+"""Seeded permutations that are the same on every machine and NumPy version, and their streams.
+
+A draw is keyed by a seed and a stream. Training uses the number of the epoch as the stream; every
+other draw has a stream here, so that no two draws of one seed are the same.
+"""
 
 import functools
 import operator
 
 import numpy as np
 
-# Streams of the one-off draws. Epochs count up from zero and never reach them.
-HOLD_OUT = 2**64 - 1
-SUBSAMPLE = 2**63
+# Epochs count up from zero and never reach these. Data, by split where both are drawn:
+BACKGROUND = {"train": 2**59, "test": 2**59 + 1}  # colour or texture of each image
+STRIPES = {"train": 2**59 + 2, "test": 2**59 + 3}  # where each image's stripes begin
+PHOTOGRAPH = {"train": 2**60, "test": 2**60 + 1}  # the crop behind each image
+MOMENTS = 2**61
 TEST_SPLIT = 2**62
+SUBSAMPLE = 2**63  # plus the fine class
+HOLD_OUT = 2**64 - 1
+# Labels made wrong: which, to what; which of equally suspicious ones are flagged.
+CHANGED_LABELS, NEW_LABELS, FLAG_TIES = 2**61 + 1, 2**61 + 2, 2**61 + 3
+# Coresets: the halves to train on, plus the pair of runs; which of equally scored images stay.
+HALVES, CORESET_TIES = 2**61 + 4, 2**61 + 2**32
 
 
 @functools.lru_cache(maxsize=4)
@@ -21,7 +33,7 @@ def permutation(seed: int, stream: int, size: int) -> np.ndarray:
 
     Args:
       seed: integer in [0, 2**64).
-      stream: integer in [0, 2**64); an epoch number, or one of this module's constants.
+      stream: integer in [0, 2**64); an epoch number, or a constant of this module.
       size: number of elements, at least 1.
 
     Returns:

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from thanos_jax import sharding
 from thanos_jax.data import augment, batches, random_bits
 from thanos_jax.data.splits import Split
-from thanos_jax.train.objective import predict_coarse
+from thanos_jax.models.thanos import predict_coarse
 
 Forward = Callable[[Mapping[str, Any], jax.Array], dict[str, jax.Array]]
 

@@ -6,7 +6,7 @@ import pytest
 from thanos_jax import config as schema
 from thanos_jax import run, sharding
 from thanos_jax.data.sources import load
-from thanos_jax.downstream import embed
+from thanos_jax.train import embed
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from thanos_jax.downstream.permutation_test import (
+from thanos_jax.downstream.class_fixing import (
     class_fixing_permutation_test,
     permute_within_class,
 )

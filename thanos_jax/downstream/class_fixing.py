@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from thanos_jax import losses
-from thanos_jax.data.permutations import permutation
 from thanos_jax.downstream import transfer
 from thanos_jax.downstream.arrays import check_embeddings, check_labels
+from thanos_jax.permutations import permutation
 
 CLASSIFIERS = ("class_means", "nearest_neighbours")
 
