@@ -184,7 +184,7 @@ def _claim(
     import jax
 
     from thanos_jax import tables
-    from thanos_jax.run import same_run
+    from thanos_jax.resume import same_run
     from thanos_jax.workdir import write_atomically, writing
 
     path = workdir / "table.json"

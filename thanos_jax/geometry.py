@@ -51,10 +51,12 @@ def measure(
     import numpy as np
 
     from thanos_jax import config as schema
-    from thanos_jax import run, sharding
-    from thanos_jax.data import augment, random_bits, sources
+    from thanos_jax import sharding
+    from thanos_jax.data import sources
     from thanos_jax.downstream import class_fixing, lipschitz, neural_collapse, strata
-    from thanos_jax.train import checkpoint, embed
+    from thanos_jax.train import checkpoint
+    from thanos_jax.train.build import build
+    from thanos_jax.train.embed import embed
 
     folder = pathlib.Path(workdir)
     if not (folder / "config.json").exists() or not (folder / "checkpoints").is_dir():
@@ -63,23 +65,15 @@ def measure(
         )
     config = schema.read(folder / "config.json")
     dataset = sources.load(config.data)
-    mesh = sharding.make_mesh()
-    parts = run.build(config, dataset, mesh, resumes=True)
+    training = build(config, dataset, sharding.make_mesh(), resumes=True)
     # Reading alone: the run may still be writing.
     saved = checkpoint.steps(folder / "checkpoints")
     if not saved:
         raise NotARunError(f"workdir: {folder} has no checkpoint yet")
     step = saved[-1]
-    state = checkpoint.restore(folder / "checkpoints", parts.state, step)
+    state = checkpoint.restore(folder / "checkpoints", training.state, step)
     variables = {"params": state.params, **state.model_state}
-    test = embed.embed(
-        parts.forward,
-        variables,
-        dataset.splits["test"],
-        mesh,
-        batch_size=config.train.micro_batch_size or config.train.batch_size,
-        read_threads=config.data.read_threads,
-    )
+    test = embed(training, state, dataset.splits["test"])
     embeddings, fine, coarse = (test[name] for name in ("embedding", "fine", "coarse"))
     weights = None
     if "classifier_1" not in state.params:  # two classifiers are not one matrix
@@ -112,13 +106,8 @@ def measure(
     stored = jax.numpy.asarray(
         dataset.splits["test"].read(np.arange(min(images, len(fine))))["image"]
     )
-    inputs = random_bits.append(
-        augment.normalize(stored, dataset.mean, dataset.std),
-        stored,
-        bits=config.data.random_bits,
-        form=config.data.random_bits_form,
-    )
-    encode, decode = lipschitz.encoder_and_decoder(parts.model, variables)
+    inputs = training.inputs(stored, stored)
+    encode, decode = lipschitz.encoder_and_decoder(training.model, variables)
     key = jax.random.key(seed)
     found["encoder"] = {
         **lipschitz.lipschitz(encode, inputs, key),
@@ -126,7 +115,7 @@ def measure(
     }
     if decode is not None:
         # The decoder reads the last encoder's embedding, which is as wide as the others'.
-        width = embeddings.shape[1] // len(parts.model.encoders)
+        width = embeddings.shape[1] // len(training.model.encoders)
         found["decoder"] = lipschitz.lipschitz(decode, embeddings[: len(stored), -width:], key)
     return found
 

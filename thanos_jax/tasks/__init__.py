@@ -1,1 +1,22 @@
-"""Whole runs of several trainings, each of which resumes; `thanos_jax.run` chooses among them."""
+"""The tasks: what a run does with a representation. One module a task, all of one contract.
+
+A task is a module of two functions, named in `thanos_jax.run.TASKS`:
+
+    prepare(run: stages.Run) -> a NamedTuple that has `first`, a stage
+        Raises ConfigError for a config that does not fit the data or the devices, before anything
+        is compiled; then builds the first training. Writes nothing.
+    perform(run: stages.Run, prepared) -> what results.json holds
+        Trains, evaluates and reports in run.folder, which is locked and the run's own. `first` is
+        the training that it starts with.
+
+The folder holds config.json, which `thanos_jax.run` writes, and of the task
+
+    metrics.jsonl, checkpoints/   of each training, in a folder named after its stage
+    *.npz                         findings: results for each image, whole or not at all
+    report.html, results.json     written last, by `stages.finish`
+
+A task may be stopped anywhere. Called again with the same folder, it reads the findings that are
+there, trains on from the newest checkpoints, and ends with the same numbers. Every process of a run
+makes the same calls: what is fitted on the host is fitted once, by the first process
+(`findings.once`), and only that one writes.
+"""

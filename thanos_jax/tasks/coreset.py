@@ -1,19 +1,18 @@
 """Coresets: the training images to keep when only a fraction may stay, and a classifier on those.
 
 Classes are the coarse labels; fine labels are looked at to measure only. A run scores the training
-images, which takes trainings of its own but for random choice, and trains a classifier on those
-that are kept. Each is in a folder of its own and whole or not at all, so that a run can be resumed
-anywhere:
+images, which takes trainings of its own except for random choice, and trains a classifier on the
+images that are kept:
 
     sample_0/, sample_1/, ...  common_strata, el2n: trainings over which scores are averaged
     representation/            forgetting, herding: the training that is looked at
     coreset.npz                scores, and which images are kept
-    classifier/                  the classifier
-    results.json, report.html
+    classifier/                the classifier
 """
 
 from __future__ import annotations
 
+import functools
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -21,17 +20,16 @@ from typing import Any, NamedTuple
 import jax
 import ml_collections
 import numpy as np
-from jax.sharding import Mesh
 
-from thanos_jax import run as run_module
+from thanos_jax import agree
 from thanos_jax import workdir as workdirs
 from thanos_jax.data.dataset import Dataset
 from thanos_jax.downstream import coreset, group_scores
 from thanos_jax.errors import ConfigError
 from thanos_jax.report import plots
 from thanos_jax.tasks import findings, stages
-from thanos_jax.train import loop
-from thanos_jax.train.state import TrainState
+from thanos_jax.train.build import count_steps
+from thanos_jax.train.embed import embed
 
 # Methods whose scores are averaged over trainings, and those that look at one.
 SAMPLED = ("common_strata", "el2n")
@@ -56,47 +54,76 @@ class Chosen(NamedTuple):
     scores: np.ndarray
 
 
-def run(
-    config: ml_collections.ConfigDict,
-    folder: pathlib.Path,
-    dataset: Dataset,
-    mesh: Mesh,
-    *,
-    overwrite: bool = False,
-) -> dict[str, Any]:
-    """Scores, chooses, trains, evaluates and reports; the same call on the same folder resumes.
+class Prepared(NamedTuple):
+    """What the run begins with.
 
-    Args:
-      config: checked, of task "coreset".
-      folder: of the run, not finished.
-      dataset: its coarse labels are the classes.
-      mesh: devices.
-      overwrite: whether a run of another config in the folder is removed.
+    Attributes:
+      first: its first training.
+      labels: "fine" and "coarse" int32 [n] of the training split.
+    """
 
-    Returns:
-      What results.json holds.
+    first: stages.Stage
+    labels: dict[str, np.ndarray]
+
+
+def prepare(run: stages.Run) -> Prepared:
+    """Checks what will be chosen from and builds the first training; see `thanos_jax.tasks`."""
+    stages.require_classifiable(run)
+    labels = stages.labels(run.dataset.splits["train"])
+    _require_choosable(run.config, run.dataset, labels["coarse"])
+    method = run.config.coreset.method
+    if method in SAMPLED:
+        first = _sample(run, 0, _samples(run.config, labels["coarse"])[0])
+    elif method in LOOKING:
+        first = _looking(run)
+    else:
+        first = _classifier(run, _choose(run.config, labels["coarse"]).stays)
+    return Prepared(first, labels)
+
+
+def perform(run: stages.Run, prepared: Prepared) -> dict[str, Any]:
+    """Scores, chooses, trains, evaluates and reports; see `thanos_jax.tasks`.
 
     Raises:
-      ConfigError: a config that does not fit the data or the devices, several processes, or scores
-        by which nothing of a class would be kept.
+      ConfigError: scores by which nothing of a class would be kept, or coreset.npz is of other
+        images.
       NonFiniteError, CheckpointError, WorkdirError, Interrupted: as `thanos_jax.run.run`.
     """
-    stages.require_classifiable(config, dataset)
-    labels = stages.labels(dataset.splits["train"])
-    _require_choosable(config, dataset, labels["coarse"])
-    method = config.coreset.method
-    if method in SAMPLED:
-        first, name = scoring_config(config, 0), "sample_0"
-        seen = _only(dataset, _samples(config, labels["coarse"])[0])
-    elif method in LOOKING:
-        first, name, seen = scoring_config(config, 0), "representation", dataset
-    else:
-        first, name = stages.classifier_config(config), "classifier"
-        seen = _counted(config, dataset, _choose(config, labels["coarse"]).stays)
-    with stages.claimed(
-        config, folder, seen, mesh, first=first, training=name, overwrite=overwrite
-    ) as parts:
-        return _run(config, folder, dataset, labels, mesh, parts)
+    config, labels, stage = run.config, prepared.labels, prepared.first
+    classes, path, found = labels["coarse"], run.folder / "coreset.npz", {}
+    if config.coreset.method in _SCORES and not findings.there(path):
+        found = _SCORES[config.coreset.method](run, stage, classes)
+    make = functools.partial(_choose, config, classes, **found)
+    chosen = Chosen(**findings.once(path, "a choice", {"train": classes}, lambda: make()._asdict()))
+    print(f"classifier: {chosen.stays.sum():,} of {len(chosen.stays):,} images", flush=True)
+    if stage.name != "classifier":
+        stage = _classifier(run, chosen.stays)
+    trained = stages.train(run, stage)
+
+    # The test split is first read here, and decides nothing.
+    print("accuracy of the classifier", flush=True)
+    measured = {
+        name: _accuracies(trained.outputs(name), len(run.dataset.fine_names))
+        for name in ("validation", "test")
+    }
+    totals = stages.totals(run)
+    results = {
+        "dataset": run.dataset.name,
+        "task": config.task,
+        "method": config.method if config.coreset.method in _SCORES else "ce",
+        "coreset_method": config.coreset.method,
+        "fraction": config.coreset.fraction,
+        "kept_images": int(chosen.stays.sum()),
+        **totals,
+        "scoring_seconds": totals["train_seconds"] - trained.records[-1]["seconds"],
+        **_results(run.dataset, labels["fine"], chosen, measured["test"]),
+        "validation_coarse_accuracy": measured["validation"]["average_accuracy"],
+        "validation_balanced_accuracy": measured["validation"]["adjusted_average_accuracy"],
+        **stages.made_on(trained),
+    }
+    return stages.finish(
+        run, results, trained.records, lambda: _figures(config, run.dataset, chosen, results)
+    )
 
 
 def scoring_config(config: ml_collections.ConfigDict, number: int) -> ml_collections.ConfigDict:
@@ -116,72 +143,6 @@ def scoring_config(config: ml_collections.ConfigDict, number: int) -> ml_collect
     return one
 
 
-def _run(
-    config: Any,
-    folder: pathlib.Path,
-    dataset: Dataset,
-    labels: Mapping[str, np.ndarray],
-    mesh: Mesh,
-    parts: Any,
-) -> dict[str, Any]:
-    """As `run`, in a folder that is its own; `parts` are those of its first training."""
-    path, classes = folder / "coreset.npz", {"train": labels["coarse"]}
-    if path.exists():
-        chosen = Chosen(**findings.read(path, "a choice", classes))
-    else:
-        found: dict[str, np.ndarray] = {}
-        if config.coreset.method in _SCORES:
-            score = _SCORES[config.coreset.method]
-            found = score(config, parts, dataset, labels["coarse"], mesh, folder)
-        chosen = _choose(config, labels["coarse"], **found)
-        findings.write(path, chosen._asdict(), classes)
-    print(f"classifier: {chosen.stays.sum():,} of {len(chosen.stays):,} images", flush=True)
-    robust = stages.classifier_config(config)
-    counted = _counted(config, dataset, chosen.stays)
-    if config.coreset.method in _SCORES:
-        parts = run_module.build(
-            robust, counted, mesh, resumes=stages.started(folder / "classifier")
-        )
-    trained = stages.classify(
-        robust,
-        parts,
-        counted,
-        mesh,
-        folder / "classifier",
-        rows=np.flatnonzero(chosen.stays) if config.coreset.same_steps else None,
-    )
-
-    # The test split is first read here, and decides nothing.
-    print("accuracy of the classifier", flush=True)
-    measured = {
-        name: _accuracies(
-            stages.embed(parts, trained.state, dataset.splits[name], mesh, robust, ("prediction",)),
-            len(dataset.fine_names),
-        )
-        for name in ("validation", "test")
-    }
-    totals = stages.totals(folder)
-    results = {
-        "dataset": dataset.name,
-        "task": config.task,
-        "method": config.method if config.coreset.method in _SCORES else "ce",
-        "coreset_method": config.coreset.method,
-        "seed": config.seed,
-        "fraction": config.coreset.fraction,
-        "kept_images": int(chosen.stays.sum()),
-        **totals,
-        "scoring_seconds": totals["train_seconds"] - trained.records[-1]["seconds"],
-        **run_module.skipped_examples(config, dataset),
-        **_results(dataset, labels["fine"], chosen, measured["test"]),
-        "validation_coarse_accuracy": measured["validation"]["average_accuracy"],
-        "validation_balanced_accuracy": measured["validation"]["adjusted_average_accuracy"],
-        **stages.made_on(trained.state, trained.records),
-    }
-    print("report", flush=True)
-    figures = _figures(config, dataset, chosen, results)
-    return stages.finish(folder, config, results, trained.records, figures)
-
-
 def _require_choosable(
     config: ml_collections.ConfigDict, dataset: Dataset, classes: np.ndarray
 ) -> None:
@@ -199,7 +160,7 @@ def _require_choosable(
         )
     if settings.method == "forgetting":
         one = scoring_config(config, 0).train
-        steps, steps_per_epoch = loop.count_steps(one, len(classes))
+        steps, steps_per_epoch = count_steps(one, len(classes))
         if steps - 1 < one.evaluate_every_epochs * steps_per_epoch:
             raise ConfigError(
                 "config.train.evaluate_every_epochs: expected two evaluations at least in the "
@@ -265,70 +226,73 @@ def _only(dataset: Dataset, stays: np.ndarray) -> Dataset:
     return dataset._replace(splits={**dataset.splits, "train": train})
 
 
-def _counted(config: Any, dataset: Dataset, stays: np.ndarray) -> Dataset:
-    """Returns the data set by which the classifier's steps are counted."""
-    return dataset if config.coreset.same_steps else _only(dataset, stays)
+def _sample(run: stages.Run, number: int, stays: np.ndarray) -> stages.Stage:
+    """Builds one of the trainings over which scores are averaged, on images bool [n]."""
+    one = run._replace(config=scoring_config(run.config, number), dataset=_only(run.dataset, stays))
+    return stages.representation(one, f"sample_{number}")
+
+
+def _looking(run: stages.Run) -> stages.Stage:
+    """Builds the training that forgetting and herding look at."""
+    return stages.representation(run._replace(config=scoring_config(run.config, 0)))
+
+
+def _classifier(run: stages.Run, stays: np.ndarray) -> stages.Stage:
+    """Builds the training on the images that are kept, bool [n], in as many steps as asked for."""
+    if run.config.coreset.same_steps:
+        return stages.classifier(run, rows=np.flatnonzero(stays))
+    return stages.classifier(run._replace(dataset=_only(run.dataset, stays)))
 
 
 def _sampled(
-    config: Any, parts: Any, dataset: Dataset, classes: np.ndarray, mesh: Mesh, folder: pathlib.Path
+    run: stages.Run, first: stages.Stage, classes: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields of each training bool [n], its images, and float32 [n, classes], its word on all."""
-    for number, stays in enumerate(_samples(config, classes)):
-        one, place = scoring_config(config, number), folder / f"sample_{number}"
-        seen = _only(dataset, stays)
-        if number:
-            if number % _TOGETHER == 0:
-                jax.clear_caches()
-            parts = run_module.build(one, seen, mesh, resumes=stages.started(place))
-        trained = stages.represent(one, parts, seen, mesh, place)
-        found = stages.embed(
-            parts, trained.state, dataset.splits["train"], mesh, one, ("probability",)
+    """Yields, for each scoring run, its images bool [n], and class probabilities of all images."""
+    for number, stays in enumerate(_samples(run.config, classes)):
+        if number and number % _TOGETHER == 0:
+            jax.clear_caches()
+        stage = _sample(run, number, stays) if number else first
+        trained = _train(run, stage)
+        found = embed(
+            stage.training, trained.last.state, run.dataset.splits["train"], keep=("probability",)
         )
         yield stays, found["probability"]
 
 
-def _common_strata(config: Any, *where: Any) -> dict[str, np.ndarray]:
-    classes = where[2]
+def _train(run: stages.Run, stage: stages.Stage, **keywords: Any) -> stages.Trained:
+    print(f"{stage.name}: {stage.training.config.method}", flush=True)
+    return stages.train(run, stage, **keywords)
+
+
+def _common_strata(
+    run: stages.Run, first: stages.Stage, classes: np.ndarray
+) -> dict[str, np.ndarray]:
     trained_on, confidences = [], []
-    for stays, probabilities in _sampled(config, *where):
+    for stays, probabilities in _sampled(run, first, classes):
         trained_on.append(stays)
         confidences.append(probabilities[np.arange(len(classes)), classes])
     scores = coreset.common_strata_scores(np.stack(confidences), np.stack(trained_on))
     return {"scores": scores}
 
 
-def _el2n(config: Any, *where: Any) -> dict[str, np.ndarray]:
+def _el2n(run: stages.Run, first: stages.Stage, classes: np.ndarray) -> dict[str, np.ndarray]:
     # One by one: the probabilities of many classes are large.
-    scores = [coreset.el2n(found, where[2]) for _, found in _sampled(config, *where)]
+    scores = [coreset.el2n(found, classes) for _, found in _sampled(run, first, classes)]
     return {"scores": np.mean(scores, axis=0)}
 
 
-def _forgetting(
-    config: Any, parts: Any, dataset: Dataset, classes: np.ndarray, mesh: Mesh, folder: pathlib.Path
-) -> dict[str, np.ndarray]:
-    one, place = scoring_config(config, 0), folder / "representation"
-    path = place / workdirs.CORRECT
-    accuracy = stages.accuracy_on_validation(parts, dataset, mesh, one)
+def _forgetting(run: stages.Run, first: stages.Stage, classes: np.ndarray) -> dict[str, np.ndarray]:
+    path = run.folder / first.name / workdirs.CORRECT
 
-    def evaluate(state: TrainState) -> dict[str, float]:
-        found = stages.embed(parts, state, dataset.splits["train"], mesh, one, ("prediction",))
-        append_correct(path, int(state.step), found["prediction"] == classes, classes)
-        return accuracy(state)
+    def evaluate(outputs: stages.Outputs) -> dict[str, float]:
+        found = outputs("train")
+        if agree.is_first():
+            append_correct(path, int(outputs.state.step), found["prediction"] == classes, classes)
+        return stages.accuracy_on_validation(outputs)
 
-    print(f"{place.name}: {one.method}", flush=True)
-    stages.train(
-        parts.state,
-        parts.step,
-        dataset.splits["train"],
-        mesh,
-        one,
-        place,
-        evaluate=evaluate,
-        constants=run_module.skipped_examples(config, dataset),
-    )
-    packed = findings.read(path, "events", {"train": classes})["packed"]
-    correct = np.unpackbits(packed, axis=1, count=len(classes)).astype(bool)
+    _train(run, first, evaluate=evaluate)
+    events = findings.once(path, "events", {"train": classes}, dict)
+    correct = np.unpackbits(events["packed"], axis=1, count=len(classes)).astype(bool)
     return {"scores": coreset.forgetting_events(correct).astype(np.float64)}
 
 
@@ -358,18 +322,11 @@ def append_correct(path: pathlib.Path, step: int, correct: np.ndarray, classes: 
     findings.write(path, {"steps": steps, "packed": packed}, labels)
 
 
-def _herding(
-    config: Any, parts: Any, dataset: Dataset, classes: np.ndarray, mesh: Mesh, folder: pathlib.Path
-) -> dict[str, np.ndarray]:
-    one = scoring_config(config, 0)
-    trained = stages.represent(one, parts, dataset, mesh, folder / "representation")
-    split = dataset.splits["train"]
-    found = stages.embed(parts, trained.state, split, mesh, one, ("embedding",))
-    return {"embeddings": found["embedding"]}
+def _herding(run: stages.Run, first: stages.Stage, classes: np.ndarray) -> dict[str, np.ndarray]:
+    return {"embeddings": _train(run, first).outputs("train")["embedding"]}
 
 
-# (config, parts of the first training, data, classes int32 [n], mesh, folder of the run) ->
-# "scores" [n] or "embeddings" [n, d].
+# (run, first training, classes int32 [n]) -> "scores" [n] or "embeddings" [n, d].
 _SCORES: dict[str, Callable[..., dict[str, np.ndarray]]] = {
     "common_strata": _common_strata,
     "el2n": _el2n,

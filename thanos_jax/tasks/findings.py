@@ -1,23 +1,56 @@
-"""What a run has found out about images: a file of arrays, whole or not at all, of these images."""
+"""Per-image results of a stage, as one .npz: written atomically, checked against the labels."""
 
 from __future__ import annotations
 
+import io
 import os
 import pathlib
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from thanos_jax import workdir
+from thanos_jax import agree, workdir
 from thanos_jax.errors import ConfigError
 
 _LABELS = "labels_of_"  # a split's
 
 
+def there(path: pathlib.Path) -> bool:
+    """Whether the first process sees the file; the same in every process."""
+    return bool(agree.first_says(path.exists()))
+
+
+def once(
+    path: pathlib.Path,
+    what: str,
+    labels: Mapping[str, np.ndarray],
+    make: Callable[[], Mapping[str, Any]],
+) -> dict[str, np.ndarray]:
+    """Returns the arrays of a file, in every process; the first one makes them if there are none.
+
+    Args:
+      path: of the file.
+      what: it holds, as in "groups"; for messages.
+      labels: split -> integer [n], by which its images are known again.
+      make: returns the arrays by name; runs in the first process only, and not if the file exists.
+
+    Raises:
+      ConfigError: the file is of other images or labels than there are now.
+      WorkdirError: it cannot be written, or is damaged.
+    """
+
+    def content() -> bytes:
+        if not path.exists():
+            write(path, make(), labels)
+        return path.read_bytes()
+
+    return _checked(agree.from_first(content), path, what, labels)
+
+
 def write(path: pathlib.Path, arrays: Mapping[str, Any], labels: Mapping[str, np.ndarray]) -> None:
-    """Writes what a run has found out about images, whole or not at all: an .npz without pickles.
+    """Writes arrays and the labels of their images, whole or not at all: an .npz without pickles.
 
     Args:
       path: of the file.
@@ -36,19 +69,15 @@ def write(path: pathlib.Path, arrays: Mapping[str, Any], labels: Mapping[str, np
 
 
 def read(path: pathlib.Path, what: str, labels: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Returns the arrays that `write` wrote.
+    """Returns the arrays that `write` wrote; arguments and errors as `once`."""
+    return _checked(path.read_bytes(), path, what, labels)
 
-    Args:
-      path: of the file.
-      what: it is, as in "groups".
-      labels: as now.
 
-    Raises:
-      ConfigError: it is of other images or labels than there are now.
-      WorkdirError: it is damaged.
-    """
+def _checked(
+    content: bytes, path: pathlib.Path, what: str, labels: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
     try:
-        with np.load(path) as file:
+        with np.load(io.BytesIO(content)) as file:
             arrays = dict(file)
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise workdir.WorkdirError(

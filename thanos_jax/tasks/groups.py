@@ -1,37 +1,27 @@
 """Hidden groups: recovered from an embedding, and a classifier trained against the worst of them.
 
 Classes are the coarse labels; the fine labels are the true groups, which are looked at to measure,
-and to train only where config.groups.method says so. A run has up to three trainings, in folders of
-their own, and each thing it makes is there whole or not at all, so that it can be resumed anywhere:
+and to train only where config.groups.method says so. A run has up to three trainings:
 
     representation/  config.method; only where groups are recovered
     identification/  the first training of Just Train Twice
     groups.npz       the groups that the classifier is trained with
-    classifier/        the classifier
-    results.json, report.html
+    classifier/      the classifier
 """
 
 from __future__ import annotations
 
-import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
-import ml_collections
 import numpy as np
-from jax.sharding import Mesh
 
-from thanos_jax import run as run_module
-from thanos_jax import sharding
-from thanos_jax.data.annotated import AnnotatedSplit
 from thanos_jax.data.dataset import Dataset
-from thanos_jax.downstream import group_scores, groups, projection, transfer
+from thanos_jax.downstream import group_scores, groups, projection
 from thanos_jax.errors import ConfigError
 from thanos_jax.report import plots
 from thanos_jax.tasks import findings, stages
-from thanos_jax.train import state as train_state
-from thanos_jax.train.robust_step import GROUP_INPUTS, WEIGHT_INPUTS
+from thanos_jax.train import classifier_losses
 
 # Methods that need groups recovered from the embedding of config.method.
 RECOVERING = ("none", "group_dro", "reweight", "undersample")
@@ -46,130 +36,97 @@ class Groups(NamedTuple):
     Attributes:
       train: int32 [n], 0 to len(names) - 1.
       validation: int32 [m].
-      names: of the groups, for people.
+      names: str [groups], for people.
       points: float32 [p, 2], a map of training embeddings; [0, 2] where there is none.
       mapped: int64 [p], the training images on it.
     """
 
     train: np.ndarray
     validation: np.ndarray
-    names: tuple[str, ...]
+    names: np.ndarray
     points: np.ndarray = np.zeros((0, 2), np.float32)
     mapped: np.ndarray = np.zeros(0, np.int64)
 
 
-def run(
-    config: ml_collections.ConfigDict,
-    folder: pathlib.Path,
-    dataset: Dataset,
-    mesh: Mesh,
-    *,
-    overwrite: bool = False,
-) -> dict[str, Any]:
-    """Recovers, trains, evaluates and reports; the same call on the same folder resumes.
+class Prepared(NamedTuple):
+    """What the run begins with.
 
-    Args:
-      config: checked, of task "groups".
-      folder: of the run, not finished.
-      dataset: fine labels are the true groups.
-      mesh: devices.
-      overwrite: whether a run of another config in the folder is removed.
+    Attributes:
+      first: its first training.
+      labels: "train" and "validation" -> "fine" and "coarse" -> int32 [n].
+    """
 
-    Returns:
-      What results.json holds.
+    first: stages.Stage
+    labels: dict[str, dict[str, np.ndarray]]
+
+
+def prepare(run: stages.Run) -> Prepared:
+    """Checks the data and builds the first training; see `thanos_jax.tasks`."""
+    stages.require_classifiable(run)
+    method = run.config.groups.method
+    labels = {name: stages.labels(run.dataset.splits[name]) for name in ("train", "validation")}
+    if method in RECOVERING:
+        first = stages.representation(run)
+    elif method == "jtt":
+        config = stages.classifier_config(run.config)
+        config.train.epochs = run.config.groups.jtt_epochs
+        first = stages.classifier(run, name="identification", config=config)
+    else:
+        first = _classifier(run, _known(run, labels), labels["train"]["coarse"])
+    return Prepared(first, labels)
+
+
+def perform(run: stages.Run, prepared: Prepared) -> dict[str, Any]:
+    """Recovers, trains, evaluates and reports; see `thanos_jax.tasks`.
 
     Raises:
-      ConfigError: a config that does not fit the data or the devices, several processes, or a
-        first training of Just Train Twice without errors.
+      ConfigError: the first training of Just Train Twice makes no errors, or groups.npz is of
+        other images.
       NonFiniteError, CheckpointError, WorkdirError, Interrupted: as `thanos_jax.run.run`.
     """
-    stages.require_classifiable(config, dataset)
-    first = config if config.groups.method in RECOVERING else stages.classifier_config(config)
-    name = "representation" if first is config else "classifier"
-    with stages.claimed(
-        config, folder, dataset, mesh, first=first, training=name, overwrite=overwrite
-    ) as parts:
-        return _run(config, folder, dataset, mesh, parts)
-
-
-def _run(
-    config: Any, folder: pathlib.Path, dataset: Dataset, mesh: Mesh, parts: Any
-) -> dict[str, Any]:
-    """As `run`, in a folder that is its own; `parts` are those of its first training."""
-    robust = stages.classifier_config(config)
-    method = config.groups.method
-    labels = {name: stages.labels(dataset.splits[name]) for name in ("train", "validation")}
-    classes = {name: split["coarse"] for name, split in labels.items()}
-    path = folder / "groups.npz"
-    trained = None
-    if method in RECOVERING and (not path.exists() or method == "none"):
-        trained = stages.represent(config, parts, dataset, mesh, folder / "representation")
-    if method in ("erm", "group_dro_true"):
-        kind, names = (
-            ("fine", dataset.fine_names)
-            if method == "group_dro_true"
-            else ("coarse", dataset.coarse_names)
-        )
-        known = Groups(labels["train"][kind], labels["validation"][kind], tuple(names))
-    elif path.exists():
-        arrays: dict[str, Any] = findings.read(path, "groups", classes)
-        arrays["names"] = tuple(arrays["names"].tolist())
-        known = Groups(**arrays)
+    config, first, labels = run.config, prepared.first, prepared.labels
+    method, trained = config.groups.method, None
+    if method in RECOVERING or method == "jtt":
+        if method == "none" or not findings.there(run.folder / "groups.npz"):
+            trained = _train_first(run, first)
+        known = _found(run, trained, labels)
     else:
-        if method == "jtt":
-            known = _identify(config, dataset, labels, mesh, folder / "identification")
-        else:
-            assert trained is not None
-            known = _recover(config, parts, trained.state, dataset, mesh)
-        arrays = {**known._asdict(), "names": np.array(known.names)}
-        findings.write(path, arrays, classes)
+        known = _known(run, labels)
     if method != "none":
-        resumes = stages.started(folder / "classifier")
-        parts = run_module.build(robust, dataset, mesh, resumes=resumes)
-        trained = _train_classifier(
-            robust, parts, known, labels["train"]["coarse"], dataset, mesh, folder / "classifier"
+        stage = first
+        if first.name != "classifier":
+            stage = _classifier(run, known, labels["train"]["coarse"])
+        print(f"classifier: {method}, {len(known.names)} groups", flush=True)
+        trained = stages.train(
+            run, stage, evaluate=lambda outputs: _evaluate(outputs, known), choose=_CHOSEN_BY
         )
     assert trained is not None
 
     # The test split is first read here, and decides nothing.
     print("accuracy of the groups", flush=True)
-    used = config if method == "none" else robust
-    keep = ("embedding", "prediction", "probability")
-    found = {
-        name: stages.embed(parts, trained.state, dataset.splits[name], mesh, used, keep)
-        for name in ("train", "validation", "test")
-    }
-    held_out = _accuracies(found["validation"], known.validation, len(known.names))
+    found = {name: trained.outputs(name, "probability") for name in ("train", "validation", "test")}
+    held_out = _accuracies(found["validation"], known)
     results = {
-        "dataset": dataset.name,
+        "dataset": run.dataset.name,
         "task": config.task,
         "method": config.method if method in RECOVERING else "ce",
         "robust_method": method,
-        "seed": config.seed,
-        **stages.totals(folder),
-        **run_module.skipped_examples(config, dataset),
-        **_test(found["test"], labels["train"]["fine"], dataset),
+        **stages.totals(run),
+        **_test(found["test"], labels["train"]["fine"], run.dataset),
         **_recovery(method, known, labels["train"]),
         "chosen_step": trained.step,
         _CHOSEN_BY: held_out["worst_group_accuracy"],
-        "groups_without_validation": [known.names[g] for g in held_out["empty_groups"]],
-        **transfer.evaluate(
-            {name: split["embedding"] for name, split in found.items()},
-            {name: split["fine"] for name, split in found.items()},
-            {name: split["coarse"] for name, split in found.items()},
-            num_fine=len(dataset.fine_names),
-            num_coarse=len(dataset.coarse_names),
-            regularization=config.transfer.regularization,
-            max_iterations=config.transfer.iterations,
-            neighbours=config.transfer.neighbours,
-            allow_missing_classes=True,
-        ),
+        "groups_without_validation": [str(known.names[g]) for g in held_out["empty_groups"]],
+        **stages.transferred(run, found, allow_missing_classes=True),
         "embedding_dim": int(found["test"]["embedding"].shape[1]),
-        **stages.made_on(trained.state, trained.records),
+        **stages.made_on(trained),
     }
-    print("report", flush=True)
-    figures = _figures(dataset, known, labels["train"], held_out, results)
-    return stages.finish(folder, config, results, trained.records, figures)
+    return stages.finish(
+        run,
+        results,
+        trained.records,
+        lambda: _figures(run.dataset, known, labels["train"], held_out, results),
+    )
 
 
 def balanced(sets: np.ndarray) -> np.ndarray:
@@ -219,135 +176,126 @@ def reweighted(sets: np.ndarray) -> np.ndarray:
     return (len(sets) / (len(counts) * counts[group])).astype(np.float32)
 
 
-def _recover(config: Any, parts: Any, state: Any, dataset: Dataset, mesh: Mesh) -> Groups:
+def _known(run: stages.Run, labels: Mapping[str, Mapping[str, np.ndarray]]) -> Groups:
+    """Returns the groups of methods that need none found: the true ones, or the classes."""
+    kind = "fine" if run.config.groups.method == "group_dro_true" else "coarse"
+    names = run.dataset.fine_names if kind == "fine" else run.dataset.coarse_names
+    return Groups(labels["train"][kind], labels["validation"][kind], np.array(names))
+
+
+def _train_first(run: stages.Run, first: stages.Stage) -> stages.Trained:
+    if first.name == "identification":
+        print("first training, by whose errors the second is weighted", flush=True)
+        return stages.train(run, first, evaluate=None)
+    print(f"representation: {run.config.method}", flush=True)
+    return stages.train(run, first)
+
+
+def _found(
+    run: stages.Run,
+    trained: stages.Trained | None,
+    labels: Mapping[str, Mapping[str, np.ndarray]],
+) -> Groups:
+    """Returns the groups of groups.npz, or finds them with what the first training came to.
+
+    Raises:
+      ConfigError: groups.npz is of other images, or Just Train Twice has nothing to weigh.
+    """
+    outputs = {}
+    if trained is not None:
+        outputs = {name: trained.outputs(name) for name in ("train", "validation")}
+
+    def make() -> dict[str, Any]:
+        assert trained is not None
+        if run.config.groups.method == "jtt":
+            return _errors(run, outputs, trained.step)._asdict()
+        return _recover(run, outputs)._asdict()
+
+    classes = {name: split["coarse"] for name, split in labels.items()}
+    return Groups(**findings.once(run.folder / "groups.npz", "groups", classes, make))
+
+
+def _recover(run: stages.Run, outputs: Mapping[str, Mapping[str, np.ndarray]]) -> Groups:
+    """Returns clusters of the embeddings of each class."""
     print("recovering groups", flush=True)
-    train, validation = (
-        stages.embed(parts, state, dataset.splits[name], mesh, config, ("embedding",))
-        for name in ("train", "validation")
-    )
+    config, train, validation = run.config.groups, outputs["train"], outputs["validation"]
     found = groups.recover(
         train["embedding"],
         train["coarse"],
         validation["embedding"],
         validation["coarse"],
-        method=config.groups.clustering,
-        projection=config.groups.projection,
-        choice=config.groups.choice,
-        clusters=config.groups.clusters or None,
-        seed=config.seed,
+        method=config.clustering,
+        projection=config.projection,
+        choice=config.choice,
+        clusters=config.clusters or None,
+        seed=run.config.seed,
     )
-    points, mapped = projection.project(train["embedding"], limit=config.report.map_points)
-    names = [f"{dataset.coarse_names[c]} #{g}" for g, c in enumerate(found.classes.tolist())]
+    points, mapped = projection.project(train["embedding"], limit=run.config.report.map_points)
+    names = [f"{run.dataset.coarse_names[c]} #{g}" for g, c in enumerate(found.classes.tolist())]
     return Groups(
         found.groups.astype(np.int32),
         found.validation_groups.astype(np.int32),
-        tuple(names),
+        np.array(names),
         points,
         mapped,
     )
 
 
-def _identify(
-    config: Any,
-    dataset: Dataset,
-    labels: Mapping[str, Mapping[str, np.ndarray]],
-    mesh: Mesh,
-    folder: pathlib.Path,
-) -> Groups:
-    """The first training of Just Train Twice: two groups a class, by whether it errs.
+def _errors(run: stages.Run, outputs: Mapping[str, Mapping[str, np.ndarray]], steps: int) -> Groups:
+    """Returns two groups a class, by whether the first training of Just Train Twice errs.
 
     Raises:
       ConfigError: it errs on no training image.
     """
-    first = stages.classifier_config(config)
-    first.train.epochs = config.groups.jtt_epochs
-    parts = run_module.build(first, dataset, mesh, resumes=stages.started(folder))
-    size = len(dataset.splits["train"])
-    print("first training, by whose errors the second is weighted", flush=True)
-    trained = stages.train(
-        parts.state,
-        stages.robust_step(first, parts, dataset, mesh),
-        AnnotatedSplit(dataset.splits["train"], {"weight": np.ones(size, np.float32)}),
-        mesh,
-        first,
-        folder,
-        inputs=WEIGHT_INPUTS,
-        constants=run_module.skipped_examples(config, dataset),
-    )
     groups_of = {}
-    for name in ("train", "validation"):
-        split = dataset.splits[name]
-        found = stages.embed(parts, trained.state, split, mesh, first, ("prediction",))
-        wrong = found["prediction"] != labels[name]["coarse"]
-        groups_of[name] = (2 * labels[name]["coarse"] + wrong).astype(np.int32)
+    for name, found in outputs.items():
+        wrong = found["prediction"] != found["coarse"]
+        groups_of[name] = (2 * found["coarse"] + wrong).astype(np.int32)
     if not np.any(groups_of["train"] % 2):
+        epochs = run.config.groups.jtt_epochs
         raise ConfigError(
-            f"config.groups.jtt_epochs: after {config.groups.jtt_epochs:g} epochs "
-            f"({trained.step} steps) the first training errs on none of the {size} training "
-            "images, and there is nothing to give more weight to; expected fewer epochs, or a "
-            "lower classifier.learning_rate"
+            f"config.groups.jtt_epochs: after {epochs:g} epochs ({steps} steps) the first training "
+            f"errs on none of the {len(groups_of['train'])} training images, and there is nothing "
+            "to give more weight to; expected fewer epochs, or a lower classifier.learning_rate"
         )
-    names = [f"{name}, {w}" for name in dataset.coarse_names for w in ("learnt", "errors")]
-    return Groups(groups_of["train"], groups_of["validation"], tuple(names))
+    names = [f"{name}, {w}" for name in run.dataset.coarse_names for w in ("learnt", "errors")]
+    return Groups(groups_of["train"], groups_of["validation"], np.array(names))
 
 
-def _train_classifier(
-    config: Any,
-    parts: Any,
-    known: Groups,
-    classes: np.ndarray,
-    dataset: Dataset,
-    mesh: Mesh,
-    folder: pathlib.Path,
-) -> stages.Trained:
-    method, size = config.groups.method, len(classes)
-    print(f"classifier: {method}, {len(known.names)} groups", flush=True)
-    rows = None
-    weights = np.ones(size, np.float32)
-    state, sizes = parts.state, None
-    if method in ("group_dro", "group_dro_true"):
-        count = len(known.names)
-        sizes = np.bincount(known.train, minlength=count)
-        # A group without training images never has a loss, and takes no share of the weights.
-        initial = jnp.asarray(sizes > 0, jnp.float32) / np.count_nonzero(sizes)
-        state = state.replace(group_weights=sharding.replicate(mesh, initial))
-        if config.groups.balanced_batches:
-            rows = balanced(known.train)
-    elif method == "jtt":
-        rows = np.repeat(np.arange(size), np.where(known.train % 2, config.groups.jtt_weight, 1))
-    elif method == "reweight":
-        weights = reweighted(known.train)
-    elif method == "undersample":
-        rows = undersampled(known.train, config.seed)
-
-    def evaluate(state: train_state.TrainState) -> dict[str, float]:
-        split = dataset.splits["validation"]
-        found = stages.embed(parts, state, split, mesh, config, ("prediction",))
-        measured = _accuracies(found, known.validation, len(known.names))
-        return {
-            "validation_coarse_accuracy": measured["average_accuracy"],
-            _CHOSEN_BY: measured["worst_group_accuracy"],
-        }
-
-    column = {"weight": weights} if sizes is None else {"group": known.train}
-    return stages.train(
-        state,
-        stages.robust_step(config, parts, dataset, mesh, group_sizes=sizes),
-        AnnotatedSplit(dataset.splits["train"], column, rows),
-        mesh,
-        config,
-        folder,
-        evaluate=evaluate,
-        choose=_CHOSEN_BY,
-        inputs=WEIGHT_INPUTS if sizes is None else GROUP_INPUTS,
-        # All methods take the same number of steps.
-        epoch_size=size,
-        constants=run_module.skipped_examples(config, dataset),
-    )
+def _classifier(run: stages.Run, known: Groups, classes: np.ndarray) -> stages.Stage:
+    """Builds the training against the worst of the groups; all methods take as many steps."""
+    config, size = run.config.groups, len(classes)
+    if config.method in ("group_dro", "group_dro_true"):
+        sizes = np.bincount(known.train, minlength=len(known.names))
+        stage = stages.classifier(
+            run,
+            lambda training: classifier_losses.group_dro(training, sizes),
+            columns={"group": known.train},
+            rows=balanced(known.train) if config.balanced_batches else None,
+        )
+        state = classifier_losses.with_group_weights(stage.training, sizes)
+        return stage._replace(state=state)
+    if config.method == "jtt":
+        repeats = np.where(known.train % 2, config.jtt_weight, 1)
+        return stages.classifier(run, rows=np.repeat(np.arange(size), repeats))
+    if config.method == "reweight":
+        return stages.classifier(run, columns={"weight": reweighted(known.train)})
+    if config.method == "undersample":
+        return stages.classifier(run, rows=undersampled(known.train, run.config.seed))
+    return stages.classifier(run)
 
 
-def _accuracies(found: Mapping[str, np.ndarray], sets: np.ndarray, count: int) -> dict[str, Any]:
-    return group_scores.group_accuracy(found["prediction"] == found["coarse"], sets, count)
+def _evaluate(outputs: stages.Outputs, known: Groups) -> dict[str, float]:
+    measured = _accuracies(outputs("validation"), known)
+    return {
+        stages.ACCURACY: measured["average_accuracy"],
+        _CHOSEN_BY: measured["worst_group_accuracy"],
+    }
+
+
+def _accuracies(found: Mapping[str, np.ndarray], known: Groups) -> dict[str, Any]:
+    correct = found["prediction"] == found["coarse"]
+    return group_scores.group_accuracy(correct, known.validation, len(known.names))
 
 
 def _test(
@@ -429,8 +377,8 @@ def _figures(
             )
     if len(known.points):
         for title, sets, names in (
-            ("recovered", known.train, known.names),
-            ("true", labels["fine"], dataset.fine_names),
+            ("recovered", known.train, known.names.tolist()),
+            ("true", labels["fine"], list(dataset.fine_names)),
         ):
             figures[f"Training embeddings by {title} group"] = (
                 plots.embedding_map(known.points, sets[known.mapped], names, f"{title} group"),

@@ -2,42 +2,32 @@
 
 Classes are the coarse labels, or, where labels are wrong within them, the fine ones. Labels of the
 training and validation split are noisy, those of the test split right; right ones of the others are
-looked at to measure only. A run has one training or two, each in a folder of its own, and resumes
-anywhere:
+looked at to measure only. A run has one training or two:
 
     representation/  config.method, on noisy labels; only where labels are mended
     labels.npz       what was made wrong, what is suspected, and the labels trained on afterwards
-    classifier/        the classifier
-    results.json, report.html
+    classifier/      the classifier
 """
 
 from __future__ import annotations
 
-import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import ml_collections
 import numpy as np
-from jax.sharding import Mesh
 
-from thanos_jax import run as run_module
-from thanos_jax import sharding
-from thanos_jax.data.annotated import AnnotatedSplit
 from thanos_jax.data.dataset import Dataset
 from thanos_jax.data.relabelled import relabel
 from thanos_jax.downstream import noisy_labels, projection
 from thanos_jax.errors import ConfigError
 from thanos_jax.report import plots
 from thanos_jax.tasks import findings, stages
-from thanos_jax.train import noise_step, nonfinite
-from thanos_jax.train import state as train_state
-from thanos_jax.train.loop import count_steps
-from thanos_jax.train.step import INPUTS
+from thanos_jax.train import classifier_losses
+from thanos_jax.train.build import build, count_steps
 
 _EXAMPLES = 24
-# Seeds of the validation split's noise, and of the second network's parameters, follow from the
-# run's own.
+# The seeds of the validation split's noise and of the second network's parameters, less the run's.
 _VALIDATION = 2**32
 _SECOND = 2**30
 
@@ -74,41 +64,74 @@ class Findings(NamedTuple):
     mapped: np.ndarray = np.zeros(0, np.int64)
 
 
-def run(
-    config: ml_collections.ConfigDict,
-    folder: pathlib.Path,
-    dataset: Dataset,
-    mesh: Mesh,
-    *,
-    overwrite: bool = False,
-) -> dict[str, Any]:
-    """Makes labels wrong, trains, evaluates and reports; the same call on the same folder resumes.
+class Prepared(NamedTuple):
+    """What the run begins with.
 
-    Args:
-      config: checked, of task "noise".
-      folder: of the run, not finished.
-      dataset: with right labels.
-      mesh: devices.
-      overwrite: whether a run of another config in the folder is removed.
+    Attributes:
+      first: its first training.
+      noisy: the data set whose coarse labels are the given ones.
+      noise: labels of the training and the validation split.
+    """
 
-    Returns:
-      What results.json holds.
+    first: stages.Stage
+    noisy: Dataset
+    noise: dict[str, Noise]
+
+
+def prepare(run: stages.Run) -> Prepared:
+    """Makes labels wrong and builds the first training; see `thanos_jax.tasks`."""
+    stages.require_classifiable(run)
+    noise, noisy = corrupted(run.config, run.dataset)
+    _require_trainable(run.config, noisy)
+    run = run._replace(dataset=noisy)
+    mends = run.config.noise.method == "mend"
+    first = stages.representation(run) if mends else _classifier(run, noise["train"])
+    return Prepared(first, noisy, noise)
+
+
+def perform(run: stages.Run, prepared: Prepared) -> dict[str, Any]:
+    """Trains, mends, evaluates and reports; see `thanos_jax.tasks`.
 
     Raises:
-      ConfigError: a config that does not fit the data or the devices, several processes, or a
-        class whose labels are all found wrong and dropped.
+      ConfigError: a class whose labels are all found wrong and dropped, or labels.npz is of other
+        labels.
       NonFiniteError, CheckpointError, WorkdirError, Interrupted: as `thanos_jax.run.run`.
     """
-    stages.require_classifiable(config, dataset)
-    noise, noisy = corrupted(config, dataset)
-    _require_trainable(config, noisy)
-    mends = config.noise.method == "mend"
-    first = config if mends else stages.classifier_config(config)
-    training = "representation" if mends else "classifier"
-    with stages.claimed(
-        config, folder, noisy, mesh, first=first, training=training, overwrite=overwrite
-    ) as parts:
-        return _run(config, folder, noise, noisy, mesh, parts)
+    config, noisy, train = run.config, prepared.noisy, prepared.noise["train"]
+    run = run._replace(dataset=noisy)
+    method, stage = config.noise.method, prepared.first
+    if method == "mend":
+        embeddings = None
+        if not findings.there(run.folder / "labels.npz"):
+            print(f"representation: {config.method}", flush=True)
+            embeddings = stages.train(run, stage).outputs("train")["embedding"]
+        found = _once(run, train, lambda: _find(run, train.given, embeddings))
+        data, rows = _mended(config, train.given, found, noisy)
+        stage = stages.classifier(run._replace(dataset=data), rows=rows)
+    print(f"classifier: {method}", flush=True)
+    trained = stages.train(run, stage, choose=stages.ACCURACY)
+
+    # The test split is first read here, and decides nothing.
+    print("accuracy on right labels", flush=True)
+    accuracy, chosen = (stages.accuracy(one("test")) for one in (trained.last, trained.outputs))
+    if method != "mend":
+        seen = trained.last("train", "probability")
+        found = _once(run, train, lambda: _judge(seen, train.given))
+    results = {
+        "dataset": noisy.name,
+        "task": config.task,
+        "method": config.method if method == "mend" else "ce",
+        "noise_method": method,
+        "noise_kind": config.noise.kind,
+        "noise_rate": float(np.mean(train.changed)),
+        **stages.totals(run),
+        "coarse_accuracy": accuracy,
+        "coarse_accuracy_chosen": chosen,
+        "chosen_step": trained.step,
+        **_scores(config.noise, train, found),
+        **stages.made_on(trained),
+    }
+    return stages.finish(run, results, trained.records, lambda: _figures(noisy, train, found))
 
 
 def _require_trainable(config: ml_collections.ConfigDict, noisy: Dataset) -> None:
@@ -181,109 +204,44 @@ def corrupted(
     return noise, noisy
 
 
-def _run(
-    config: Any,
-    folder: pathlib.Path,
-    noise: Mapping[str, Noise],
-    noisy: Dataset,
-    mesh: Mesh,
-    parts: Any,
-) -> dict[str, Any]:
-    """As `run`, in a folder that is its own; `parts` are those of its first training."""
-    robust = stages.classifier_config(config)
-    method, train = config.noise.method, noise["train"]
-    path = folder / "labels.npz"
-    data, rows, found = noisy, None, None
-    if method == "mend":
-        if path.exists():
-            arrays = findings.read(path, "labels", {"train": train.given})
-            found = Findings(**{name: arrays[name] for name in Findings._fields})
-        else:
-            trained = stages.represent(config, parts, noisy, mesh, folder / "representation")
-            found = _find(config, parts, trained.state, train.given, noisy, mesh)
-            _write(path, train, found)
-        data, rows = _mended(config, train.given, found, noisy)
-        parts = run_module.build(robust, data, mesh, resumes=stages.started(folder / "classifier"))
-    print(f"classifier: {method}", flush=True)
-    trained, one = _train_classifier(
-        robust, parts, data, rows, mesh, folder / "classifier", wrong=float(np.mean(train.changed))
-    )
+def _once(run: stages.Run, train: Noise, find: Any) -> Findings:
+    """Returns the findings of labels.npz, which `find` makes if there are none."""
 
-    # The test split is first read here, and decides nothing.
-    print("accuracy on right labels", flush=True)
-    last = one(trained.last)
-    accuracy = []
-    for state in (last,) if trained.state is trained.last else (last, one(trained.state)):
-        tested = stages.embed(parts, state, noisy.splits["test"], mesh, robust, ("prediction",))
-        accuracy.append(float(np.mean(tested["prediction"] == tested["coarse"])))
-    if found is None:
-        found = _judge(parts, last, train.given, noisy, mesh, robust)
-        _write(path, train, found)
-    results = {
-        "dataset": noisy.name,
-        "task": config.task,
-        "method": config.method if method == "mend" else "ce",
-        "noise_method": method,
-        "noise_kind": config.noise.kind,
-        "noise_rate": float(np.mean(train.changed)),
-        "seed": config.seed,
-        **stages.totals(folder),
-        **run_module.skipped_examples(config, noisy),
-        "coarse_accuracy": accuracy[0],
-        "coarse_accuracy_chosen": accuracy[-1],
-        "chosen_step": trained.step,
-        **_scores(config.noise, train, found),
-        **stages.made_on(last, trained.records),
-    }
-    print("report", flush=True)
-    figures = _figures(noisy, train, found)
-    return stages.finish(folder, config, results, trained.records, figures)
+    def make() -> dict[str, Any]:
+        return {**train._asdict(), **find()._asdict()}
+
+    path, labels = run.folder / "labels.npz", {"train": train.given}
+    arrays = findings.once(path, "labels", labels, make)
+    return Findings(**{name: arrays[name] for name in Findings._fields})
 
 
-def _find(
-    config: Any,
-    parts: Any,
-    state: train_state.TrainState,
-    given: np.ndarray,
-    noisy: Dataset,
-    mesh: Mesh,
-) -> Findings:
+def _find(run: stages.Run, given: np.ndarray, embeddings: np.ndarray | None) -> Findings:
     """Finds wrong labels by the embedding."""
     print("suspected labels", flush=True)
-    split = noisy.splits["train"]
-    embeddings = stages.embed(parts, state, split, mesh, config, ("embedding",))["embedding"]
-    options: dict[str, Any] = {"k": config.noise.neighbours}
+    config = run.config.noise
+    options: dict[str, Any] = {"k": config.neighbours}
     options["neighbours"] = noisy_labels.nearest(embeddings, **options)
     suspicion = noisy_labels.suspicion(
         embeddings,
         given,
-        method=config.noise.detection,
-        clusters=config.noise.clusters,
-        seed=config.seed,
+        method=config.detection,
+        clusters=config.clusters,
+        seed=run.config.seed,
         **options,
     )
-    assumed = config.noise.assumed_rate
-    flagged = noisy_labels.flag(suspicion, None if assumed < 0 else assumed, seed=config.seed)
+    assumed = None if config.assumed_rate < 0 else config.assumed_rate
+    flagged = noisy_labels.flag(suspicion, assumed, seed=run.config.seed)
     suggested = noisy_labels.suggest(embeddings, given, trusted=~flagged, **options)
-    points, mapped = projection.project(embeddings, limit=config.report.map_points)
+    points, mapped = projection.project(embeddings, limit=run.config.report.map_points)
     return Findings(
         suspicion.astype(np.float32), flagged, suggested.astype(np.int32), points, mapped
     )
 
 
-def _judge(
-    parts: Any,
-    state: train_state.TrainState,
-    given: np.ndarray,
-    noisy: Dataset,
-    mesh: Mesh,
-    config: Any,
-) -> Findings:
+def _judge(seen: Mapping[str, np.ndarray], given: np.ndarray) -> Findings:
     """Finds wrong labels by a classifier trained on them: those it gives little probability."""
-    split = noisy.splits["train"]
-    found = stages.embed(parts, state, split, mesh, config, ("prediction", "probability"))
-    suspicion = 1 - found["probability"][np.arange(len(given)), given]
-    return Findings(suspicion, found["prediction"] != given, found["prediction"].astype(np.int32))
+    suspicion = 1 - seen["probability"][np.arange(len(given)), given]
+    return Findings(suspicion, seen["prediction"] != given, seen["prediction"].astype(np.int32))
 
 
 def _mended(
@@ -309,69 +267,36 @@ def _mended(
     return noisy._replace(splits={**noisy.splits, "train": train}), None
 
 
-def _train_classifier(
-    config: Any,
-    parts: Any,
-    data: Dataset,
-    rows: np.ndarray | None,
-    mesh: Mesh,
-    folder: pathlib.Path,
-    *,
-    wrong: float,
-) -> tuple[stages.Trained, Any]:
-    """Returns the training, and what makes one network's state of its state.
+def _classifier(run: stages.Run, train: Noise) -> stages.Stage:
+    """Builds the training on noisy labels; the run's data set has them.
 
-    Co-teaching is told the share of the labels that are `wrong`, as its authors do.
+    Co-teaching is told the share of the labels that are wrong, as its authors do.
     """
-    method = config.noise.method
-    if method in ("ce", "mend"):
-        trained = stages.classify(
-            config, parts, data, mesh, folder, rows=rows, choose=stages.ACCURACY
+    config, size = run.config.noise, len(train.given)
+    if config.method == "elr":
+        stage = stages.classifier(
+            run,
+            classifier_losses.early_learning_regularization,
+            columns={"row": np.arange(size, dtype=np.int32)},
         )
-        return trained, _itself
-
-    inputs: Sequence[str]
-    one: Callable[[train_state.TrainState], train_state.TrainState]
-    optimizer, schedule = stages.schedule_of(config, data)
-    common: dict[str, Any] = {"mean": data.mean, "std": data.std}
-    split: Any = data.splits["train"]
-    size = len(split)
-    if method == "elr":
-        step = noise_step.make_elr_step(parts.model, optimizer, schedule, config, mesh, **common)
-        state = noise_step.with_targets(parts.state, size, len(data.coarse_names))
-        split = AnnotatedSplit(split, {"row": np.arange(size, dtype=np.int32)})
-        inputs, one = noise_step.ELR_INPUTS, _itself
-    else:
-        rate = config.noise.assumed_rate
-        forget_rate = wrong if rate < 0 else rate
-        _, steps_per_epoch = count_steps(config.train, size)
-        keep_rate = noise_step.keep_rate_schedule(
-            forget_rate, round(config.noise.forget_epochs * steps_per_epoch)
+        return stage._replace(state=classifier_losses.with_targets(stage.training))
+    if config.method == "co_teaching":
+        rate = float(np.mean(train.changed)) if config.assumed_rate < 0 else config.assumed_rate
+        one = stages.classifier_config(run.config)
+        _, steps_per_epoch = count_steps(one.train, size)
+        keep_rate = classifier_losses.keep_rate_schedule(
+            rate, round(config.forget_epochs * steps_per_epoch)
         )
-        step = noise_step.make_co_teaching_step(
-            parts.model, optimizer, schedule, config, mesh, **common, keep_rate=keep_rate
+        stage = stages.classifier(
+            run, lambda training: classifier_losses.co_teaching(training, keep_rate)
         )
-        second = config.copy_and_resolve_references()
-        second.seed = (config.seed + _SECOND) % 2**31
-        resumes = stages.started(folder)
-        other = run_module.build(second, data, mesh, resumes=resumes).state
-        state = noise_step.pair(parts.state, other, optimizer)
-        inputs, one = INPUTS, noise_step.first_of
-    if config.train.on_nonfinite == "skip":
-        step = nonfinite.skipping(step)
-    trained = stages.train(
-        sharding.replicate(mesh, state),
-        step,
-        split,
-        mesh,
-        config,
-        folder,
-        evaluate=stages.accuracy_on_validation(parts, data, mesh, config, of=one),
-        choose=stages.ACCURACY,
-        inputs=inputs,
-        constants=run_module.skipped_examples(config, data),
-    )
-    return trained, one
+        one.seed = (run.config.seed + _SECOND) % 2**31
+        second = build(one, run.dataset, run.mesh, resumes=stages.resumes(run, stage.name)).state
+        return stage._replace(
+            state=classifier_losses.pair(stage.training, second),
+            network=classifier_losses.first_of,
+        )
+    return stages.classifier(run)
 
 
 def _scores(config: Any, train: Noise, found: Findings) -> dict[str, Any]:
@@ -389,15 +314,6 @@ def _scores(config: Any, train: Noise, found: Findings) -> dict[str, Any]:
             mended = np.where(found.flagged, found.suggested, train.given)
             scores["labels_right"] = float(np.mean((mended == train.right)[stays]))
     return scores
-
-
-def _itself(state: train_state.TrainState) -> train_state.TrainState:
-    return state
-
-
-def _write(path: pathlib.Path, train: Noise, found: Findings) -> None:
-    arrays = {**train._asdict(), **found._asdict()}
-    findings.write(path, arrays, {"train": train.given})
 
 
 def _figures(noisy: Dataset, train: Noise, found: Findings) -> dict[str, tuple[Any, str]]:

@@ -2,94 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, cast
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
-from flax import linen as nn
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh
 
 from thanos_jax import sharding
-from thanos_jax.data import augment, batches, random_bits
+from thanos_jax.data import batches
 from thanos_jax.data.splits import Split
-from thanos_jax.models.thanos import predict_coarse
+from thanos_jax.train.build import Training
+from thanos_jax.train.state import TrainState
 
-Forward = Callable[[Mapping[str, Any], jax.Array], dict[str, jax.Array]]
-
-
-def make_forward(
-    model: nn.Module,
-    *,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-    bits: int = 0,
-    form: str = "channels",
-) -> Forward:
-    """Returns the jitted (variables, images uint8 [n, h, w, c]) -> outputs.
-
-    The outputs are "embedding" float32 [n, D], "prediction" int32 [n] (the coarse class),
-    "probability" float32 [n, classes] (of the coarse classes, averaged over classifiers) and, where
-    the model has a decoder, "input" and "reconstruction" float32 [n, h, w, c] in normalized units.
-
-    Args:
-      model: a `thanos_jax.models.thanos.Thanos`.
-      mean: per channel, of images in [0, 1].
-      std: likewise.
-      bits: random bits appended to each image, see `thanos_jax.data.random_bits`.
-      form: of the bits.
-    """
-
-    @jax.jit
-    def forward(variables: Mapping[str, Any], images: jax.Array) -> dict[str, jax.Array]:
-        inputs = augment.normalize(images, mean, std)
-        inputs = random_bits.append(inputs, images, bits=bits, form=form)
-        outputs: Any = model.apply(variables, inputs, train=False)
-        found = {
-            "embedding": outputs["embedding"],
-            "prediction": predict_coarse(outputs["logits"]),
-            "probability": sum(map(jax.nn.softmax, outputs["logits"])) / len(outputs["logits"]),
-        }
-        if "reconstruction" in outputs:
-            found |= {"input": inputs, "reconstruction": outputs["reconstruction"]}
-        return found
-
-    return forward
+OUTPUTS = ("embedding", "prediction")
 
 
 def embed(
-    forward: Forward,
-    variables: Mapping[str, Any],
-    split: Any,
-    mesh: Mesh,
-    *,
-    batch_size: int,
-    read_threads: int = 8,
-    keep: tuple[str, ...] = ("embedding", "prediction"),
+    training: Training, state: TrainState, split: Any, *, keep: tuple[str, ...] = OUTPUTS
 ) -> dict[str, np.ndarray]:
-    """Runs a split through the encoder, in order.
+    """Runs a split through the encoder, in order; in every process, with the same result.
 
     Args:
-      forward: from `make_forward`.
-      variables: {"params": ..., other collections}.
-      split: a `thanos_jax.data.sources.Split` of n images.
-      mesh: devices; batches are sharded over its axis "data".
-      batch_size: images at once, a multiple of the mesh's devices.
-      read_threads: threads that read and decode images from disk.
-      keep: which of the outputs to keep.
+      training: from `thanos_jax.train.build.build`.
+      state: its params and model_state are used.
+      split: a `thanos_jax.data.splits.Split` of n images.
+      keep: which of the outputs of `thanos_jax.train.forward.make_forward` to keep.
 
     Returns:
       The kept outputs and "fine", "coarse" int32 [n]; all float outputs float32.
     """
+    config, mesh = training.config, training.mesh
+    variables = {"params": state.params, **state.model_state}
     labels = ("fine", "coarse")
     parts: dict[str, list[np.ndarray]] = {name: [] for name in (*keep, *labels)}
     for batch in batches.evaluation_batches(
         cast(Split, sharding.LocalRows(split, mesh)),
-        batch_size=batch_size,
-        read_threads=read_threads,
+        batch_size=config.train.micro_batch_size or config.train.batch_size,
+        read_threads=config.data.read_threads,
     ):
-        outputs: dict[str, Any] = forward(variables, sharding.shard(mesh, batch["image"]))
+        outputs: dict[str, Any] = training.forward(variables, sharding.shard(mesh, batch["image"]))
         outputs = {name: outputs[name] for name in keep}
         found = {name: batch[name] for name in labels}
         if jax.process_count() > 1:
@@ -102,3 +54,56 @@ def embed(
         for name in parts:
             parts[name].append(np.asarray(found[name])[batch["where"]])
     return {name: np.concatenate(arrays) for name, arrays in parts.items()}
+
+
+class Embedded:
+    """Outputs on the splits of a training's data set, computed once for the state of a step.
+
+    Args:
+      training: from `thanos_jax.train.build.build`.
+      network: which network of a state is embedded with.
+    """
+
+    def __init__(
+        self, training: Training, network: Callable[[TrainState], TrainState] = lambda state: state
+    ) -> None:
+        self._training, self._network = training, network
+        self._step: int | None = None
+        self._known: dict[str, dict[str, np.ndarray]] = {}
+
+    def __call__(self, state: TrainState, split: str, *keep: str) -> dict[str, np.ndarray]:
+        """Returns what `embed` does of a split, by name; embedding and prediction are always kept.
+
+        Args:
+          state: of this training; states of one step are the same.
+          split: "train", "validation" or "test".
+          *keep: further outputs, as "probability".
+        """
+        if self._step != int(state.step):
+            self._step, self._known = int(state.step), {}
+        known = self._known.get(split, {})
+        if not known or any(name not in known for name in keep):
+            known = embed(
+                self._training,
+                self._network(state),
+                self._training.dataset.splits[split],
+                keep=(*OUTPUTS, *keep),
+            )
+            self._known[split] = known
+        return known
+
+
+class Outputs(NamedTuple):
+    """Outputs of one state, by split and further outputs.
+
+    Attributes:
+      embedded: of the training.
+      state: the state.
+    """
+
+    embedded: Embedded
+    state: TrainState
+
+    def __call__(self, split: str, *keep: str) -> dict[str, np.ndarray]:
+        """Returns the outputs on a split; see `Embedded`."""
+        return self.embedded(self.state, split, *keep)

@@ -3,77 +3,113 @@
 from __future__ import annotations
 
 import pathlib
-import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh
 
 from thanos_jax import interruption, sharding, workdir
 from thanos_jax.data import batches
 from thanos_jax.data.splits import Split
 from thanos_jax.errors import ConfigError
-from thanos_jax.train import metrics, nonfinite, resident, unlogged
+from thanos_jax.train import resident
+from thanos_jax.train.build import Training
 from thanos_jax.train.checkpoint import Checkpoints
+from thanos_jax.train.ledger import Ledger
 from thanos_jax.train.progress import progress
 from thanos_jax.train.state import TrainState
-from thanos_jax.train.step import INPUTS, Step
-
-
-def count_steps(config: Any, size: int) -> tuple[int, float]:
-    """Returns the steps of the whole run, and of an epoch (not a whole number).
-
-    Args:
-      config: config.train.
-      size: images in the training split.
-    """
-    steps_per_epoch = size / config.batch_size
-    steps = max(1, round(config.epochs * steps_per_epoch))
-    return (min(steps, config.max_steps) if config.max_steps else steps), steps_per_epoch
-
-
-# How many calls may wait for the devices: enough to keep them busy, few enough to stop soon.
-_AHEAD = 4
+from thanos_jax.train.update import Step
 
 # (state, first step, step to stop before) -> (state, metrics: scalars of one step, or arrays [n]).
 Advance = Callable[[TrainState, int, int], tuple[TrainState, Any]]
+# The epochs between two evaluations, and state -> named numbers for the record.
+Evaluation = tuple[float, Callable[[TrainState], dict[str, float]]]
+
+
+class Stage(NamedTuple):
+    """A training of a run, ready to start.
+
+    Attributes:
+      name: its folder in the run's; "" is the run's own.
+      training: what it is made of.
+      step: the update, of a state and what `inputs` names of a batch.
+      inputs: names in a batch.
+      split: what is trained on.
+      state: before the first step.
+      network: which network of a state is evaluated.
+    """
+
+    name: str
+    training: Training
+    step: Step
+    inputs: tuple[str, ...]
+    split: Any
+    state: TrainState
+    network: Callable[[TrainState], TrainState] = lambda state: state
+
+
+class Calendar(NamedTuple):
+    """Which steps are followed by what; step numbers count from 1, the last has everything.
+
+    Attributes:
+      config: config.train.
+      steps: of the whole training.
+      steps_per_epoch: not a whole number.
+      periods: the epochs between two of each evaluation.
+    """
+
+    config: Any
+    steps: int
+    steps_per_epoch: float
+    periods: tuple[float, ...]
+
+    def due(self, step: int, epochs: float) -> bool:
+        """Whether something done every so many epochs is done after a step."""
+        period = epochs * self.steps_per_epoch
+        return step == self.steps or int(step / period) != int((step - 1) / period)
+
+    def saves(self, step: int) -> bool:
+        """Whether a checkpoint follows a step."""
+        return self.due(step, self.config.checkpoint_every_epochs)
+
+    def records(self, step: int) -> bool:
+        """Whether a record follows a step; it also does where a resumed run would begin one."""
+        return (
+            any(self.due(step, epochs) for epochs in self.periods)
+            or self.saves(step)
+            or step % self.config.log_every == 0
+        )
+
+    def window(self, begin: int, longest: int) -> int:
+        """Returns the step to stop before: the next record's, or `longest` steps on."""
+        end = begin + 1
+        while end - begin < longest and not self.records(end):
+            end += 1
+        return end
 
 
 def train(
-    state: TrainState,
-    step_fn: Step,
-    split: Any,
-    mesh: Mesh,
-    config: Any,
+    stage: Stage,
+    folder: pathlib.Path,
     *,
     checkpoints: Checkpoints,
-    metrics_path: str,
-    evaluations: Sequence[tuple[float, Callable[[TrainState], dict[str, float]]]],
-    inputs: Sequence[str] = INPUTS,
-    epoch_size: int | None = None,
+    evaluations: Sequence[Evaluation],
     constants: Mapping[str, float] | None = None,
-) -> tuple[TrainState, float]:
+) -> tuple[TrainState, list[dict[str, Any]]]:
     """Runs the steps that are left, logging, evaluating and saving on the way.
 
     Args:
-      state: before the first step; replaced by the newest checkpoint if there is one.
-      step_fn: from `thanos_jax.train.step.make_step`.
-      split: the training split.
-      mesh: devices.
-      config: the whole config.
+      stage: its state is replaced by the newest checkpoint if there is one.
+      folder: of the training; gets metrics.jsonl and what a stopped run leaves for the next.
       checkpoints: where states are saved.
-      metrics_path: where records go; beside it what a stopped run leaves for the next.
-      evaluations: of each the epochs between two of it, and state -> named numbers for the record.
-        The last step has all of them.
-      inputs: what of a batch the step is given.
-      epoch_size: images that count as an epoch; None: those of the split.
+      evaluations: what is measured how often; the last step has all of them.
       constants: what every record says too.
 
     Returns:
-      The last state, and the seconds that training took over all starts of the run.
+      The last state, and all records of the training. "seconds" of the last is the time it took
+      over all starts.
 
     Raises:
       Interrupted: this process or another of the run got SIGTERM or SIGINT; the state is saved.
@@ -82,107 +118,48 @@ def train(
       CheckpointError: a checkpoint could not be saved, or none of those there can be used.
       WorkdirError: a record could not be written, or not all processes see the same folder.
     """
-    steps, steps_per_epoch = count_steps(config.train, epoch_size or len(split))
-    first = 0
+    training, config = stage.training, stage.training.config
+    steps, state, first = training.steps, stage.state, 0
     restored = checkpoints.restore_latest(state)
     if restored:
         state, first = restored
         print(f"continuing from the checkpoint of step {first} of {steps}", flush=True)
-    folder = pathlib.Path(metrics_path).parent
     _require_same_step(first, folder)
-    writes = jax.process_index() == 0
-    with workdir.writing(folder):
-        file = metrics.MetricsFile(metrics_path, resume_step=first) if writes else None
-    earlier = metrics.read(metrics_path)
-    record = earlier[-1] if earlier else None
-    seconds = record["seconds"] if record else 0.0
-    pending: list[Any] = []
-    kept = unlogged.read(folder, first)
-    # Unless the record it waited for was written before the run ended again.
-    if kept and not (record and record["step"] == first):
-        found, seconds = kept
-        pending = [nonfinite.as_configured(found, config)] if found else []
-    guard = nonfinite.Guard(config, split, folder, epoch_size=epoch_size or len(split))
-
-    def due(step: int, epochs: float) -> bool:
-        period = epochs * steps_per_epoch
-        return step == steps or int(step / period) != int((step - 1) / period)
-
-    def saving(step: int) -> bool:
-        return due(step, config.train.checkpoint_every_epochs)
-
-    def logging(step: int) -> bool:
-        # A window of the record also ends where a resumed run would begin one.
-        evaluating = any(due(step, epochs) for epochs, _ in evaluations)
-        return evaluating or saving(step) or step % config.train.log_every == 0
-
-    advance, longest = _make_advance(
-        step_fn, split, mesh, config, first=first, steps=steps, inputs=inputs
+    calendar = Calendar(
+        config.train, steps, training.steps_per_epoch, tuple(epochs for epochs, _ in evaluations)
     )
-    step, logged = first, first
-    start = time.perf_counter()
+    ledger = Ledger(training, stage.split, folder, first=first, constants=constants or {})
+    advance, longest = _make_advance(stage, first=first)
+    step = first
     with interruption.watch() as watch, watch.deferred(), progress(steps, first) as shown:
         while True:
             if watch.asked():
-                numbers = _fetch(pending)
-                guard.check(step - _count(numbers) + 1, numbers, record)
-                if step > first:
-                    if writes:
-                        seconds += time.perf_counter() - start
-                        with workdir.writing(folder):
-                            unlogged.write(folder, step, numbers, seconds=seconds)
-                    checkpoints.save(state, step)
-                    checkpoints.wait()
-                raise interruption.Interrupted(_farewell(step, steps))
-            if not (pending and logging(step)):
-                if step == steps:
-                    break
-                begin, step = step, step + 1
+                ledger.leave(state, step, checkpoints)
+            if ledger.open and calendar.records(step):
+                record = ledger.close(step)
+                for epochs, evaluate in evaluations:
+                    if calendar.due(step, epochs):
+                        record |= evaluate(state)
+                ledger.write(record)
+                shown.show(record)
+                if calendar.saves(step):
+                    checkpoints.save(state, step, _measured(record))
+                ledger.restart_clock()
+            elif step < steps:
                 # The first call compiles, which says nothing about speed: it is one step.
-                while begin > first and step - begin < longest and not logging(step):
-                    step += 1
+                begin, step = step, calendar.window(step, longest if step > first else 1)
                 checkpoints.check()
-                state, found = advance(state, begin, step)
-                pending.append(found)
+                state, metrics = advance(state, begin, step)
+                ledger.add(metrics, begin)
                 shown.advance(step - begin)
-                if begin == first:
-                    jax.block_until_ready(found)
-                    seconds += time.perf_counter() - start
-                    start = time.perf_counter()
-                elif len(pending) > _AHEAD:
-                    jax.block_until_ready(pending[-_AHEAD])
-                # Round again: a run that is to stop does not evaluate first.
-                continue
-            numbers = _fetch(pending)
-            pending.clear()
-            elapsed = time.perf_counter() - start
-            seconds += elapsed
-            guard.check(step - _count(numbers) + 1, numbers, record)
-            record = {
-                "step": step,
-                "epoch": step / steps_per_epoch,
-                **nonfinite.averages(numbers),
-                **(constants or {}),
-                "seconds": seconds,
-            }
-            timed = step - logged - (logged == first)
-            logged = step
-            if timed > 0:
-                record["images_per_second"] = timed * config.train.batch_size / elapsed
-            for epochs, evaluate in evaluations:
-                if due(step, epochs):
-                    record |= evaluate(state)
-            if file:
-                with workdir.writing(folder):
-                    file.append(record)
-            shown.show(record)
-            if saving(step):
-                measured = {
-                    k: v for k, v in record.items() if k == "loss" or k.startswith("validation_")
-                }
-                checkpoints.save(state, step, measured)
-            start = time.perf_counter()
-    return state, seconds
+            else:
+                break
+    return state, ledger.records
+
+
+def _measured(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what a checkpoint keeps of a record."""
+    return {k: v for k, v in record.items() if k == "loss" or k.startswith("validation_")}
 
 
 def _require_same_step(first: int, folder: pathlib.Path) -> None:
@@ -197,60 +174,35 @@ def _require_same_step(first: int, folder: pathlib.Path) -> None:
         )
 
 
-def _fetch(pending: Sequence[Any]) -> dict[str, np.ndarray]:
-    """Waits for metrics, scalars of a step or arrays of several; returns name -> [steps], or {}."""
-    windows = jax.device_get(list(pending))
-    return {
-        name: np.concatenate([np.atleast_1d(window[name]) for window in windows])
-        for name in (windows[0] if windows else ())
-    }
-
-
-def _count(numbers: dict[str, np.ndarray]) -> int:
-    return len(numbers["loss"]) if numbers else 0
-
-
-def _farewell(step: int, steps: int) -> str:
-    if step == 0:
-        return "stopped before the first step. The same command begins again."
-    return f"stopped after step {step} of {steps}, which is saved. The same command goes on there."
-
-
-def _make_advance(
-    step_fn: Step,
-    split: Any,
-    mesh: Mesh,
-    config: Any,
-    *,
-    first: int,
-    steps: int,
-    inputs: Sequence[str],
-) -> tuple[Advance, int]:
+def _make_advance(stage: Stage, *, first: int) -> tuple[Advance, int]:
     """Returns the function that runs steps, and the most steps that it runs in one call."""
+    training, config, split = stage.training, stage.training.config, stage.split
     if on_devices(config.train.resident, split):
-        longest = min(config.train.log_every, steps, 1000)
+        longest = min(config.train.log_every, training.steps, 1000)
         window = resident.make_window(
-            step_fn,
+            stage.step,
             split,
-            mesh,
+            training.mesh,
             seed=config.seed,
             batch_size=config.train.batch_size,
             longest=longest,
-            inputs=inputs,
+            inputs=stage.inputs,
         )
         return window, longest
     stream = batches.train_batches(
-        cast(Split, sharding.LocalRows(split, mesh)),
+        cast(Split, sharding.LocalRows(split, training.mesh)),
         seed=config.seed,
         batch_size=config.train.batch_size,
         first_step=first,
-        last_step=steps,
+        last_step=training.steps,
         read_threads=config.data.read_threads,
     )
+    seed = np.uint32(config.seed)
 
     def advance(state: TrainState, begin: int, end: int) -> tuple[TrainState, Any]:
         batch = next(stream)
-        return step_fn(state, sharding.shard(mesh, {name: batch[name] for name in inputs}))
+        given = {name: batch[name] for name in stage.inputs}
+        return stage.step(state, sharding.shard(training.mesh, given), seed)
 
     return advance, 1
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import pathlib
@@ -11,43 +10,14 @@ from typing import Any
 
 import jax
 import numpy as np
-import optax
 
 from thanos_jax.data.batches import sample_indices
 from thanos_jax.train.metrics import NonFiniteError, require_finite
-from thanos_jax.train.state import TrainState
-from thanos_jax.train.step import Metrics, Step
 from thanos_jax.workdir import write_atomically
 
 OPTIONS = ("stop", "skip")
 FILE = "nonfinite.json"
 SKIPPED = "skipped_steps"
-
-
-def skipping(step: Step) -> Step:
-    """Returns a step that counts and goes on where `step` leaves the state as it was.
-
-    The number of the step, on which the random numbers depend, and the optimizer's schedule
-    advance; parameters and moments stay. The metric "skipped_steps" is 1 for such a step, else 0.
-
-    Args:
-      step: from `thanos_jax.train.step.make_step`; does not advance state.step on a step that is
-        not finite.
-    """
-
-    def skip(state: TrainState, batch: Mapping[str, jax.Array]) -> tuple[TrainState, Metrics]:
-        number = state.step
-        state, metrics = step(state, batch)
-        skipped = (state.step == number).astype(np.float32)
-        opt_state = optax.tree.set(state.opt_state, _is_schedule, count=number + 1)
-        state = dataclasses.replace(state, step=number + 1, opt_state=opt_state)
-        return state, metrics | {SKIPPED: skipped}
-
-    return jax.jit(skip, donate_argnums=0)
-
-
-def _is_schedule(path: Any, value: Any) -> bool:
-    return getattr(path[-1], "tuple_name", None) == "ScaleByScheduleState"
 
 
 class Guard:

@@ -20,7 +20,7 @@ from thanos_jax.data.annotated import AnnotatedSplit
 from thanos_jax.data.batches import sample_indices
 from thanos_jax.data.splits import ArraySplit
 from thanos_jax.train.state import TrainState
-from thanos_jax.train.step import INPUTS, Metrics, Step
+from thanos_jax.train.update import Metrics, Step
 
 # (state, first step, step to stop before) -> (state, metrics [steps]).
 Window = Callable[[TrainState, int, int], tuple[TrainState, Metrics]]
@@ -34,17 +34,17 @@ def make_window(
     seed: int,
     batch_size: int,
     longest: int,
-    inputs: Sequence[str] = INPUTS,
+    inputs: Sequence[str],
 ) -> Window:
     """Puts a split on every device and returns the function that runs steps there.
 
     The steps, and what they are given, are those of the host's loop.
 
     Args:
-      step: from `thanos_jax.train.step.make_step`.
+      step: from `thanos_jax.train.update.make_step`.
       split: in memory; its images are uint8 on the devices too.
       mesh: one axis, "data"; each device holds the whole split and gathers its part of a batch.
-      seed: orders the epochs, as in `thanos_jax.data.batches`.
+      seed: orders the epochs, as in `thanos_jax.data.batches`, and is given to the step.
       batch_size: images in a step, over all devices.
       longest: the most steps that a call may ask for.
       inputs: what of a batch the step is given.
@@ -59,19 +59,20 @@ def make_window(
     over_devices = NamedSharding(mesh, P(None, "data"))
 
     # A while loop, not a scan: one program serves windows of every length.
-    def window(state: TrainState, stored: Any, indices: jax.Array, count: jax.Array) -> Any:
+    def window(
+        state: TrainState, stored: Any, seed: Any, indices: jax.Array, count: jax.Array
+    ) -> Any:
         def body(number: jax.Array, carry: Any) -> Any:
             state, records = carry
             batch = {
                 name: jnp.take(array, indices[number], axis=0) for name, array in stored.items()
             }
-            state, found = step(state, batch)
+            state, found = step(state, batch, seed)
             records = jax.tree.map(lambda rows, row: rows.at[number].set(row), records, found)
             return state, records
 
-        shapes = jax.eval_shape(
-            step, state, {name: jnp.take(x, indices[0], axis=0) for name, x in stored.items()}
-        )[1]
+        batch = {name: jnp.take(x, indices[0], axis=0) for name, x in stored.items()}
+        shapes = jax.eval_shape(step, state, batch, seed)[1]
         records = jax.tree.map(lambda x: jnp.zeros((longest, *x.shape), x.dtype), shapes)
         return jax.lax.fori_loop(0, count, body, (state, records))
 
@@ -85,7 +86,11 @@ def make_window(
             drawn = sample_indices(seed=seed, step=number, batch_size=batch_size, size=len(split))
             indices[row] = rows[drawn]
         state, records = compiled(
-            state, stored, sharding.put(indices, over_devices), np.int32(last - first)
+            state,
+            stored,
+            np.uint32(seed),
+            sharding.put(indices, over_devices),
+            np.int32(last - first),
         )
         return state, {name: rows[: last - first] for name, rows in records.items()}
 

@@ -1,0 +1,162 @@
+"""Coarse-to-fine transfer: trains config.method, then reads fine labels off its embedding.
+
+The run has one training, in its own folder: metrics.jsonl, checkpoints/, results.json, report.html.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from thanos_jax import sharding
+from thanos_jax.data import augment
+from thanos_jax.data.dataset import Dataset
+from thanos_jax.data.splits import DataError
+from thanos_jax.downstream import geometry, projection, transfer
+from thanos_jax.report import plots
+from thanos_jax.tasks import stages
+from thanos_jax.train.objective import METHODS
+
+
+class Prepared(NamedTuple):
+    """What the run begins with.
+
+    Attributes:
+      first: its only training.
+    """
+
+    first: stages.Stage
+
+
+def prepare(run: stages.Run) -> Prepared:
+    """Checks the data and builds the training; see `thanos_jax.tasks`.
+
+    Raises:
+      DataError: a fine class is missing where the transfer will need it.
+      WeightsError: config.model.weights cannot be used.
+    """
+    _check_classes(run.dataset)
+    return Prepared(stages.representation(run, ""))
+
+
+def perform(run: stages.Run, prepared: Prepared) -> dict[str, Any]:
+    """Trains, evaluates and reports; see `thanos_jax.tasks`.
+
+    Raises:
+      NonFiniteError, CheckpointError, WorkdirError, Interrupted: as `thanos_jax.run.run`.
+    """
+    config, names = run.config, run.dataset.fine_names
+
+    def measure(outputs: stages.Outputs) -> dict[str, float]:
+        train, held_out = outputs("train"), outputs("validation")
+        head = transfer.linear_head(
+            train["embedding"],
+            train["fine"],
+            held_out["embedding"],
+            held_out["fine"],
+            num_classes=len(names),
+            regularization=config.transfer.regularization,
+            max_iterations=config.transfer.iterations,
+        )
+        shape = geometry.geometry(*(held_out[name] for name in ("embedding", "fine", "coarse")))
+        return {
+            "validation_fine_accuracy": head.validation_accuracy,
+            "validation_collapse_index": shape["collapse_index"],
+        }
+
+    every = config.transfer.every_epochs
+    trained = stages.train(run, prepared.first, measure=(every, measure) if every else None)
+
+    # The test split is first read here, and decides nothing.
+    print("transfer from coarse to fine labels", flush=True)
+    found = {name: trained.outputs(name) for name in ("train", "validation", "test")}
+    results = {
+        "dataset": run.dataset.name,
+        "method": config.method,
+        **stages.totals(run),
+        "coarse_accuracy": stages.accuracy(found["test"]),
+        **_worst_group(found["test"], names),
+        **stages.transferred(run, found),
+        "geometry": {
+            name: geometry.geometry(split["embedding"], split["fine"], split["coarse"])
+            for name, split in found.items()
+            if name != "validation"
+        },
+        **_along_training(trained.records),
+        "embedding_dim": int(found["test"]["embedding"].shape[1]),
+        **stages.made_on(trained),
+    }
+    return stages.finish(
+        run, results, trained.records, lambda: _figures(run, trained, found["test"])
+    )
+
+
+def _check_classes(dataset: Dataset) -> None:
+    """Raises DataError if a fine class is missing where the transfer will need it.
+
+    Not where labels are only known once images are read.
+    """
+    for name in ("train", "test"):
+        fine = dataset.splits[name].fine
+        if fine is not None:
+            absent = np.setdiff1d(np.arange(len(dataset.fine_names)), fine)
+            if absent.size:
+                raise DataError(
+                    f"{dataset.name}, split {name!r}: no example of fine class "
+                    f"{dataset.fine_names[absent[0]]!r}; every one of the "
+                    f"{len(dataset.fine_names)} fine classes is needed"
+                )
+
+
+def _worst_group(found: dict[str, np.ndarray], names: tuple[str, ...]) -> dict[str, Any]:
+    """Returns the fine class on which the coarse classifier does worst, and its accuracy there."""
+    correct = found["prediction"] == found["coarse"]
+    accuracy = {int(k): float(correct[found["fine"] == k].mean()) for k in np.unique(found["fine"])}
+    worst = min(accuracy, key=lambda group: accuracy[group])
+    return {"worst_group_accuracy": accuracy[worst], "worst_group": names[worst]}
+
+
+def _along_training(records: list[dict[str, Any]]) -> dict[str, Any]:
+    """Returns what was measured on validation on the way, if transfer.every_epochs asked for it.
+
+    {"along_training": {"epoch": [...], name: [...], ...}}, or {}.
+    """
+    measured = [record for record in records if "validation_fine_accuracy" in record]
+    names = ("epoch", "validation_fine_accuracy", "validation_collapse_index")
+    return (
+        {"along_training": {name: [record[name] for record in measured] for name in names}}
+        if measured
+        else {}
+    )
+
+
+def _figures(
+    run: stages.Run, trained: stages.Trained, test: dict[str, np.ndarray]
+) -> dict[str, tuple[Any, str]]:
+    """Draws what the report shows; each figure with a sentence on how to read it."""
+    config, dataset = run.config, run.dataset
+    points, chosen = projection.project(test["embedding"], limit=config.report.map_points)
+    figures = {"Training": (plots.curves(trained.records), plots.HOW_TO_READ["curves"])}
+    for kind, names in (("coarse", dataset.coarse_names), ("fine", dataset.fine_names)):
+        figures[f"Test embeddings by {kind} label"] = (
+            plots.embedding_map(points, test[kind][chosen], names, f"{kind} label"),
+            plots.HOW_TO_READ[kind],
+        )
+    if METHODS[config.method].reconstruct:
+        images = dataset.splits["test"].read(np.arange(min(12, len(test["fine"]))))["image"]
+        # The other processes have no part in it.
+        state = sharding.on_this_process(trained.last.state)
+        outputs = trained.training.forward({"params": state.params, **state.model_state}, images)
+        units = (dataset.mean, dataset.std)
+        channels = dataset.image_shape[-1]  # the random bits come after them
+        figures["Reconstructions"] = (
+            plots.reconstructions(
+                *(
+                    np.asarray(augment.unnormalize(outputs[name][..., :channels], *units))
+                    for name in ("input", "reconstruction")
+                )
+            ),
+            plots.HOW_TO_READ["reconstructions"],
+        )
+    return figures

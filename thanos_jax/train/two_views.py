@@ -1,0 +1,91 @@
+"""The objective of a representation: a method's losses on two views of each image."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from thanos_jax.errors import ConfigError
+from thanos_jax.train import grad_cache, update
+from thanos_jax.train.build import Training
+from thanos_jax.train.forward import make_train_forward
+from thanos_jax.train.objective import contrastive_loss, total_loss
+from thanos_jax.train.state import TrainState
+
+NUM_VIEWS = 2
+# What the objective is given of a batch: fine labels never reach the device.
+INPUTS = ("image", "coarse")
+
+
+def two_views(training: Training) -> update.Objective:
+    """Returns the objective of config.method: {"image", "coarse" int32 [batch]} to a total loss.
+
+    With config.train.micro_batch_size the batch is augmented and encoded chunk by chunk, and the
+    contrastive loss is still the loss of the whole batch; see `thanos_jax.train.grad_cache`. Each
+    chunk has keys of its own. BatchNorm has the statistics of one chunk, over all devices; the
+    running statistics, updated once a step, become the mean of what they would be after each chunk
+    alone.
+
+    Args:
+      training: from `thanos_jax.train.build.build`.
+
+    Raises:
+      ConfigError: the devices of the mesh cannot share a micro-batch.
+    """
+    config, mesh = training.config, training.mesh
+    contrastive: Any = contrastive_loss(config.method, config.loss, mesh)
+    forward = make_train_forward(
+        training.model, training.inputs, config.augment.to_dict(), mesh, views=NUM_VIEWS
+    )
+    chunk_size = _chunk_size(config.train, mesh)
+
+    def loss(params: Any, state: TrainState, batch: update.Batch) -> Any:
+        outputs, views, model_state = forward(params, state.model_state, batch)
+        total, metrics = total_loss(
+            outputs, views, batch["coarse"], contrastive=contrastive, config=config.loss
+        )
+        return total, (metrics, {"model_state": model_state})
+
+    def in_chunks(state: TrainState, batch: update.Batch) -> Any:
+        chunks = grad_cache.split({name: batch[name] for name in INPUTS}, chunk_size)
+        chunks = jax.lax.with_sharding_constraint(chunks, NamedSharding(mesh, P(None, "data")))
+        for name in ("augment", "dropout"):
+            chunks[name] = jax.random.split(batch[name], len(chunks["image"]))
+
+        def encode(params: Any, chunk: update.Batch) -> Any:
+            outputs, views, model_state = forward(params, state.model_state, chunk)
+            # What is left without the contrastive loss are means over images.
+            own, metrics = total_loss(
+                outputs, views, chunk["coarse"], contrastive=None, config=config.loss
+            )
+            embeddings = outputs["contrastive"].reshape(*views.shape[:2], -1)
+            return embeddings, own, (metrics, {"model_state": model_state})
+
+        def contrast(embeddings: jax.Array) -> tuple[jax.Array, update.Metrics]:
+            value = contrastive(grad_cache.merge(embeddings), batch["coarse"])
+            return config.loss.contrastive_weight * value, {"contrastive": value}
+
+        differentiate = grad_cache.value_and_grad(encode, contrast if contrastive else None)
+        (total, (terms, extras)), gradient = differentiate(state.params, chunks)
+        metrics, moved = jax.tree.map(lambda x: x.mean(axis=0), extras)
+        return (total, (metrics | (terms or {}), moved)), gradient
+
+    return update.Objective(INPUTS, in_chunks if chunk_size else update.of_loss(loss))
+
+
+def _chunk_size(config: Any, mesh: Mesh) -> int:
+    """Images of a micro-batch, or 0 if the whole batch is encoded at once.
+
+    Raises:
+      ConfigError: the devices of the mesh cannot share a micro-batch.
+    """
+    size = config.micro_batch_size
+    if size % mesh.size:
+        raise ConfigError(
+            "config.train.micro_batch_size: expected 0 or a multiple of the "
+            f"{mesh.size} devices, got {size}"
+        )
+    return 0 if size == config.batch_size else size
