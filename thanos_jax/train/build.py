@@ -14,7 +14,7 @@ from thanos_jax import sharding
 from thanos_jax.data import random_bits
 from thanos_jax.data.dataset import Dataset
 from thanos_jax.models import pretrained, thanos
-from thanos_jax.train import forward
+from thanos_jax.train import forward, optimizers
 from thanos_jax.train import state as train_state
 from thanos_jax.train.objective import METHODS
 
@@ -88,8 +88,8 @@ def build(
         reconstruct=method.reconstruct,
     )
     steps, steps_per_epoch = count_steps(config.train, len(dataset.splits["train"]))
-    schedule = train_state.learning_rate(config.train, steps=steps, steps_per_epoch=steps_per_epoch)
-    optimizer = train_state.make_optimizer(config.train, schedule)
+    schedule = optimizers.learning_rate(config.train, steps=steps, steps_per_epoch=steps_per_epoch)
+    optimizer = optimizers.make_optimizer(config.train, schedule)
     weights = None
     if config.model.weights and not resumes:
         weights = pretrained.load(config.model.weights, model.encoders[0], input_shape)

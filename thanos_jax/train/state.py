@@ -1,4 +1,4 @@
-"""What training carries from step to step, and the optimizer that changes it."""
+"""What training carries from step to step."""
 
 from __future__ import annotations
 
@@ -36,41 +36,6 @@ class TrainState:
     targets: jax.Array | None = None
 
 
-def learning_rate(config: Any, *, steps: int, steps_per_epoch: float) -> optax.Schedule:
-    """Linear warm-up, then one cosine down to 0 over the rest of the run.
-
-    Args:
-      config: config.train.
-      steps: updates of the whole run.
-      steps_per_epoch: what an epoch of warm-up means.
-    """
-    # A run shorter than its warm-up rises to its peak in its last step.
-    warmup = min(round(config.warmup_epochs * steps_per_epoch), max(steps - 1, 0))
-    return optax.warmup_cosine_decay_schedule(
-        init_value=0.0 if warmup else config.learning_rate,
-        peak_value=config.learning_rate,
-        warmup_steps=warmup,
-        decay_steps=max(steps, 1),
-    )
-
-
-def make_optimizer(config: Any, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """AdamW; weight decay acts on kernels only: not on biases, norms, tokens and positions.
-
-    Args:
-      config: config.train.
-      schedule: step -> learning rate.
-    """
-    return optax.adamw(schedule, weight_decay=config.weight_decay, mask=decayed)
-
-
-def decayed(params: PyTree) -> PyTree:
-    """Returns a pytree of bool: True where a parameter is a kernel."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: getattr(path[-1], "key", None) == "kernel", params
-    )
-
-
 def create(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
@@ -81,7 +46,7 @@ def create(
 
     Args:
       model: called as model(images, train=...).
-      optimizer: from `make_optimizer`.
+      optimizer: from `thanos_jax.train.optimizers.make_optimizer`.
       key: seeds the parameters.
       image_shape: (height, width, channels).
     """

@@ -1,0 +1,91 @@
+"""Optimizers and learning rate schedules, of optax, as a config names them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+PyTree = Any
+
+OPTIMIZERS = ("adamw", "sgd", "lars", "lamb")
+SCHEDULES = ("cosine", "step", "constant")
+DECAYS = ("kernels", "all")
+
+
+def learning_rate(config: Any, *, steps: int, steps_per_epoch: float) -> optax.Schedule:
+    """Returns step -> learning rate: a linear warm-up, then config.schedule over the rest.
+
+    cosine    one half period from the peak down to 0 at the end of the run
+    step      the peak, multiplied by config.drop_factor at each of config.drop_epochs
+    constant  the peak
+
+    Args:
+      config: config.train.
+      steps: updates of the whole run.
+      steps_per_epoch: what an epoch of warm-up, or of a drop, means.
+    """
+    peak = config.learning_rate
+    # A run shorter than its warm-up rises to its peak in its last step.
+    warmup = min(round(config.warmup_epochs * steps_per_epoch), max(steps - 1, 0))
+    if config.schedule == "cosine":
+        return optax.warmup_cosine_decay_schedule(
+            init_value=0.0 if warmup else peak,
+            peak_value=peak,
+            warmup_steps=warmup,
+            decay_steps=max(steps, 1),
+        )
+    drops = config.drop_epochs if config.schedule == "step" else ()
+    # Two drops within one step are one, of both factors.
+    places = [round(epoch * steps_per_epoch) for epoch in drops]
+    factors = {place: config.drop_factor ** places.count(place) for place in places}
+    rest = optax.piecewise_constant_schedule(peak, factors)
+    if not warmup:
+        return rest
+    rise = optax.linear_schedule(0.0, peak, warmup)
+    return lambda step: jnp.where(step < warmup, rise(step), rest(step))
+
+
+def make_optimizer(config: Any, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """Returns the optimizer of config.optimizer.
+
+    adamw  Loshchilov & Hutter, decoupled weight decay
+    sgd    v <- momentum v + (gradient + weight_decay w), w <- w - rate v; with config.nesterov,
+           w <- w - rate (gradient + weight_decay w + momentum v). As PyTorch has it.
+    lars   You et al., for large batches, with config.momentum
+    lamb   You et al., for large batches
+
+    Weight decay acts on kernels only, not on biases, norms, tokens and positions; with config.decay
+    "all" on all parameters.
+
+    Args:
+      config: config.train.
+      schedule: step -> learning rate.
+    """
+    decay, momentum = config.weight_decay, config.momentum
+    mask = decayed if config.decay == "kernels" else None
+    if config.optimizer == "sgd":
+        return optax.chain(
+            optax.add_decayed_weights(decay, mask),
+            optax.sgd(schedule, momentum or None, nesterov=config.nesterov),
+        )
+    if config.optimizer == "lars":
+        return optax.lars(
+            schedule,
+            decay,
+            weight_decay_mask=True if mask is None else mask,
+            trust_ratio_mask=decayed,  # biases and norms step as with sgd, as in the paper's code
+            momentum=momentum,
+            nesterov=config.nesterov,
+        )
+    make = {"adamw": optax.adamw, "lamb": optax.lamb}[config.optimizer]
+    return make(schedule, weight_decay=decay, mask=mask)
+
+
+def decayed(params: PyTree) -> PyTree:
+    """Returns a pytree of bool: True where a parameter is a kernel."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: getattr(path[-1], "key", None) == "kernel", params
+    )
