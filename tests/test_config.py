@@ -6,6 +6,8 @@ import json
 import pytest
 
 from thanos_jax import config as schema
+from thanos_jax import methods
+from thanos_jax.config import __main__ as printer
 from thanos_jax.errors import ConfigError
 from thanos_jax.train.objective import METHODS
 
@@ -98,14 +100,23 @@ def test_argument_of_a_config_file():
 
 
 def test_design_names_nine_methods():
+    assert list(METHODS) == list(methods.METHODS)
     assert set(METHODS) == {
         "ce", "info_nce", "supcon", "supcon_info_nce", "cauto", "spread", "supcon_cauto", "thanos",
         "joint",
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("key", [key for key in schema.FIELDS if not key.startswith("data.")])
+def test_every_meaning_stands_alone(key):
+    first, *others = schema.FIELDS[key].meaning.replace(";", "").split()
+    assert first not in ("of", "it", "they", "likewise", "before")  # of what?
+    assert others
+    assert "likewise" not in others
+
+
 def test_printed_schema_holds_every_key(capsys):
-    schema.main()
+    printer.main([])
     printed = capsys.readouterr().out
     assert all(f"{key} = " in printed for key in schema.FIELDS)
     assert dataclasses.is_dataclass(schema.Field)

@@ -1,0 +1,134 @@
+"""The schema of a run: every key, its default, what it may be and what it means.
+
+`python -m thanos_jax.config` prints it. A file in configs/ starts from `default()`, which is
+locked: a key that does not exist is an error there, on the command line, and in `check`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ml_collections
+
+from thanos_jax.config.fields import DATASETS, FIELDS, Field
+from thanos_jax.errors import ConfigError, nearest, require_one_of
+from thanos_jax.methods import METHODS
+
+__all__ = [
+    "DATASETS",
+    "FIELDS",
+    "Field",
+    "check",
+    "default",
+    "flatten",
+    "parse_argument",
+    "read",
+]
+
+
+def default() -> ml_collections.ConfigDict:
+    """Returns a locked ConfigDict of all defaults, nested by the dots of the keys."""
+    config: dict[str, Any] = {}
+    for key, field in FIELDS.items():
+        *sections, name = key.split(".")
+        node = config
+        for section in sections:
+            node = node.setdefault(section, {})
+        node[name] = field.default
+    return ml_collections.ConfigDict(config).lock()
+
+
+def read(path: str | os.PathLike[str]) -> ml_collections.ConfigDict:
+    """Returns the config of a run, as its config.json holds it; younger keys at their defaults.
+
+    Raises:
+      ConfigError: no such file, not JSON, or a config outside the schema.
+    """
+    try:
+        stored = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: expected the config.json of a run: {error}") from error
+    values = flatten(stored)
+    for key, value in values.items():
+        if key not in FIELDS:
+            raise ConfigError(f"{path}: config.{key}: no such key{nearest(key, FIELDS)}")
+        values[key] = tuple(value) if isinstance(value, list) else value
+    config = default()
+    config.update_from_flattened_dict(values)
+    check(config)
+    return config
+
+
+def parse_argument(argument: str, presets: Sequence[str]) -> tuple[str, str]:
+    """Splits what follows a config file's colon, METHOD[,PRESET], into both.
+
+    Args:
+      argument: for example "thanos", "supcon,vit" or "" for the defaults.
+      presets: the presets a config offers; the first is its default.
+
+    Raises:
+      ConfigError: an unknown method or preset.
+    """
+    method, _, preset = argument.partition(",")
+    method, preset = method or "thanos", preset or presets[0]
+    require_one_of("method", method, tuple(METHODS))
+    require_one_of("preset", preset, presets)
+    return method, preset
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns {"section.key": value} of a nested mapping."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping | ml_collections.ConfigDict):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+    """Holds a config against the schema.
+
+    Raises:
+      ConfigError: a key that is unknown (with the nearest known one) or missing, or a value of
+        another type than its default or outside what its field accepts.
+    """
+    values = flatten(config)
+    for key in values:
+        if key not in FIELDS:
+            raise ConfigError(f"config.{key}: no such key{nearest(key, FIELDS)}")
+    for key, field in FIELDS.items():
+        if key not in values:
+            raise ConfigError(f"config.{key}: missing; its default is {field.default!r}")
+        value, kind = values[key], type(field.default)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if kind is tuple:
+            fits = isinstance(value, tuple | list)
+        else:
+            fits = (number and value == value) if kind is float else type(value) is kind
+        if not fits:
+            raise ConfigError(f"config.{key}: expected {kind.__name__}, got {value!r}")
+        if not field.accepts(value):
+            raise ConfigError(f"config.{key}: expected {field.expected}, got {value!r}")
+    width, heads = values["model.vit.width"], values["model.vit.heads"]
+    if width % heads:
+        raise ConfigError(
+            f"config.model.vit.heads: expected a divisor of model.vit.width = {width}, got {heads}"
+        )
+    weights, encoder = values["model.weights"], values["model.encoder"]
+    if weights and encoder not in ("resnet18", "resnet50"):
+        raise ConfigError(
+            "config.model.weights: expected a model.encoder of resnet18 or resnet50, whose "
+            f"parameters {weights!r} may hold, got {encoder!r}"
+        )
+    batch, micro = values["train.batch_size"], values["train.micro_batch_size"]
+    if micro and batch % micro:
+        raise ConfigError(
+            "config.train.micro_batch_size: expected 0 or a divisor of train.batch_size = "
+            f"{batch}, got {micro}"
+        )

@@ -1,0 +1,21 @@
+"""The command that prints the schema: python -m thanos_jax.config.
+
+For every key its default, its meaning and what it may be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from thanos_jax import command, config
+
+
+def main(argv: Sequence[str]) -> None:
+    """Prints two lines for every key."""
+    for key, field in config.FIELDS.items():
+        expected = f" ({field.expected})" if field.expected else ""
+        print(f"{key} = {field.default!r}\n    {field.meaning}{expected}")
+
+
+if __name__ == "__main__":
+    command.start(main)

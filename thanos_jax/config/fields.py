@@ -1,0 +1,456 @@
+"""The table of config keys: what each means, its default and what it may be."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from thanos_jax import methods
+from thanos_jax.data import damaged, random_bits, sources
+from thanos_jax.losses import pairs
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """One key: its default, its meaning, and a test with the words for what passes it."""
+
+    default: Any
+    meaning: str
+    expected: str = ""
+    accepts: Callable[[Any], bool] = lambda value: True
+
+
+def _one_of(default: str, meaning: str, options: Sequence[str]) -> Field:
+    return Field(default, meaning, "one of " + ", ".join(options), lambda v: v in options)
+
+
+def _method(default: str, what: str, options: Mapping[str, Any], see: str) -> Field:
+    """The names of methods, with their meanings."""
+    each = "; ".join(f"{name}: {method.meaning}" for name, method in options.items())
+    return _one_of(default, f"{what}; {each}; see docs/{see}", tuple(options))
+
+
+def _number(
+    default: float, meaning: str, low: float, high: float, *, open_low: bool = False
+) -> Field:
+    bounds = f"{'above' if open_low else 'at least'} {low:g}, at most {high:g}"
+    return Field(
+        default, meaning, bounds, lambda v: (low < v if open_low else low <= v) and v <= high
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
+
+
+def _interval(default: tuple[float, float], meaning: str, low: float, high: float) -> Field:
+    return Field(
+        default,
+        meaning,
+        f"two numbers, {low:g} <= first <= second <= {high:g}",
+        lambda v: len(v) == 2 and all(map(_is_number, v)) and low <= v[0] <= v[1] <= high,
+    )
+
+
+_HUGE = 1e12
+DATASETS = sources.NAMES
+
+FIELDS: dict[str, Field] = {
+    "task": _one_of(
+        "transfer",
+        "what is done; transfer: train a representation and classify fine labels by its embedding; "
+        "groups: recover hidden groups from the embedding and train a classifier against the worst "
+        "of them; noise: make labels wrong, and train a classifier that withstands them or whose "
+        "labels were mended; coreset: choose the images that a classifier is trained on",
+        ("transfer", "groups", "noise", "coreset"),
+    ),
+    "method": _method(
+        "thanos", "losses that train the representation", methods.METHODS, "methods.md"
+    ),
+    "seed": _number(
+        0, "seeds parameters, order of samples, augmentation and dropout", 0, 2**31 - 1
+    ),
+    # Data
+    "data.name": _one_of("digits", "data set", DATASETS),
+    "data.data_dir": Field(
+        "",
+        "folder of prepared TFDS data (empty: TFDS's own default), of Tiny ImageNet, Waterbirds or "
+        "ISIC, or of images with labels.csv; see docs/data.md",
+    ),
+    "data.validation_fraction": _number(
+        0.1, "share of the training set held out, where a set has no validation split", 0.001, 0.5
+    ),
+    "data.split_seed": _number(
+        42, "seeds the validation split, subsampling and backgrounds", 0, 2**31 - 1
+    ),
+    "data.image_size": _number(
+        0, "side in pixels to which images are cropped and resized; 0: as stored", 0, 4096
+    ),
+    "data.classes": _one_of(
+        "coarse",
+        "the labels that are trained on; fine: the fine labels, of which then none is hidden",
+        sources.CLASSES,
+    ),
+    "data.background": _one_of(
+        "none",
+        "what digits or mnist are laid over; photographs: random pieces of two photographs; colour "
+        "(red or green) and texture (stripes): a spurious feature, the fine label is the group",
+        sources.BACKGROUNDS,
+    ),
+    "data.correlation": _number(
+        0.95, "share of a class's training images on its own colour or texture", 0.5, 1
+    ),
+    "data.rare_fraction": _number(
+        1.0,
+        "share kept of the training images of 3, 4, 8 and 9 in digits or mnist; 1: all",
+        0,
+        1,
+        open_low=True,
+    ),
+    "data.coarse_map": Field(
+        "", "CSV with the columns wnid and coarse, for tiny_imagenet; empty: the package's own"
+    ),
+    "data.random_bits": _number(
+        0, "random bits of each image that both views share (RandBit), 0 to 32", 0, 32
+    ),
+    "data.random_bits_form": _one_of(
+        "channels",
+        "channels: each bit a constant channel; integer: one channel, the bits read as a number",
+        random_bits.FORMS,
+    ),
+    "data.memory_limit_gib": _number(
+        4.0, "a set of more pixels than this, in GiB, is read from disk as it is needed", 0, _HUGE
+    ),
+    "data.on_damaged": _one_of(
+        "stop",
+        "what follows a stored image that cannot be read; skip: it is left out and counted, after "
+        "every image was read once at the start",
+        damaged.OPTIONS,
+    ),
+    "data.read_threads": _number(8, "threads that read and decode images from disk", 1, 1024),
+    # Augmentation
+    "augment.crop_scale": _interval(
+        (0.2, 1.0), "share of the image's area in a random crop", 1e-6, 1
+    ),
+    "augment.crop_ratio": _interval(
+        (3 / 4, 4 / 3), "width over height of a random crop", 0.01, 100
+    ),
+    "augment.flip": _number(0.5, "probability of a horizontal flip", 0, 1),
+    "augment.jitter": Field(
+        (0.4, 0.4, 0.4, 0.1),
+        "strength of colour jitter: brightness, contrast, saturation, hue",
+        "four numbers, none negative, the last at most 0.5",
+        lambda v: len(v) == 4 and all(_is_number(x) and x >= 0 for x in v) and v[3] <= 0.5,
+    ),
+    "augment.jitter_probability": _number(0.8, "probability of colour jitter", 0, 1),
+    "augment.grey_probability": _number(0.2, "probability of turning an image grey", 0, 1),
+    # Model
+    "model.encoder": _one_of(
+        "vit", "architecture of the encoder", ("vit", "resnet18", "resnet50", "mlp")
+    ),
+    "model.arrangement": _one_of(
+        "separate",
+        "encoders of a method with both a contrastive loss and an autoencoder; shared: one; joint: "
+        "two with one classifier; separate: two trained separately, whose embeddings are "
+        "concatenated (Thanos as published)",
+        ("shared", "joint", "separate"),
+    ),
+    "model.embedding_dim": _number(
+        0,
+        "width of an encoder's embedding, reached by a linear layer; 0: the encoder's own width",
+        0,
+        65536,
+    ),
+    "model.projection": Field(
+        (),
+        "widths of the projection head's layers, between the embedding and the contrastive loss "
+        "(Khosla et al.: (2048, 128)); none: the loss acts on the embedding, as in the papers",
+        "positive integers, or none",
+        lambda v: all(type(x) is int and x > 0 for x in v),
+    ),
+    "model.decoder": _one_of(
+        "auto",
+        "architecture of the autoencoder's decoder; auto: mlp for the mlp encoder, else conv",
+        ("auto", "conv", "mlp"),
+    ),
+    "model.dtype": _one_of(
+        "float32",
+        "precision in which the model computes; its parameters are float32",
+        ("float32", "bfloat16"),
+    ),
+    "model.weights": Field(
+        "",
+        "file of weights that every encoder starts from, a ResNet's: .safetensors or .npz with "
+        "torchvision's names, or of models.pretrained.save_npz; empty: random weights; see "
+        "docs/groups.md",
+    ),
+    "model.vit.patch": _number(4, "side in pixels of the patches of the vit encoder", 1, 512),
+    "model.vit.width": _number(256, "width of the vit encoder", 1, 65536),
+    "model.vit.depth": _number(7, "number of layers of the vit encoder", 1, 1000),
+    "model.vit.heads": _number(8, "number of attention heads of the vit encoder", 1, 1000),
+    "model.vit.mlp_width": _number(
+        512, "number of hidden units in each layer of the vit encoder", 1, 65536
+    ),
+    "model.vit.dropout": _number(0.05, "dropout probability in the vit encoder", 0, 0.999),
+    "model.vit.stochastic_depth": _number(
+        0.05,
+        "probability that training skips the vit encoder's last layer; it rises linearly from 0 at "
+        "the first layer",
+        0,
+        0.999,
+    ),
+    "model.resnet.width": _number(64, "channels of a ResNet's first stage", 1, 65536),
+    "model.resnet.stem": _one_of(
+        "small",
+        "first layers of a ResNet; small: a 3x3 convolution, for small images; imagenet: a 7x7 "
+        "convolution and pooling",
+        ("small", "imagenet"),
+    ),
+    "model.mlp.widths": Field(
+        (512, 256, 128),
+        "widths of the mlp encoder's layers; the mlp decoder mirrors them",
+        "one or more positive integers",
+        lambda v: len(v) > 0 and all(type(x) is int and x > 0 for x in v),
+    ),
+    # Loss
+    "loss.temperature": _number(
+        0.5, "temperature of the contrastive loss", 0, _HUGE, open_low=True
+    ),
+    "loss.alpha": _number(0.5, "weight of the spreading term in the spread loss", 0, 1),
+    "loss.beta": _number(0.5, "weight of SupCon in the joint loss", 0, 1),
+    "loss.denominator": _one_of(
+        "all",
+        "denominator of SupCon; all: all candidates; one_positive: without the anchor's other "
+        "positives",
+        ("all", "one_positive"),
+    ),
+    "loss.views": _one_of(
+        "all",
+        "candidates that an anchor is compared with; all: every view of every image; cross: only "
+        "views other than the anchor's",
+        ("all", "cross"),
+    ),
+    "loss.implementation": _one_of(
+        "auto",
+        "how the contrastive loss of all pairs is computed, with the same result; dense: at once; "
+        "streaming: in tiles, with less memory, other devices' parts gathered or passed around a "
+        "ring; pallas: in tiles, by kernels; auto: dense for small batches, else streaming",
+        pairs.OPTIONS,
+    ),
+    "loss.contrastive_weight": _number(1.0, "weight of the contrastive loss", 0, _HUGE),
+    "loss.cross_entropy_weight": _number(
+        1.0, "weight of the cross-entropy of coarse labels", 0, _HUGE
+    ),
+    "loss.reconstruction_weight": _number(
+        1.0, "weight of the autoencoder's squared error", 0, _HUGE
+    ),
+    # Training
+    "train.batch_size": _number(128, "images in a training step, over all devices", 1, 2**31 - 1),
+    "train.micro_batch_size": _number(
+        0,
+        "images encoded at a time, over all devices, for batches larger than memory; a divisor of "
+        "train.batch_size and a multiple of the devices; 0: the whole batch at once",
+        0,
+        2**31 - 1,
+    ),
+    "train.resident": _one_of(
+        "auto",
+        "whether the training set lies on the devices and many steps run in one program; auto: "
+        "where it is in memory, except on CPUs",
+        ("auto", "yes", "no"),
+    ),
+    "train.epochs": _number(600.0, "passes over the training set", 0, _HUGE, open_low=True),
+    "train.max_steps": _number(
+        0, "step at which a training stops, its schedule included; 0: no limit", 0, _HUGE
+    ),
+    "train.learning_rate": _number(3e-4, "AdamW's peak learning rate", 0, _HUGE),
+    "train.warmup_epochs": _number(
+        1.0, "epochs in which the learning rate rises linearly, before its cosine", 0, _HUGE
+    ),
+    "train.weight_decay": _number(0.01, "AdamW's weight decay, on kernels only", 0, _HUGE),
+    "train.on_nonfinite": _one_of(
+        "stop",
+        "what to do when a loss or gradient is not finite, whose update is never applied; stop: "
+        "end the run; skip: count the step and go on",
+        ("stop", "skip"),
+    ),
+    "train.nonfinite_limit": _number(
+        10,
+        "steps in a row of a loss or gradient that is not finite, at which the run stops in spite "
+        "of train.on_nonfinite=skip",
+        1,
+        _HUGE,
+    ),
+    "train.log_every": _number(50, "steps between lines of metrics.jsonl", 1, _HUGE),
+    "train.evaluate_every_epochs": _number(
+        1.0, "epochs between evaluations on the validation split", 1e-3, _HUGE
+    ),
+    "train.checkpoint_every_epochs": _number(20.0, "epochs between checkpoints", 1e-3, _HUGE),
+    "train.checkpoints_kept": _number(
+        2,
+        "how many of the newest checkpoints stay on disk, besides the best on validation",
+        1,
+        1000,
+    ),
+    "train.checkpoints_kept_every": _number(
+        0,
+        "length in steps of the intervals whose first checkpoint stays on disk, besides the "
+        "newest; 0: none",
+        0,
+        _HUGE,
+    ),
+    # The classifier of every task but transfer
+    "classifier.epochs": _number(0.0, "epochs of the classifier; 0: train.epochs", 0, _HUGE),
+    "classifier.batch_size": _number(
+        0, "images in a training step of the classifier; 0: train.batch_size", 0, 2**31 - 1
+    ),
+    "classifier.learning_rate": _number(
+        0.0, "peak learning rate of the classifier; 0: train.learning_rate", 0, _HUGE
+    ),
+    "classifier.weight_decay": _number(0.01, "weight decay of the classifier", 0, _HUGE),
+    "classifier.augment": Field(True, "whether the classifier is trained on augmented images"),
+    # Hidden groups: the task "groups" only
+    "groups.method": _method(
+        "group_dro", "how the classifier is trained", methods.GROUPS_METHODS, "groups.md"
+    ),
+    "groups.choice": _one_of(
+        "error",
+        "how the clusters of a class are chosen; error: those on which a classifier errs "
+        "differently; silhouette: those that lie furthest apart; see docs/groups.md",
+        ("error", "silhouette"),
+    ),
+    "groups.clusters": _number(
+        0, "number of clusters of each class; 0: searched for, by groups.choice", 0, 1000
+    ),
+    "groups.clustering": _one_of(
+        "kmeans",
+        "what clusters embeddings; kmeans: k-means; gmm: a Gaussian mixture",
+        ("kmeans", "gmm"),
+    ),
+    "groups.projection": _one_of(
+        "none", "projection of embeddings before they are clustered", ("none", "umap")
+    ),
+    "groups.balanced_batches": Field(
+        True, "whether group DRO draws images of every group equally often, as its authors do"
+    ),
+    "groups.group_dro_step_size": _number(
+        0.01, "step size of the weights that group DRO gives to groups", 0, _HUGE
+    ),
+    "groups.group_dro_adjustment": _number(
+        0.0,
+        "C of group DRO, where a group of n images gets C / sqrt(n) added to its loss",
+        0,
+        _HUGE,
+    ),
+    "groups.jtt_epochs": _number(
+        1.0, "epochs of the first training of Just Train Twice", 0, _HUGE, open_low=True
+    ),
+    "groups.jtt_weight": _number(
+        20,
+        "how often the second training of Just Train Twice has an image that the first gets wrong",
+        1,
+        100_000,
+    ),
+    # Wrong labels: the task "noise" only
+    "noise.method": _method(
+        "mend", "how training deals with wrong labels", methods.NOISE_METHODS, "noisy_labels.md"
+    ),
+    "noise.rate": _number(0.2, "share of training and validation labels made wrong", 0, 1),
+    "noise.kind": _one_of(
+        "symmetric",
+        "to what a label made wrong changes; symmetric: any other class; asymmetric: the next "
+        "class; within_class: another fine label of its coarse class",
+        ("symmetric", "asymmetric", "within_class"),
+    ),
+    "noise.detection": _one_of(
+        "strata",
+        "how mend detects wrong labels; strata: by distance to strata; neighbours: by votes of "
+        "neighbours",
+        ("strata", "neighbours"),
+    ),
+    "noise.assumed_rate": Field(
+        -1.0,
+        "share of labels that mend distrusts, and that co_teaching forgets in the end; -1: mend "
+        "estimates it, and co_teaching is told noise.rate, as its authors do",
+        "a number from 0 to 1, or -1",
+        lambda v: v == -1 or 0 <= v <= 1,
+    ),
+    "noise.action": _one_of(
+        "relabel",
+        "what mend does with labels found wrong; relabel: replace them by what neighbours suggest; "
+        "drop: leave their images out",
+        ("relabel", "drop"),
+    ),
+    "noise.neighbours": _number(
+        20, "number of nearest neighbours by which mend judges and replaces a label", 1, 1e6
+    ),
+    "noise.clusters": _number(
+        20, "strata that mend looks for in a class, with noise.detection=strata", 1, 1e6
+    ),
+    "noise.forget_epochs": _number(
+        10.0, "epochs over which co_teaching's share of forgotten images rises", 0, _HUGE
+    ),
+    "noise.elr_weight": _number(
+        3.0, "weight of early-learning regularization in the loss of elr", 0, _HUGE
+    ),
+    "noise.elr_momentum": _number(
+        0.7, "momentum of elr's targets, running means of an image's predictions", 0, 1
+    ),
+    # Coresets: the task "coreset" only
+    "coreset.method": _method(
+        "common_strata",
+        "what images are scored by, to choose those that are kept",
+        methods.CORESET_METHODS,
+        "coresets.md",
+    ),
+    "coreset.fraction": _number(
+        0.3, "share of the training images that is kept", 0, 1, open_low=True
+    ),
+    "coreset.runs": _number(
+        4, "trainings over which common_strata and el2n average their scores", 1, 100
+    ),
+    "coreset.epochs": _number(
+        0.0,
+        "epochs of a training by which common_strata, forgetting or herding scores images; 0: "
+        "train.epochs",
+        0,
+        _HUGE,
+    ),
+    "coreset.el2n_epochs": _number(
+        10.0,
+        "epochs of a training by which el2n scores images, short to see errors early in training",
+        0,
+        _HUGE,
+        open_low=True,
+    ),
+    "coreset.drop": _one_of(
+        "lowest", "which scores an image is left out for first", ("lowest", "highest")
+    ),
+    "coreset.balanced": Field(True, "whether every class keeps the same share of its images"),
+    "coreset.same_steps": Field(
+        False,
+        "whether the classifier takes as many steps as on all images; otherwise as many epochs",
+    ),
+    # Evaluation
+    "transfer.regularization": Field(
+        (0.0, 1e-5, 1e-4, 1e-3, 1e-2),
+        "L2 weights of the linear classifier of fine labels, one of them chosen on validation",
+        "one or more finite numbers, none negative",
+        lambda v: len(v) > 0 and all(_is_number(x) and x >= 0 for x in v),
+    ),
+    "transfer.iterations": _number(
+        200, "L-BFGS iterations of the linear classifier of fine labels, at most", 1, 1e6
+    ),
+    "transfer.every_epochs": _number(
+        0.0,
+        "epochs between measurements of transfer and collapse on the validation split; 0: none",
+        0,
+        _HUGE,
+    ),
+    "transfer.neighbours": _number(
+        20, "number of nearest training images that vote on a test image's fine label", 1, 1e6
+    ),
+    "report.map_points": _number(2000, "images in a map of embeddings, at most", 10, 1e5),
+}
