@@ -48,8 +48,8 @@ RUNS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "transfer_skip": ("digits", "spread", {"train.on_nonfinite": "skip", "seed": 3}),
     **{
         f"groups_{method}": (
-            "digits_groups",
-            "spread",
+            "digits",
+            "spread,groups",
             {"groups.method": method, "classifier.epochs": 3.0, "groups.jtt_epochs": 1.0},
         )
         for method in (
@@ -58,16 +58,16 @@ RUNS: dict[str, tuple[str, str, dict[str, Any]]] = {
     },
     **{
         f"noise_{method}": (
-            "digits_noise",
-            "supcon",
+            "digits",
+            "supcon,noise",
             {"noise.method": method, "classifier.epochs": 3.0, "noise.forget_epochs": 1.0},
         )
         for method in ("mend", "ce", "co_teaching", "elr")
     },
     **{
         f"coreset_{method}": (
-            "digits_coreset",
-            "spread",
+            "digits",
+            "spread,coreset",
             {"coreset.method": method, "coreset.runs": 2, "coreset.el2n_epochs": 2.0},
         )
         for method in ("common_strata", "random", "forgetting", "el2n", "herding")

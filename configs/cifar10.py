@@ -5,7 +5,7 @@ r"""Thanos on CIFAR-10: 50,000 images; coarse label vehicle or animal, fine labe
 
 DATA holds cifar10 as TFDS prepares it in array_record form (README.md).
 
-Presets, `configs/cifar10.py:METHOD,PRESET`:
+Encoders, `configs/cifar10.py:METHOD,ENCODER`:
   vit       (default) the papers' ViT and settings: two encoders, 600 epochs at batch 128. Perfectly
             Balanced reports a fine accuracy of 79.1 for Thanos, 51.8 for SupCon.
   resnet18  the papers' ResNet18, 200 epochs.
@@ -19,20 +19,19 @@ import ml_collections
 
 from thanos_jax import config as schema
 
-PRESETS = ("vit", "resnet18", "mlp")
+ENCODERS = ("vit", "resnet18", "mlp")
 
 
 def get_config(argument: str = "") -> ml_collections.ConfigDict:
-    """Returns the config of METHOD[,PRESET]; "thanos,vit" if the argument is empty."""
+    """Returns the config of METHOD[,ENCODER]; "thanos,vit" if the argument is empty."""
     config = schema.default()
-    config.method, preset = schema.parse_argument(argument, PRESETS)
+    config.method, config.model.encoder = schema.parse_argument(argument, encoder=ENCODERS)
     config.data.name = "cifar10"
-    config.model.encoder = preset
-    if preset == "mlp":
+    if config.model.encoder == "mlp":
         config.model.arrangement = "shared"
         config.train.batch_size = 256
         config.train.epochs = 20.0
         config.train.learning_rate = 1e-3
-    elif preset == "resnet18":
+    elif config.model.encoder == "resnet18":
         config.train.epochs = 200.0
     return config

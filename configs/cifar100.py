@@ -7,7 +7,7 @@ DATA holds cifar100 as TFDS prepares it in array_record form (README.md).
 --config.data.name=cifar100_u thins out four of the five classes of every superclass (CIFAR100-U;
 the paper: 59.7 for Thanos, 49.8 for SupCon).
 
-Presets, `configs/cifar100.py:METHOD,PRESET`:
+Encoders, `configs/cifar100.py:METHOD,ENCODER`:
   vit       (default) the papers' ViT and settings: two encoders, 600 epochs at batch 128. Perfectly
             Balanced reports a fine accuracy of 65.0 for Thanos, 56.1 for SupCon.
   resnet18  the papers' ResNet18, 200 epochs.
@@ -21,20 +21,19 @@ import ml_collections
 
 from thanos_jax import config as schema
 
-PRESETS = ("vit", "resnet18", "mlp")
+ENCODERS = ("vit", "resnet18", "mlp")
 
 
 def get_config(argument: str = "") -> ml_collections.ConfigDict:
-    """Returns the config of METHOD[,PRESET]; "thanos,vit" if the argument is empty."""
+    """Returns the config of METHOD[,ENCODER]; "thanos,vit" if the argument is empty."""
     config = schema.default()
-    config.method, preset = schema.parse_argument(argument, PRESETS)
+    config.method, config.model.encoder = schema.parse_argument(argument, encoder=ENCODERS)
     config.data.name = "cifar100"
-    config.model.encoder = preset
-    if preset == "mlp":
+    if config.model.encoder == "mlp":
         config.model.arrangement = "shared"
         config.train.batch_size = 256
         config.train.epochs = 20.0
         config.train.learning_rate = 1e-3
-    elif preset == "resnet18":
+    elif config.model.encoder == "resnet18":
         config.train.epochs = 200.0
     return config

@@ -8,7 +8,7 @@ DIR holds images and labels.csv, with the columns filename, coarse, fine and per
 another size: --config.data.image_size=SIDE, a multiple of --config.model.vit.patch=8 for the ViT.
 How long it takes and what to expect depends on the images.
 
-Presets, `configs/folder.py:METHOD,PRESET`:
+Encoders, `configs/folder.py:METHOD,ENCODER,TASK`; tasks are those of configs/digits.py:
   vit       (default) the papers' ViT with patches of 8 pixels: two encoders, 200 epochs.
   resnet18  the papers' ResNet18, 200 epochs.
   mlp       a small MLP with one encoder, 100 epochs: for a CPU and a few thousand small images.
@@ -20,19 +20,21 @@ import ml_collections
 
 from thanos_jax import config as schema
 
-PRESETS = ("vit", "resnet18", "mlp")
+ENCODERS = ("vit", "resnet18", "mlp")
+TASKS = ("transfer", "groups", "noise", "coreset")
 
 
 def get_config(argument: str = "") -> ml_collections.ConfigDict:
-    """Returns the config of METHOD[,PRESET]; "thanos,vit" if the argument is empty."""
+    """Returns the config of METHOD[,ENCODER][,TASK], by default "thanos,vit,transfer"."""
     config = schema.default()
-    config.method, preset = schema.parse_argument(argument, PRESETS)
+    config.method, config.model.encoder, config.task = schema.parse_argument(
+        argument, encoder=ENCODERS, task=TASKS
+    )
     config.data.name = "folder"
     config.data.image_size = 64
-    config.model.encoder = preset
     config.model.vit.patch = 8
     config.train.epochs = 200.0
-    if preset == "mlp":
+    if config.model.encoder == "mlp":
         config.model.arrangement = "shared"
         config.train.epochs = 100.0
         config.train.learning_rate = 1e-3

@@ -1,11 +1,11 @@
-r"""Thanos on MNIST: 60,000 images, coarse label digit >= 5, fine label the digit.
+r"""MNIST: 60,000 training images, coarse label digit >= 5, fine label the digit; every task.
 
-    python -m thanos_jax.main --config=configs/mnist.py --config.data.data_dir=DATA \
-        --workdir=runs/mnist
+    python -m thanos_jax.main --config=configs/mnist.py[:METHOD][,ENCODER][,TASK] \
+        --config.data.data_dir=DATA --workdir=DIR
 
 DATA holds mnist/3.0.1 as TFDS prepares it in array_record form (README.md).
 
-Presets, `configs/mnist.py:METHOD,PRESET`:
+ENCODER is one of
   mlp       (default) an MLP of 784-512-256-128 units with one encoder for everything, 20 epochs,
             for a CPU: 100 s on two cores. Fine accuracy 98.1 ± 0.1 (SupCon 94.7), three seeds;
             docs/results.md has all methods.
@@ -13,6 +13,20 @@ Presets, `configs/mnist.py:METHOD,PRESET`:
             reports a fine accuracy of 99.0 for Thanos, 95.4 for SupCon. Not run here at this
             length.
   resnet18  the papers' ResNet18, 200 epochs. Not run here.
+
+TASK is one of transfer (default) and, set up for the mlp,
+  groups    digits on red and green, 98 % of the training images of a class on its own colour.
+            Accuracy of the worst group over three seeds: 93.4 ± 0.5 with thanos, 88.4 ± 1.4 with
+            supcon, 77.4 ± 0.1 without groups (erm), 92.7 ± 2.0 with the true groups.
+  noise     ten classes, 20 % of the training and validation labels another digit;
+            docs/noisy_labels.md has the table.
+  coreset   the digits 3, 4, 8 and 9 rare: about 100 training images each of 33,033. A classifier is
+            trained on the 9,910 that stay, for five epochs. Test accuracy over three seeds:
+            90.4 ± 0.4 with spread, 87.9 ± 0.5 on random images, 91.5 ± 0.1 on all.
+What each task does is said in configs/digits.py. The table of a task:
+
+    python -m thanos_jax.compare --config=configs/mnist.py:groups --config.data.data_dir=DATA \
+        --table=groups --workdir=DIR
 """
 
 from __future__ import annotations
@@ -21,17 +35,19 @@ import ml_collections
 
 from thanos_jax import config as schema
 
-PRESETS = ("mlp", "vit", "resnet18")
+ENCODERS = ("mlp", "vit", "resnet18")
+TASKS = ("transfer", "groups", "noise", "coreset")
 
 
 def get_config(argument: str = "") -> ml_collections.ConfigDict:
-    """Returns the config of METHOD[,PRESET]; "thanos,mlp" if the argument is empty."""
+    """Returns the config of METHOD[,ENCODER][,TASK], by default "thanos,mlp,transfer"."""
     config = schema.default()
-    config.method, preset = schema.parse_argument(argument, PRESETS)
+    config.method, config.model.encoder, config.task = schema.parse_argument(
+        argument, encoder=ENCODERS, task=TASKS
+    )
     config.data.name = "mnist"
     config.augment.grey_probability = 0.0
-    config.model.encoder = preset
-    if preset == "mlp":
+    if config.model.encoder == "mlp":
         config.augment.crop_scale = (0.7, 1.0)
         config.augment.flip = 0.0
         config.augment.jitter_probability = 0.0
@@ -40,6 +56,27 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
         config.train.epochs = 20.0
         config.train.learning_rate = 4e-3
         config.train.checkpoint_every_epochs = 5.0
-    elif preset == "resnet18":
+    elif config.model.encoder == "resnet18":
         config.train.epochs = 200.0
+    if config.task != "transfer":
+        config.train.learning_rate = 1e-3
+        config.train.epochs = 5.0
+    if config.task == "groups":
+        config.data.background = "colour"
+        config.data.correlation = 0.98
+        # Few: what has learnt the rare images by heart no longer errs on them, and hides them.
+        config.train.epochs = 2.0
+        config.train.checkpoint_every_epochs = 1.0
+        config.classifier.epochs = 10.0
+        config.groups.jtt_epochs = 1.0
+    elif config.task == "noise":
+        config.data.classes = "fine"
+        # Without augmentation wrong labels are learnt by heart, and there is something to lose.
+        config.classifier.augment = False
+        config.classifier.epochs = 15.0
+    elif config.task == "coreset":
+        config.data.rare_fraction = 0.02
+        config.train.evaluate_every_epochs = 0.25
+        config.coreset.runs = 2
+        config.coreset.el2n_epochs = 1.0
     return config

@@ -9,7 +9,7 @@ Perfectly Balanced reports a fine accuracy of 49.6 for Thanos and 43.9 for SupCo
 which could not be used here: the numbers are not comparable. --config.data.coarse_map=FILE reads
 another grouping, a CSV with the columns wnid and coarse.
 
-Presets, `configs/tiny_imagenet.py:METHOD,PRESET`:
+Encoders, `configs/tiny_imagenet.py:METHOD,ENCODER`:
   vit       (default) the papers' ViT with patches of 8 pixels: two encoders, 600 epochs.
   resnet18  the papers' ResNet18, 200 epochs.
   mlp       a small MLP, 20 epochs: for a look at the program on a CPU, not for its numbers.
@@ -22,21 +22,20 @@ import ml_collections
 
 from thanos_jax import config as schema
 
-PRESETS = ("vit", "resnet18", "mlp")
+ENCODERS = ("vit", "resnet18", "mlp")
 
 
 def get_config(argument: str = "") -> ml_collections.ConfigDict:
-    """Returns the config of METHOD[,PRESET]; "thanos,vit" if the argument is empty."""
+    """Returns the config of METHOD[,ENCODER]; "thanos,vit" if the argument is empty."""
     config = schema.default()
-    config.method, preset = schema.parse_argument(argument, PRESETS)
+    config.method, config.model.encoder = schema.parse_argument(argument, encoder=ENCODERS)
     config.data.name = "tiny_imagenet"
-    config.model.encoder = preset
     config.model.vit.patch = 8
-    if preset == "mlp":
+    if config.model.encoder == "mlp":
         config.model.arrangement = "shared"
         config.train.batch_size = 256
         config.train.epochs = 20.0
         config.train.learning_rate = 1e-3
-    elif preset == "resnet18":
+    elif config.model.encoder == "resnet18":
         config.train.epochs = 200.0
     return config

@@ -63,21 +63,38 @@ def read(path: str | os.PathLike[str]) -> ml_collections.ConfigDict:
     return config
 
 
-def parse_argument(argument: str, presets: Sequence[str]) -> tuple[str, str]:
-    """Splits what follows a config file's colon, METHOD[,PRESET], into both.
+def parse_argument(
+    argument: str, *, method: str = "thanos", **presets: Sequence[str]
+) -> tuple[str, ...]:
+    """Splits what follows a config file's colon, METHOD[,PRESET ...], into its words.
 
     Args:
-      argument: for example "thanos", "supcon,vit" or "" for the defaults.
-      presets: the presets a config offers; the first is its default.
+      argument: words in any order, one of each kind at most: "thanos", "vit,supcon" or "".
+      method: the method where none is named.
+      **presets: kind -> the presets of it that a config offers; the first is its default.
+
+    Returns:
+      The method and a preset of each kind, in the order of the arguments.
 
     Raises:
-      ConfigError: an unknown method or preset.
+      ConfigError: an unknown word, or two of one kind.
+
+    Example:
+      >>> parse_argument("groups,supcon", encoder=("mlp", "vit"), task=("transfer", "groups"))
+      ('supcon', 'mlp', 'groups')
     """
-    method, _, preset = argument.partition(",")
-    method, preset = method or "thanos", preset or presets[0]
-    require_one_of("method", method, tuple(METHODS))
-    require_one_of("preset", preset, presets)
-    return method, preset
+    kinds = {"method": tuple(METHODS), **presets}
+    chosen: dict[str, str] = {}
+    for word in argument.split(",") if argument else ():
+        require_one_of("preset", word, [name for names in kinds.values() for name in names])
+        kind = next(kind for kind, names in kinds.items() if word in names)
+        if kind in chosen:
+            raise ConfigError(
+                f"preset: expected one {kind} at most, got {chosen[kind]!r} and {word!r}"
+            )
+        chosen[kind] = word
+    defaults = {kind: names[0] for kind, names in kinds.items()} | {"method": method}
+    return tuple(chosen.get(kind, defaults[kind]) for kind in kinds)
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

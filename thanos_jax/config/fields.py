@@ -54,7 +54,20 @@ def _interval(default: tuple[float, float], meaning: str, low: float, high: floa
     )
 
 
+def _epochs(default: tuple[float, ...], meaning: str) -> Field:
+    return Field(
+        default,
+        meaning,
+        "rising numbers above 0, or none",
+        lambda v: all(map(_is_number, v)) and list(v) == sorted({x for x in v if x > 0}),
+    )
+
+
 _HUGE = 1e12
+# Of thanos_jax.train.optimizers, which would import jax.
+OPTIMIZERS = ("adamw", "sgd", "nesterov", "lars", "lamb")
+SCHEDULES = ("cosine", "step", "constant")
+DECAYS = ("kernels", "all")
 DATASETS = sources.NAMES
 
 FIELDS: dict[str, Field] = {
@@ -265,11 +278,32 @@ FIELDS: dict[str, Field] = {
     "train.max_steps": _number(
         0, "step at which a training stops, its schedule included; 0: no limit", 0, _HUGE
     ),
-    "train.learning_rate": _number(3e-4, "AdamW's peak learning rate", 0, _HUGE),
-    "train.warmup_epochs": _number(
-        1.0, "epochs in which the learning rate rises linearly, before its cosine", 0, _HUGE
+    "train.optimizer": _one_of(
+        "adamw",
+        "optimizer; nesterov is sgd with Nesterov's momentum, lars and lamb are for large batches",
+        OPTIMIZERS,
     ),
-    "train.weight_decay": _number(0.01, "AdamW's weight decay, on kernels only", 0, _HUGE),
+    "train.momentum": _number(0.9, "momentum of sgd, nesterov and lars; 0: none", 0, 0.9999),
+    "train.learning_rate": _number(3e-4, "peak learning rate", 0, _HUGE),
+    "train.schedule": _one_of(
+        "cosine",
+        "learning rate after the warm-up; cosine: down to 0 at the end; step: multiplied by "
+        "train.drop_factor at each of train.drop_epochs; constant: stays at its peak",
+        SCHEDULES,
+    ),
+    "train.warmup_epochs": _number(
+        1.0, "epochs in which the learning rate rises linearly from 0 to its peak", 0, _HUGE
+    ),
+    "train.drop_epochs": _epochs((), "epochs after which schedule step lowers the learning rate"),
+    "train.drop_factor": _number(
+        0.1, "what schedule step multiplies the learning rate by, at each drop", 0, 1
+    ),
+    "train.weight_decay": _number(0.01, "weight decay", 0, _HUGE),
+    "train.decay": _one_of(
+        "kernels",
+        "which parameters weight decay acts on; kernels: not on biases, norms, tokens, positions",
+        DECAYS,
+    ),
     "train.on_nonfinite": _one_of(
         "stop",
         "what to do when a loss or gradient is not finite, whose update is never applied; stop: "
@@ -309,7 +343,30 @@ FIELDS: dict[str, Field] = {
     "classifier.learning_rate": _number(
         0.0, "peak learning rate of the classifier; 0: train.learning_rate", 0, _HUGE
     ),
-    "classifier.weight_decay": _number(0.01, "weight decay of the classifier", 0, _HUGE),
+    "classifier.optimizer": _one_of(
+        "", "optimizer of the classifier; empty: train.optimizer", ("", *OPTIMIZERS)
+    ),
+    "classifier.momentum": _number(
+        -1.0, "momentum of the classifier's optimizer; -1: train.momentum", -1, 0.9999
+    ),
+    "classifier.schedule": _one_of(
+        "", "learning rate schedule of the classifier; empty: train.schedule", ("", *SCHEDULES)
+    ),
+    "classifier.warmup_epochs": _number(
+        -1.0, "epochs of the classifier's warm-up; -1: train.warmup_epochs", -1, _HUGE
+    ),
+    "classifier.drop_epochs": _epochs(
+        (), "epochs after which the classifier's schedule step drops; none: train.drop_epochs"
+    ),
+    "classifier.drop_factor": _number(
+        0.0, "factor of the classifier's schedule step; 0: train.drop_factor", 0, 1
+    ),
+    "classifier.weight_decay": _number(
+        -1.0, "weight decay of the classifier; -1: train.weight_decay", -1, _HUGE
+    ),
+    "classifier.decay": _one_of(
+        "", "which parameters of the classifier decay; empty: train.decay", ("", *DECAYS)
+    ),
     "classifier.augment": Field(True, "whether the classifier is trained on augmented images"),
     # Hidden groups: the task "groups" only
     "groups.method": _method(

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 import thanos_jax
 from thanos_jax import agree, workdir
+from thanos_jax import config as schema
 from thanos_jax.data.annotated import AnnotatedSplit
 from thanos_jax.data.dataset import Dataset
 from thanos_jax.data.splits import ArraySplit, Split
@@ -95,13 +96,15 @@ def require_classifiable(run: Run) -> None:
 
 
 def classifier_config(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """Returns the config of a classifier's training: config.classifier in place of train."""
+    """Returns the config of a classifier's training: config.classifier in place of train.
+
+    A key of config.classifier at its default is that of config.train.
+    """
     one = config.copy_and_resolve_references()
     one.method = "ce"
-    one.train.epochs = config.classifier.epochs or config.train.epochs
-    one.train.batch_size = config.classifier.batch_size or config.train.batch_size
-    one.train.learning_rate = config.classifier.learning_rate or config.train.learning_rate
-    one.train.weight_decay = config.classifier.weight_decay
+    for key, value in config.classifier.items():
+        if key != "augment" and value != schema.FIELDS[f"classifier.{key}"].default:
+            one.train[key] = value
     one.train.micro_batch_size = 0
     if not config.classifier.augment:
         one.augment.crop_scale = (1.0, 1.0)

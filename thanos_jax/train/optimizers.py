@@ -10,10 +10,6 @@ import optax
 
 PyTree = Any
 
-OPTIMIZERS = ("adamw", "sgd", "lars", "lamb")
-SCHEDULES = ("cosine", "step", "constant")
-DECAYS = ("kernels", "all")
-
 
 def learning_rate(config: Any, *, steps: int, steps_per_epoch: float) -> optax.Schedule:
     """Returns step -> learning rate: a linear warm-up, then config.schedule over the rest.
@@ -51,11 +47,11 @@ def learning_rate(config: Any, *, steps: int, steps_per_epoch: float) -> optax.S
 def make_optimizer(config: Any, schedule: optax.Schedule) -> optax.GradientTransformation:
     """Returns the optimizer of config.optimizer.
 
-    adamw  Loshchilov & Hutter, decoupled weight decay
-    sgd    v <- momentum v + (gradient + weight_decay w), w <- w - rate v; with config.nesterov,
-           w <- w - rate (gradient + weight_decay w + momentum v). As PyTorch has it.
-    lars   You et al., for large batches, with config.momentum
-    lamb   You et al., for large batches
+    adamw     Loshchilov & Hutter, decoupled weight decay
+    sgd       g = gradient + weight_decay w;  v <- momentum v + g;  w <- w - rate v
+    nesterov  g and v as in sgd;  w <- w - rate (g + momentum v)
+    lars      You et al. 2017, sgd with a rate for each kernel
+    lamb      You et al. 2020, adam with a rate for each parameter
 
     Weight decay acts on kernels only, not on biases, norms, tokens and positions; with config.decay
     "all" on all parameters.
@@ -66,10 +62,10 @@ def make_optimizer(config: Any, schedule: optax.Schedule) -> optax.GradientTrans
     """
     decay, momentum = config.weight_decay, config.momentum
     mask = decayed if config.decay == "kernels" else None
-    if config.optimizer == "sgd":
+    if config.optimizer in ("sgd", "nesterov"):
         return optax.chain(
             optax.add_decayed_weights(decay, mask),
-            optax.sgd(schedule, momentum or None, nesterov=config.nesterov),
+            optax.sgd(schedule, momentum, nesterov=config.optimizer == "nesterov"),
         )
     if config.optimizer == "lars":
         return optax.lars(
@@ -78,7 +74,6 @@ def make_optimizer(config: Any, schedule: optax.Schedule) -> optax.GradientTrans
             weight_decay_mask=True if mask is None else mask,
             trust_ratio_mask=decayed,  # biases and norms step as with sgd, as in the paper's code
             momentum=momentum,
-            nesterov=config.nesterov,
         )
     make = {"adamw": optax.adamw, "lamb": optax.lamb}[config.optimizer]
     return make(schedule, weight_decay=decay, mask=mask)
