@@ -27,13 +27,22 @@ _OVERWRITE = flags.DEFINE_bool(
     False,
     "Removes a run of another config from the folder and begins anew; one of this config resumes.",
 )
+_DRY_RUN = flags.DEFINE_bool(
+    "dry_run", False, "Prints what would be run, and stops: keys, shapes, parameters, steps."
+)
 
 
 def main(argv: Sequence[str]) -> None:
     """Runs the config, and prints what it found."""
     processes.join()
-    from thanos_jax.run import run  # not before --help or a misspelt flag: jax takes its time
+    from thanos_jax.run import (  # not before --help or a misspelt flag: jax takes its time
+        describe,
+        run,
+    )
 
+    if _DRY_RUN.value:
+        print("\n".join(describe(_CONFIG.value)))
+        return
     results = run(_CONFIG.value, str(_WORKDIR.value), overwrite=_OVERWRITE.value)
     for name in _SHOWN:
         if name in results:  # not every task has all

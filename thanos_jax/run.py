@@ -19,6 +19,7 @@ from thanos_jax import config as schema
 from thanos_jax.data import sources
 from thanos_jax.errors import ConfigError
 from thanos_jax.tasks import coreset, groups, noise, stages, transfer
+from thanos_jax.train import build
 
 # config.task -> its module; `thanos_jax.tasks` says what a task is.
 TASKS: dict[str, Any] = {
@@ -105,6 +106,34 @@ def check(config: ml_collections.ConfigDict) -> None:
                 f"config.train.{key}: expected {least}a multiple of the {devices} devices, "
                 f"got {config.train[key]}"
             )
+
+
+def describe(
+    config: ml_collections.ConfigDict,
+    load: Callable[[ml_collections.ConfigDict], sources.Dataset] | None = None,
+) -> list[str]:
+    """Returns lines on what `run` would do: keys that are set, data, and each training.
+
+    Args:
+      config: as for `run`.
+      load: as for `run`; the data are read.
+
+    Raises:
+      ConfigError, DatasetNotFound: as `run`.
+    """
+    check(config)
+    lines = [
+        f"config.{key} = {value!r}"
+        for key, value in schema.flatten(config).items()
+        if value != schema.FIELDS[key].default
+    ]
+    dataset = load_data(config, load or sources.load)
+    size = len(dataset.splits["train"])
+    for name, (one, share) in TASKS[config.task].trainings(config).items():
+        lines.append(f"training{name and ' '}{name}, {round(share * size):,} images:")
+        about = build.describe(one, dataset, images=round(share * size))
+        lines += [f"    {line}" for line in about]
+    return lines
 
 
 def load_data(

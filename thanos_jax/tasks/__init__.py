@@ -1,7 +1,9 @@
 """The tasks: what a run does with a representation. One module a task, all of one contract.
 
-A task is a module of two functions, named in `thanos_jax.run.TASKS`:
+A task is a module of three functions, named in `thanos_jax.run.TASKS`:
 
+    trainings(config) -> the name of each training -> `stages.Planned`
+        In their order; the name is its folder's.
     prepare(run: stages.Run) -> a NamedTuple that has `first`, a stage
         Raises ConfigError for a config that does not fit the data or the devices, before anything
         is compiled; then builds the first training. Writes nothing.

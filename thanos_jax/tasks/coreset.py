@@ -26,14 +26,11 @@ from thanos_jax import workdir as workdirs
 from thanos_jax.data.dataset import Dataset
 from thanos_jax.downstream import coreset, group_scores
 from thanos_jax.errors import ConfigError
+from thanos_jax.methods import CORESET_METHODS
 from thanos_jax.report import plots
 from thanos_jax.tasks import findings, stages
 from thanos_jax.train.build import count_steps
 from thanos_jax.train.embed import embed
-
-# Methods whose scores are averaged over trainings, and those that look at one.
-SAMPLED = ("common_strata", "el2n")
-LOOKING = ("forgetting", "herding")
 
 _EXAMPLES = 12
 # Between the seeds of a run's trainings: far more than anybody's seeds are apart.
@@ -66,16 +63,30 @@ class Prepared(NamedTuple):
     labels: dict[str, np.ndarray]
 
 
+def trainings(config: ml_collections.ConfigDict) -> dict[str, stages.Planned]:
+    """Returns the trainings that score images, and the classifier's; see `thanos_jax.tasks`."""
+    settings, found = config.coreset, {}
+    kind = CORESET_METHODS[settings.method].trainings
+    if kind == "several":
+        share = 0.5 if settings.method == "common_strata" else 1.0
+        for number in range(settings.runs):
+            found[f"sample_{number}"] = stages.Planned(scoring_config(config, number), share)
+    elif kind == "one":
+        found["representation"] = stages.Planned(scoring_config(config, 0))
+    share = 1.0 if settings.same_steps else settings.fraction
+    return {**found, "classifier": stages.Planned(stages.classifier_config(config), share)}
+
+
 def prepare(run: stages.Run) -> Prepared:
     """Checks what will be chosen from and builds the first training; see `thanos_jax.tasks`."""
     stages.require_classifiable(run)
     labels = stages.labels(run.dataset.splits["train"])
     _require_choosable(run.config, run.dataset, labels["coarse"])
-    method = run.config.coreset.method
-    if method in SAMPLED:
+    kind = CORESET_METHODS[run.config.coreset.method].trainings
+    if kind == "several":
         first = _sample(run, 0, _samples(run.config, labels["coarse"])[0])
-    elif method in LOOKING:
-        first = _looking(run)
+    elif kind == "one":
+        first = stages.representation(run._replace(config=scoring_config(run.config, 0)))
     else:
         first = _classifier(run, _choose(run.config, labels["coarse"]).stays)
     return Prepared(first, labels)
@@ -230,11 +241,6 @@ def _sample(run: stages.Run, number: int, stays: np.ndarray) -> stages.Stage:
     """Builds one of the trainings over which scores are averaged, on images bool [n]."""
     one = run._replace(config=scoring_config(run.config, number), dataset=_only(run.dataset, stays))
     return stages.representation(one, f"sample_{number}")
-
-
-def _looking(run: stages.Run) -> stages.Stage:
-    """Builds the training that forgetting and herding look at."""
-    return stages.representation(run._replace(config=scoring_config(run.config, 0)))
 
 
 def _classifier(run: stages.Run, stays: np.ndarray) -> stages.Stage:

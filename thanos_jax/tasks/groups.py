@@ -14,17 +14,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import ml_collections
 import numpy as np
 
 from thanos_jax.data.dataset import Dataset
 from thanos_jax.downstream import group_scores, groups, projection
 from thanos_jax.errors import ConfigError
+from thanos_jax.methods import GROUPS_METHODS, GroupsMethod
 from thanos_jax.report import plots
 from thanos_jax.tasks import findings, stages
 from thanos_jax.train import classifier_losses
-
-# Methods that need groups recovered from the embedding of config.method.
-RECOVERING = ("none", "group_dro", "reweight", "undersample")
 
 _CHOSEN_BY = "validation_worst_group_accuracy"
 _EXAMPLES = 12
@@ -60,17 +59,29 @@ class Prepared(NamedTuple):
     labels: dict[str, dict[str, np.ndarray]]
 
 
+def trainings(config: ml_collections.ConfigDict) -> dict[str, stages.Planned]:
+    """Returns the first training, if groups are to be found, and the classifier's."""
+    found = {}
+    if _facts(config).groups == "recovered":
+        found["representation"] = stages.Planned(config)
+    if _facts(config).groups == "errors":
+        one = stages.classifier_config(config)
+        one.train.epochs = config.groups.jtt_epochs
+        found["identification"] = stages.Planned(one)
+    if config.groups.method != "none":
+        found["classifier"] = stages.Planned(stages.classifier_config(config))
+    return found
+
+
 def prepare(run: stages.Run) -> Prepared:
     """Checks the data and builds the first training; see `thanos_jax.tasks`."""
     stages.require_classifiable(run)
-    method = run.config.groups.method
     labels = {name: stages.labels(run.dataset.splits[name]) for name in ("train", "validation")}
-    if method in RECOVERING:
+    name, planned = next(iter(trainings(run.config).items()))
+    if name == "representation":
         first = stages.representation(run)
-    elif method == "jtt":
-        config = stages.classifier_config(run.config)
-        config.train.epochs = run.config.groups.jtt_epochs
-        first = stages.classifier(run, name="identification", config=config)
+    elif name == "identification":
+        first = stages.classifier(run, name=name, config=planned.config)
     else:
         first = _classifier(run, _known(run, labels), labels["train"]["coarse"])
     return Prepared(first, labels)
@@ -86,7 +97,7 @@ def perform(run: stages.Run, prepared: Prepared) -> dict[str, Any]:
     """
     config, first, labels = run.config, prepared.first, prepared.labels
     method, trained = config.groups.method, None
-    if method in RECOVERING or method == "jtt":
+    if first.name != "classifier":
         if method == "none" or not findings.there(run.folder / "groups.npz"):
             trained = _train_first(run, first)
         known = _found(run, trained, labels)
@@ -109,11 +120,11 @@ def perform(run: stages.Run, prepared: Prepared) -> dict[str, Any]:
     results = {
         "dataset": run.dataset.name,
         "task": config.task,
-        "method": config.method if method in RECOVERING else "ce",
+        "method": first.training.config.method,
         "robust_method": method,
         **stages.totals(run),
         **_test(found["test"], labels["train"]["fine"], run.dataset),
-        **_recovery(method, known, labels["train"]),
+        **_recovery(config, known, labels["train"]),
         "chosen_step": trained.step,
         _CHOSEN_BY: held_out["worst_group_accuracy"],
         "groups_without_validation": [str(known.names[g]) for g in held_out["empty_groups"]],
@@ -125,7 +136,7 @@ def perform(run: stages.Run, prepared: Prepared) -> dict[str, Any]:
         run,
         results,
         trained.records,
-        lambda: _figures(run.dataset, known, labels["train"], held_out, results),
+        lambda: _figures(run, known, labels["train"], held_out, results),
     )
 
 
@@ -176,9 +187,18 @@ def reweighted(sets: np.ndarray) -> np.ndarray:
     return (len(sets) / (len(counts) * counts[group])).astype(np.float32)
 
 
+def _facts(config: ml_collections.ConfigDict) -> GroupsMethod:
+    return GROUPS_METHODS[config.groups.method]
+
+
+def _groups_are_known(config: ml_collections.ConfigDict) -> bool:
+    """Whether the method trains with groups that are known: classes, or the true groups."""
+    return _facts(config).groups in ("coarse", "fine")
+
+
 def _known(run: stages.Run, labels: Mapping[str, Mapping[str, np.ndarray]]) -> Groups:
     """Returns the groups of methods that need none found: the true ones, or the classes."""
-    kind = "fine" if run.config.groups.method == "group_dro_true" else "coarse"
+    kind = _facts(run.config).groups
     names = run.dataset.fine_names if kind == "fine" else run.dataset.coarse_names
     return Groups(labels["train"][kind], labels["validation"][kind], np.array(names))
 
@@ -207,7 +227,7 @@ def _found(
 
     def make() -> dict[str, Any]:
         assert trained is not None
-        if run.config.groups.method == "jtt":
+        if _facts(run.config).groups == "errors":
             return _errors(run, outputs, trained.step)._asdict()
         return _recover(run, outputs)._asdict()
 
@@ -265,7 +285,7 @@ def _errors(run: stages.Run, outputs: Mapping[str, Mapping[str, np.ndarray]], st
 def _classifier(run: stages.Run, known: Groups, classes: np.ndarray) -> stages.Stage:
     """Builds the training against the worst of the groups; all methods take as many steps."""
     config, size = run.config.groups, len(classes)
-    if config.method in ("group_dro", "group_dro_true"):
+    if _facts(run.config).group_dro:
         sizes = np.bincount(known.train, minlength=len(known.names))
         stage = stages.classifier(
             run,
@@ -329,9 +349,11 @@ def _test(
     return {**results, "groups": each}
 
 
-def _recovery(method: str, known: Groups, labels: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def _recovery(
+    config: ml_collections.ConfigDict, known: Groups, labels: Mapping[str, np.ndarray]
+) -> dict[str, Any]:
     """How well the training images' groups are the true ones; {} where none were recovered."""
-    if method in ("erm", "group_dro_true"):
+    if _groups_are_known(config):
         return {}
     scores = group_scores.recovery_scores(labels["fine"], known.train, labels["coarse"])
     return {
@@ -342,7 +364,7 @@ def _recovery(method: str, known: Groups, labels: Mapping[str, np.ndarray]) -> d
 
 
 def _figures(
-    dataset: Dataset,
+    run: stages.Run,
     known: Groups,
     labels: Mapping[str, np.ndarray],
     held_out: Mapping[str, Any],
@@ -359,10 +381,10 @@ def _figures(
             plots.HOW_TO_READ["group_bars"],
         )
     }
-    if results["robust_method"] not in ("erm", "group_dro_true"):
+    if not _groups_are_known(run.config):
         figures["Recovered and true groups"] = (
             plots.contingency(
-                labels["fine"], known.train, list(dataset.fine_names), list(known.names)
+                labels["fine"], known.train, list(run.dataset.fine_names), list(known.names)
             ),
             plots.HOW_TO_READ["contingency"],
         )
@@ -370,7 +392,7 @@ def _figures(
         members = np.flatnonzero(known.train == worst)
         if members.size:
             chosen = np.random.default_rng(0).permutation(members)[:_EXAMPLES]
-            images = dataset.splits["train"].read(np.sort(chosen))["image"]
+            images = run.dataset.splits["train"].read(np.sort(chosen))["image"]
             figures[f"Training images of {known.names[worst]}"] = (
                 plots.images(images / np.float32(255)),
                 plots.HOW_TO_READ["worst_recovered"],
@@ -378,7 +400,7 @@ def _figures(
     if len(known.points):
         for title, sets, names in (
             ("recovered", known.train, known.names.tolist()),
-            ("true", labels["fine"], list(dataset.fine_names)),
+            ("true", labels["fine"], list(run.dataset.fine_names)),
         ):
             figures[f"Training embeddings by {title} group"] = (
                 plots.embedding_map(known.points, sets[known.mapped], names, f"{title} group"),

@@ -21,6 +21,7 @@ from thanos_jax.data.dataset import Dataset
 from thanos_jax.data.relabelled import relabel
 from thanos_jax.downstream import noisy_labels, projection
 from thanos_jax.errors import ConfigError
+from thanos_jax.methods import NOISE_METHODS
 from thanos_jax.report import plots
 from thanos_jax.tasks import findings, stages
 from thanos_jax.train import classifier_losses
@@ -78,14 +79,22 @@ class Prepared(NamedTuple):
     noise: dict[str, Noise]
 
 
+def trainings(config: ml_collections.ConfigDict) -> dict[str, stages.Planned]:
+    """Returns the representation's training, if labels are mended, and the classifier's."""
+    found = {}
+    if NOISE_METHODS[config.noise.method].embeds:
+        found["representation"] = stages.Planned(config)
+    return {**found, "classifier": stages.Planned(stages.classifier_config(config))}
+
+
 def prepare(run: stages.Run) -> Prepared:
     """Makes labels wrong and builds the first training; see `thanos_jax.tasks`."""
     stages.require_classifiable(run)
     noise, noisy = corrupted(run.config, run.dataset)
     _require_trainable(run.config, noisy)
     run = run._replace(dataset=noisy)
-    mends = run.config.noise.method == "mend"
-    first = stages.representation(run) if mends else _classifier(run, noise["train"])
+    embeds = NOISE_METHODS[run.config.noise.method].embeds
+    first = stages.representation(run) if embeds else _classifier(run, noise["train"])
     return Prepared(first, noisy, noise)
 
 
@@ -100,7 +109,7 @@ def perform(run: stages.Run, prepared: Prepared) -> dict[str, Any]:
     config, noisy, train = run.config, prepared.noisy, prepared.noise["train"]
     run = run._replace(dataset=noisy)
     method, stage = config.noise.method, prepared.first
-    if method == "mend":
+    if stage.name != "classifier":
         embeddings = None
         if not findings.there(run.folder / "labels.npz"):
             print(f"representation: {config.method}", flush=True)
@@ -114,13 +123,13 @@ def perform(run: stages.Run, prepared: Prepared) -> dict[str, Any]:
     # The test split is first read here, and decides nothing.
     print("accuracy on right labels", flush=True)
     accuracy, chosen = (stages.accuracy(one("test")) for one in (trained.last, trained.outputs))
-    if method != "mend":
+    if prepared.first.name == "classifier":
         seen = trained.last("train", "probability")
         found = _once(run, train, lambda: _judge(seen, train.given))
     results = {
         "dataset": noisy.name,
         "task": config.task,
-        "method": config.method if method == "mend" else "ce",
+        "method": prepared.first.training.config.method,
         "noise_method": method,
         "noise_kind": config.noise.kind,
         "noise_rate": float(np.mean(train.changed)),

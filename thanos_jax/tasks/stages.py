@@ -56,6 +56,18 @@ class Run(NamedTuple):
     resumes: bool = True
 
 
+class Planned(NamedTuple):
+    """A training that a run will have.
+
+    Attributes:
+      config: of the training.
+      share: of the training images it goes through in an epoch.
+    """
+
+    config: ml_collections.ConfigDict
+    share: float = 1.0
+
+
 class Trained(NamedTuple):
     """What a training came to.
 

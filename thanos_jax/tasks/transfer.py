@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import ml_collections
 import numpy as np
 
 from thanos_jax import sharding
@@ -27,6 +28,11 @@ class Prepared(NamedTuple):
     """
 
     first: stages.Stage
+
+
+def trainings(config: ml_collections.ConfigDict) -> dict[str, stages.Planned]:
+    """Returns the only training; see `thanos_jax.tasks`."""
+    return {"": stages.Planned(config)}
 
 
 def prepare(run: stages.Run) -> Prepared:

@@ -77,16 +77,7 @@ def build(
     Raises:
       WeightsError: config.model.weights cannot be used for the encoder; before anything compiles.
     """
-    height, width, channels = dataset.image_shape
-    bits = random_bits.channels(config.data.random_bits, config.data.random_bits_form)
-    input_shape = (height, width, channels + bits)
-    method = METHODS[config.method]
-    model = thanos.build(
-        _model_config(config),
-        image_shape=input_shape,
-        num_classes=len(dataset.coarse_names),
-        reconstruct=method.reconstruct,
-    )
+    model, input_shape = make_model(config, dataset)
     steps, steps_per_epoch = count_steps(config.train, len(dataset.splits["train"]))
     schedule = optimizers.learning_rate(config.train, steps=steps, steps_per_epoch=steps_per_epoch)
     optimizer = optimizers.make_optimizer(config.train, schedule)
@@ -122,13 +113,57 @@ def build(
     )
 
 
-def _model_config(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """Returns config.model, less what the method has no use for."""
+def make_model(
+    config: ml_collections.ConfigDict, dataset: Dataset
+) -> tuple[nn.Module, tuple[int, int, int]]:
+    """Returns the model of a config, without what its method has no use for, and its input shape.
+
+    Args:
+      config: a checked config.
+      dataset: what it is trained on.
+    """
+    height, width, channels = dataset.image_shape
+    bits = random_bits.channels(config.data.random_bits, config.data.random_bits_form)
+    input_shape = (height, width, channels + bits)
     method = METHODS[config.method]
-    model = config.model.copy_and_resolve_references()
+    model_config = config.model.copy_and_resolve_references()
     if method.contrastive is None or not method.reconstruct:
         # One encoder is all that a method with one kind of loss needs.
-        model.arrangement = "shared"
+        model_config.arrangement = "shared"
     if method.contrastive is None:
-        model.projection = ()
-    return model
+        model_config.projection = ()
+    model = thanos.build(
+        model_config,
+        image_shape=input_shape,
+        num_classes=len(dataset.coarse_names),
+        reconstruct=method.reconstruct,
+    )
+    return model, input_shape
+
+
+def describe(config: ml_collections.ConfigDict, dataset: Dataset, *, images: int) -> list[str]:
+    """Returns lines on what a training would be; builds and compiles nothing.
+
+    Args:
+      config: of the training.
+      dataset: what it is trained on.
+      images: of an epoch.
+    """
+    model, input_shape = make_model(config, dataset)
+    key, seen = jax.random.key(0), jax.ShapeDtypeStruct((1, *input_shape), jax.numpy.float32)
+    outputs, variables = jax.eval_shape(
+        lambda key, x: model.init_with_output(key, x, train=False), key, seen
+    )
+    size = sum(x.size for x in jax.tree.leaves(variables["params"]))
+    train = config.train
+    steps, steps_per_epoch = count_steps(train, images)
+    momentum = "" if train.optimizer in ("adamw", "lamb") else f", momentum {train.momentum:g}"
+    return [
+        f"{config.method}, {len(model.encoders)} x {config.model.encoder}, {size:,} parameters",
+        f"input {' x '.join(map(str, input_shape))}, embedding {outputs['embedding'].shape[-1]}, "
+        f"{len(dataset.coarse_names)} classes",
+        f"{steps:,} steps of {train.batch_size} images, {steps / steps_per_epoch:.4g} epochs",
+        f"{train.optimizer}{momentum}, learning rate {train.learning_rate:g}, {train.schedule} "
+        f"after {train.warmup_epochs:g} epochs of warm-up, weight decay {train.weight_decay:g} on "
+        f"{'all parameters' if train.decay == 'all' else 'kernels'}",
+    ]
