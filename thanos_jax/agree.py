@@ -46,6 +46,6 @@ def from_first(make: Callable[[], bytes]) -> bytes:
     return np.asarray(multihost_utils.broadcast_one_to_all(data)).tobytes()
 
 
-def first_says(what: bool | int) -> int:
-    """Returns, in every process, a number of the first one, as of files that it alone looks at."""
-    return int(from_first(lambda: str(int(what)).encode()).decode())
+def first_says(find: Callable[[], int]) -> int:
+    """Returns, in every process, a number that the first one finds, as in files of its own."""
+    return int(from_first(lambda: str(int(find())).encode()).decode())

@@ -19,7 +19,7 @@ _LABELS = "labels_of_"  # a split's
 
 def there(path: pathlib.Path) -> bool:
     """Whether the first process sees the file; the same in every process."""
-    return bool(agree.first_says(path.exists()))
+    return bool(agree.first_says(path.exists))
 
 
 def once(

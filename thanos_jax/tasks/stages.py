@@ -243,15 +243,18 @@ def train(
         state, chosen = last, records[-1]["step"]
         if choose is not None:
             checkpoints.wait()  # for the last to be there
-            there = checkpoint.steps(folder / "checkpoints")
-            measured = [r for r in records if choose in r and r["step"] in there]
-            # As checkpoints are kept.
-            best = max(measured, key=lambda record: (record[choose], record["step"]))
-            best_step = agree.first_says(best["step"])
-            if best_step != chosen:
-                chosen, state = best_step, checkpoints.restore(last, best_step)
+            best = agree.first_says(lambda: _best(folder / "checkpoints", records, choose))
+            if best != chosen:
+                chosen, state = best, checkpoints.restore(last, best)
     outputs = [Outputs(embedded, one) for one in (state, last)]
     return Trained(outputs[0], chosen, outputs[1], records, stage.training)
+
+
+def _best(checkpoints: pathlib.Path, records: list[dict[str, Any]], choose: str) -> int:
+    """Returns the step of the best record that has a checkpoint, the latest of equals."""
+    there = checkpoint.steps(checkpoints)
+    measured = [record for record in records if choose in record and record["step"] in there]
+    return max(measured, key=lambda record: (record[choose], record["step"]))["step"]
 
 
 def labels(split: Split) -> dict[str, np.ndarray]:
