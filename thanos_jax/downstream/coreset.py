@@ -7,7 +7,15 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from thanos_jax.downstream.arrays import check_embeddings, check_labels, unit_rows
+from thanos_jax.checks import (
+    check_at_least,
+    check_flags,
+    check_floats,
+    check_labels,
+    check_option,
+    check_seed,
+)
+from thanos_jax.downstream.arrays import check_embeddings, unit_rows
 from thanos_jax.permutations import CORESET_TIES, HALVES, permutation
 
 METHODS = ("random", "herding")
@@ -33,10 +41,10 @@ def halves(labels: Any, runs: int, seed: int = 0) -> np.ndarray:
       TypeError: labels are not integers.
       ValueError: labels not [n] with n at least 1, or runs or seed out of range.
     """
-    labels = _check_any_labels(labels)
+    labels = check_labels(labels, "labels", least=1)
     if runs < 2 or runs % 2:
         raise ValueError(f"runs: expected an even number of at least 2, got {runs}")
-    _check_seed(seed)
+    check_seed(seed)
     trained_on = np.zeros((runs, len(labels)), bool)
     for pair in range(runs // 2):
         order = permutation(seed, HALVES + pair, len(labels))
@@ -92,12 +100,7 @@ def common_strata_scores(confidences: Any, trained_on: Any) -> np.ndarray:
             f"confidences: expected numbers in [0, 1], got {confidences[run, image]} of image "
             f"{image} in run {run}"
         )
-    trained_on = _check_flags(trained_on, "trained_on", "[runs, n]")
-    if trained_on.shape != confidences.shape:
-        raise ValueError(
-            f"trained_on: expected the shape of confidences, {confidences.shape}, "
-            f"got {trained_on.shape}"
-        )
+    trained_on = check_flags(trained_on, "trained_on", confidences.shape)
     counts = trained_on.sum(axis=0)
     one_sided = (counts == 0) | (counts == len(trained_on))
     if one_sided.any():
@@ -130,7 +133,7 @@ def forgetting_events(correct: Any) -> np.ndarray:
     Learning", ICLR 2019, arXiv 1812.05159; the value of the never learnt as in the authors' code.
     For several runs the counts are added up.
     """
-    correct = _check_flags(correct, "correct", "[epochs, n]")
+    correct = check_flags(correct, "correct")
     if correct.ndim != 2 or 0 in correct.shape:
         raise ValueError(f"correct: expected [epochs, n], got shape {correct.shape}")
     events = np.count_nonzero(correct[:-1] & ~correct[1:], axis=0)
@@ -205,8 +208,7 @@ def herding(embeddings: Any, labels: Any, count: int) -> np.ndarray:
     alike but for repetitions.
     """
     unit, labels = _unit(embeddings, labels)
-    if count < 1:
-        raise ValueError(f"count: expected at least 1, got {count}")
+    check_at_least("count", count, 1)
     names, sizes = np.unique(labels, return_counts=True)
     if count > sizes.min():
         raise ValueError(
@@ -250,12 +252,11 @@ def select(
       ValueError: an argument out of range, of the wrong shape, unknown, or not meant for this
         method; or a fraction that leaves nothing, or nothing of a class.
     """
-    labels = _check_any_labels(labels)
-    if drop not in DROPS:
-        raise ValueError(f"drop: expected one of {DROPS}, got {drop!r}")
+    labels = check_labels(labels, "labels", least=1)
+    check_option("drop", drop, DROPS)
     if not 0 < fraction <= 1:
         raise ValueError(f"fraction: expected a share above 0 and at most 1, got {fraction}")
-    _check_seed(seed)
+    check_seed(seed)
     method = scores if isinstance(scores, str) else None
     if method is not None and method not in METHODS:
         raise ValueError(f"scores: expected an array [n] or one of {METHODS}, got {method!r}")
@@ -331,39 +332,12 @@ def _class_counts(sizes: np.ndarray, fraction: float, total: int) -> np.ndarray:
 
 def _unit(embeddings: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
     embeddings = check_embeddings(embeddings, "embeddings")
-    labels = check_labels(labels, "labels", length=len(embeddings), num_classes=None)
+    labels = check_labels(labels, "labels", length=len(embeddings))
     return unit_rows(embeddings.astype(np.float64)), labels
-
-
-def _check_any_labels(labels: Any) -> np.ndarray:
-    length = np.size(labels)
-    if length == 0:
-        raise ValueError("labels: expected at least one label, got none")
-    return check_labels(labels, "labels", length=length, num_classes=None)
-
-
-def _check_seed(seed: int) -> None:
-    if not 0 <= seed < 2**64:
-        raise ValueError(f"seed: expected at least 0 and below 2**64, got {seed}")
-
-
-def _check_flags(values: Any, what: str, shape: str) -> np.ndarray:
-    array = np.asarray(values)
-    if array.dtype != np.bool_:
-        raise TypeError(f"{what}: expected bool {shape}, got dtype {array.dtype}")
-    return array
 
 
 def _check_scores(scores: Any, length: int) -> np.ndarray:
     array = np.asarray(scores)
     if array.dtype != np.bool_ and not np.issubdtype(array.dtype, np.number):
         raise TypeError(f"scores: expected numbers [{length}], got dtype {array.dtype}")
-    if array.shape != (length,):
-        raise ValueError(
-            f"scores: expected shape ({length},), one for each label, got shape {array.shape}"
-        )
-    array = array.astype(np.float64)
-    if not np.isfinite(array).all():
-        row = int(np.argmin(np.isfinite(array)))
-        raise ValueError(f"scores: expected finite numbers, got {array[row]} in row {row}")
-    return array
+    return check_floats(array.astype(np.float64), "scores", length=length)

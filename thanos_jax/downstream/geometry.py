@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from scipy.spatial.distance import pdist
 
+from thanos_jax.checks import check_at_least
 from thanos_jax.downstream import neural_collapse
-from thanos_jax.downstream.arrays import check_embeddings, check_labels, unit_rows
+from thanos_jax.downstream.arrays import check_strata, unit_rows
 from thanos_jax.downstream.partition import group_means, group_sums
 from thanos_jax.downstream.partition import strata as number_strata
 
@@ -67,13 +68,8 @@ def geometry(
     Contrastive Representation Learning through Alignment and Uniformity on the Hypersphere",
     arXiv 2005.10242.
     """
-    embeddings = check_embeddings(embeddings, "embeddings")
-    if len(embeddings) < 2:
-        raise ValueError("embeddings: expected at least 2 rows, got 1")
-    if samples < 2:
-        raise ValueError(f"samples: expected at least 2, got {samples}")
-    fine = check_labels(fine, "fine", length=len(embeddings), num_classes=None)
-    coarse = check_labels(coarse, "coarse", length=len(embeddings), num_classes=None)
+    embeddings, fine, coarse = check_strata(embeddings, fine, coarse, least=2)
+    check_at_least("samples", samples, 2)
     unit = unit_rows(embeddings.astype(np.float64))
     _, strata = number_strata(fine, coarse)
 

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 from jax import lax
 
+from thanos_jax.checks import check_at_least
 from thanos_jax.downstream.arrays import check_embeddings, check_labelled, check_width
 
 REGULARIZATION = (0.0, 1e-5, 1e-4, 1e-3, 1e-2)
@@ -84,10 +85,8 @@ def linear_head(
         bad row), or an option out of range.
       FloatingPointError: embeddings so large that the loss overflows.
     """
-    if num_classes < 2:
-        raise ValueError(f"num_classes: expected at least 2, got {num_classes}")
-    if max_iterations < 1:
-        raise ValueError(f"max_iterations: expected at least 1, got {max_iterations}")
+    check_at_least("num_classes", num_classes, 2)
+    check_at_least("max_iterations", max_iterations, 1)
     grid = [float(weight) for weight in regularization]
     if not grid or not all(np.isfinite(weight) and weight >= 0 for weight in grid):
         raise ValueError(f"regularization: expected finite numbers >= 0, got {regularization!r}")
@@ -95,7 +94,7 @@ def linear_head(
     validation, validation_labels = check_labelled(
         "validation", validation_embeddings, validation_labels, num_classes=num_classes
     )
-    check_width(train, validation, "validation_embeddings")
+    check_width(validation, train.shape[1], "validation_embeddings")
 
     mean, std = _mean_and_std(train)
     features = jnp.asarray((train - mean) / std)
@@ -136,7 +135,7 @@ def linear_head(
 def scores(head: Head, embeddings: Any) -> np.ndarray:
     """Returns the head's float32 [n, classes] logits of floating point embeddings [n, d]."""
     embeddings = check_embeddings(embeddings, "embeddings")
-    check_width(head.weights.T, embeddings, "embeddings")
+    check_width(embeddings, len(head.weights), "embeddings")
     return (embeddings - head.mean) / head.std @ head.weights + head.bias
 
 

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.spatial.distance import pdist
 
+from thanos_jax.checks import check_at_least
+
 Apply = Callable[[jax.Array], jax.Array]
 
 
@@ -41,8 +43,7 @@ def local_lipschitz(
       TypeError: inputs or outputs are not floating point.
       ValueError: no iterations, inputs without rows, or outputs not of n rows.
     """
-    if iterations < 1:
-        raise ValueError(f"iterations: expected at least 1, got {iterations}")
+    check_at_least("iterations", iterations, 1)
     inputs = jnp.asarray(inputs)
     if not jnp.issubdtype(inputs.dtype, jnp.floating):
         raise TypeError(f"inputs: expected floating point [n, ...], got dtype {inputs.dtype}")
@@ -95,8 +96,7 @@ def lipschitz(
     Raises:
       TypeError, ValueError: as `local_lipschitz`; batch_size below 1.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
+    check_at_least("batch_size", batch_size, 1)
     inputs = jnp.asarray(inputs)
     compiled = jax.jit(lambda rows, key: local_lipschitz(apply, rows, key, iterations=iterations))
     if not inputs.ndim or not len(inputs):
@@ -137,8 +137,7 @@ def pair_lipschitz(
       ValueError: fewer than two inputs or samples, unequal numbers, or inputs that are all equal.
     """
     inputs, outputs = np.asarray(inputs), np.asarray(outputs)
-    if samples < 2:
-        raise ValueError(f"samples: expected at least 2, got {samples}")
+    check_at_least("samples", samples, 2)
     if inputs.ndim < 2 or outputs.ndim < 2 or len(inputs) != len(outputs) or len(inputs) < 2:
         raise ValueError(
             "inputs, outputs: expected [n, ...] both, with n >= 2, got shapes "

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from thanos_jax.downstream.arrays import check_embeddings, check_labels, unit_rows
+from thanos_jax.checks import check_labels
+from thanos_jax.downstream.arrays import check_embeddings, check_strata, unit_rows
 from thanos_jax.downstream.partition import group_sums
 
 # Embeddings come in float32; of means nearer than this, in lengths of an embedding, no direction
@@ -95,7 +96,7 @@ def neural_collapse(
         distance = _unit_matrix(kept) - _unit_matrix(centred)
         found["nc3"] = float(np.linalg.norm(distance))
     if predictions is not None:
-        predictions = check_labels(predictions, "predictions", length=rows, num_classes=None)
+        predictions = check_labels(predictions, "predictions", length=rows)
         # From the overall mean, lest a large offset costs the differences their digits.
         centre = means.mean(axis=0)
         shifted = means - centre
@@ -126,9 +127,7 @@ def strata_neural_collapse(
       TypeError: embeddings are not floating point, or labels not integers.
       ValueError: a wrong shape, or embeddings not finite.
     """
-    embeddings = check_embeddings(embeddings, "embeddings")
-    fine = check_labels(fine, "fine", length=len(embeddings), num_classes=None)
-    coarse = check_labels(coarse, "coarse", length=len(embeddings), num_classes=None)
+    embeddings, fine, coarse = check_strata(embeddings, fine, coarse)
     return strata_measures(_points(embeddings, normalize), fine, coarse)
 
 

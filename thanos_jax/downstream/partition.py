@@ -40,3 +40,18 @@ def strata(fine: np.ndarray, coarse: np.ndarray) -> tuple[np.ndarray, np.ndarray
     """
     found, stratum = np.unique(np.stack([coarse, fine]), axis=1, return_inverse=True)
     return found.T, stratum.reshape(-1)
+
+
+def indexed_sums(rows: np.ndarray, index: np.ndarray, count: int) -> np.ndarray:
+    """Returns [count, d]: the sum of the rows [n, d] of each index in 0 .. count - 1."""
+    sums = np.zeros((count, rows.shape[1]))
+    np.add.at(sums, index, rows)
+    return sums
+
+
+def indexed_means(values: np.ndarray, index: np.ndarray, count: int) -> np.ndarray:
+    """Returns [count]: the mean of each index's values that are not nan; nan for none."""
+    known = ~np.isnan(values)
+    number = np.bincount(index[known], minlength=count)
+    with np.errstate(invalid="ignore"):
+        return np.bincount(index[known], weights=values[known], minlength=count) / number

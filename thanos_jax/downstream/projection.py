@@ -8,6 +8,7 @@ import numpy as np
 from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
+from thanos_jax.checks import check_at_least
 from thanos_jax.downstream.arrays import check_embeddings, unit_rows
 
 
@@ -26,8 +27,7 @@ def project(embeddings: Any, *, seed: int = 0, limit: int = 2000) -> tuple[np.nd
     Raises:
       TypeError, ValueError: as `check_embeddings`, or limit < 1.
     """
-    if limit < 1:
-        raise ValueError(f"limit: expected at least 1, got {limit}")
+    check_at_least("limit", limit, 1)
     embeddings = check_embeddings(embeddings, "embeddings")
     chosen = np.arange(len(embeddings))
     if len(chosen) > limit:

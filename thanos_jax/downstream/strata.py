@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from sklearn.metrics import pairwise_distances
 
+from thanos_jax.checks import check_at_least, check_option
 from thanos_jax.downstream import partition
-from thanos_jax.downstream.arrays import check_embeddings, check_labels, unit_rows
+from thanos_jax.downstream.arrays import check_embeddings, check_strata, unit_rows
 
 KINDS = ("pairs", "means")
 
@@ -74,13 +75,9 @@ def strata_distances(
     Source: the quantity of Fu, Chen et al., "The Details Matter", section 4.2, doi
     10.3390/cmsf2022003004, as a mean distance between strata.
     """
-    if kind not in KINDS:
-        raise ValueError(f"kind: expected one of {KINDS}, got {kind!r}")
-    if samples < 2:
-        raise ValueError(f"samples: expected at least 2, got {samples}")
-    embeddings = check_embeddings(embeddings, "embeddings")
-    fine = check_labels(fine, "fine", length=len(embeddings), num_classes=None)
-    coarse = check_labels(coarse, "coarse", length=len(embeddings), num_classes=None)
+    check_option("kind", kind, KINDS)
+    check_at_least("samples", samples, 2)
+    embeddings, fine, coarse = check_strata(embeddings, fine, coarse)
     points = embeddings.astype(np.float64)
     if normalize:
         points = unit_rows(points)

@@ -8,13 +8,8 @@ from typing import Any
 import numpy as np
 from sklearn.neighbors import KNeighborsClassifier
 
-from thanos_jax.downstream.arrays import (
-    check_embeddings,
-    check_labelled,
-    check_labels,
-    check_width,
-    unit_rows,
-)
+from thanos_jax.checks import check_at_least, check_labels
+from thanos_jax.downstream.arrays import check_embeddings, check_labelled, check_width, unit_rows
 from thanos_jax.downstream.linear import REGULARIZATION, Head, linear_head, predict, scores
 
 __all__ = [
@@ -50,11 +45,10 @@ def nearest_neighbours(
     Raises:
       TypeError, ValueError: as `linear_head`.
     """
-    if k < 1:
-        raise ValueError(f"k: expected at least 1, got {k}")
+    check_at_least("k", k, 1)
     train, labels = check_labelled("train", train_embeddings, train_labels)
     test = check_embeddings(test_embeddings, "test_embeddings")
-    check_width(train, test, "test_embeddings")
+    check_width(test, train.shape[1], "test_embeddings")
     # Of unit vectors, the nearest by Euclidean distance are the nearest by cosine.
     classifier = KNeighborsClassifier(min(k, len(train)), algorithm="brute", metric="euclidean")
     return classifier.fit(unit_rows(train), labels).predict(unit_rows(test))
@@ -68,7 +62,7 @@ def class_means(train_embeddings: Any, train_labels: Any, test_embeddings: Any) 
     """
     train, labels = check_labelled("train", train_embeddings, train_labels)
     test = check_embeddings(test_embeddings, "test_embeddings")
-    check_width(train, test, "test_embeddings")
+    check_width(test, train.shape[1], "test_embeddings")
     present, group = np.unique(labels, return_inverse=True)
     unit = unit_rows(train)
     means = np.stack([unit[group == c].mean(axis=0, dtype=np.float64) for c in range(len(present))])
@@ -136,7 +130,7 @@ def evaluate(
             if split not in given:
                 raise ValueError(f"{name}: expected the split {split!r}, got {sorted(given)}")
         z[split] = check_embeddings(embeddings[split], f"embeddings[{split!r}]")
-        check_width(z["train"], z[split], f"embeddings[{split!r}]")
+        check_width(z[split], z["train"].shape[1], f"embeddings[{split!r}]")
         length = len(z[split])
         y[split] = check_labels(
             fine[split], f"fine[{split!r}]", length=length, num_classes=num_fine

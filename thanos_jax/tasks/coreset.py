@@ -26,7 +26,8 @@ from jax.sharding import Mesh
 from thanos_jax import run as run_module
 from thanos_jax import workdir as workdirs
 from thanos_jax.data.dataset import Dataset
-from thanos_jax.downstream import coreset, group_scores
+from thanos_jax.downstream import coreset
+from thanos_jax.downstream.groups import scores as group_scores
 from thanos_jax.errors import ConfigError
 from thanos_jax.report import plots
 from thanos_jax.tasks import findings, stages

@@ -26,7 +26,8 @@ from thanos_jax import run as run_module
 from thanos_jax import sharding
 from thanos_jax.data.annotated import AnnotatedSplit
 from thanos_jax.data.dataset import Dataset
-from thanos_jax.downstream import group_scores, groups, projection, transfer
+from thanos_jax.downstream import groups, projection, transfer
+from thanos_jax.downstream.groups import scores as group_scores
 from thanos_jax.errors import ConfigError
 from thanos_jax.report import plots
 from thanos_jax.tasks import findings, stages
@@ -230,10 +231,8 @@ def _recover(config: Any, parts: Any, state: Any, dataset: Dataset, mesh: Mesh) 
         train["coarse"],
         validation["embedding"],
         validation["coarse"],
-        method=config.groups.clustering,
-        projection=config.groups.projection,
-        choice=config.groups.choice,
-        clusters=config.groups.clusters or None,
+        rule=groups.RULES[config.groups.choice](clusters=config.groups.clusters or None),
+        clustering=groups.Clustering(config.groups.clustering, config.groups.projection),
         seed=config.seed,
     )
     points, mapped = projection.project(train["embedding"], limit=config.report.map_points)

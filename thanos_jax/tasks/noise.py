@@ -24,6 +24,7 @@ from jax.sharding import Mesh
 from thanos_jax import run as run_module
 from thanos_jax import sharding
 from thanos_jax.data.annotated import AnnotatedSplit
+from thanos_jax.data.corruption import corrupt
 from thanos_jax.data.dataset import Dataset
 from thanos_jax.data.relabelled import relabel
 from thanos_jax.downstream import noisy_labels, projection
@@ -161,7 +162,7 @@ def corrupted(
         labels = stages.labels(dataset.splits[split])
         right = labels["fine" if within else "coarse"]
         try:
-            given, changed = noisy_labels.corrupt(
+            given, changed = corrupt(
                 labels["coarse"],
                 config.noise.rate,
                 kind,

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import adjusted_rand_score, roc_auc_score
 
-from thanos_jax.downstream.arrays import check_floats, check_labels
+from thanos_jax.checks import check_at_least, check_floats, check_labels
 
 
 def recovery_scores(true_groups: Any, recovered: Any, classes: Any) -> dict[str, float]:
@@ -47,12 +47,10 @@ def recovery_scores(true_groups: Any, recovered: Any, classes: Any) -> dict[str,
       TypeError: not integers.
       ValueError: no examples, or shapes that differ.
     """
-    length = np.size(true_groups)
-    if length == 0:
-        raise ValueError("true_groups: expected at least one example, got none")
-    true_groups = check_labels(true_groups, "true_groups", length=length, num_classes=None)
-    recovered = check_labels(recovered, "recovered", length=length, num_classes=None)
-    classes = check_labels(classes, "classes", length=length, num_classes=None)
+    true_groups = check_labels(true_groups, "true_groups", least=1)
+    length = len(true_groups)
+    recovered = check_labels(recovered, "recovered", length=length)
+    classes = check_labels(classes, "classes", length=length)
     one_to_one: list[np.ndarray] = []
     many_to_one: list[np.ndarray] = []
     sizes: list[np.ndarray] = []
@@ -112,8 +110,8 @@ def group_accuracy(
     correct = np.asarray(correct)
     if correct.dtype == np.bool_:
         correct = correct.astype(np.int64)
-    correct = check_labels(correct, "correct", length=correct.size, num_classes=2)
-    sizes, weights = _group_sizes(groups, correct.size, num_groups, train_sizes)
+    correct = check_labels(correct, "correct", num_classes=2, least=1)
+    sizes, weights = _group_sizes(groups, len(correct), num_groups, train_sizes)
     present = np.flatnonzero(sizes)
     hits = np.bincount(np.asarray(groups), weights=correct, minlength=num_groups)
     accuracies = hits[present] / sizes[present]
@@ -152,7 +150,7 @@ def group_auroc(scores: Any, labels: Any, groups: Any, num_groups: int) -> dict[
       TypeError: scores not floating point, or labels not integers.
       ValueError: a wrong shape, a number out of range, one class only, or a group in both.
     """
-    scores = check_floats(scores, "scores", length=np.size(scores))
+    scores = check_floats(scores, "scores")
     labels = check_labels(labels, "labels", length=len(scores), num_classes=2)
     sizes, _ = _group_sizes(groups, len(scores), num_groups, None)
     groups = np.asarray(groups)
@@ -217,10 +215,7 @@ def _group_sizes(
     groups: Any, length: int, num_groups: int, train_sizes: Any
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Returns each group's examples, and train_sizes as float64, both [num_groups]."""
-    if num_groups < 1:
-        raise ValueError(f"num_groups: expected at least 1, got {num_groups}")
-    if length == 0:
-        raise ValueError("groups: expected at least one example, got none")
+    check_at_least("num_groups", num_groups, 1)
     groups = check_labels(groups, "groups", length=length, num_classes=num_groups)
     sizes = np.bincount(groups, minlength=num_groups)
     if train_sizes is None:
