@@ -14,9 +14,9 @@ def check_option(what: str, value: Any, known: Sequence[str]) -> None:
         raise ValueError(f"{what}: expected one of {tuple(known)}, got {value!r}")
 
 
-def check_at_least(what: str, value: float, low: int) -> None:
-    """Raises ValueError where value is below low."""
-    if value < low:
+def check_at_least(what: str, value: float | None, low: int) -> None:
+    """Raises ValueError where value is below low; None, an option that is not set, passes."""
+    if value is not None and value < low:
         raise ValueError(f"{what}: expected at least {low}, got {value}")
 
 
@@ -74,16 +74,9 @@ def check_labels(
 
 
 def check_floats(values: Any, what: str, *, length: int | None = None) -> np.ndarray:
-    """Returns numbers as float64 [n], n at least 1, in this process's memory.
+    """Returns floating point numbers as float64 [n], n at least 1; else raises as `check_labels`.
 
-    Args:
-      values: floating point [n].
-      what: the argument's name, for messages.
-      length: n, the number of examples that the numbers belong to; None: any number.
-
-    Raises:
-      TypeError: not floating point.
-      ValueError: another shape, empty, or not finite; names the first such row.
+    ValueError where a number is not finite, too; it names the first such row.
     """
     array = np.asarray(values)
     _check_any_length(array, what, length, 1)
@@ -98,17 +91,7 @@ def check_floats(values: Any, what: str, *, length: int | None = None) -> np.nda
 
 
 def check_flags(values: Any, what: str, shape: tuple[int, ...] | None = None) -> np.ndarray:
-    """Returns flags as a bool array.
-
-    Args:
-      values: bool.
-      what: the argument's name, for messages.
-      shape: None: any.
-
-    Raises:
-      TypeError: not bool.
-      ValueError: another shape.
-    """
+    """Returns a bool array, or raises TypeError for another dtype, ValueError for another shape."""
     array = np.asarray(values)
     if array.dtype != np.bool_:
         of = "" if shape is None else f" {list(shape)}"

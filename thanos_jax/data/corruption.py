@@ -1,4 +1,4 @@
-"""Labels made wrong on purpose."""
+"""Label noise: a share of the labels made wrong on purpose."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ def corrupt(
     """Makes a share of the labels wrong.
 
         symmetric     another class, each of the num_classes - 1 others with equal probability.
-        asymmetric    the next class, of the last class the first; or the class transition[label].
-        within_class  another fine label of the same coarse class, each with equal probability: for
+        asymmetric    the next class, and the first after the last; or the class transition[label].
+        within_class  another fine label of the same coarse class, each with equal probability, for
                       training on fine labels. `labels` are coarse and stay as they are.
 
-    A changed label is always another one: at rate 1 every label is wrong, and the share of wrong
-    labels is the rate. (Under the other convention for symmetric noise a chosen label is drawn
-    anew from all classes, and rate (num_classes - 1) / num_classes of them are wrong.)
+    A changed label is always another one, so that the rate is the share of wrong labels. (By the
+    other convention for symmetric noise a chosen label is drawn anew from all classes, and only
+    rate (num_classes - 1) / num_classes of the labels are wrong.)
 
-    Of m labels that have another to change to, exactly round(rate m) change, drawn uniformly
-    (halves round to the even number). m is n but for classes that `transition` maps to themselves
-    and for coarse classes of one fine label. With the same seed, labels changed at a lower rate
-    are changed at a higher one too, to the same class. The draw is the same under every NumPy.
+    Exactly round(rate m) labels change (halves round to the even number), drawn uniformly from the
+    m labels that can change. These are all, but for classes that `transition` maps to themselves
+    and coarse classes of one fine label. With the same seed, labels changed at a lower rate are
+    changed at a higher one too, to the same class. The draw is the same under every NumPy.
 
     Args:
       labels: integer [n], 0 to num_classes - 1.
       rate: in [0, 1].
       kind: "symmetric", "asymmetric" or "within_class".
-      num_classes: of `labels`, at least 1; a class need not occur.
+      num_classes: number of classes, at least 1; a class need not occur.
       seed: in [0, 2**64).
       fine: for "within_class" only, integer [n], any values. The fine labels of a coarse class are
         those that occur with it.
@@ -50,7 +50,7 @@ def corrupt(
         to itself keeps its labels.
 
     Returns:
-      int64 [n], the noisy labels (of "within_class" the noisy fine labels); bool [n], changed.
+      int64 [n], the noisy labels ("within_class": noisy fine labels); bool [n], changed.
 
     Raises:
       TypeError: labels, fine or transition are not integers.
@@ -66,17 +66,27 @@ def corrupt(
         ("transition", transition, "asymmetric"),
     ):
         if value is not None and kind != owner:
-            raise ValueError(f"{name}: expected None with kind={kind!r}, only {owner!r} takes it")
+            raise ValueError(f"{name}: expected None but with kind={owner!r}, got kind={kind!r}")
     labels = check_labels(labels, "labels", num_classes=num_classes, least=1)
 
-    if kind == "within_class":
-        if fine is None:
-            raise ValueError("fine: expected the fine labels with kind='within_class', got None")
-        before = check_labels(fine, "fine", length=len(labels))
-    else:
-        before = labels
     words = np.random.Philox(key=np.array([seed, NEW_LABELS], np.uint64)).random_raw(len(labels))
-    after = _targets(labels, before, kind, num_classes, transition, words)
+    before = labels
+    if kind == "symmetric":
+        after = _another(labels, num_classes, words)
+    elif kind == "asymmetric":
+        if transition is None:
+            transition = (np.arange(num_classes) + 1) % num_classes
+        given = check_labels(transition, "transition", length=num_classes, num_classes=num_classes)
+        after = given[labels]
+    elif fine is None:
+        raise ValueError("fine: expected the fine labels with kind='within_class', got None")
+    else:
+        before = check_labels(fine, "fine", length=len(labels))
+        after = before.copy()
+        for coarse in np.unique(labels):
+            mine = labels == coarse
+            names, place = np.unique(before[mine], return_inverse=True)
+            after[mine] = names[_another(place, len(names), words[mine])]
     can_change = np.flatnonzero(after != before)
     if rate > 0 and can_change.size == 0:
         raise ValueError(f"rate: expected 0, for no label has another to change to, got {rate}")
@@ -87,33 +97,7 @@ def corrupt(
     return np.where(changed, after, before), changed
 
 
-def _targets(
-    labels: np.ndarray,
-    before: np.ndarray,
-    kind: str,
-    num_classes: int,
-    transition: Any,
-    words: np.ndarray,
-) -> np.ndarray:
-    """Returns int64 [n], what each label changes to if it does; itself where there is no other."""
-    if kind == "symmetric":
-        return _another(labels, num_classes, words)
-    if kind == "asymmetric":
-        if transition is None:
-            return (labels + 1) % num_classes
-        classes = check_labels(
-            transition, "transition", length=num_classes, num_classes=num_classes
-        )
-        return classes[labels]
-    after = before.copy()
-    for coarse in np.unique(labels):
-        mine = labels == coarse
-        names, place = np.unique(before[mine], return_inverse=True)
-        after[mine] = names[_another(place, len(names), words[mine])]
-    return after
-
-
 def _another(place: np.ndarray, count: int, words: np.ndarray) -> np.ndarray:
-    """Returns int64 [n], of 0 .. count - 1 another than place, drawn by 64 random bits of each."""
+    """Returns int64 [n], numbers 0 .. count - 1 other than place, drawn by 64 random bits each."""
     shift = 1 + (words % np.uint64(max(count - 1, 1))).astype(np.int64)
     return (place + shift) % count

@@ -158,21 +158,8 @@ def coarse_of_fine(name: str) -> np.ndarray:
 
 
 def check_labels(labels: np.ndarray, num_classes: int, what: str) -> np.ndarray:
-    """Labels as int32, refused when one of them names no class.
+    """Returns labels as int32 [n], checked as `thanos_jax.checks.check_labels` does.
 
-    Out of range labels pass through one_hot, segment_sum and indexing without a sound, so they are
-    stopped here.
-
-    Args:
-      labels: integer [n].
-      num_classes: labels must lie in [0, num_classes).
-      what: what the labels are, for the message, as in "mnist train fine labels".
-
-    Returns:
-      int32 [n].
-
-    Raises:
-      TypeError: the labels are not integers.
-      ValueError: wrong rank, or a label out of range; the message has the first such index.
+    Labels out of range would pass through one_hot, segment_sum and indexing without an error.
     """
     return checks.check_labels(labels, what, num_classes=num_classes).astype(np.int32)

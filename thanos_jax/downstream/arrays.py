@@ -44,11 +44,16 @@ def check_embeddings(embeddings: Any, what: str, *, least: int = 1) -> np.ndarra
 
 
 def check_labelled(
-    split: str, embeddings: Any, labels: Any, *, num_classes: int | None = None
+    embeddings: Any,
+    labels: Any,
+    prefix: str = "",
+    *,
+    num_classes: int | None = None,
+    least: int = 1,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns a split's embeddings and labels, checked."""
-    embeddings = check_embeddings(embeddings, f"{split}_embeddings")
-    what = f"{split}_labels"
+    """Returns embeddings and labels, checked; their names in messages begin with `prefix`."""
+    embeddings = check_embeddings(embeddings, f"{prefix}embeddings", least=least)
+    what = f"{prefix}labels"
     return embeddings, check_labels(labels, what, length=len(embeddings), num_classes=num_classes)
 
 
@@ -66,11 +71,17 @@ def check_strata(
 
 
 def check_width(embeddings: np.ndarray, width: int, what: str) -> None:
-    """Raises ValueError where embeddings [n, d] are not as wide as those of training."""
+    """Raises ValueError where embeddings [n, d] are not of the width of training."""
     if embeddings.shape[1] != width:
         raise ValueError(
             f"{what}: expected width {width} as in training, got shape {embeddings.shape}"
         )
+
+
+def as_points(embeddings: np.ndarray, *, normalize: bool) -> np.ndarray:
+    """Returns checked embeddings as float64 [n, d], divided by their lengths if asked."""
+    points = embeddings.astype(np.float64)
+    return unit_rows(points) if normalize else points
 
 
 def unit_rows(embeddings: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """The invariance behind class collapse: losses of coarse labels cannot tell a class's images apart.
 
-Exchange the embeddings of images of one coarse class, and a loss that is a function of the set of
-(embedding, coarse label) keeps its value, while what embeddings said of fine labels is gone.
+When the embeddings of images of one coarse class are exchanged, a loss of the set of (embedding,
+coarse label) keeps its value, but the embeddings no longer predict fine labels.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from thanos_jax.permutations import permutation
 
 CLASSIFIERS = ("class_means", "nearest_neighbours")
 
-# Here, so that tests of as many embeddings share one program.
+# Compiled once: calls with as many embeddings share one program.
 _supcon = jax.jit(losses.supcon, static_argnames="temperature")
 
 
@@ -63,22 +63,21 @@ def class_fixing_permutation_test(
         loss                    SupCon of the embeddings, one view each, by coarse label
         loss_change             largest |loss after - loss before|: rounding of float32
         fine_accuracy           of fine labels, fitted on one half, measured on the other
-        fine_accuracy_permuted  its mean after permutations, which is what coarse classes and the
-                                frequencies of fine labels in them suffice for
+        fine_accuracy_permuted  its mean after permutations: what the coarse classes, and the
+                                frequencies of fine labels in them, suffice for
         p_value                 (1 + permutations that reach fine_accuracy) / (1 + permutations)
 
-    Under the hypothesis that embeddings tell nothing of fine labels beyond the coarse label, all
-    arrangements of embeddings within a class are equally likely, and p_value is that of a
-    permutation test: at most a with probability at most a. No smaller value than 1 / (1 +
-    permutations) can come out.
+    If embeddings tell nothing of fine labels beyond the coarse label, all arrangements of
+    embeddings within a class are equally likely. p_value is then the p-value of a permutation test:
+    at most a with probability at most a. The smallest possible value is 1 / (1 + permutations).
 
     Args:
       embeddings: floating point [n, d], n at least 2.
       fine: integer [n], any values.
       coarse: integer [n], any values.
       permutations: how many, at least 1.
-      samples: at most so many embeddings are used, drawn at random; at least 2. The loss compares
-        all of them with each other.
+      samples: at most so many embeddings are drawn at random, at least 2. The loss compares all of
+        them with each other.
       temperature: of the loss.
       classifier: "class_means" or "nearest_neighbours", of `thanos_jax.downstream.transfer`.
       neighbours: of "nearest_neighbours", at least 1.

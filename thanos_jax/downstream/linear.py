@@ -31,8 +31,9 @@ class Head(NamedTuple):
       regularization: the L2 weight chosen.
       validation_accuracy: fraction of 1, with that weight.
       iterations: L-BFGS steps taken with that weight.
-      gradient_norm: of the preconditioned objective where they ended; half its square estimates how
-        far the objective is above its minimum. Large where `max_iterations` was too few.
+      gradient_norm: norm of the preconditioned gradient where the steps ended; half its square
+        estimates how far the objective is above its minimum. Large where `max_iterations` was too
+        few.
     """
 
     weights: np.ndarray
@@ -63,7 +64,7 @@ def linear_head(
 
     (scikit-learn's C is 1 / (n r)) by L-BFGS from zero, until the preconditioned gradient is
     shorter than 1e-4, a step no longer lowers the loss in float32, or `max_iterations`. The
-    same program serves every weight of the grid. Of weights with equal validation accuracy the
+    same program serves every weight of the grid. Among weights of equal validation accuracy the
     largest is taken.
 
     Args:
@@ -90,9 +91,11 @@ def linear_head(
     grid = [float(weight) for weight in regularization]
     if not grid or not all(np.isfinite(weight) and weight >= 0 for weight in grid):
         raise ValueError(f"regularization: expected finite numbers >= 0, got {regularization!r}")
-    train, labels = check_labelled("train", train_embeddings, train_labels, num_classes=num_classes)
+    train, labels = check_labelled(
+        train_embeddings, train_labels, "train_", num_classes=num_classes
+    )
     validation, validation_labels = check_labelled(
-        "validation", validation_embeddings, validation_labels, num_classes=num_classes
+        validation_embeddings, validation_labels, "validation_", num_classes=num_classes
     )
     check_width(validation, train.shape[1], "validation_embeddings")
 
@@ -140,7 +143,7 @@ def scores(head: Head, embeddings: Any) -> np.ndarray:
 
 
 def predict(head: Head, embeddings: Any) -> np.ndarray:
-    """Returns the labels, int64 [n], of the largest scores; of equal scores, the lowest label."""
+    """Returns the labels, int64 [n], of the largest scores; the lowest label among equal scores."""
     return np.argmax(scores(head, embeddings), axis=1)
 
 

@@ -16,12 +16,11 @@ from thanos_jax.checks import (
     check_at_least,
     check_flags,
     check_floats,
-    check_labels,
     check_option,
     check_seed,
     check_share,
 )
-from thanos_jax.downstream.arrays import check_embeddings, unit_rows
+from thanos_jax.downstream.arrays import check_embeddings, check_labelled, unit_rows
 from thanos_jax.downstream.partition import indexed_sums
 from thanos_jax.permutations import FLAG_TIES, permutation
 
@@ -37,8 +36,8 @@ class Neighbours(NamedTuple):
 
     Attributes:
       indices: int64 [n, k], rows.
-      similarities: float64 [n, k], 1 - |z - z'|^2 / 2 of the embeddings divided by their length:
-        the cosine, or 1/2 to a zero embedding, which stays zero.
+      similarities: float64 [n, k], 1 - |z - z'|^2 / 2 of the embeddings divided by their length,
+        which is the cosine. A zero embedding stays zero, and its similarities are 1/2.
     """
 
     indices: np.ndarray
@@ -48,8 +47,8 @@ class Neighbours(NamedTuple):
 def nearest(embeddings: Any, k: int = 20) -> Neighbours:
     """Finds the k nearest other embeddings by cosine, exactly.
 
-    Which of several equidistant embeddings is the k-th is left to the search. Time O(n^2 d), in
-    blocks of O(n) memory.
+    The search decides which of several equidistant embeddings is the k-th. Time O(n^2 d), in blocks
+    of O(n) memory.
 
     Args:
       embeddings: floating point [n, d], n at least 2.
@@ -62,7 +61,7 @@ def nearest(embeddings: Any, k: int = 20) -> Neighbours:
       TypeError: embeddings are not floating point.
       ValueError: a wrong shape, embeddings not finite, fewer than two, or k below 1.
     """
-    return _nearest(_unit(embeddings), k)
+    return _take(None, unit_rows(check_embeddings(embeddings, "embeddings", least=2)), k)
 
 
 def suspicion(
@@ -78,39 +77,39 @@ def suspicion(
 ) -> np.ndarray:
     """Scores how likely each label is wrong: from 0 to 1, above 1/2 where another class is nearer.
 
-        neighbours  b / (a + b): of the k nearest other embeddings, by cosine, a bear the same
-                    label and b the most frequent other label. For two classes, the share of
-                    neighbours with another label. weighted=True: each counts by its cosine, a
-                    negative one as 0; where no cosine is above 0 all count alike.
-        strata      a / (a + b), a the distance to the nearest stratum of the label's class, b to
-                    the nearest of another class (1/2 if a = b = 0; 0 if there is one class).
+        neighbours  b / (a + b): among the k nearest other embeddings, by cosine, a have the same
+                    label and b the most frequent other label. For two classes this is the share of
+                    neighbours with another label. weighted=True: each neighbour counts by its
+                    cosine, a negative one as 0; where no cosine is above 0 all count alike.
+        strata      a / (a + b): a is the distance to the nearest stratum of the label's class, b
+                    to the nearest stratum of another class (1/2 if a = b = 0; 0 if there is one
+                    class).
 
-    Of more than two classes, the share of neighbours with any other label says less: wrong labels
-    spread over many classes make most neighbours disagree with a right one, though none of those
-    labels is as frequent as its own.
+    With more than two classes, the share of neighbours with any other label would say less: where
+    wrong labels are spread over many classes, most neighbours disagree with a right label, but no
+    other label is as frequent.
 
-    A stratum is a cluster by k-means within a class, of embeddings divided by their length, and its
-    place their mean. A wrong label looks like a rare stratum of the class it names, so that wrong
-    labels that lie together would make a stratum of their own; not trusted, and no stratum, is
-    therefore a cluster
+    A stratum is a cluster by k-means within a class, of embeddings divided by their length; its
+    place is their mean. Wrong labels that lie together look like a rare stratum of the class they
+    name. A cluster is therefore not trusted, and is no stratum, where
 
-        - of fewer than max(1 % of the class, 3) embeddings, or
-        - whose members' k nearest neighbours, all members' together, bear some other label more
-          often than that of the class.
+        - it has fewer than max(1 % of the class, 3) embeddings, or
+        - another label is more frequent than the label of the class among the k nearest neighbours
+          of its members, all members' together.
 
-    Of a class without a trusted cluster the one is kept whose neighbours agree the most (of equal
-    ones the largest).
+    Where no cluster of a class is trusted, the one whose neighbours agree the most is kept (of
+    equal ones the largest).
 
     Args:
       embeddings: floating point [n, d], n at least 2.
       labels: integer [n], any values.
       method: "neighbours" or "strata".
       k: at least 1, and taken to be n - 1 at most.
-      weighted: of "neighbours".
-      clusters: of each class for "strata", at least 1, at most its members. More strata than there
-        are do little harm, fewer hide rare ones.
+      weighted: for "neighbours", whether neighbours count by their cosine.
+      clusters: clusters of each class for "strata", at least 1, and taken to be its members at
+        most. More clusters than there are strata do little harm, fewer hide rare strata.
       seed: of k-means, in [0, 2**32).
-      neighbours: from `nearest` of the same embeddings, at least k of each, if at hand.
+      neighbours: from `nearest` of the same embeddings, at least k of each; None: searched.
 
     Returns:
       float64 [n].
@@ -120,18 +119,17 @@ def suspicion(
       ValueError: a wrong shape, embeddings not finite, an argument out of range, or an unknown
         method.
 
-    Source: that noise is to be found as a rare stratum by its distance in embedding space is from
-    Fu, Chen et al., "The Details Matter", doi 10.3390/cmsf2022003004; these two scores are ours.
-    Distrust of labels that neighbours outvote is from Bahri et al., "Deep k-NN for Noisy Labels",
-    ICML 2020.
+    Source: Fu, Chen et al., "The Details Matter", doi 10.3390/cmsf2022003004, find noise as a rare
+    stratum by its distance in embedding space. Bahri et al., "Deep k-NN for Noisy Labels", ICML
+    2020, distrust labels that neighbours outvote. The two scores are ours.
     """
     check_option("method", method, METHODS)
     check_at_least("clusters", clusters, 1)
     if weighted and method != "neighbours":
         raise ValueError(f"weighted: expected False with method={method!r}, got True")
     check_seed(seed, 32)
-    unit = _unit(embeddings)
-    labels = check_labels(labels, "labels", length=len(unit))
+    embeddings, labels = check_labelled(embeddings, labels, least=2)
+    unit = unit_rows(embeddings)
     group = np.unique(labels, return_inverse=True)[1]
     found = _take(neighbours, unit, k)
     if method == "strata":
@@ -145,8 +143,8 @@ def flag(suspicion: Any, rate: float | None = None, *, seed: int = 0) -> np.ndar
     Args:
       suspicion: floating point [n], finite, from `suspicion`.
       rate: the share of wrong labels, in [0, 1]: the round(rate n) most suspicious are flagged.
-        None: those above 1/2, where another class is nearer; their share estimates the rate.
-      seed: chooses among equals at the end of those flagged, in [0, 2**64).
+        None: labels above 1/2, where another class is nearer; their share estimates the rate.
+      seed: chooses among equally suspicious labels, in [0, 2**64).
 
     Returns:
       bool [n].
@@ -177,9 +175,9 @@ def suggest(
 ) -> np.ndarray:
     """Suggests a label for each embedding: the majority among its trusted neighbours.
 
-    Of the k nearest other embeddings those whose labels are not trusted have no vote. A label is
-    kept where it has as many votes as any, and where no neighbour is trusted; of other classes with
-    equally many votes the lowest is taken. To mend only what was flagged:
+    The k nearest other embeddings vote, but for those whose labels are not trusted. A label is kept
+    where it has as many votes as any, and where no neighbour is trusted. Among other classes with
+    equally many votes the lowest is taken. To change flagged labels only:
 
         np.where(flagged, suggest(embeddings, labels, trusted=~flagged), labels)
 
@@ -188,8 +186,8 @@ def suggest(
       labels: integer [n], any values.
       k: at least 1, and taken to be n - 1 at most.
       weighted: a vote counts by its cosine, a negative one as 0.
-      trusted: bool [n]; None: those of `suspicion` by "neighbours" of at most 1/2.
-      neighbours: from `nearest` of the same embeddings, at least k of each, if at hand.
+      trusted: bool [n]; None: labels whose `suspicion` by "neighbours" is at most 1/2.
+      neighbours: from `nearest` of the same embeddings, at least k of each; None: searched.
 
     Returns:
       int64 [n].
@@ -198,8 +196,8 @@ def suggest(
       TypeError: embeddings are not floating point, labels not integers, or trusted not bool.
       ValueError: a wrong shape, embeddings not finite, or an argument out of range.
     """
-    unit = _unit(embeddings)
-    labels = check_labels(labels, "labels", length=len(unit))
+    embeddings, labels = check_labelled(embeddings, labels, least=2)
+    unit = unit_rows(embeddings)
     if trusted is not None:
         trusted = check_flags(trusted, "trusted", (len(unit),))
     found = _take(neighbours, unit, k)
@@ -227,7 +225,7 @@ def detection_scores(suspicion: Any, flagged: Any, changed: Any) -> dict[str, fl
     Args:
       suspicion: floating point [n], finite.
       flagged: bool [n].
-      changed: bool [n], from `corrupt`.
+      changed: bool [n], which labels are wrong.
 
     Returns:
       The figures above by name, each a fraction of 1.
@@ -254,7 +252,7 @@ def detection_scores(suspicion: Any, flagged: Any, changed: Any) -> dict[str, fl
 def _votes(
     found: Neighbours, group: np.ndarray, *, weighted: bool, trusted: np.ndarray | None = None
 ) -> np.ndarray:
-    """Returns float64 [n, classes], how many neighbours bear each label, or the sum of cosines."""
+    """Returns float64 [n, classes], how many neighbours have each label, or the sum of cosines."""
     weights = np.ones(found.indices.shape)
     if weighted:
         weights = np.maximum(found.similarities, 0)
@@ -281,7 +279,7 @@ def _strata_suspicion(
     unit: np.ndarray, group: np.ndarray, votes: np.ndarray, clusters: int, seed: int
 ) -> np.ndarray:
     own, other = np.empty(len(unit)), np.full(len(unit), np.inf)
-    # Threads would add up in an order of their own, and the classes are small.
+    # One thread: several add up in changing order, and the classes are small.
     with threadpool_limits(1):
         for index in range(votes.shape[1]):
             mine = group == index
@@ -313,24 +311,15 @@ def _trusted_strata(
     return model.cluster_centers_[trusted]
 
 
-def _unit(embeddings: Any) -> np.ndarray:
-    return unit_rows(check_embeddings(embeddings, "embeddings", least=2))
-
-
-def _nearest(unit: np.ndarray, k: int) -> Neighbours:
-    check_at_least("k", k, 1)
-    # Of unit vectors, the nearest by Euclidean distance are the nearest by cosine.
-    search = NearestNeighbors(n_neighbors=min(k, len(unit) - 1), algorithm="brute").fit(unit)
-    distances, indices = search.kneighbors()  # of all rows, each without itself
-    return Neighbours(indices, 1 - distances.astype(np.float64) ** 2 / 2)
-
-
 def _take(neighbours: Neighbours | None, unit: np.ndarray, k: int) -> Neighbours:
-    """Returns the k nearest of those at hand, or searches."""
-    if neighbours is None:
-        return _nearest(unit, k)
+    """Returns the k nearest of the given neighbours, or searches."""
     check_at_least("k", k, 1)
     k = min(k, len(unit) - 1)
+    if neighbours is None:
+        # Unit vectors that are nearest by Euclidean distance are nearest by cosine.
+        search = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(unit)
+        distances, indices = search.kneighbors()  # of all rows, each without itself
+        return Neighbours(indices, 1 - distances.astype(np.float64) ** 2 / 2)
     shape = neighbours.indices.shape
     if shape[0] != len(unit) or shape[1] < k:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""A map of embeddings: t-SNE, of a sample where there are many."""
+"""A map of embeddings by t-SNE; large sets are sampled first."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def project(embeddings: Any, *, seed: int = 0, limit: int = 2000) -> tuple[np.nd
         chosen = np.sort(np.random.default_rng(seed).choice(len(chosen), limit, replace=False))
     unit = unit_rows(embeddings[chosen])
     points = np.zeros((len(unit), 2), np.float32)
-    # PCA divides by the spread, which is zero, or rounding, where everything has collapsed.
+    # PCA divides by the spread, which is zero, or rounding error, where everything has collapsed.
     if len(unit) < 3 or np.max(np.std(unit.astype(np.float64), axis=0)) < 1e-7:
         return points, chosen
     if unit.shape[1] == 1:

@@ -10,6 +10,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from thanos_jax.downstream.partition import in_groups
+
 _FOLDS = 5
 
 
@@ -24,11 +26,10 @@ def cross_fitted_losses(points: np.ndarray, labels: np.ndarray, *, seed: int) ->
     # Each class is dealt out to the folds in turn, so that classes of two and more examples are
     # always in training; a lone example cannot be left out, and is its own.
     order = np.random.default_rng(seed).permutation(len(labels))
-    order = order[np.argsort(labels[order], kind="stable")]
     _, group, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    rows, place = in_groups(order, group)
     fold = np.empty(len(labels), np.int64)
-    fold[order] = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
-    fold %= _FOLDS
+    fold[rows] = place % _FOLDS
     fold[counts[group] == 1] = -1
     losses = np.zeros(len(labels))
     for one in np.unique(fold[fold >= 0]):

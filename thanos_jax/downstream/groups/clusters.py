@@ -50,30 +50,26 @@ class Clustering(NamedTuple):
         check_at_least("clustering.samples", self.samples, 3)
 
 
-class ClassExamples(NamedTuple):
-    """What is known of one class: points [n, d], and losses [n], of training and validation."""
+class Examples(NamedTuple):
+    """Points [n, d] and losses [n] of training and validation; None where they are not known."""
 
     points: np.ndarray
-    losses: np.ndarray | None = None
-    validation_points: np.ndarray | None = None
-    validation_losses: np.ndarray | None = None
+    losses: np.ndarray | None
+    validation_points: np.ndarray | None
+    validation_losses: np.ndarray | None
 
 
 class ClassClusters(NamedTuple):
     """How an embedding of one class finds its group.
 
     Attributes:
-      first: the class's first group; its others follow.
-      width: d.
       reducer: a fitted UMAP, or None.
       base: a fitted KMeans or GaussianMixture, or None for one cluster.
       centres: float64 [base clusters, projected d], subtracted before a cluster is split.
       pieces: for each cluster of `base`, what splits it, or None.
-      places: int64 [base clusters, pieces], each piece's group less `first`.
+      places: int64 [base clusters, pieces], the group of each piece.
     """
 
-    first: int
-    width: int
     reducer: Any
     base: Any
     centres: np.ndarray
@@ -87,7 +83,7 @@ class ClassClusters(NamedTuple):
         return np.asarray(self.reducer.transform(points), np.float64)
 
     def predict(self, points: np.ndarray) -> np.ndarray:
-        """Returns each projected point's group within the class, int64 [n]."""
+        """Returns the group of each projected point, int64 [n]."""
         clusters = np.zeros(len(points), np.int64)
         if self.base is not None and len(points):
             clusters = self.base.predict(points).astype(np.int64)
@@ -117,11 +113,7 @@ class ClassClusters(NamedTuple):
 
 
 def umap_class() -> Any:
-    """Returns the class UMAP.
-
-    Raises:
-      MissingDependencyError: umap-learn is not installed.
-    """
+    """Returns the class UMAP, or raises MissingDependencyError."""
     try:
         from umap import UMAP
     except ImportError as error:
@@ -147,7 +139,7 @@ def fit(points: np.ndarray, k: int, clustering: Clustering, seed: int) -> Any:
 
 
 def search(points: np.ndarray, clustering: Clustering, seed: int) -> Any:
-    """Fits 2 to max_clusters clusters; returns those of the largest silhouette, or None for one."""
+    """Fits 2 to max_clusters clusters; returns the fit of largest silhouette, or None."""
     best, base = -math.inf, None
     # A silhouette needs fewer clusters than examples.
     distinct = len(np.unique(points, axis=0))

@@ -11,8 +11,8 @@ from scipy.spatial.distance import pdist
 from thanos_jax.checks import check_at_least
 from thanos_jax.downstream.groups.clusters import (
     ClassClusters,
-    ClassExamples,
     Clustering,
+    Examples,
     fit,
     minimum_size,
     search,
@@ -54,17 +54,10 @@ class ErrorRule(NamedTuple):
     gap: float = 0.8
     significance: float = 3.0
 
-    @property
-    def needs_losses(self) -> bool:
-        """Whether losses are used."""
-        return True
-
     def check(self) -> None:
         """Raises ValueError for an option out of range."""
-        if self.clusters is not None:
-            check_at_least("rule.clusters", self.clusters, 1)
-        if self.cells is not None:
-            check_at_least("rule.cells", self.cells, 2)
+        check_at_least("rule.clusters", self.clusters, 1)
+        check_at_least("rule.cells", self.cells, 2)
         for name in ("gap", "significance"):
             bound = getattr(self, name)
             if not (math.isfinite(bound) and bound >= 0):
@@ -73,7 +66,7 @@ class ErrorRule(NamedTuple):
                 )
 
     def split(
-        self, model: ClassClusters, examples: ClassExamples, clustering: Clustering, seed: int
+        self, model: ClassClusters, examples: Examples, clustering: Clustering, seed: int
     ) -> ClassClusters:
         """Returns the model of a class with its groups."""
         points = examples.points
@@ -88,7 +81,7 @@ class ErrorRule(NamedTuple):
         return model._replace(places=_merge(model, examples, self).reshape(count, factor))
 
 
-def _merge(model: ClassClusters, examples: ClassExamples, rule: ErrorRule) -> np.ndarray:
+def _merge(model: ClassClusters, examples: Examples, rule: ErrorRule) -> np.ndarray:
     """Returns int64 [cells]: a number for each, the same for cells that are merged; -1: empty."""
     points, count = examples.points, model.places.size
     cells = model.predict(points)

@@ -7,18 +7,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from thanos_jax.checks import check_floats, check_labels
-from thanos_jax.downstream.arrays import (
-    check_embeddings,
-    check_labelled,
-    check_width,
-    unit_rows,
-)
+from thanos_jax.checks import check_floats
+from thanos_jax.downstream.arrays import as_points, check_labelled, check_width
 from thanos_jax.downstream.groups.classifier_losses import classifier_losses, cross_fitted_losses
 from thanos_jax.downstream.groups.clusters import (
     ClassClusters,
-    ClassExamples,
     Clustering,
+    Examples,
     mean_silhouette,
     umap_class,
 )
@@ -46,6 +41,7 @@ class Recovered(NamedTuple):
         clustered; nan where the class is one group.
       losses: float64 [n], those given or the linear classifier's; empty where none were needed.
       models: class -> what `assign` needs.
+      width: d.
       normalize: embeddings are divided by their length first.
     """
 
@@ -56,6 +52,7 @@ class Recovered(NamedTuple):
     silhouettes: dict[int, float]
     losses: np.ndarray
     models: dict[int, ClassClusters]
+    width: int
     normalize: bool
 
 
@@ -71,7 +68,7 @@ def recover(
     validation_losses: Any = None,
     seed: int = 0,
 ) -> Recovered:
-    """Splits each class into groups by clustering its embeddings; true groups are not looked at.
+    """Splits each class into groups by clustering its embeddings, without knowing true groups.
 
     A linear classifier supplies losses that are needed and not given: logistic regression of the
     labels on the standardized embeddings (L2 weight 1/n). Losses of training examples are
@@ -85,14 +82,13 @@ def recover(
       rule: what becomes a group: `SilhouetteRule` or `ErrorRule`, with their options.
       clustering: how a class is clustered.
       losses: floating point [n], the cross-entropy of each training example under a classifier
-        trained without groups, best one that has not seen the example.
+        trained without groups, preferably one that has not seen the example.
       validation_losses: floating point [m], the cross-entropy of each validation example under
         that classifier, for `ErrorRule`; not without `losses`.
       seed: draws initializations, folds and samples.
 
     Returns:
-      Groups, and what `assign` needs to find those of other examples. The same arguments give the
-      same groups.
+      Groups, and what `assign` needs for other examples. The same arguments give the same groups.
 
     Raises:
       TypeError: embeddings or losses not floating point, labels not integers, or another rule.
@@ -111,30 +107,26 @@ def recover(
     clustering.check()
     umap = umap_class() if clustering.projection == "umap" else None
 
-    def known(split: str, embeddings: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
-        rows, labels = check_labelled(split, embeddings, labels)
-        points = rows.astype(np.float64)
-        return (unit_rows(points) if clustering.normalize else points), labels
-
-    points, labels = known("train", train_embeddings, train_labels)
+    train, labels = check_labelled(train_embeddings, train_labels, "train_")
+    points = as_points(train, normalize=clustering.normalize)
     names = np.unique(labels)
-    validation = None
+    others = None
     if validation_embeddings is not None:
-        validation = known("validation", validation_embeddings, validation_labels)
-        check_width(validation[0], points.shape[1], "validation_embeddings")
-        _check_known(validation[1], names, "validation_labels")
+        held_out, other_labels = check_labelled(
+            validation_embeddings, validation_labels, "validation_"
+        )
+        check_width(held_out, train.shape[1], "validation_embeddings")
+        others = as_points(held_out, normalize=clustering.normalize)
+        _check_known(other_labels, names, "validation_labels")
     elif validation_labels is not None or validation_losses is not None:
         given = "validation_labels" if validation_labels is not None else "validation_losses"
         raise ValueError(f"{given}: expected None without validation_embeddings, got an array")
     if losses is not None:
-        losses = _check_losses(losses, "losses", length=len(points))
-        if validation is not None and validation_losses is not None:
-            validation_losses = _check_losses(
-                validation_losses, "validation_losses", length=len(validation[0])
-            )
+        losses = _check_losses(losses, "losses", points)
+        validation_losses = _check_losses(validation_losses, "validation_losses", others)
     elif validation_losses is not None:
         raise ValueError("validation_losses: expected None without losses, got an array")
-    elif rule.needs_losses:
+    elif isinstance(rule, ErrorRule) or rule.overcluster > 1:
         if len(names) < 2:
             raise ValueError(
                 "losses: expected losses of the training examples, for train_labels are of one "
@@ -142,28 +134,26 @@ def recover(
             )
         with _threads(points):
             losses = cross_fitted_losses(points, labels, seed=seed)
-            if validation is not None and isinstance(rule, ErrorRule):
-                validation_losses = classifier_losses(points, labels, *validation)
+            if others is not None and isinstance(rule, ErrorRule):
+                validation_losses = classifier_losses(points, labels, others, other_labels)
 
+    everything = Examples(points, losses, others, validation_losses)
     groups = np.empty(len(points), np.int64)
     models: dict[int, ClassClusters] = {}
     silhouettes: dict[int, float] = {}
     sizes: list[int] = []
     for name in names.tolist():
         mine = labels == name
-        examples = ClassExamples(points[mine], None if losses is None else losses[mine])
-        if validation is not None:
-            held_out = validation[1] == name
-            examples = examples._replace(validation_points=validation[0][held_out])
-            if validation_losses is not None:
-                examples = examples._replace(validation_losses=validation_losses[held_out])
-        with _threads(examples.points):
-            model, found, silhouettes[name] = _recover_class(
-                examples, rule, clustering, umap, first=sum(sizes), seed=seed
+        theirs = None if others is None else other_labels == name
+        chosen: list[Any] = [
+            None if values is None else values[rows]
+            for values, rows in zip(everything, (mine, mine, theirs, theirs), strict=True)
+        ]
+        with _threads(chosen[0]):
+            models[name], groups[mine], silhouettes[name] = _recover_class(
+                Examples(*chosen), rule, clustering, umap, first=sum(sizes), seed=seed
             )
-        models[name] = model
-        groups[mine] = found + model.first
-        sizes.append(int(model.places.max()) + 1)
+        sizes.append(len(np.unique(groups[mine])))
     recovered = Recovered(
         groups=groups,
         validation_groups=np.zeros(0, np.int64),
@@ -172,11 +162,13 @@ def recover(
         silhouettes=silhouettes,
         losses=np.zeros(0) if losses is None else losses,
         models=models,
+        width=points.shape[1],
         normalize=clustering.normalize,
     )
-    if validation is None:
+    if others is None:
         return recovered
-    return recovered._replace(validation_groups=_assign(recovered, *validation))
+    found = assign(recovered, validation_embeddings, validation_labels)
+    return recovered._replace(validation_groups=found)
 
 
 def assign(recovered: Recovered, embeddings: Any, labels: Any) -> np.ndarray:
@@ -197,12 +189,15 @@ def assign(recovered: Recovered, embeddings: Any, labels: Any) -> np.ndarray:
       TypeError: embeddings are not floating point, or labels not integers.
       ValueError: a wrong shape, embeddings not finite, or a class unknown in training.
     """
-    points = check_embeddings(embeddings, "embeddings").astype(np.float64)
-    labels = check_labels(labels, "labels", length=len(points))
-    width = next(iter(recovered.models.values())).width
-    check_width(points, width, "embeddings")
+    embeddings, labels = check_labelled(embeddings, labels)
+    check_width(embeddings, recovered.width, "embeddings")
     _check_known(labels, np.array(list(recovered.models)), "labels")
-    return _assign(recovered, unit_rows(points) if recovered.normalize else points, labels)
+    points = as_points(embeddings, normalize=recovered.normalize)
+    groups = np.empty(len(points), np.int64)
+    for name in np.unique(labels).tolist():
+        mine, model = labels == name, recovered.models[name]
+        groups[mine] = model.predict(model.project(points[mine]))
+    return groups
 
 
 def _threads(points: np.ndarray) -> threadpool_limits:
@@ -220,8 +215,10 @@ def _check_known(labels: np.ndarray, names: np.ndarray, what: str) -> None:
         )
 
 
-def _check_losses(losses: Any, what: str, *, length: int) -> np.ndarray:
-    losses = check_floats(losses, what, length=length)
+def _check_losses(losses: Any, what: str, points: np.ndarray | None) -> np.ndarray | None:
+    if losses is None or points is None:
+        return None
+    losses = check_floats(losses, what, length=len(points))
     if losses.min() < 0:
         row = int(np.argmin(losses))
         raise ValueError(
@@ -231,11 +228,10 @@ def _check_losses(losses: Any, what: str, *, length: int) -> np.ndarray:
 
 
 def _recover_class(
-    examples: ClassExamples, rule: Rule, clustering: Clustering, umap: Any, *, first: int, seed: int
+    examples: Examples, rule: Rule, clustering: Clustering, umap: Any, *, first: int, seed: int
 ) -> tuple[ClassClusters, np.ndarray, float]:
-    """Returns the model of a class, its examples' groups from 0, and their silhouette."""
+    """Returns the model of a class, its examples' groups, and their mean silhouette."""
     points, reducer = examples.points, None
-    width = points.shape[1]
     if umap is not None and len(points) > 3:
         # One job: a seed makes UMAP serial, which it warns about unless asked to be.
         reducer = umap(
@@ -247,8 +243,6 @@ def _recover_class(
         )
         points = np.asarray(reducer.fit_transform(points), np.float64)
     model = ClassClusters(
-        first=first,
-        width=width,
         reducer=reducer,
         base=None,
         centres=np.zeros((1, points.shape[1])),
@@ -262,15 +256,6 @@ def _recover_class(
     # Numbers in a row: a cluster may have no training example, and then joins the first group.
     present = np.unique(model.predict(points))
     places = np.where(np.isin(model.places, present), np.searchsorted(present, model.places), 0)
-    model = model._replace(places=places.astype(np.int64))
+    model = model._replace(places=first + places.astype(np.int64))
     found = model.predict(points)
     return model, found, mean_silhouette(points, found, clustering.samples, seed)
-
-
-def _assign(recovered: Recovered, points: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    groups = np.empty(len(points), np.int64)
-    for name in np.unique(labels).tolist():
-        mine = labels == name
-        model = recovered.models[name]
-        groups[mine] = model.first + model.predict(model.project(points[mine]))
-    return groups

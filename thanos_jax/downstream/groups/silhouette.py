@@ -10,8 +10,8 @@ from thanos_jax.checks import check_at_least
 from thanos_jax.downstream.groups.clusters import (
     MINIMUM_SIZE,
     ClassClusters,
-    ClassExamples,
     Clustering,
+    Examples,
     fit,
     minimum_size,
     search,
@@ -40,19 +40,13 @@ class SilhouetteRule(NamedTuple):
     clusters: int | None = None
     overcluster: int = 5
 
-    @property
-    def needs_losses(self) -> bool:
-        """Whether losses of the training examples are used."""
-        return self.overcluster > 1
-
     def check(self) -> None:
         """Raises ValueError for an option out of range."""
-        if self.clusters is not None:
-            check_at_least("rule.clusters", self.clusters, 1)
+        check_at_least("rule.clusters", self.clusters, 1)
         check_at_least("rule.overcluster", self.overcluster, 1)
 
     def split(
-        self, model: ClassClusters, examples: ClassExamples, clustering: Clustering, seed: int
+        self, model: ClassClusters, examples: Examples, clustering: Clustering, seed: int
     ) -> ClassClusters:
         """Returns the model of a class with its groups."""
         points, losses, factor = examples.points, examples.losses, self.overcluster
@@ -61,7 +55,7 @@ class SilhouetteRule(NamedTuple):
         else:
             base = fit(points, self.clusters, clustering, seed)
         model = model.with_base(base)
-        if losses is None or not self.needs_losses:
+        if losses is None or factor == 1:
             return model
         clusters, count = model.predict(points), len(model.pieces)
         pieces = (fit(points[clusters == c], factor, clustering, seed) for c in range(count))
