@@ -28,10 +28,10 @@ class ErrorRule(NamedTuple):
     """Our rule, for classes whose plainest clusters are not the groups that matter.
 
       1. k clusters for k = 2 .. max_clusters, the k of the largest silhouette, as `SilhouetteRule`.
-      2. The mean of its cluster is taken off each embedding, and what is left is clustered again,
-         all clusters together. Clusters of both kinds cross in about `cells` cells. What many
-         clusters share, as digits share backgrounds, shows in the second clustering, however small
-         beside the first.
+      2. The mean of each cluster is subtracted from its embeddings, and what is left is clustered
+         again, all clusters together. Clusters of both kinds cross in about `cells` cells. What
+         many clusters share, as digits share backgrounds, shows in the second clustering, even
+         where it is small beside the first.
       3. An example's error is the log odds log((1 - p) / p) of its loss -log p, kept within
          1e-6 .. 30. Two cells differ where their mean errors are apart by at least `gap` standard
          deviations within cells and by `significance` standard errors, in training or in
@@ -42,7 +42,7 @@ class ErrorRule(NamedTuple):
 
     Attributes:
       clusters: final groups of a class, at least 1, if it has so many cells; None: as found.
-      cells: at least 2; a cluster of step 1 has max(4, cells // clusters). None: one cell for 200
+      cells: at least 2; a cluster of step 1 has max(4, cells // k) of them. None: one cell for 200
         examples of the class, but 40 at least and 200 at most. A rare group shows only where cells
         are about as small as it is.
       gap: at least 0. 0.8 is a large effect by Cohen's convention.
