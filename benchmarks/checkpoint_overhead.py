@@ -24,11 +24,11 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 from random_data import random_dataset
+from thanos_jax.train.step import INPUTS
 
 from thanos_jax import command, run, sharding
 from thanos_jax import config as schema
 from thanos_jax.train import checkpoint
-from thanos_jax.train.step import INPUTS
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/mnist.py:thanos,vit", lock_config=True)
 _STEPS = flags.DEFINE_integer("steps", 5, "Timed steps before each save.", lower_bound=1)

@@ -29,6 +29,7 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 from random_data import random_dataset
+from thanos_jax.train.step import INPUTS, NUM_VIEWS
 
 from thanos_jax import command, run, sharding
 from thanos_jax import config as schema
@@ -37,7 +38,6 @@ from thanos_jax.data.splits import ArraySplit
 from thanos_jax.models.thanos import DTYPES
 from thanos_jax.train import resident
 from thanos_jax.train.objective import contrastive_loss, total_loss
-from thanos_jax.train.step import INPUTS, NUM_VIEWS
 
 _CONFIG = config_flags.DEFINE_config_file("config", lock_config=True)
 _STEPS = flags.DEFINE_integer("steps", 200, "Timed repetitions of each part.", lower_bound=3)

@@ -85,13 +85,13 @@ def test_check_labels_returns_int32():
 
 @pytest.mark.parametrize("wrong", [-1, 3, 2**31 + 1])
 def test_check_labels_names_the_first_label_out_of_range(wrong):
-    message = rf"train labels must lie in \[0, 3\), got {wrong} at index 1 \(1 of 3"
+    message = rf"train labels: expected labels 0 to 2, got {wrong} in row 1 \(1 of 3"
     with pytest.raises(ValueError, match=message):
         labels.check_labels(np.array([0, wrong, 2], np.int64), 3, "train labels")
 
 
 def test_check_labels_refuses_other_types_and_ranks():
-    with pytest.raises(TypeError, match="train labels must be integers, got dtype float"):
+    with pytest.raises(TypeError, match=r"train labels: expected integers \[n\], got dtype float"):
         labels.check_labels(np.array([0.0, 1.0]), 3, "train labels")
-    with pytest.raises(ValueError, match=r"train labels must have shape \[n\], got \(2, 1\)"):
+    with pytest.raises(ValueError, match=r"train labels: expected \[n\], got shape \(2, 1\)"):
         labels.check_labels(np.array([[0], [1]]), 3, "train labels")

@@ -759,8 +759,8 @@ def test_array_split_checks_its_arrays():
     for changes, message in (
         ({"images": images.astype(np.float32)}, "images must be uint8, got float32"),
         ({"images": images[0]}, r"images must have shape \[n, h, w, c\], got \(2, 2, 1\)"),
-        ({"fine": label.astype(float)}, "fine labels must be integers"),
-        ({"coarse": label - 1}, "coarse labels must lie in"),
+        ({"fine": label.astype(float)}, "fine labels: expected integers"),
+        ({"coarse": label - 1}, "coarse labels: expected labels 0 to"),
         ({"fine": label[:2]}, "must have one length, got 3, 2 and 3"),
     ):
         arrays = {"images": images, "fine": label, "coarse": label, **changes}

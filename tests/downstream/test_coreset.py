@@ -44,8 +44,8 @@ def test_every_image_is_drawn_equally_often():
         ({"runs": 3}, ValueError, "runs: expected an even number of at least 2, got 3"),
         ({"runs": 0}, ValueError, "runs: expected an even number of at least 2, got 0"),
         ({"seed": -1}, ValueError, r"seed: expected at least 0 and below 2\*\*64, got -1"),
-        ({"labels": []}, ValueError, "labels: expected at least one label, got none"),
-        ({"labels": [0.5]}, TypeError, r"labels: expected integers \[1\]"),
+        ({"labels": []}, ValueError, r"labels: expected \[n\] with n >= 1, got shape \(0,\)"),
+        ({"labels": [0.5]}, TypeError, r"labels: expected integers \[n\]"),
     ],
 )
 def test_halves_errors(change, error, message):
@@ -106,11 +106,11 @@ def test_a_nearest_neighbour_model_finds_the_rare_stratum():
             ValueError,
             "got nan of image 1 in run 0",
         ),
-        ({"trained_on": np.ones((2, 3))}, TypeError, r"trained_on: expected bool \[runs, n\]"),
+        ({"trained_on": np.ones((2, 3))}, TypeError, r"trained_on: expected bool \[2, 3\]"),
         (
             {"trained_on": np.ones((3, 2), bool)},
             ValueError,
-            r"trained_on: expected the shape of confidences, \(2, 3\), got \(3, 2\)",
+            r"trained_on: expected shape \(2, 3\), got shape \(3, 2\)",
         ),
         (
             {"trained_on": [[True, True, False], [False, True, False]]},
@@ -145,7 +145,7 @@ def test_one_epoch():
 
 
 def test_forgetting_errors():
-    with pytest.raises(TypeError, match=r"correct: expected bool \[epochs, n\], got dtype int64"):
+    with pytest.raises(TypeError, match="correct: expected bool, got dtype int64"):
         forgetting_events([[0, 1]])
     for shape in ((3,), (0, 3), (3, 0)):
         with pytest.raises(ValueError, match=r"correct: expected \[epochs, n\], got shape"):
@@ -343,7 +343,7 @@ def test_fraction_one_keeps_everything_and_one_class_is_enough():
         ({"scores": ["a"] * 4}, TypeError, r"scores: expected numbers \[4\], got dtype <U1"),
         ({"scores": [1, 2]}, ValueError, r"scores: expected shape \(4,\).*got shape \(2,\)"),
         ({"scores": [1, np.inf, 0, 0]}, ValueError, "scores: .* got inf in row 1"),
-        ({"labels": []}, ValueError, "labels: expected at least one label, got none"),
+        ({"labels": []}, ValueError, r"labels: expected \[n\] with n >= 1, got shape \(0,\)"),
         ({"fraction": 0}, ValueError, "fraction: expected a share above 0 and at most 1, got 0"),
         ({"fraction": 1.5}, ValueError, "fraction: expected a share above 0"),
         ({"fraction": float("nan")}, ValueError, "fraction: expected a share above 0.*nan"),
@@ -359,7 +359,11 @@ def test_fraction_one_keeps_everything_and_one_class_is_enough():
         ),
         ({"drop": "middle"}, ValueError, r"drop: expected one of \('lowest', 'highest'\)"),
         ({"seed": -1}, ValueError, "seed: expected at least 0"),
-        ({"embeddings": np.eye(4)}, ValueError, "embeddings: expected None, for only"),
+        (
+            {"embeddings": np.eye(4)},
+            ValueError,
+            "embeddings: expected None without .* got",
+        ),
         ({"scores": "herding"}, ValueError, "embeddings: expected those to herd .* got None"),
         (
             {"scores": "herding", "embeddings": np.eye(4), "balanced": False},

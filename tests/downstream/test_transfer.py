@@ -22,7 +22,7 @@ def blobs(seed=0, *, n=N, d=WIDTH, classes=CLASSES, spread=0.6):
 
 
 def fit(train, validation=None, **options):
-    return transfer.linear_head(*train, *(validation or train), num_classes=CLASSES, **options)
+    return linear.linear_head(*train, *(validation or train), num_classes=CLASSES, **options)
 
 
 def objective(head, rows, labels, weight):
@@ -43,8 +43,8 @@ def test_linear_head_reaches_the_optimum_of_scikit_learn(weight):
     best = head._replace(weights=peer.coef_.T, bias=peer.intercept_)
     reached, optimum = (objective(h, rows, labels, weight) for h in (head, best))
     assert abs(reached - optimum) < 1e-4 * optimum
-    predictions = transfer.predict(head, test_rows)
-    assert np.mean(predictions != transfer.predict(best, test_rows)) <= 0.002
+    predictions = linear.predict(head, test_rows)
+    assert np.mean(predictions != linear.predict(best, test_rows)) <= 0.002
     assert head.validation_accuracy == np.mean(predictions == test_labels)
     assert head.validation_accuracy > 0.4
     assert head.gradient_norm < 1e-2
@@ -87,24 +87,22 @@ def test_constant_column_changes_nothing(value, rounding):
     assert padded.std[-1] == np.inf
     np.testing.assert_allclose(padded.weights[:-1], plain.weights, atol=1e-3)
     wide[:, -1] = 1e6  # never seen in training
-    np.testing.assert_allclose(
-        transfer.scores(padded, wide), transfer.scores(plain, rows), atol=1e-2
-    )
+    np.testing.assert_allclose(linear.scores(padded, wide), linear.scores(plain, rows), atol=1e-2)
 
 
 def test_embeddings_that_all_coincide_give_the_commonest_class():
     rows, labels = np.full((N, WIDTH), 0.1, np.float32), np.repeat([0, 2], [100, 200])
     head = fit((rows, labels))
-    assert set(transfer.predict(head, rows)) == {2}
+    assert set(linear.predict(head, rows)) == {2}
     assert np.isfinite(head.weights).all()
 
 
 def test_equal_scores_take_the_lowest_label():
-    head = transfer.Head(
+    head = linear.Head(
         np.zeros((2, 3), np.float32), np.array([0, 1, 1], np.float32), np.zeros(2), np.ones(2),
         0.0, 0.0, 0, 0.0,
     )  # fmt: skip
-    np.testing.assert_array_equal(transfer.predict(head, np.ones((4, 2), np.float32)), 1)
+    np.testing.assert_array_equal(linear.predict(head, np.ones((4, 2), np.float32)), 1)
 
 
 def test_more_iterations_lower_the_loss_and_one_says_it_is_not_there():
@@ -173,7 +171,7 @@ def test_evaluate_agrees_with_its_parts():
         (embeddings[name], fine[name].astype(np.uint8)) for name in ("train", "validation")
     )
     head = fit(train, validation, regularization=(1e-4, 1e-2))
-    right = transfer.predict(head, embeddings["test"]) == fine["test"]
+    right = linear.predict(head, embeddings["test"]) == fine["test"]
     assert found["fine_accuracy"] == right.mean()
     assert found["fine_accuracy_validation"] == head.validation_accuracy
     assert found["fine_regularization"] == head.regularization
@@ -181,7 +179,7 @@ def test_evaluate_agrees_with_its_parts():
     assert found["fine_accuracy_worst_class"] == min(
         right[fine["test"] == k].mean() for k in range(6)
     )
-    logits = transfer.scores(head, embeddings["test"])
+    logits = linear.scores(head, embeddings["test"])
     within = [
         2 * c + int(row[2 * c + 1] > row[2 * c])
         for row, c in zip(logits, coarse["test"], strict=True)
@@ -322,7 +320,7 @@ def test_missing_classes_can_be_allowed():
 def test_linear_head_refuses_bad_options(options, message):
     rows, labels = blobs()
     with pytest.raises(ValueError, match=message):
-        transfer.linear_head(rows, labels, rows, labels, **({"num_classes": 6} | options))
+        linear.linear_head(rows, labels, rows, labels, **({"num_classes": 6} | options))
 
 
 def test_linear_head_names_what_overflowed():

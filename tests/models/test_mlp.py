@@ -37,5 +37,5 @@ def test_bfloat16_computes_in_half_and_keeps_float32_outside(apply):
 
 
 def test_no_layers_is_an_error():
-    with pytest.raises(ValueError, match="widths must name at least one layer"):
+    with pytest.raises(ValueError, match="widths: expected at least one layer"):
         MLP(widths=()).init(jax.random.key(0), jnp.ones((1, 2, 2, 1)), train=False)

@@ -165,5 +165,7 @@ def test_bfloat16_computes_in_half_and_keeps_float32_outside(fill, apply):
 
 
 def test_an_unknown_stem_is_named():
-    with pytest.raises(ValueError, match="stem must be 'small' or 'imagenet'; got 'large'"):
+    with pytest.raises(
+        ValueError, match=r"stem: expected one of \('small', 'imagenet'\), got 'large'"
+    ):
         _shapes(_tiny(stem="large"), (8, 8, 1))

@@ -166,10 +166,10 @@ def test_bfloat16_computes_in_half_and_keeps_float32_outside(fill, apply):
 @pytest.mark.parametrize(
     ("change", "shape", "match"),
     [
-        ({"patch": 5}, (8, 8, 1), "patch must divide .*got patch=5 and images of 8 x 8"),
-        ({"patch": 4}, (8, 6, 1), "patch must divide"),
-        ({"heads": 3}, (8, 8, 1), "heads must divide width=16; got heads=3"),
-        ({"depth": 0}, (8, 8, 1), "depth must be at least 1"),
+        ({"patch": 5}, (8, 8, 1), "patch: expected a divisor .*got 5 and images of 8 x 8"),
+        ({"patch": 4}, (8, 6, 1), "patch: expected a divisor"),
+        ({"heads": 3}, (8, 8, 1), "heads: expected a divisor of width=16, got 3"),
+        ({"depth": 0}, (8, 8, 1), "depth: expected at least 1, got 0"),
     ],
 )
 def test_sizes_that_do_not_fit_are_named(change, shape, match):

@@ -10,6 +10,7 @@ from whole_runs import config_of, records, stop, stopped, stopping, untimed
 from thanos_jax import config as schema
 from thanos_jax import run as run_module
 from thanos_jax.data import sources
+from thanos_jax.data.corruption import corrupt
 from thanos_jax.downstream import noisy_labels
 from thanos_jax.errors import ConfigError
 from thanos_jax.tasks import noise as task
@@ -60,7 +61,7 @@ def test_labels_are_wrong_as_told_and_mended_as_found(finished):
     found = arrays_of(folder)
     right = sources.load(small().data).splits["train"].fine
     np.testing.assert_array_equal(found["right"], right)
-    given, changed = noisy_labels.corrupt(right, 0.2, num_classes=10, seed=0)
+    given, changed = corrupt(right, 0.2, num_classes=10, seed=0)
     np.testing.assert_array_equal(found["given"], given)
     np.testing.assert_array_equal(found["changed"], changed)
     scores = noisy_labels.detection_scores(found["suspicion"], found["flagged"], changed)

@@ -7,14 +7,6 @@ import optax
 import pytest
 from flax import linen as nn
 from jax.sharding import AxisType
-
-from thanos_jax import config as schema
-from thanos_jax import run, sharding
-from thanos_jax.data import augment
-from thanos_jax.data.sources import load
-from thanos_jax.train import nonfinite
-from thanos_jax.train import state as train_state
-from thanos_jax.train.checkpoint import Checkpoints
 from thanos_jax.train.noise_step import (
     ELR_INPUTS,
     first_of,
@@ -25,6 +17,14 @@ from thanos_jax.train.noise_step import (
     with_targets,
 )
 from thanos_jax.train.step import INPUTS, update
+
+from thanos_jax import config as schema
+from thanos_jax import run, sharding
+from thanos_jax.data import augment
+from thanos_jax.data.sources import load
+from thanos_jax.train import nonfinite
+from thanos_jax.train import state as train_state
+from thanos_jax.train.checkpoint import Checkpoints
 
 BATCH, IMAGES, CLASSES = 32, 40, 3
 UNITS = {"mean": (0.4,), "std": (0.3,)}

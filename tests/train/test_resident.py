@@ -5,13 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType
+from thanos_jax.train.step import INPUTS
 
 from thanos_jax import config as schema
 from thanos_jax import run, sharding
 from thanos_jax.data import batches, sources
 from thanos_jax.errors import ConfigError
 from thanos_jax.train import loop, resident
-from thanos_jax.train.step import INPUTS
 
 
 def _config():

@@ -6,12 +6,12 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import AxisType
+from thanos_jax.train.robust_step import make_robust_step
 
 from thanos_jax import config as schema
 from thanos_jax import run, sharding
 from thanos_jax.data import augment
 from thanos_jax.data.sources import load
-from thanos_jax.train.robust_step import make_robust_step
 
 SIZES = np.array([100, 25, 400, 9])
 WEIGHTS = np.array([0.2, 0.1, 0.4, 0.3])

@@ -9,6 +9,7 @@ import optax
 import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
+from thanos_jax.train.step import INPUTS, NUM_VIEWS, make_step
 
 from thanos_jax import config as schema
 from thanos_jax import run, sharding
@@ -16,7 +17,6 @@ from thanos_jax.data import augment
 from thanos_jax.data.sources import load
 from thanos_jax.errors import ConfigError
 from thanos_jax.train import objective
-from thanos_jax.train.step import INPUTS, NUM_VIEWS, make_step
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 """The invariance behind class collapse: losses of coarse labels cannot tell a class's images apart.
 
-Exchange the embeddings of images of one coarse class, and a loss that is a function of the set of
-(embedding, coarse label) keeps its value, while what embeddings said of fine labels is gone.
+When the embeddings of images of one coarse class are exchanged, a loss of the set of (embedding,
+coarse label) keeps its value, but the embeddings no longer predict fine labels.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from thanos_jax import losses
+from thanos_jax.checks import check_at_least, check_labels, check_option, check_seed
 from thanos_jax.downstream import transfer
-from thanos_jax.downstream.arrays import check_embeddings, check_labels
+from thanos_jax.downstream.arrays import check_strata
 from thanos_jax.permutations import permutation
 
 CLASSIFIERS = ("class_means", "nearest_neighbours")
 
-# Here, so that tests of as many embeddings share one program.
+# Compiled once: calls with as many embeddings share one program.
 _supcon = jax.jit(losses.supcon, static_argnames="temperature")
 
 
@@ -37,14 +38,11 @@ def permute_within_class(labels: Any, seed: int) -> np.ndarray:
       TypeError: labels or seed are not integers.
       ValueError: labels are not [n], or the seed is out of range.
     """
-    array = np.asarray(labels)
-    if array.ndim != 1 or not array.size:
-        raise ValueError(f"labels: expected [n] with n >= 1, got shape {array.shape}")
-    array = check_labels(array, "labels", length=len(array), num_classes=None)
-    shuffled = permutation(seed, 0, len(array))
-    found = np.empty(len(array), np.int64)
+    labels = check_labels(labels, "labels", least=1)
+    shuffled = permutation(seed, 0, len(labels))
+    found = np.empty(len(labels), np.int64)
     # Both orders list class after class; within a class one is ascending, the other shuffled.
-    found[np.argsort(array, kind="stable")] = shuffled[np.argsort(array[shuffled], kind="stable")]
+    found[np.argsort(labels, kind="stable")] = shuffled[np.argsort(labels[shuffled], kind="stable")]
     return found
 
 
@@ -65,22 +63,21 @@ def class_fixing_permutation_test(
         loss                    SupCon of the embeddings, one view each, by coarse label
         loss_change             largest |loss after - loss before|: rounding of float32
         fine_accuracy           of fine labels, fitted on one half, measured on the other
-        fine_accuracy_permuted  its mean after permutations, which is what coarse classes and the
-                                frequencies of fine labels in them suffice for
+        fine_accuracy_permuted  its mean after permutations: what the coarse classes, and the
+                                frequencies of fine labels in them, suffice for
         p_value                 (1 + permutations that reach fine_accuracy) / (1 + permutations)
 
-    Under the hypothesis that embeddings tell nothing of fine labels beyond the coarse label, all
-    arrangements of embeddings within a class are equally likely, and p_value is that of a
-    permutation test: at most a with probability at most a. No smaller value than 1 / (1 +
-    permutations) can come out.
+    If embeddings tell nothing of fine labels beyond the coarse label, all arrangements of
+    embeddings within a class are equally likely. p_value is then the p-value of a permutation test:
+    at most a with probability at most a. The smallest possible value is 1 / (1 + permutations).
 
     Args:
       embeddings: floating point [n, d], n at least 2.
       fine: integer [n], any values.
       coarse: integer [n], any values.
       permutations: how many, at least 1.
-      samples: at most so many embeddings are used, drawn at random; at least 2. The loss compares
-        all of them with each other.
+      samples: at most so many embeddings are drawn at random, at least 2. The loss compares all of
+        them with each other.
       temperature: of the loss.
       classifier: "class_means" or "nearest_neighbours", of `thanos_jax.downstream.transfer`.
       neighbours: of "nearest_neighbours", at least 1.
@@ -97,18 +94,11 @@ def class_fixing_permutation_test(
     Source: the class-fixing permutations of Chen, Fu et al., "Perfectly Balanced", arXiv
     2204.07596.
     """
-    embeddings = check_embeddings(embeddings, "embeddings")
-    if len(embeddings) < 2:
-        raise ValueError("embeddings: expected at least 2 rows, got 1")
-    fine = check_labels(fine, "fine", length=len(embeddings), num_classes=None)
-    coarse = check_labels(coarse, "coarse", length=len(embeddings), num_classes=None)
-    for name, value, least in (("permutations", permutations, 1), ("samples", samples, 2)):
-        if value < least:
-            raise ValueError(f"{name}: expected at least {least}, got {value}")
-    if classifier not in CLASSIFIERS:
-        raise ValueError(f"classifier: expected one of {CLASSIFIERS}, got {classifier!r}")
-    if not 0 <= seed < 2**63:
-        raise ValueError(f"seed: expected at least 0 and below 2**63, got {seed}")
+    embeddings, fine, coarse = check_strata(embeddings, fine, coarse, least=2)
+    check_at_least("permutations", permutations, 1)
+    check_at_least("samples", samples, 2)
+    check_option("classifier", classifier, CLASSIFIERS)
+    check_seed(seed, 63)
 
     # The rows come in random order, so that their first half is a random half.
     drawn = permutation(seed, 0, len(embeddings))[:samples]

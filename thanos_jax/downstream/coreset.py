@@ -7,7 +7,16 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from thanos_jax.downstream.arrays import check_embeddings, check_labels, unit_rows
+from thanos_jax.checks import (
+    check_at_least,
+    check_flags,
+    check_floats,
+    check_labels,
+    check_option,
+    check_seed,
+)
+from thanos_jax.downstream.arrays import as_points, check_labelled
+from thanos_jax.downstream.partition import in_groups
 from thanos_jax.permutations import CORESET_TIES, HALVES, permutation
 
 METHODS = ("random", "herding")
@@ -17,9 +26,9 @@ DROPS = ("lowest", "highest")
 def halves(labels: Any, runs: int, seed: int = 0) -> np.ndarray:
     """Draws the samples to train on for `common_strata_scores`: halves and their complements.
 
-    Run 2j trains on a random half of every class, run 2j + 1 on the rest, so that every image is in
-    the sample of half of the runs. Of a class of odd size, one of the two has an image more. The
-    draw is the same under every NumPy.
+    Run 2j trains on a random half of every class, run 2j + 1 on the other half, so that half of the
+    runs train on an image. The halves of a class of odd size differ by one image. The draw is the
+    same under every NumPy.
 
     Args:
       labels: integer [n], any values.
@@ -33,10 +42,10 @@ def halves(labels: Any, runs: int, seed: int = 0) -> np.ndarray:
       TypeError: labels are not integers.
       ValueError: labels not [n] with n at least 1, or runs or seed out of range.
     """
-    labels = _check_any_labels(labels)
+    labels = check_labels(labels, "labels", least=1)
     if runs < 2 or runs % 2:
         raise ValueError(f"runs: expected an even number of at least 2, got {runs}")
-    _check_seed(seed)
+    check_seed(seed)
     trained_on = np.zeros((runs, len(labels)), bool)
     for pair in range(runs // 2):
         order = permutation(seed, HALVES + pair, len(labels))
@@ -48,21 +57,22 @@ def halves(labels: Any, runs: int, seed: int = 0) -> np.ndarray:
 
 
 def common_strata_scores(confidences: Any, trained_on: Any) -> np.ndarray:
-    """Scores how much a model's word on an image depends on having been trained on that image.
+    """Scores how much a prediction for an image depends on training on that image.
 
         |mean over runs trained on i of c_ri - mean over the other runs of c_ri|
 
-    c_ri is what run r says of image i: the probability it gives the label, or whether it is right.
-    Small: the image is predicted alike whether or not it was in the sample, for others of its
-    stratum stand for it, as in a common stratum. Large: nothing but the image itself teaches its
-    label, as in a rare stratum, or where the label is wrong. Dropping the lowest scores first drops
-    images of common strata first. An image that is never predicted rightly scores 0 as well.
+    c_ri is the confidence of run r in the label of image i: its probability, or whether the
+    prediction is right. A small score means that the image is predicted alike with and without it
+    in the sample: other images of its stratum teach its label, as in a common stratum. A large
+    score means that only the image itself teaches its label, as in a rare stratum, or where the
+    label is wrong. Dropping the lowest scores first drops images of common strata first. An image
+    that is never predicted rightly scores 0 as well.
 
     Args:
-      confidences: floating point [runs, n], in [0, 1]; or bool [runs, n], right or not. All images
-        are predicted by every run.
-      trained_on: bool [runs, n], the samples, each image in one at least and out of one at least;
-        `halves` draws such.
+      confidences: floating point [runs, n], in [0, 1]; or bool [runs, n], right or not. Every run
+        predicts all images.
+      trained_on: bool [runs, n], the samples, as from `halves`. Some runs train on an image, and
+        some do not.
 
     Returns:
       float64 [n], from 0 to 1.
@@ -72,8 +82,8 @@ def common_strata_scores(confidences: Any, trained_on: Any) -> np.ndarray:
       ValueError: wrong or different shapes, confidences out of range, or an image that all runs or
         none trained on; names the first.
 
-    Source: the idea is that of Fu, Chen et al., "The Details Matter", doi 10.3390/cmsf2022003004;
-    the formula is ours, for the paper's could not be had. Without the absolute value it is the
+    Source: the idea is from Fu, Chen et al., "The Details Matter", doi 10.3390/cmsf2022003004. The
+    formula is ours, because we could not get the paper's. Without the absolute value it is the
     memorization score of Feldman and Zhang, "What Neural Networks Memorize and Why", arXiv
     2008.03703.
     """
@@ -92,18 +102,13 @@ def common_strata_scores(confidences: Any, trained_on: Any) -> np.ndarray:
             f"confidences: expected numbers in [0, 1], got {confidences[run, image]} of image "
             f"{image} in run {run}"
         )
-    trained_on = _check_flags(trained_on, "trained_on", "[runs, n]")
-    if trained_on.shape != confidences.shape:
-        raise ValueError(
-            f"trained_on: expected the shape of confidences, {confidences.shape}, "
-            f"got {trained_on.shape}"
-        )
+    trained_on = check_flags(trained_on, "trained_on", confidences.shape)
     counts = trained_on.sum(axis=0)
     one_sided = (counts == 0) | (counts == len(trained_on))
     if one_sided.any():
         image = int(np.argmax(one_sided))
         raise ValueError(
-            "trained_on: expected each image in the sample of one run and out of that of another, "
+            "trained_on: expected each image in the sample of some runs and not of others, "
             f"got image {image} in {counts[image]} of {len(trained_on)} "
             f"({np.count_nonzero(one_sided)} such images)"
         )
@@ -119,18 +124,18 @@ def forgetting_events(correct: Any) -> np.ndarray:
       correct: bool [epochs, n], whether each image was classified rightly, in the order of time.
 
     Returns:
-      int64 [n]; of an image that was never right the number of epochs, which is more than any other
-      can have.
+      int64 [n]. An image that was never right has the number of epochs, more than any other can
+      have.
 
     Raises:
       TypeError: correct is not bool.
       ValueError: not [epochs, n], or empty.
 
     Source: Toneva et al., "An Empirical Study of Example Forgetting during Deep Neural Network
-    Learning", ICLR 2019, arXiv 1812.05159; the value of the never learnt as in the authors' code.
+    Learning", ICLR 2019, arXiv 1812.05159; images that were never right as in the authors' code.
     For several runs the counts are added up.
     """
-    correct = _check_flags(correct, "correct", "[epochs, n]")
+    correct = check_flags(correct, "correct")
     if correct.ndim != 2 or 0 in correct.shape:
         raise ValueError(f"correct: expected [epochs, n], got shape {correct.shape}")
     events = np.count_nonzero(correct[:-1] & ~correct[1:], axis=0)
@@ -138,11 +143,11 @@ def forgetting_events(correct: Any) -> np.ndarray:
 
 
 def el2n(probabilities: Any, labels: Any) -> np.ndarray:
-    """The length of the error, |p - one-hot label|, averaged over runs.
+    """Returns the length of the error, |p - one-hot label|, averaged over runs.
 
     Args:
-      probabilities: floating point [n, classes] or [runs, n, classes], finite, rows with a sum of 1
-        (to 1 %), early in training; the authors average 10 runs.
+      probabilities: floating point [n, classes] or [runs, n, classes], of an early epoch; finite,
+        and the sum of a row is 1 (to 1 %). The authors average 10 runs.
       labels: integer [n], 0 to classes - 1.
 
     Returns:
@@ -185,13 +190,13 @@ def herding(embeddings: Any, labels: Any, count: int) -> np.ndarray:
     """Picks `count` images of each class, one by one, so that their mean stays near the class's.
 
     The t-th pick is the image, not picked yet, that brings the mean of the t picks nearest to the
-    mean of the class, by Euclidean distance between embeddings divided by their length (ties: the
-    first row; rounding may decide between equals).
+    mean of the class. Distances are Euclidean, between embeddings divided by their length. Ties go
+    to the first row, but rounding may decide between equals.
 
     Args:
       embeddings: floating point [n, d].
       labels: integer [n], any values.
-      count: at least 1; a class has that many images at least.
+      count: at least 1, and at most the images of the smallest class.
 
     Returns:
       int64 [classes, count], rows in the order picked, classes that occur in ascending order.
@@ -202,11 +207,11 @@ def herding(embeddings: Any, labels: Any, count: int) -> np.ndarray:
 
     Source: Welling, "Herding Dynamical Weights to Learn", ICML 2009, without repetition as in
     Rebuffi et al., "iCaRL", arXiv 1611.07725, algorithm 4. For vectors of length 1 both rules pick
-    alike but for repetitions.
+    the same images, but for repetitions.
     """
-    unit, labels = _unit(embeddings, labels)
-    if count < 1:
-        raise ValueError(f"count: expected at least 1, got {count}")
+    embeddings, labels = check_labelled(embeddings, labels)
+    unit = as_points(embeddings, normalize=True)
+    check_at_least("count", count, 1)
     names, sizes = np.unique(labels, return_counts=True)
     if count > sizes.min():
         raise ValueError(
@@ -232,13 +237,14 @@ def select(
     Args:
       scores: integer, bool or floating point [n], finite; or "random"; or "herding", which picks
         within classes by `embeddings`.
-      labels: integer [n], any values; classes that do not occur do not matter.
+      labels: integer [n], any values.
       fraction: above 0 and at most 1, the share that is kept.
-      drop: "lowest" keeps the highest scores (of common strata, forgetting and EL2N the images that
-        are hard to do without), "highest" the lowest. Of no effect without scores.
-      balanced: keep classes in proportion: of each fraction times its images, rounded down or up so
-        that the total is met (largest remainders up, of equal ones the lowest label's), and
-        at least one, or it is an error. False: the best scores whatever the class.
+      drop: "lowest" keeps the highest scores, "highest" the lowest. High scores by common strata,
+        forgetting or EL2N are images that are hard to do without. No effect without scores.
+      balanced: keep classes in proportion. A class keeps fraction times its images, rounded down or
+        up so that the total is met: the largest remainders are rounded up, and of equal ones the
+        lowest label's. It is an error where a class keeps none. False: the best scores of all
+        classes.
       seed: decides between equal scores and draws "random", in [0, 2**64).
       embeddings: for "herding" only, floating point [n, d].
 
@@ -250,22 +256,21 @@ def select(
       ValueError: an argument out of range, of the wrong shape, unknown, or not meant for this
         method; or a fraction that leaves nothing, or nothing of a class.
     """
-    labels = _check_any_labels(labels)
-    if drop not in DROPS:
-        raise ValueError(f"drop: expected one of {DROPS}, got {drop!r}")
+    labels = check_labels(labels, "labels", least=1)
+    check_option("drop", drop, DROPS)
     if not 0 < fraction <= 1:
         raise ValueError(f"fraction: expected a share above 0 and at most 1, got {fraction}")
-    _check_seed(seed)
+    check_seed(seed)
     method = scores if isinstance(scores, str) else None
     if method is not None and method not in METHODS:
         raise ValueError(f"scores: expected an array [n] or one of {METHODS}, got {method!r}")
     if embeddings is not None and method != "herding":
-        raise ValueError("embeddings: expected None, for only scores='herding' takes them")
+        raise ValueError("embeddings: expected None without scores='herding', got an array")
     if method == "herding":
         if embeddings is None:
             raise ValueError("embeddings: expected those to herd with scores='herding', got None")
         if not balanced:
-            raise ValueError("balanced: expected True with scores='herding', which is of classes")
+            raise ValueError("balanced: expected True with scores='herding', got False")
 
     names, group = np.unique(labels, return_inverse=True)
     total = round(fraction * len(labels))
@@ -282,7 +287,8 @@ def select(
         )
 
     if method == "herding":
-        unit, _ = _unit(embeddings, labels)
+        embeddings, labels = check_labelled(embeddings, labels)
+        unit = as_points(embeddings, normalize=True)
         members = [np.flatnonzero(group == index) for index in range(len(names))]
         picks = [rows[_herd(unit[rows], n)] for rows, n in zip(members, shares, strict=True)]
         return np.sort(np.concatenate(picks))
@@ -295,11 +301,8 @@ def select(
     order = np.lexsort((permutation(seed, CORESET_TIES, len(labels)), values))  # the best first
     if not balanced:
         return np.sort(order[:total])
-    # Each image's place among those of its class, the best first.
-    by_class = order[np.argsort(group[order], kind="stable")]
-    sizes = np.bincount(group)
-    place = np.arange(len(labels)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    return np.sort(by_class[place < np.repeat(shares, sizes)])
+    rows, place = in_groups(order, group)
+    return np.sort(rows[place < shares[group[rows]]])
 
 
 def _herd(unit: np.ndarray, count: int) -> np.ndarray:
@@ -322,48 +325,15 @@ def _class_counts(sizes: np.ndarray, fraction: float, total: int) -> np.ndarray:
     """Returns int64 [classes] with a sum of `total`, each fraction * size rounded down or up."""
     exact = fraction * sizes
     counts = np.floor(exact).astype(np.int64)
-    # Of 0.29 * 100, which is 28.999999999999996, the remainder is 1 and the first to be rounded up.
+    # 0.29 * 100 is 28.999999999999996: its remainder becomes 1, and is rounded up first.
     remainders = np.round(exact - counts, 9)
     up = np.argsort(-remainders, kind="stable")[: total - counts.sum()]
     counts[up] += 1
     return counts
 
 
-def _unit(embeddings: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
-    embeddings = check_embeddings(embeddings, "embeddings")
-    labels = check_labels(labels, "labels", length=len(embeddings), num_classes=None)
-    return unit_rows(embeddings.astype(np.float64)), labels
-
-
-def _check_any_labels(labels: Any) -> np.ndarray:
-    length = np.size(labels)
-    if length == 0:
-        raise ValueError("labels: expected at least one label, got none")
-    return check_labels(labels, "labels", length=length, num_classes=None)
-
-
-def _check_seed(seed: int) -> None:
-    if not 0 <= seed < 2**64:
-        raise ValueError(f"seed: expected at least 0 and below 2**64, got {seed}")
-
-
-def _check_flags(values: Any, what: str, shape: str) -> np.ndarray:
-    array = np.asarray(values)
-    if array.dtype != np.bool_:
-        raise TypeError(f"{what}: expected bool {shape}, got dtype {array.dtype}")
-    return array
-
-
 def _check_scores(scores: Any, length: int) -> np.ndarray:
     array = np.asarray(scores)
     if array.dtype != np.bool_ and not np.issubdtype(array.dtype, np.number):
         raise TypeError(f"scores: expected numbers [{length}], got dtype {array.dtype}")
-    if array.shape != (length,):
-        raise ValueError(
-            f"scores: expected shape ({length},), one for each label, got shape {array.shape}"
-        )
-    array = array.astype(np.float64)
-    if not np.isfinite(array).all():
-        row = int(np.argmin(np.isfinite(array)))
-        raise ValueError(f"scores: expected finite numbers, got {array[row]} in row {row}")
-    return array
+    return check_floats(array.astype(np.float64), "scores", length=length)

@@ -1,4 +1,4 @@
-"""How embeddings lie on the sphere: have classes collapsed, and do their strata stay apart?"""
+"""Geometry of embeddings on the sphere: have classes collapsed, and do their strata stay apart?"""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from scipy.spatial.distance import pdist
 
+from thanos_jax.checks import check_at_least
 from thanos_jax.downstream import neural_collapse
-from thanos_jax.downstream.arrays import check_embeddings, check_labels, unit_rows
+from thanos_jax.downstream.arrays import as_points, check_strata
 from thanos_jax.downstream.partition import group_means, group_sums
 from thanos_jax.downstream.partition import strata as number_strata
 
@@ -18,10 +19,9 @@ def geometry(
 ) -> dict[str, float]:
     """Measures spread, collapse, alignment, uniformity and neural collapse on the sphere.
 
-    Of L2-normalized embeddings, which is how the contrastive losses see them.
-
-    With z_i = embedding i over its length (a zero embedding stays zero), m the mean of all z, m_c
-    that of coarse class c, m_s that of stratum s (a fine label within a coarse class):
+    Embeddings are L2-normalized first, as the contrastive losses do. With z_i = embedding i over
+    its length (a zero embedding stays zero), m the mean of all z, m_c the mean of coarse class c,
+    m_s the mean of stratum s (a fine label within a coarse class):
 
         within_class_spread    W = mean_i |z_i - m_c(i)|^2
         between_class_spread   B = mean_i |m_c(i) - m|^2
@@ -35,18 +35,17 @@ def geometry(
                                explain about (strata - classes) / (n - classes).
         alignment              mean |z_i - z_j|^2 over pairs i < j of the same coarse class;
                                0 where there is no such pair.
-        alignment_fine         likewise over pairs of the same stratum.
+        alignment_fine         mean |z_i - z_j|^2 over pairs of the same stratum.
         uniformity             log mean exp(-2 |z_i - z_j|^2) over pairs i < j of at most `samples`
                                embeddings. 0: all in one point; the lower, the more even.
         nc1, nc2_norms, nc2_cosines
                                `neural_collapse.neural_collapse` of the coarse classes.
         nc1_strata, nc2_norms_strata, nc2_cosines_strata
-                               likewise of the strata within a coarse class, averaged over the
-                               classes where they are defined.
-                               Where no class mean differs from the others, nc1 and nc2 are not
-                               defined and left out; likewise those of strata.
+                               `neural_collapse.neural_collapse` of the strata within a coarse
+                               class, averaged over the classes where they are defined.
 
-    Exact over all n but uniformity; sums are float64. Time O(n d) + O(samples^2 d).
+    nc1 and nc2 are not defined, and left out, where no mean differs from the others. All figures
+    but uniformity are exact over all n; sums are float64. Time O(n d) + O(samples^2 d).
 
     Args:
       embeddings: floating point [n, d], n at least 2.
@@ -67,14 +66,9 @@ def geometry(
     Contrastive Representation Learning through Alignment and Uniformity on the Hypersphere",
     arXiv 2005.10242.
     """
-    embeddings = check_embeddings(embeddings, "embeddings")
-    if len(embeddings) < 2:
-        raise ValueError("embeddings: expected at least 2 rows, got 1")
-    if samples < 2:
-        raise ValueError(f"samples: expected at least 2, got {samples}")
-    fine = check_labels(fine, "fine", length=len(embeddings), num_classes=None)
-    coarse = check_labels(coarse, "coarse", length=len(embeddings), num_classes=None)
-    unit = unit_rows(embeddings.astype(np.float64))
+    embeddings, fine, coarse = check_strata(embeddings, fine, coarse, least=2)
+    check_at_least("samples", samples, 2)
+    unit = as_points(embeddings, normalize=True)
     _, strata = number_strata(fine, coarse)
 
     class_means = group_means(unit, coarse)

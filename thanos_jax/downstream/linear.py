@@ -12,6 +12,7 @@ import numpy as np
 import optax
 from jax import lax
 
+from thanos_jax.checks import check_at_least
 from thanos_jax.downstream.arrays import check_embeddings, check_labelled, check_width
 
 REGULARIZATION = (0.0, 1e-5, 1e-4, 1e-3, 1e-2)
@@ -30,8 +31,9 @@ class Head(NamedTuple):
       regularization: the L2 weight chosen.
       validation_accuracy: fraction of 1, with that weight.
       iterations: L-BFGS steps taken with that weight.
-      gradient_norm: of the preconditioned objective where they ended; half its square estimates how
-        far the objective is above its minimum. Large where `max_iterations` was too few.
+      gradient_norm: norm of the preconditioned gradient where the steps ended; half its square
+        estimates how far the objective is above its minimum. Large where `max_iterations` was too
+        few.
     """
 
     weights: np.ndarray
@@ -62,7 +64,7 @@ def linear_head(
 
     (scikit-learn's C is 1 / (n r)) by L-BFGS from zero, until the preconditioned gradient is
     shorter than 1e-4, a step no longer lowers the loss in float32, or `max_iterations`. The
-    same program serves every weight of the grid. Of weights with equal validation accuracy the
+    same program serves every weight of the grid. Among weights of equal validation accuracy the
     largest is taken.
 
     Args:
@@ -84,18 +86,18 @@ def linear_head(
         bad row), or an option out of range.
       FloatingPointError: embeddings so large that the loss overflows.
     """
-    if num_classes < 2:
-        raise ValueError(f"num_classes: expected at least 2, got {num_classes}")
-    if max_iterations < 1:
-        raise ValueError(f"max_iterations: expected at least 1, got {max_iterations}")
+    check_at_least("num_classes", num_classes, 2)
+    check_at_least("max_iterations", max_iterations, 1)
     grid = [float(weight) for weight in regularization]
     if not grid or not all(np.isfinite(weight) and weight >= 0 for weight in grid):
         raise ValueError(f"regularization: expected finite numbers >= 0, got {regularization!r}")
-    train, labels = check_labelled("train", train_embeddings, train_labels, num_classes=num_classes)
-    validation, validation_labels = check_labelled(
-        "validation", validation_embeddings, validation_labels, num_classes=num_classes
+    train, labels = check_labelled(
+        train_embeddings, train_labels, "train_", num_classes=num_classes
     )
-    check_width(train, validation, "validation_embeddings")
+    validation, validation_labels = check_labelled(
+        validation_embeddings, validation_labels, "validation_", num_classes=num_classes
+    )
+    check_width(validation, train.shape[1], "validation_embeddings")
 
     mean, std = _mean_and_std(train)
     features = jnp.asarray((train - mean) / std)
@@ -136,12 +138,12 @@ def linear_head(
 def scores(head: Head, embeddings: Any) -> np.ndarray:
     """Returns the head's float32 [n, classes] logits of floating point embeddings [n, d]."""
     embeddings = check_embeddings(embeddings, "embeddings")
-    check_width(head.weights.T, embeddings, "embeddings")
+    check_width(embeddings, len(head.weights), "embeddings")
     return (embeddings - head.mean) / head.std @ head.weights + head.bias
 
 
 def predict(head: Head, embeddings: Any) -> np.ndarray:
-    """Returns the labels, int64 [n], of the largest scores; of equal scores, the lowest label."""
+    """Returns the labels, int64 [n], of the largest scores; the lowest label among equal scores."""
     return np.argmax(scores(head, embeddings), axis=1)
 
 

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.spatial.distance import pdist
 
+from thanos_jax.checks import check_at_least
+
 Apply = Callable[[jax.Array], jax.Array]
 
 
@@ -19,17 +21,17 @@ def local_lipschitz(
 ) -> jax.Array:
     """Estimates the local Lipschitz constant of a function at each of its inputs.
 
-    That is the largest singular value of the Jacobian J of row i of the output to row i of the
-    input, both flattened, by power iteration on J'J from a random vector: each iteration is one
-    Jacobian-vector and one vector-Jacobian product of the whole batch, and J is never formed.
+    The constant is the largest singular value of the Jacobian J of row i of the output to row i of
+    the input, both flattened. It is found by power iteration on J'J from a random vector. Each
+    iteration is one Jacobian-vector and one vector-Jacobian product of the whole batch; J is never
+    formed.
 
-    An estimate is never above the singular value (but for rounding), and rises with the iterations,
-    with an error that shrinks like (second / first singular value)^(4 iterations).
+    An estimate is never above the singular value (but for rounding), and rises with the iterations.
+    Its error shrinks like (second / first singular value)^(4 iterations).
 
     Args:
-      apply: [n, ...] -> [n, ...]; row i of its output must depend on row i of its input only (as
-        networks do with BatchNorm's stored statistics, and with dropout off). Pure; under `jit`,
-        and under `vmap` over batches.
+      apply: [n, ...] -> [n, ...], a pure function. Row i of its output depends on row i of its
+        input only, as in networks with BatchNorm's stored statistics and without dropout.
       inputs: floating point [n, ...].
       key: draws the first vectors.
       iterations: at least 1.
@@ -41,8 +43,7 @@ def local_lipschitz(
       TypeError: inputs or outputs are not floating point.
       ValueError: no iterations, inputs without rows, or outputs not of n rows.
     """
-    if iterations < 1:
-        raise ValueError(f"iterations: expected at least 1, got {iterations}")
+    check_at_least("iterations", iterations, 1)
     inputs = jnp.asarray(inputs)
     if not jnp.issubdtype(inputs.dtype, jnp.floating):
         raise TypeError(f"inputs: expected floating point [n, ...], got dtype {inputs.dtype}")
@@ -85,8 +86,8 @@ def lipschitz(
       inputs: floating point [n, ...], n at least 1.
       key: draws the first vectors.
       iterations: at least 1.
-      batch_size: inputs at once, at least 1: what is held for one of them is about what a training
-        step holds.
+      batch_size: inputs at once, at least 1. An input takes about the memory that it takes in
+        training.
 
     Returns:
       "lipschitz_median" and "lipschitz_max" over the inputs; the maximum is a lower bound of the
@@ -95,8 +96,7 @@ def lipschitz(
     Raises:
       TypeError, ValueError: as `local_lipschitz`; batch_size below 1.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
+    check_at_least("batch_size", batch_size, 1)
     inputs = jnp.asarray(inputs)
     compiled = jax.jit(lambda rows, key: local_lipschitz(apply, rows, key, iterations=iterations))
     if not inputs.ndim or not len(inputs):
@@ -120,15 +120,15 @@ def pair_lipschitz(
 ) -> dict[str, float]:
     """Measures |f(x) - f(x')| / |x - x'| over pairs of given inputs.
 
-    Needs no derivative, and looks at distances between images, not at directions that no image has:
-    the maximum is a lower bound of the Lipschitz constant that is near it only for linear maps.
+    Needs no derivative, and compares given inputs only, not directions that no input lies in. The
+    maximum is a lower bound of the Lipschitz constant, near it only for linear maps.
 
     Args:
       inputs: floating point [n, ...].
       outputs: floating point [n, ...], f of the inputs.
-      samples: at most so many inputs, drawn at random, at least 2; their pairs are all used, but
-        those of equal inputs.
-      seed: draws them.
+      samples: at most so many inputs are drawn at random, at least 2. All their pairs are used, but
+        for pairs of equal inputs.
+      seed: of the draw.
 
     Returns:
       "pair_lipschitz_median" and "pair_lipschitz_max".
@@ -137,8 +137,7 @@ def pair_lipschitz(
       ValueError: fewer than two inputs or samples, unequal numbers, or inputs that are all equal.
     """
     inputs, outputs = np.asarray(inputs), np.asarray(outputs)
-    if samples < 2:
-        raise ValueError(f"samples: expected at least 2, got {samples}")
+    check_at_least("samples", samples, 2)
     if inputs.ndim < 2 or outputs.ndim < 2 or len(inputs) != len(outputs) or len(inputs) < 2:
         raise ValueError(
             "inputs, outputs: expected [n, ...] both, with n >= 2, got shapes "
@@ -164,8 +163,8 @@ def encoder_and_decoder(
 ) -> tuple[Apply, Apply | None]:
     """Returns a trained model's encoder and decoder as functions to differentiate.
 
-    The model's own "embedding" will not do: in the arrangement "separate" it is constant under
-    differentiation.
+    The encoder is not the model's own "embedding", because the arrangement "separate" makes that
+    constant under differentiation.
 
     Args:
       model: a `thanos_jax.models.thanos.Thanos`.
@@ -199,7 +198,7 @@ def encoder_and_decoder(
 def _split(rows: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Returns each row over its largest magnitude, that row's length, and the magnitude.
 
-    The former two neither overflow nor vanish; both are 0 for a zero row.
+    The first two neither overflow nor vanish; both are 0 for a zero row.
     """
     axes = tuple(range(1, rows.ndim))
     largest = jnp.max(jnp.abs(rows), axis=axes, keepdims=True)

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from thanos_jax.downstream.arrays import check_embeddings, check_labels, unit_rows
+from thanos_jax.checks import check_labels
+from thanos_jax.downstream.arrays import as_points, check_embeddings, check_strata, unit_rows
 from thanos_jax.downstream.partition import group_sums
 
-# Embeddings come in float32; of means nearer than this, in lengths of an embedding, no direction
-# is known.
+# Embeddings come in float32: means nearer than this, in lengths of an embedding, have no known
+# direction between them.
 _RELATIVE_ZERO = float(np.finfo(np.float32).eps)
 
 
@@ -30,17 +31,17 @@ def neural_collapse(
     With h embeddings, m_c the mean of class c, m the mean of the C class means, M the matrix of
     rows m_c - m, Sigma_W the covariance of h - m_c and Sigma_B = M'M / C:
 
-        nc1          trace(Sigma_W pinv(Sigma_B)) / C: scatter within classes against that of their
+        nc1          trace(Sigma_W pinv(Sigma_B)) / C: scatter within classes over scatter of their
                      means
         nc2_norms    standard deviation of |m_c - m| over c, divided by their mean
         nc2_cosines  mean over pairs of classes of |cos(m_c - m, m_c' - m) + 1 / (C - 1)|
         nc3          Frobenius norm of W / |W| - M / |M|, from 0 to 2; only with `weights`
-        nc4          share of embeddings whose nearest m_c (Euclidean; of equal ones the lowest
-                     label) is not the class predicted; only with `predictions`
+        nc4          share of embeddings whose nearest m_c (Euclidean; the lowest label among equal
+                     ones) is not the class predicted; only with `predictions`
 
     Every class counts alike in m, Sigma_W and Sigma_B, however many members it has. With balanced
-    classes, the paper's case, that is the same as every embedding counting alike. With C = 2, nc2
-    is 0 whatever the embeddings: two points always are a simplex.
+    classes, the paper's case, every embedding counts alike too. With C = 2, nc2 is always 0: two
+    points are a simplex.
 
     Where all class means coincide (to float32's precision) nc1, nc2 and nc3 are not defined and
     left out; directions in which means differ by no more are left out of pinv(Sigma_B).
@@ -71,8 +72,8 @@ def neural_collapse(
     if weights is not None:
         if normalize:
             raise ValueError(
-                "weights: expected None with normalize=True, for a classifier of L2-normalized "
-                "embeddings is not what was trained"
+                "weights: expected None with normalize=True, for no classifier of L2-normalized "
+                "embeddings was trained, got an array"
             )
         weights = check_embeddings(weights, "weights")
         if weights.shape[1] != embeddings.shape[1]:
@@ -85,7 +86,7 @@ def neural_collapse(
     present = np.unique(labels)
     if len(present) < 2:
         raise ValueError(f"labels: expected at least 2 classes, got only {present[0]}")
-    points = _points(embeddings, normalize)
+    points = as_points(embeddings, normalize=normalize)
     found = measures(points, labels)
     _, sums, counts = group_sums(points, labels)
     means = sums / counts[:, None]
@@ -95,8 +96,8 @@ def neural_collapse(
         distance = _unit_matrix(kept) - _unit_matrix(centred)
         found["nc3"] = float(np.linalg.norm(distance))
     if predictions is not None:
-        predictions = check_labels(predictions, "predictions", length=rows, num_classes=None)
-        # From the overall mean, lest a large offset costs the differences their digits.
+        predictions = check_labels(predictions, "predictions", length=rows)
+        # Taken from the overall mean, because a large offset would cost the differences digits.
         centre = means.mean(axis=0)
         shifted = means - centre
         nearest = np.argmin(np.sum(shifted**2, axis=1) - 2 * (points - centre) @ shifted.T, axis=1)
@@ -109,8 +110,7 @@ def strata_neural_collapse(
 ) -> dict[int, dict[str, float]]:
     """Measures nc1 and nc2 of the strata of each coarse class, among themselves.
 
-    As `neural_collapse` of the members of one coarse class with their fine labels: whether strata
-    are points, and form a simplex about the mean of their class.
+    The same as `neural_collapse` of the members of one coarse class with their fine labels.
 
     Args:
       embeddings: floating point [n, d].
@@ -119,17 +119,15 @@ def strata_neural_collapse(
       normalize: divide embeddings by their length first.
 
     Returns:
-      Coarse label -> "nc1", "nc2_norms", "nc2_cosines". Classes of one stratum are left out, and
-      classes whose strata have one and the same mean.
+      Coarse label -> "nc1", "nc2_norms", "nc2_cosines". Classes of one stratum, and classes whose
+      strata all have the same mean, are left out.
 
     Raises:
       TypeError: embeddings are not floating point, or labels not integers.
       ValueError: a wrong shape, or embeddings not finite.
     """
-    embeddings = check_embeddings(embeddings, "embeddings")
-    fine = check_labels(fine, "fine", length=len(embeddings), num_classes=None)
-    coarse = check_labels(coarse, "coarse", length=len(embeddings), num_classes=None)
-    return strata_measures(_points(embeddings, normalize), fine, coarse)
+    embeddings, fine, coarse = check_strata(embeddings, fine, coarse)
+    return strata_measures(as_points(embeddings, normalize=normalize), fine, coarse)
 
 
 def measures(points: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -171,11 +169,6 @@ def strata_measures(
         if measured:
             found[int(label)] = measured
     return found
-
-
-def _points(embeddings: np.ndarray, normalize: bool) -> np.ndarray:
-    points = embeddings.astype(np.float64)
-    return unit_rows(points) if normalize else points
 
 
 def _unit_matrix(matrix: np.ndarray) -> np.ndarray:

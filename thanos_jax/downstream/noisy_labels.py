@@ -1,4 +1,4 @@
-"""Wrong labels: made on purpose, found again by where embeddings lie, and mended."""
+"""Wrong labels: found by where embeddings lie, and corrected."""
 
 from __future__ import annotations
 
@@ -12,10 +12,18 @@ from sklearn.metrics import average_precision_score, pairwise_distances_argmin_m
 from sklearn.neighbors import NearestNeighbors
 from threadpoolctl import threadpool_limits
 
-from thanos_jax.downstream.arrays import check_embeddings, check_labels, unit_rows
-from thanos_jax.permutations import CHANGED_LABELS, FLAG_TIES, NEW_LABELS, permutation
+from thanos_jax.checks import (
+    check_at_least,
+    check_flags,
+    check_floats,
+    check_option,
+    check_seed,
+    check_share,
+)
+from thanos_jax.downstream.arrays import check_embeddings, check_labelled, unit_rows
+from thanos_jax.downstream.partition import indexed_sums
+from thanos_jax.permutations import FLAG_TIES, permutation
 
-KINDS = ("symmetric", "asymmetric", "within_class")
 METHODS = ("neighbours", "strata")
 
 _INITIALIZATIONS = 3
@@ -28,98 +36,19 @@ class Neighbours(NamedTuple):
 
     Attributes:
       indices: int64 [n, k], rows.
-      similarities: float64 [n, k], 1 - |z - z'|^2 / 2 of the embeddings divided by their length:
-        the cosine, or 1/2 to a zero embedding, which stays zero.
+      similarities: float64 [n, k], 1 - |z - z'|^2 / 2 of the embeddings divided by their length,
+        which is the cosine. A zero embedding stays zero, and its similarities are 1/2.
     """
 
     indices: np.ndarray
     similarities: np.ndarray
 
 
-def corrupt(
-    labels: Any,
-    rate: float,
-    kind: str = "symmetric",
-    *,
-    num_classes: int,
-    seed: int,
-    fine: Any = None,
-    transition: Any = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Makes a share of the labels wrong.
-
-        symmetric     another class, each of the num_classes - 1 others with equal probability.
-        asymmetric    the next class, of the last class the first; or the class transition[label].
-        within_class  another fine label of the same coarse class, each with equal probability: for
-                      training on fine labels. `labels` are coarse and stay as they are.
-
-    A changed label is always another one: at rate 1 every label is wrong, and the share of wrong
-    labels is the rate. (Under the other convention for symmetric noise a chosen label is drawn
-    anew from all classes, and rate (num_classes - 1) / num_classes of them are wrong.)
-
-    Of m labels that have another to change to, exactly round(rate m) change, drawn uniformly
-    (halves round to the even number). m is n but for classes that `transition` maps to themselves
-    and for coarse classes of one fine label. With the same seed, labels changed at a lower rate
-    are changed at a higher one too, to the same class. The draw is the same under every NumPy.
-
-    Args:
-      labels: integer [n], 0 to num_classes - 1.
-      rate: in [0, 1].
-      kind: "symmetric", "asymmetric" or "within_class".
-      num_classes: of `labels`, at least 1; a class need not occur.
-      seed: in [0, 2**64).
-      fine: for "within_class" only, integer [n], any values. The fine labels of a coarse class are
-        those that occur with it.
-      transition: for "asymmetric" only, integer [num_classes], 0 to num_classes - 1; a class mapped
-        to itself keeps its labels.
-
-    Returns:
-      int64 [n], the noisy labels (of "within_class" the noisy fine labels); bool [n], changed.
-
-    Raises:
-      TypeError: labels, fine or transition are not integers.
-      ValueError: an argument out of range, of the wrong shape or not meant for this kind; or a
-        rate above 0 where no label has another to change to.
-    """
-    _check_option("kind", kind, KINDS)
-    if num_classes < 1:
-        raise ValueError(f"num_classes: expected at least 1, got {num_classes}")
-    _check_rate(rate)
-    _check_seed(seed, 64)
-    for name, value, owner in (
-        ("fine", fine, "within_class"),
-        ("transition", transition, "asymmetric"),
-    ):
-        if value is not None and kind != owner:
-            raise ValueError(f"{name}: expected None with kind={kind!r}, only {owner!r} takes it")
-    length = np.size(labels)
-    if length == 0:
-        raise ValueError("labels: expected at least one label, got none")
-    labels = check_labels(labels, "labels", length=length, num_classes=num_classes)
-
-    if kind == "within_class":
-        if fine is None:
-            raise ValueError("fine: expected the fine labels with kind='within_class', got None")
-        before = check_labels(fine, "fine", length=length, num_classes=None)
-    else:
-        before = labels
-    words = np.random.Philox(key=np.array([seed, NEW_LABELS], np.uint64)).random_raw(length)
-    after = _targets(labels, before, kind, num_classes, transition, words)
-    can_change = np.flatnonzero(after != before)
-    if rate > 0 and can_change.size == 0:
-        raise ValueError(f"rate: expected 0, for no label has another to change to, got {rate}")
-    changed = np.zeros(length, bool)
-    if can_change.size:
-        order = permutation(seed, CHANGED_LABELS, len(can_change))
-        changed[can_change[order[: round(rate * len(can_change))]]] = True
-    return np.where(changed, after, before), changed
-
-
 def nearest(embeddings: Any, k: int = 20) -> Neighbours:
     """Finds the k nearest other embeddings by cosine, exactly.
 
-    Which of several equidistant embeddings is the k-th is left to the search. Time O(n^2 d), in
-    blocks of O(n) memory.
+    The search decides which of several equidistant embeddings is the k-th. Time O(n^2 d), in blocks
+    of O(n) memory.
 
     Args:
       embeddings: floating point [n, d], n at least 2.
@@ -132,7 +61,7 @@ def nearest(embeddings: Any, k: int = 20) -> Neighbours:
       TypeError: embeddings are not floating point.
       ValueError: a wrong shape, embeddings not finite, fewer than two, or k below 1.
     """
-    return _nearest(_unit(embeddings), k)
+    return _take(None, unit_rows(check_embeddings(embeddings, "embeddings", least=2)), k)
 
 
 def suspicion(
@@ -148,39 +77,39 @@ def suspicion(
 ) -> np.ndarray:
     """Scores how likely each label is wrong: from 0 to 1, above 1/2 where another class is nearer.
 
-        neighbours  b / (a + b): of the k nearest other embeddings, by cosine, a bear the same
-                    label and b the most frequent other label. For two classes, the share of
-                    neighbours with another label. weighted=True: each counts by its cosine, a
-                    negative one as 0; where no cosine is above 0 all count alike.
-        strata      a / (a + b), a the distance to the nearest stratum of the label's class, b to
-                    the nearest of another class (1/2 if a = b = 0; 0 if there is one class).
+        neighbours  b / (a + b): among the k nearest other embeddings, by cosine, a have the same
+                    label and b the most frequent other label. For two classes this is the share of
+                    neighbours with another label. weighted=True: each neighbour counts by its
+                    cosine, a negative one as 0; where no cosine is above 0 all count alike.
+        strata      a / (a + b): a is the distance to the nearest stratum of the label's class, b
+                    to the nearest stratum of another class (1/2 if a = b = 0; 0 if there is one
+                    class).
 
-    Of more than two classes, the share of neighbours with any other label says less: wrong labels
-    spread over many classes make most neighbours disagree with a right one, though none of those
-    labels is as frequent as its own.
+    With more than two classes, the share of neighbours with any other label would say less: where
+    wrong labels are spread over many classes, most neighbours disagree with a right label, but no
+    other label is as frequent.
 
-    A stratum is a cluster by k-means within a class, of embeddings divided by their length, and its
-    place their mean. A wrong label looks like a rare stratum of the class it names, so that wrong
-    labels that lie together would make a stratum of their own; not trusted, and no stratum, is
-    therefore a cluster
+    A stratum is a cluster by k-means within a class, of embeddings divided by their length; its
+    place is their mean. Wrong labels that lie together look like a rare stratum of the class they
+    name. A cluster is therefore not trusted, and is no stratum, where
 
-        - of fewer than max(1 % of the class, 3) embeddings, or
-        - whose members' k nearest neighbours, all members' together, bear some other label more
-          often than that of the class.
+        - it has fewer than max(1 % of the class, 3) embeddings, or
+        - another label is more frequent than the label of the class among the k nearest neighbours
+          of its members, all members' together.
 
-    Of a class without a trusted cluster the one is kept whose neighbours agree the most (of equal
-    ones the largest).
+    Where no cluster of a class is trusted, the one whose neighbours agree the most is kept (of
+    equal ones the largest).
 
     Args:
       embeddings: floating point [n, d], n at least 2.
       labels: integer [n], any values.
       method: "neighbours" or "strata".
       k: at least 1, and taken to be n - 1 at most.
-      weighted: of "neighbours".
-      clusters: of each class for "strata", at least 1, at most its members. More strata than there
-        are do little harm, fewer hide rare ones.
+      weighted: for "neighbours", whether neighbours count by their cosine.
+      clusters: clusters of each class for "strata", at least 1, and taken to be its members at
+        most. More clusters than there are strata do little harm, fewer hide rare strata.
       seed: of k-means, in [0, 2**32).
-      neighbours: from `nearest` of the same embeddings, at least k of each, if at hand.
+      neighbours: from `nearest` of the same embeddings, at least k of each; None: searched.
 
     Returns:
       float64 [n].
@@ -190,19 +119,17 @@ def suspicion(
       ValueError: a wrong shape, embeddings not finite, an argument out of range, or an unknown
         method.
 
-    Source: that noise is to be found as a rare stratum by its distance in embedding space is from
-    Fu, Chen et al., "The Details Matter", doi 10.3390/cmsf2022003004; these two scores are ours.
-    Distrust of labels that neighbours outvote is from Bahri et al., "Deep k-NN for Noisy Labels",
-    ICML 2020.
+    Source: Fu, Chen et al., "The Details Matter", doi 10.3390/cmsf2022003004, find noise as a rare
+    stratum by its distance in embedding space. Bahri et al., "Deep k-NN for Noisy Labels", ICML
+    2020, distrust labels that neighbours outvote. The two scores are ours.
     """
-    _check_option("method", method, METHODS)
-    if clusters < 1:
-        raise ValueError(f"clusters: expected at least 1, got {clusters}")
+    check_option("method", method, METHODS)
+    check_at_least("clusters", clusters, 1)
     if weighted and method != "neighbours":
         raise ValueError(f"weighted: expected False with method={method!r}, got True")
-    _check_seed(seed, 32)
-    unit = _unit(embeddings)
-    labels = check_labels(labels, "labels", length=len(unit), num_classes=None)
+    check_seed(seed, 32)
+    embeddings, labels = check_labelled(embeddings, labels, least=2)
+    unit = unit_rows(embeddings)
     group = np.unique(labels, return_inverse=True)[1]
     found = _take(neighbours, unit, k)
     if method == "strata":
@@ -216,8 +143,8 @@ def flag(suspicion: Any, rate: float | None = None, *, seed: int = 0) -> np.ndar
     Args:
       suspicion: floating point [n], finite, from `suspicion`.
       rate: the share of wrong labels, in [0, 1]: the round(rate n) most suspicious are flagged.
-        None: those above 1/2, where another class is nearer; their share estimates the rate.
-      seed: chooses among equals at the end of those flagged, in [0, 2**64).
+        None: labels above 1/2, where another class is nearer; their share estimates the rate.
+      seed: chooses among equally suspicious labels, in [0, 2**64).
 
     Returns:
       bool [n].
@@ -226,11 +153,11 @@ def flag(suspicion: Any, rate: float | None = None, *, seed: int = 0) -> np.ndar
       TypeError: suspicion is not floating point.
       ValueError: not [n] with n at least 1, not finite, or a rate out of range.
     """
-    suspicion = _check_suspicion(suspicion)
+    suspicion = check_floats(suspicion, "suspicion")
     if rate is None:
         return suspicion > 0.5
-    _check_rate(rate)
-    _check_seed(seed, 64)
+    check_share("rate", rate)
+    check_seed(seed)
     order = np.lexsort((permutation(seed, FLAG_TIES, len(suspicion)), -suspicion))
     flagged = np.zeros(len(suspicion), bool)
     flagged[order[: round(rate * len(suspicion))]] = True
@@ -248,9 +175,9 @@ def suggest(
 ) -> np.ndarray:
     """Suggests a label for each embedding: the majority among its trusted neighbours.
 
-    Of the k nearest other embeddings those whose labels are not trusted have no vote. A label is
-    kept where it has as many votes as any, and where no neighbour is trusted; of other classes with
-    equally many votes the lowest is taken. To mend only what was flagged:
+    The k nearest other embeddings vote, but for those whose labels are not trusted. A label is kept
+    where it has as many votes as any, and where no neighbour is trusted. Among other classes with
+    equally many votes the lowest is taken. To change flagged labels only:
 
         np.where(flagged, suggest(embeddings, labels, trusted=~flagged), labels)
 
@@ -259,8 +186,8 @@ def suggest(
       labels: integer [n], any values.
       k: at least 1, and taken to be n - 1 at most.
       weighted: a vote counts by its cosine, a negative one as 0.
-      trusted: bool [n]; None: those of `suspicion` by "neighbours" of at most 1/2.
-      neighbours: from `nearest` of the same embeddings, at least k of each, if at hand.
+      trusted: bool [n]; None: labels whose `suspicion` by "neighbours" is at most 1/2.
+      neighbours: from `nearest` of the same embeddings, at least k of each; None: searched.
 
     Returns:
       int64 [n].
@@ -269,10 +196,10 @@ def suggest(
       TypeError: embeddings are not floating point, labels not integers, or trusted not bool.
       ValueError: a wrong shape, embeddings not finite, or an argument out of range.
     """
-    unit = _unit(embeddings)
-    labels = check_labels(labels, "labels", length=len(unit), num_classes=None)
+    embeddings, labels = check_labelled(embeddings, labels, least=2)
+    unit = unit_rows(embeddings)
     if trusted is not None:
-        trusted = _check_flags(trusted, "trusted", length=len(unit))
+        trusted = check_flags(trusted, "trusted", (len(unit),))
     found = _take(neighbours, unit, k)
     names, group = np.unique(labels, return_inverse=True)
     if trusted is None:
@@ -298,7 +225,7 @@ def detection_scores(suspicion: Any, flagged: Any, changed: Any) -> dict[str, fl
     Args:
       suspicion: floating point [n], finite.
       flagged: bool [n].
-      changed: bool [n], from `corrupt`.
+      changed: bool [n], which labels are wrong.
 
     Returns:
       The figures above by name, each a fraction of 1.
@@ -307,9 +234,9 @@ def detection_scores(suspicion: Any, flagged: Any, changed: Any) -> dict[str, fl
       TypeError: suspicion is not floating point, or flagged or changed not bool.
       ValueError: wrong shapes, no labels, or suspicion not finite.
     """
-    suspicion = _check_suspicion(suspicion)
-    flagged = _check_flags(flagged, "flagged", length=len(suspicion))
-    changed = _check_flags(changed, "changed", length=len(suspicion))
+    suspicion = check_floats(suspicion, "suspicion")
+    flagged = check_flags(flagged, "flagged", suspicion.shape)
+    changed = check_flags(changed, "changed", suspicion.shape)
     hits = np.count_nonzero(flagged & changed)
     found: dict[str, float] = {}
     if flagged.any():
@@ -322,42 +249,10 @@ def detection_scores(suspicion: Any, flagged: Any, changed: Any) -> dict[str, fl
     return {**found, "flagged": float(flagged.mean()), "changed": float(changed.mean())}
 
 
-def _targets(
-    labels: np.ndarray,
-    before: np.ndarray,
-    kind: str,
-    num_classes: int,
-    transition: Any,
-    words: np.ndarray,
-) -> np.ndarray:
-    """Returns int64 [n], what each label changes to if it does; itself where there is no other."""
-    if kind == "symmetric":
-        return _another(labels, num_classes, words)
-    if kind == "asymmetric":
-        if transition is None:
-            return (labels + 1) % num_classes
-        classes = check_labels(
-            transition, "transition", length=num_classes, num_classes=num_classes
-        )
-        return classes[labels]
-    after = before.copy()
-    for coarse in np.unique(labels):
-        mine = labels == coarse
-        names, place = np.unique(before[mine], return_inverse=True)
-        after[mine] = names[_another(place, len(names), words[mine])]
-    return after
-
-
-def _another(place: np.ndarray, count: int, words: np.ndarray) -> np.ndarray:
-    """Returns int64 [n], of 0 .. count - 1 another than place, drawn by 64 random bits of each."""
-    shift = 1 + (words % np.uint64(max(count - 1, 1))).astype(np.int64)
-    return (place + shift) % count
-
-
 def _votes(
     found: Neighbours, group: np.ndarray, *, weighted: bool, trusted: np.ndarray | None = None
 ) -> np.ndarray:
-    """Returns float64 [n, classes], how many neighbours bear each label, or the sum of cosines."""
+    """Returns float64 [n, classes], how many neighbours have each label, or the sum of cosines."""
     weights = np.ones(found.indices.shape)
     if weighted:
         weights = np.maximum(found.similarities, 0)
@@ -384,7 +279,7 @@ def _strata_suspicion(
     unit: np.ndarray, group: np.ndarray, votes: np.ndarray, clusters: int, seed: int
 ) -> np.ndarray:
     own, other = np.empty(len(unit)), np.full(len(unit), np.inf)
-    # Threads would add up in an order of their own, and the classes are small.
+    # One thread: several add up in changing order, and the classes are small.
     with threadpool_limits(1):
         for index in range(votes.shape[1]):
             mine = group == index
@@ -406,8 +301,7 @@ def _trusted_strata(
         warnings.simplefilter("ignore", ConvergenceWarning)
         model = KMeans(clusters, n_init=_INITIALIZATIONS, random_state=seed).fit(members)
     counts = np.bincount(model.labels_, minlength=clusters)
-    totals = np.zeros((clusters, votes.shape[1]))
-    np.add.at(totals, model.labels_, votes)
+    totals = indexed_sums(votes, model.labels_, clusters)
     agree = totals[:, index]
     large = counts >= max(_MINIMUM_SHARE * len(members), _MINIMUM_SIZE)
     trusted = large & (agree >= totals.max(axis=1))
@@ -417,29 +311,15 @@ def _trusted_strata(
     return model.cluster_centers_[trusted]
 
 
-def _unit(embeddings: Any) -> np.ndarray:
-    embeddings = check_embeddings(embeddings, "embeddings")
-    if len(embeddings) < 2:
-        raise ValueError("embeddings: expected at least 2 rows, got 1")
-    return unit_rows(embeddings)
-
-
-def _nearest(unit: np.ndarray, k: int) -> Neighbours:
-    if k < 1:
-        raise ValueError(f"k: expected at least 1, got {k}")
-    # Of unit vectors, the nearest by Euclidean distance are the nearest by cosine.
-    search = NearestNeighbors(n_neighbors=min(k, len(unit) - 1), algorithm="brute").fit(unit)
-    distances, indices = search.kneighbors()  # of all rows, each without itself
-    return Neighbours(indices, 1 - distances.astype(np.float64) ** 2 / 2)
-
-
 def _take(neighbours: Neighbours | None, unit: np.ndarray, k: int) -> Neighbours:
-    """Returns the k nearest of those at hand, or searches."""
-    if neighbours is None:
-        return _nearest(unit, k)
-    if k < 1:
-        raise ValueError(f"k: expected at least 1, got {k}")
+    """Returns the k nearest of the given neighbours, or searches."""
+    check_at_least("k", k, 1)
     k = min(k, len(unit) - 1)
+    if neighbours is None:
+        # Unit vectors that are nearest by Euclidean distance are nearest by cosine.
+        search = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(unit)
+        distances, indices = search.kneighbors()  # of all rows, each without itself
+        return Neighbours(indices, 1 - distances.astype(np.float64) ** 2 / 2)
     shape = neighbours.indices.shape
     if shape[0] != len(unit) or shape[1] < k:
         raise ValueError(
@@ -447,39 +327,3 @@ def _take(neighbours: Neighbours | None, unit: np.ndarray, k: int) -> Neighbours
             f"got indices of shape {shape}"
         )
     return Neighbours(neighbours.indices[:, :k], neighbours.similarities[:, :k])
-
-
-def _check_option(name: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise ValueError(f"{name}: expected one of {known}, got {value!r}")
-
-
-def _check_rate(rate: float) -> None:
-    if not 0 <= rate <= 1:
-        raise ValueError(f"rate: expected a share in [0, 1], got {rate}")
-
-
-def _check_seed(seed: int, bits: int) -> None:
-    if not 0 <= seed < 2**bits:
-        raise ValueError(f"seed: expected at least 0 and below 2**{bits}, got {seed}")
-
-
-def _check_suspicion(suspicion: Any) -> np.ndarray:
-    array = np.asarray(suspicion)
-    if not np.issubdtype(array.dtype, np.floating):
-        raise TypeError(f"suspicion: expected floating point [n], got dtype {array.dtype}")
-    if array.ndim != 1 or array.size == 0:
-        raise ValueError(f"suspicion: expected [n] with n >= 1, got shape {array.shape}")
-    if not np.isfinite(array).all():
-        row = int(np.argmin(np.isfinite(array)))
-        raise ValueError(f"suspicion: expected finite numbers, got {array[row]} in row {row}")
-    return array
-
-
-def _check_flags(values: Any, what: str, *, length: int) -> np.ndarray:
-    array = np.asarray(values)
-    if array.dtype != np.bool_:
-        raise TypeError(f"{what}: expected bool [{length}], got dtype {array.dtype}")
-    if array.shape != (length,):
-        raise ValueError(f"{what}: expected shape ({length},), got shape {array.shape}")
-    return array

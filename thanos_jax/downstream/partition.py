@@ -40,3 +40,33 @@ def strata(fine: np.ndarray, coarse: np.ndarray) -> tuple[np.ndarray, np.ndarray
     """
     found, stratum = np.unique(np.stack([coarse, fine]), axis=1, return_inverse=True)
     return found.T, stratum.reshape(-1)
+
+
+def in_groups(order: np.ndarray, group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Lists the rows group by group, keeping their order within each group.
+
+    Args:
+      order: integer [n], a permutation of the rows.
+      group: integer [n], each row's group, from 0.
+
+    Returns:
+      The rows [n]; the place [n] of each among the rows of its group, from 0.
+    """
+    rows = order[np.argsort(group[order], kind="stable")]
+    counts = np.bincount(group)
+    return rows, np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+
+
+def indexed_sums(rows: np.ndarray, index: np.ndarray, count: int) -> np.ndarray:
+    """Returns [count, d]: the sum of the rows [n, d] of each index in 0 .. count - 1."""
+    sums = np.zeros((count, rows.shape[1]))
+    np.add.at(sums, index, rows)
+    return sums
+
+
+def indexed_means(values: np.ndarray, index: np.ndarray, count: int) -> np.ndarray:
+    """Returns [count]: the mean of each index's values that are not nan; nan for none."""
+    known = ~np.isnan(values)
+    number = np.bincount(index[known], minlength=count)
+    with np.errstate(invalid="ignore"):
+        return np.bincount(index[known], weights=values[known], minlength=count) / number

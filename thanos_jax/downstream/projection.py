@@ -1,4 +1,4 @@
-"""A map of embeddings: t-SNE, of a sample where there are many."""
+"""A map of embeddings by t-SNE; large sets are sampled first."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
+from thanos_jax.checks import check_at_least
 from thanos_jax.downstream.arrays import check_embeddings, unit_rows
 
 
@@ -26,15 +27,14 @@ def project(embeddings: Any, *, seed: int = 0, limit: int = 2000) -> tuple[np.nd
     Raises:
       TypeError, ValueError: as `check_embeddings`, or limit < 1.
     """
-    if limit < 1:
-        raise ValueError(f"limit: expected at least 1, got {limit}")
+    check_at_least("limit", limit, 1)
     embeddings = check_embeddings(embeddings, "embeddings")
     chosen = np.arange(len(embeddings))
     if len(chosen) > limit:
         chosen = np.sort(np.random.default_rng(seed).choice(len(chosen), limit, replace=False))
     unit = unit_rows(embeddings[chosen])
     points = np.zeros((len(unit), 2), np.float32)
-    # PCA divides by the spread, which is zero, or rounding, where everything has collapsed.
+    # PCA divides by the spread, which is zero, or rounding error, where everything has collapsed.
     if len(unit) < 3 or np.max(np.std(unit.astype(np.float64), axis=0)) < 1e-7:
         return points, chosen
     if unit.shape[1] == 1:

@@ -1,4 +1,4 @@
-"""How far apart an encoder puts the strata of a class, and what that owes to the data it saw."""
+"""Distances between strata under an encoder, and how they depend on its training data."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from sklearn.metrics import pairwise_distances
 
+from thanos_jax.checks import check_at_least, check_option
 from thanos_jax.downstream import partition
-from thanos_jax.downstream.arrays import check_embeddings, check_labels, unit_rows
+from thanos_jax.downstream.arrays import as_points, check_embeddings, check_strata
 
 KINDS = ("pairs", "means")
 
@@ -46,13 +47,13 @@ def strata_distances(
     """Measures delta(f, z, z') between all strata z, z' under an encoder f.
 
         kind="pairs"  mean over x in z, x' in z' of |f(x) - f(x')|: the average distance between
-                      points of the two strata; on the diagonal, over pairs of different points of
-                      the stratum, and nan where it has one only.
+                      points of the two strata. On the diagonal the mean is over pairs of different
+                      points of the stratum, and nan where it has only one.
         kind="means"  |mean over z of f - mean over z' of f|; 0 on the diagonal.
 
-    "means" tells where strata lie, "pairs" also how wide they are: "pairs" is never less than
-    "means", and equal to it where both strata are points. Distances of "pairs" are exact to 1e-7
-    of the widest embedding. Time O((strata * samples)^2 d).
+    "means" tells where strata lie, "pairs" also how wide they are. "pairs" is never less than
+    "means", and equals it where both strata are points. Distances of "pairs" are exact to 1e-7 of
+    the widest embedding. Time O((strata * samples)^2 d).
 
     Args:
       embeddings: floating point [n, d].
@@ -60,9 +61,9 @@ def strata_distances(
       coarse: integer [n], any values.
       kind: "pairs" or "means".
       normalize: divide embeddings by their length first, as the contrastive losses do.
-      samples: at most so many members of each stratum, drawn at random, stand for it in "pairs",
-        at least 2; "means" uses all.
-      seed: draws them.
+      samples: "pairs" draws at most so many members of each stratum, at least 2; "means" uses
+        all.
+      seed: of the draw.
 
     Returns:
       Strata in the order of (coarse, fine), and [strata, strata] distances.
@@ -71,20 +72,14 @@ def strata_distances(
       TypeError: embeddings are not floating point, or labels not integers.
       ValueError: a wrong shape, embeddings not finite, an unknown kind, or samples below 2.
 
-    Source: the quantity of Fu, Chen et al., "The Details Matter", section 4.2, doi
-    10.3390/cmsf2022003004, as a mean distance between strata.
+    Source: Fu, Chen et al., "The Details Matter", section 4.2, doi 10.3390/cmsf2022003004, as a
+    mean distance between strata.
     """
-    if kind not in KINDS:
-        raise ValueError(f"kind: expected one of {KINDS}, got {kind!r}")
-    if samples < 2:
-        raise ValueError(f"samples: expected at least 2, got {samples}")
-    embeddings = check_embeddings(embeddings, "embeddings")
-    fine = check_labels(fine, "fine", length=len(embeddings), num_classes=None)
-    coarse = check_labels(coarse, "coarse", length=len(embeddings), num_classes=None)
-    points = embeddings.astype(np.float64)
-    if normalize:
-        points = unit_rows(points)
-    # Distances do not change, and keep more of their digits, when the mean is the origin.
+    check_option("kind", kind, KINDS)
+    check_at_least("samples", samples, 2)
+    embeddings, fine, coarse = check_strata(embeddings, fine, coarse)
+    points = as_points(embeddings, normalize=normalize)
+    # With the mean as the origin distances are the same, and keep more of their digits.
     points = points - points.mean(axis=0)
     found, stratum = partition.strata(fine, coarse)
     counts = np.bincount(stratum)
@@ -101,33 +96,26 @@ def strata_distances_over_fractions(
     embeddings: Mapping[float, Any],
     fine: Any,
     coarse: Any,
-    *,
-    kind: str = "pairs",
-    normalize: bool = True,
-    samples: int = 100,
-    seed: int = 0,
+    **options: Any,
 ) -> StrataDistances:
     """Measures delta(f_t, z, z') under encoders f_t trained on fractions t of the data.
 
-    The thought experiment: the fewer data an encoder is trained on, the likelier it never saw a
-    rare stratum. Every encoder embeds the same images here, and the same are drawn for "pairs".
+    The fewer data an encoder is trained on, the likelier it never saw a rare stratum. All encoders
+    embed the same images, and "pairs" draws the same images for all.
 
     Args:
       embeddings: fraction t, above 0 and at most 1 -> f_t of the same n images, [n, d_t].
       fine: integer [n].
       coarse: integer [n].
-      kind: as `strata_distances`, and so are the following keywords.
-      normalize: likewise.
-      samples: likewise.
-      seed: likewise.
+      **options: keywords of `strata_distances`.
 
     Returns:
       Strata in the order of (coarse, fine), [fractions, strata, strata] distances, the fractions.
 
     Raises:
       TypeError: as `strata_distances`.
-      ValueError: as `strata_distances`; no embeddings, a fraction out of range, or a number of
-        embeddings other than of labels, naming the fraction.
+      ValueError: as `strata_distances`; no embeddings, a fraction out of range, or unequal numbers
+        of embeddings and labels, naming the fraction.
     """
     if not embeddings:
         raise ValueError("embeddings: expected at least one fraction, got an empty mapping")
@@ -145,11 +133,7 @@ def strata_distances_over_fractions(
                 f"embeddings[{fraction}]: expected {np.size(fine)} rows, one for each label, got "
                 f"{len(rows)}"
             )
-        found.append(
-            strata_distances(
-                rows, fine, coarse, kind=kind, normalize=normalize, samples=samples, seed=seed
-            )
-        )
+        found.append(strata_distances(rows, fine, coarse, **options))
     return found[0]._replace(
         distances=np.stack([one.distances for one in found]),
         fractions=np.array(fractions, np.float64),
@@ -174,9 +158,7 @@ def mean_within_classes(found: StrataDistances) -> np.ndarray:
 def _draw(stratum: np.ndarray, *, samples: int, seed: int) -> np.ndarray:
     """Returns the rows of at most `samples` members of each stratum, stratum by stratum."""
     shuffled = np.random.default_rng(seed).permutation(len(stratum))
-    rows = shuffled[np.argsort(stratum[shuffled], kind="stable")]
-    counts = np.bincount(stratum)
-    place = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+    rows, place = partition.in_groups(shuffled, stratum)
     return rows[place < samples]
 
 

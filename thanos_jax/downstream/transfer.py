@@ -8,25 +8,9 @@ from typing import Any
 import numpy as np
 from sklearn.neighbors import KNeighborsClassifier
 
-from thanos_jax.downstream.arrays import (
-    check_embeddings,
-    check_labelled,
-    check_labels,
-    check_width,
-    unit_rows,
-)
-from thanos_jax.downstream.linear import REGULARIZATION, Head, linear_head, predict, scores
-
-__all__ = [
-    "REGULARIZATION",
-    "Head",
-    "class_means",
-    "evaluate",
-    "linear_head",
-    "nearest_neighbours",
-    "predict",
-    "scores",
-]
+from thanos_jax.checks import check_at_least, check_labels
+from thanos_jax.downstream.arrays import check_embeddings, check_labelled, check_width, unit_rows
+from thanos_jax.downstream.linear import REGULARIZATION, linear_head, scores
 
 
 def nearest_neighbours(
@@ -34,9 +18,9 @@ def nearest_neighbours(
 ) -> np.ndarray:
     """Predicts by majority among the k nearest training embeddings by cosine.
 
-    Exact search. k is at most the number of training embeddings. Of classes with equally many
-    neighbours the lowest label is taken; which of several equidistant embeddings is the k-th is
-    left to the search. A zero embedding stays zero.
+    Exact search. k is at most the number of training embeddings. Among classes with equally many
+    neighbours the lowest label is taken. The search decides which of several equidistant embeddings
+    is the k-th. A zero embedding stays zero.
 
     Args:
       train_embeddings: floating point [n, d].
@@ -50,12 +34,11 @@ def nearest_neighbours(
     Raises:
       TypeError, ValueError: as `linear_head`.
     """
-    if k < 1:
-        raise ValueError(f"k: expected at least 1, got {k}")
-    train, labels = check_labelled("train", train_embeddings, train_labels)
+    check_at_least("k", k, 1)
+    train, labels = check_labelled(train_embeddings, train_labels, "train_")
     test = check_embeddings(test_embeddings, "test_embeddings")
-    check_width(train, test, "test_embeddings")
-    # Of unit vectors, the nearest by Euclidean distance are the nearest by cosine.
+    check_width(test, train.shape[1], "test_embeddings")
+    # Unit vectors that are nearest by Euclidean distance are nearest by cosine.
     classifier = KNeighborsClassifier(min(k, len(train)), algorithm="brute", metric="euclidean")
     return classifier.fit(unit_rows(train), labels).predict(unit_rows(test))
 
@@ -63,12 +46,13 @@ def nearest_neighbours(
 def class_means(train_embeddings: Any, train_labels: Any, test_embeddings: Any) -> np.ndarray:
     """Predicts the class whose mean L2-normalized training embedding is nearest.
 
-    By Euclidean distance from the L2-normalized test embedding to the mean, which is not normalized
-    again; of equal distances, the lowest label. Args, Returns and Raises as `nearest_neighbours`.
+    The distance is Euclidean, from the L2-normalized test embedding to the mean, which is not
+    normalized again. Among equal distances the lowest label is taken. Args, Returns and Raises as
+    `nearest_neighbours`.
     """
-    train, labels = check_labelled("train", train_embeddings, train_labels)
+    train, labels = check_labelled(train_embeddings, train_labels, "train_")
     test = check_embeddings(test_embeddings, "test_embeddings")
-    check_width(train, test, "test_embeddings")
+    check_width(test, train.shape[1], "test_embeddings")
     present, group = np.unique(labels, return_inverse=True)
     unit = unit_rows(train)
     means = np.stack([unit[group == c].mean(axis=0, dtype=np.float64) for c in range(len(present))])
@@ -88,7 +72,7 @@ def evaluate(
     neighbours: int = 20,
     allow_missing_classes: bool = False,
 ) -> dict[str, float]:
-    """Measures how well the fine labels of the test split are read off frozen embeddings.
+    """Measures how well frozen embeddings predict the fine labels of the test split.
 
     Everything is fitted on "train"; "validation" chooses the L2 weight; every example of "test" is
     used, once. Accuracies are fractions of 1:
@@ -100,7 +84,7 @@ def evaluate(
         fine_accuracy_given_coarse  of the linear head's best guess among the fine classes of the
                                     test image's true coarse class: errors within coarse classes
         fine_accuracy_collapsed     of always guessing the commonest fine class of the true coarse
-                                    class: what a perfectly collapsed embedding reaches
+                                    class, as a perfectly collapsed embedding would
         fine_accuracy_worst_class   lowest over fine classes, linear head
         fine_accuracy_knn           majority of the nearest neighbours by cosine
         fine_accuracy_class_mean    nearest class mean
@@ -117,7 +101,7 @@ def evaluate(
       max_iterations: of the linear head, for each weight.
       neighbours: k of the nearest neighbours, at most the number of training embeddings.
       allow_missing_classes: accept fine classes absent from train or test. Their accuracy is then
-        unknown, and figures cannot be compared with those of a full split.
+        unknown, and figures cannot be compared with figures of a full split.
 
     Returns:
       The figures above by name.
@@ -136,7 +120,7 @@ def evaluate(
             if split not in given:
                 raise ValueError(f"{name}: expected the split {split!r}, got {sorted(given)}")
         z[split] = check_embeddings(embeddings[split], f"embeddings[{split!r}]")
-        check_width(z["train"], z[split], f"embeddings[{split!r}]")
+        check_width(z[split], z["train"].shape[1], f"embeddings[{split!r}]")
         length = len(z[split])
         y[split] = check_labels(
             fine[split], f"fine[{split!r}]", length=length, num_classes=num_fine

@@ -37,7 +37,7 @@ class MLP(nn.Module):
         """
         del train
         if not self.widths:
-            raise ValueError("widths must name at least one layer; got ()")
+            raise ValueError("widths: expected at least one layer, got ()")
         hidden = images.reshape(images.shape[0], -1).astype(self.dtype)
         for index, width in enumerate(self.widths):
             hidden = nn.Dense(

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from thanos_jax.checks import check_option
+
 Array = jax.Array
 
 # torchvision's initialization of convolutions: normal, variance 2 / fan_out.
@@ -50,8 +52,7 @@ class ResNet(nn.Module):
         Raises:
             ValueError: unknown stem.
         """
-        if self.stem not in ("small", "imagenet"):
-            raise ValueError(f"stem must be 'small' or 'imagenet'; got {self.stem!r}")
+        check_option("stem", self.stem, ("small", "imagenet"))
         maps = images.astype(self.dtype)
         small = self.stem == "small"
         kernel, stride = (3, 1) if small else (7, 2)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from thanos_jax.checks import check_at_least, check_option
 from thanos_jax.models.decoder import ConvDecoder, MLPDecoder
 from thanos_jax.models.mlp import MLP
 from thanos_jax.models.resnet import resnet18, resnet50
@@ -135,7 +136,7 @@ def build(
     count = _choose("arrangement", config.arrangement, ARRANGEMENTS)
     _check(config.arrangement, count, num_classes, config.embedding_dim)
     if len(image_shape) != 3:
-        raise ValueError(f"image_shape must be (height, width, channels); got {image_shape}")
+        raise ValueError(f"image_shape: expected (height, width, channels), got {image_shape}")
     name = config.decoder
     if name == "auto":
         name = "mlp" if config.encoder == "mlp" else "conv"
@@ -191,8 +192,7 @@ DECODERS: dict[str, Callable[..., nn.Module]] = {"conv": _conv_decoder, "mlp": _
 
 
 def _choose(name: str, value: str, options: dict[str, Any]) -> Any:
-    if value not in options:
-        raise ValueError(f"{name} must be one of {', '.join(options)}; got {value!r}")
+    check_option(name, value, tuple(options))
     return options[value]
 
 
@@ -200,12 +200,10 @@ def _check(arrangement: str, encoders: int, num_classes: int, embedding_dim: int
     wanted = _choose("arrangement", arrangement, ARRANGEMENTS)
     if encoders != wanted:
         raise ValueError(
-            f"encoders must hold {wanted} for arrangement {arrangement!r}; got {encoders}"
+            f"encoders: expected {wanted} for arrangement {arrangement!r}, got {encoders}"
         )
-    if num_classes < 1:
-        raise ValueError(f"num_classes must be at least 1; got {num_classes}")
-    if embedding_dim < 0:
-        raise ValueError(f"embedding_dim must be at least 0; got {embedding_dim}")
+    check_at_least("num_classes", num_classes, 1)
+    check_at_least("embedding_dim", embedding_dim, 0)
 
 
 def predict_coarse(logits: tuple[jax.Array, ...]) -> jax.Array:

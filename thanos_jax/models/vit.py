@@ -5,6 +5,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from thanos_jax.checks import check_at_least
+
 Array = jax.Array
 
 
@@ -17,10 +19,10 @@ class ViT(nn.Module):
     that the expectation is unchanged.
 
     Attributes:
-        patch: side of the square patches, in pixels; must divide the image's height and width.
+        patch: side of the square patches, in pixels; a divisor of the image's height and width.
         width: size of a token, and of the embedding.
         depth: number of blocks.
-        heads: attention heads; must divide width.
+        heads: attention heads; a divisor of width.
         mlp_width: hidden size of each block's MLP.
         dropout: probability of dropout while training; random numbers from rng "dropout".
         stochastic_depth: probability of dropping a branch of the last block; same rng.
@@ -54,9 +56,8 @@ class ViT(nn.Module):
             ValueError: patch does not divide h and w, heads does not divide width, or depth < 1.
         """
         if self.heads < 1 or self.width % self.heads:
-            raise ValueError(f"heads must divide width={self.width}; got heads={self.heads}")
-        if self.depth < 1:
-            raise ValueError(f"depth must be at least 1; got depth={self.depth}")
+            raise ValueError(f"heads: expected a divisor of width={self.width}, got {self.heads}")
+        check_at_least("depth", self.depth, 1)
         tokens = patches(images.astype(self.dtype), self.patch)
         tokens = _dense(self.width, self.dtype, "patch_embedding")(tokens)
         count, number, _ = tokens.shape
@@ -153,8 +154,8 @@ def patches(images: Array, size: int) -> Array:
     count, height, width, channels = images.shape
     if size < 1 or height % size or width % size:
         raise ValueError(
-            f"patch must divide the image's height and width; got patch={size} and images of "
-            f"{height} x {width}"
+            "patch: expected a divisor of the image's height and width, got "
+            f"{size} and images of {height} x {width}"
         )
     rows, columns = height // size, width // size
     split = images.reshape(count, rows, size, columns, size, channels)

@@ -13,7 +13,8 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from thanos_jax.downstream.arrays import check_embeddings, check_labels
+from thanos_jax.checks import check_labels
+from thanos_jax.downstream.arrays import check_embeddings
 from thanos_jax.report.meanings import HOW_TO_READ
 
 __all__ = [

@@ -24,7 +24,8 @@ import numpy as np
 from thanos_jax import agree
 from thanos_jax import workdir as workdirs
 from thanos_jax.data.dataset import Dataset
-from thanos_jax.downstream import coreset, group_scores
+from thanos_jax.downstream import coreset
+from thanos_jax.downstream.groups import scores as group_scores
 from thanos_jax.errors import ConfigError
 from thanos_jax.methods import CORESET_METHODS
 from thanos_jax.report import plots

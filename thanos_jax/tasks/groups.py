@@ -18,7 +18,8 @@ import ml_collections
 import numpy as np
 
 from thanos_jax.data.dataset import Dataset
-from thanos_jax.downstream import group_scores, groups, projection
+from thanos_jax.downstream import groups, projection
+from thanos_jax.downstream.groups import scores as group_scores
 from thanos_jax.errors import ConfigError
 from thanos_jax.methods import GROUPS_METHODS, GroupsMethod
 from thanos_jax.report import plots
@@ -244,10 +245,8 @@ def _recover(run: stages.Run, outputs: Mapping[str, Mapping[str, np.ndarray]]) -
         train["coarse"],
         validation["embedding"],
         validation["coarse"],
-        method=config.clustering,
-        projection=config.projection,
-        choice=config.choice,
-        clusters=config.clusters or None,
+        rule=groups.RULES[config.choice](clusters=config.clusters or None),
+        clustering=groups.Clustering(config.clustering, config.projection),
         seed=run.config.seed,
     )
     points, mapped = projection.project(train["embedding"], limit=run.config.report.map_points)

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import ml_collections
 import numpy as np
 
+from thanos_jax.data.corruption import corrupt
 from thanos_jax.data.dataset import Dataset
 from thanos_jax.data.relabelled import relabel
 from thanos_jax.downstream import noisy_labels, projection
@@ -193,7 +194,7 @@ def corrupted(
         labels = stages.labels(dataset.splits[split])
         right = labels["fine" if within else "coarse"]
         try:
-            given, changed = noisy_labels.corrupt(
+            given, changed = corrupt(
                 labels["coarse"],
                 config.noise.rate,
                 kind,

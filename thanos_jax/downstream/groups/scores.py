@@ -1,4 +1,4 @@
-"""How well recovered groups are the true ones, and how well a classifier does on each group."""
+"""Scores of recovered groups against true ones, and of a classifier on each group."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import adjusted_rand_score, roc_auc_score
 
-from thanos_jax.downstream.arrays import check_floats, check_labels
+from thanos_jax.checks import check_at_least, check_floats, check_labels
 
 
 def recovery_scores(true_groups: Any, recovered: Any, classes: Any) -> dict[str, float]:
     """Compares recovered with true groups, within each class.
 
-    A true group is counted as one for each class it occurs in, and so is a recovered one. With
-    n_gr the examples of true group g in recovered group r, both of one class:
+    A group that occurs in several classes counts as one group in each. With n_gr the examples of
+    true group g in recovered group r, both of one class:
 
         f1                 F1(g, r) = 2 n_gr / (n_g + n_r). In each class the one-to-one matching
                            (Hungarian) of largest total F1; its mean over all true groups, 0 for one
-                           without a partner. Recovered groups beyond the matching count for nothing
-                           but the examples that they take away.
+                           without a partner. Recovered groups without a partner matter only by the
+                           examples that they take away.
         f1_many_to_one     every recovered group stands for the true group most frequent in it
-                           (ties: the rarer, then the lower); F1 of g and the union of those that
-                           stand for it; mean over all true groups, 0 for one that none stands for.
+                           (ties: the rarer, then the lower); F1 of g and the union of its recovered
+                           groups; mean over all true groups, 0 for one without any.
         adjusted_rand      adjusted Rand index of the examples of a class, mean over classes; 1 for
                            a class of one true and one recovered group.
         purity             share of examples in the most frequent true group of their recovered
                            group.
         rarest_recall, rarest_precision, rarest_recall_many_to_one, rarest_precision_many_to_one
                            n_gr / n_g and n_gr / n_r of the true group with fewest examples and its
-                           partner, or union of partners; of several equally rare the one with the
-                           least F1; 0 without a partner.
+                           partner, or union of partners. Among several equally rare groups the one
+                           of least F1 counts; 0 without a partner.
 
-    Values of labels do not matter, only which examples share one (but for ties, as said).
+    Only which examples share a label matters, not its value (but for ties, as said).
 
     Args:
       true_groups: integer [n], any values.
@@ -47,12 +47,10 @@ def recovery_scores(true_groups: Any, recovered: Any, classes: Any) -> dict[str,
       TypeError: not integers.
       ValueError: no examples, or shapes that differ.
     """
-    length = np.size(true_groups)
-    if length == 0:
-        raise ValueError("true_groups: expected at least one example, got none")
-    true_groups = check_labels(true_groups, "true_groups", length=length, num_classes=None)
-    recovered = check_labels(recovered, "recovered", length=length, num_classes=None)
-    classes = check_labels(classes, "classes", length=length, num_classes=None)
+    true_groups = check_labels(true_groups, "true_groups", least=1)
+    length = len(true_groups)
+    recovered = check_labels(recovered, "recovered", length=length)
+    classes = check_labels(classes, "classes", length=length)
     one_to_one: list[np.ndarray] = []
     many_to_one: list[np.ndarray] = []
     sizes: list[np.ndarray] = []
@@ -69,8 +67,8 @@ def recovery_scores(true_groups: Any, recovered: Any, classes: Any) -> dict[str,
     matched, union = np.concatenate(one_to_one), np.concatenate(many_to_one)
     counts = np.concatenate(sizes)
     rarest = counts == counts.min()
-    recall, precision = _least(matched[rarest])
-    recall_union, precision_union = _least(union[rarest])
+    _, recall, precision = min(matched[rarest].tolist())
+    _, recall_union, precision_union = min(union[rarest].tolist())
     return {
         "f1": float(matched[:, 0].mean()),
         "f1_many_to_one": float(union[:, 0].mean()),
@@ -97,23 +95,24 @@ def group_accuracy(
 
     Returns:
       "accuracies": group -> accuracy, a fraction of 1, without groups that have no example here;
-      "empty_groups": those, ascending; "worst_group_accuracy"; "worst_group": of several the
-      lowest; "average_accuracy" of the examples; and with train_sizes
-      "adjusted_average_accuracy": of the groups that have examples here, weighted by train_sizes.
+      "empty_groups": groups without an example, ascending; "worst_group_accuracy"; "worst_group":
+      the lowest among several; "average_accuracy" of the examples; and with train_sizes
+      "adjusted_average_accuracy": mean over the groups that have examples here, weighted by
+      train_sizes.
 
     Raises:
       TypeError: labels not integers, or correct neither bool nor integer.
       ValueError: a wrong shape, no examples, a number out of range, or no training example in any
         group that has examples here.
 
-    Source: the adjusted average is that of Waterbirds in Sagawa et al., "Distributionally Robust
-    Neural Networks for Group Shifts", arXiv 1911.08731, whose test groups are balanced.
+    Source: Sagawa et al., "Distributionally Robust Neural Networks for Group Shifts", arXiv
+    1911.08731, report the adjusted average for Waterbirds, whose test groups are balanced.
     """
     correct = np.asarray(correct)
     if correct.dtype == np.bool_:
         correct = correct.astype(np.int64)
-    correct = check_labels(correct, "correct", length=correct.size, num_classes=2)
-    sizes, weights = _group_sizes(groups, correct.size, num_groups, train_sizes)
+    correct = check_labels(correct, "correct", num_classes=2, least=1)
+    sizes, weights = _group_sizes(groups, len(correct), num_groups, train_sizes)
     present = np.flatnonzero(sizes)
     hits = np.bincount(np.asarray(groups), weights=correct, minlength=num_groups)
     accuracies = hits[present] / sizes[present]
@@ -133,10 +132,10 @@ def group_accuracy(
 def group_auroc(scores: Any, labels: Any, groups: Any, num_groups: int) -> dict[str, Any]:
     """Area under the ROC curve of each group against the other class, and of the worst (ISIC).
 
-    A group of class 1 is compared with all examples of class 0, and the reverse: the probability
-    that the classifier ranks an example of the group and one of the other class rightly, ties
-    counting half. For two classes of which one is a single group, as in ISIC, that is also the
-    least over pairs of groups.
+    A group of class 1 is compared with all examples of class 0, and the reverse. Its area is the
+    probability that the classifier ranks an example of the group and an example of the other class
+    rightly, ties counting half. Where one class is a single group, as in ISIC, the worst area is
+    also the least over pairs of groups.
 
     Args:
       scores: floating point [n], larger for class 1; finite.
@@ -146,13 +145,13 @@ def group_auroc(scores: Any, labels: Any, groups: Any, num_groups: int) -> dict[
 
     Returns:
       "aurocs": group -> fraction of 1, without groups that have no example here; "empty_groups",
-      ascending; "worst_group_auroc"; "worst_group": of several the lowest; "auroc" of all.
+      ascending; "worst_group_auroc"; "worst_group": the lowest among several; "auroc" of all.
 
     Raises:
       TypeError: scores not floating point, or labels not integers.
       ValueError: a wrong shape, a number out of range, one class only, or a group in both.
     """
-    scores = check_floats(scores, "scores", length=np.size(scores))
+    scores = check_floats(scores, "scores")
     labels = check_labels(labels, "labels", length=len(scores), num_classes=2)
     sizes, _ = _group_sizes(groups, len(scores), num_groups, None)
     groups = np.asarray(groups)
@@ -208,19 +207,11 @@ def _union_scores(table: np.ndarray) -> np.ndarray:
     return np.stack([2 * both / (rows + size), both / rows, both / np.maximum(size, 1)], axis=1)
 
 
-def _least(scores: np.ndarray) -> tuple[float, float]:
-    _, recall, precision = min(scores.tolist())
-    return recall, precision
-
-
 def _group_sizes(
     groups: Any, length: int, num_groups: int, train_sizes: Any
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Returns each group's examples, and train_sizes as float64, both [num_groups]."""
-    if num_groups < 1:
-        raise ValueError(f"num_groups: expected at least 1, got {num_groups}")
-    if length == 0:
-        raise ValueError("groups: expected at least one example, got none")
+    check_at_least("num_groups", num_groups, 1)
     groups = check_labels(groups, "groups", length=length, num_classes=num_groups)
     sizes = np.bincount(groups, minlength=num_groups)
     if train_sizes is None:
