@@ -16,7 +16,7 @@ LOOSE = 1e-5
 # Task -> what is set, and the training in which one process is stopped.
 TASKS = {
     "groups": ("spread,groups", {}, "classifier"),
-    "jtt": ("ce,groups", {"groups.method": "jtt"}, "identification"),
+    "jtt": ("ce,groups", {"groups.method": "jtt"}, "classifier"),
     "noise": ("supcon,noise", {}, "representation"),
     "elr": ("ce,noise", {"noise.method": "elr"}, "classifier"),
     "coreset": ("spread,coreset", {"coreset.runs": 2}, "sample_1"),
