@@ -12,11 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from thanos_jax.data.dataset import Dataset, hold_out, moments, read_table
+from thanos_jax.data.dataset import Dataset, draw_test, read_table
 from thanos_jax.data.image_files import ImageFiles, open_image, open_splits
 from thanos_jax.data.prepared import DatasetNotFound
 from thanos_jax.data.splits import DataError
-from thanos_jax.permutations import TEST_SPLIT, permutation
 
 TABLE = "labels.csv"
 _COLUMNS = ("filename", "coarse", "fine")
@@ -99,7 +98,7 @@ def from_rows(
     pairs: Sequence[tuple[str, str]],
     fine_names: tuple[str, ...],
     mode: str | None = None,
-    units: tuple[tuple[float, ...], tuple[float, ...]] | None = None,
+    units: tuple[tuple[float, ...], tuple[float, ...]] = ((), ()),
 ) -> Dataset:
     """Makes a data set of the files that a table names; `load` says how it is split and read.
 
@@ -112,7 +111,7 @@ def from_rows(
       pairs: (coarse, fine) as in the rows, for each fine class, in the order of their ids.
       fine_names: the names by which these are shown.
       mode: "L" or "RGB", what images become; None for "L" if all files are grey, "RGB" otherwise.
-      units: (mean, std) of each channel; None for those of the training images.
+      units: (mean, std) of each channel; empty for those of the training images.
 
     Returns:
       The data set.
@@ -130,13 +129,7 @@ def from_rows(
         [f"{row.filename}, {table}, line {row.line}" for row in rows],
     )
     split_of = _split(table, rows, files.fine, fine_names)
-    numbers = {split: np.flatnonzero(split_of == split) for split in SPLITS}
-    if not len(numbers["validation"]):
-        train, validation = hold_out(
-            len(numbers["train"]), config_data.validation_fraction, config_data.split_seed
-        )
-        numbers["validation"] = numbers["train"][validation]
-        numbers["train"] = numbers["train"][train]
+    numbers = {name: np.flatnonzero(split_of == name) for name in SPLITS if name in split_of}
     _check_classes(table, rows, files.fine, fine_names, numbers)
 
     size = config_data.image_size
@@ -144,17 +137,15 @@ def from_rows(
     final_mode = mode or found_mode
     image_shape = (size or height, size or width, len(final_mode))
     splits, skipped = open_splits(
-        {split: files.take(numbers[split]) for split in SPLITS},
+        config_data,
+        {split: files.take(members) for split, members in numbers.items()},
         lambda image: _upright(image, final_mode),
         dataset=name,
         num_fine=len(fine_names),
         num_coarse=len(coarse_names),
         image_shape=image_shape,
-        image_size=size,
-        memory_limit_gib=config_data.memory_limit_gib,
-        on_damaged=config_data.on_damaged,
     )
-    mean, std = units or moments(splits["train"], seed=config_data.split_seed)
+    mean, std = units
     return Dataset(name, splits, coarse_names, fine_names, image_shape, mean, std, skipped)
 
 
@@ -278,18 +269,14 @@ def _split(
                     f"{table}: split: expected rows for train and test, got none for {name}"
                 )
         return split_of
-    split_of = np.full(len(rows), "train", object)
     for number, name in enumerate(fine_names):
         members = np.flatnonzero(fine == number)
-        if len(members) < 2:
+        if len(members) == 1:
             raise DataError(
                 f"{table}, line {rows[members[0]].line}: the only image of fine class {name!r};"
                 " expected two or more, for training and test"
             )
-        # Whatever the config's seed: the test split is the same for everybody.
-        order = permutation(number, TEST_SPLIT, len(members))
-        split_of[members[order[: max(1, round(len(members) / 5))]]] = "test"
-    return split_of
+    return np.where(draw_test(fine, fine_names), "test", "train").astype(object)
 
 
 def _check_classes(
@@ -306,7 +293,7 @@ def _check_classes(
         absent = np.setdiff1d(np.arange(len(fine_names)), fine[numbers[split]])
         if absent.size:
             members = np.flatnonzero(fine == absent[0])
-            held_out = np.isin(members, numbers["validation"]).sum()
+            held_out = np.isin(members, numbers.get("validation", ())).sum()
             raise DataError(
                 f"{table}, line {rows[members[0]].line}: fine class {fine_names[absent[0]]!r} has"
                 f" {len(members)} images, none of them in the {split} split ({held_out} in"
