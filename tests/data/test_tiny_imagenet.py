@@ -242,7 +242,9 @@ def test_coarse_map_is_for_tiny_imagenet_only():
 
 @pytest.mark.parametrize("data_dir", ["", "nowhere"])
 def test_missing_data_say_what_to_do(data_dir):
-    with pytest.raises(sources.DatasetNotFound, match=rf"got '{data_dir}'; download and unpack"):
+    with pytest.raises(
+        sources.DatasetNotFound, match=rf"wnids\.txt .*docs/data\.md\), got '{data_dir}'"
+    ):
         load(data_dir)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -68,14 +68,12 @@ def load(config_data: ConfigDict) -> Dataset:
       DatasetNotFound: there is no labels.csv.
       DataError: a table or an image that cannot be used; names the line and the file.
     """
-    folder = os.path.expanduser(config_data.data_dir)
-    table = os.path.join(folder, TABLE)
-    if not folder or not os.path.isfile(table):
-        raise DatasetNotFound(
-            f"data.data_dir: expected a folder that holds {TABLE}, with the columns filename,"
-            f" coarse, fine and perhaps split; got {folder!r}"
-        )
-    rows = read_rows(folder)
+    table = find(
+        config_data.data_dir,
+        TABLE,
+        f"a folder that holds {TABLE}, with the columns filename, coarse, fine and perhaps split",
+    )
+    rows = read_rows(table, _COLUMNS[0], _COLUMNS[1:], _classify)
     pairs, fine_names = _name_classes(rows)
     return from_rows(
         config_data,
@@ -149,47 +147,76 @@ def from_rows(
     return Dataset(name, splits, coarse_names, fine_names, image_shape, mean, std, skipped)
 
 
-def read_rows(folder: str) -> list[Row]:
-    """Reads and checks labels.csv.
+def find(data_dir: str, table: str, expected: str, *, inside: str = "") -> str:
+    """The path of a table.
 
     Args:
-      folder: the folder that holds it.
+      data_dir: `config.data.data_dir`: the folder that holds the table, or `inside`.
+      table: name of the table's file.
+      expected: what data_dir should be, for the message.
+      inside: name of the folder of the table where that is distributed; "" for any.
+
+    Raises:
+      DatasetNotFound: it is not there.
+    """
+    given = os.path.expanduser(data_dir)
+    for root in (os.path.join(given, inside), given):
+        if given and os.path.isfile(os.path.join(root, table)):
+            return os.path.join(root, table)
+    raise DatasetNotFound(f"data.data_dir: expected {expected}, got {data_dir!r}")
+
+
+def read_rows(
+    table: str,
+    column: str,
+    required: Sequence[str],
+    classify: Callable[[Mapping[str, str], str], tuple[str, str, str]],
+) -> list[Row]:
+    """Reads and checks a table of images.
+
+    Args:
+      table: its path, in the folder below which the images are.
+      column: the column that has their files.
+      required: the other columns that are needed.
+      classify: (column -> cell, file and line for messages) -> coarse class, fine class and split,
+        as in `Row`; raises DataError.
 
     Returns:
       Its rows, in order; at least one.
 
     Raises:
-      DataError: a row that cannot be used, or a file that is not there.
+      DataError: a row that cannot be used, a path that leaves the folder, a file in two rows, or
+        one that is not there.
     """
-    table = os.path.join(folder, TABLE)
+    folder = os.path.dirname(table)
     rows: list[Row] = []
     line_of: dict[str, int] = {}
-    for line, cells in read_table(table, _COLUMNS):
+    for line, cells in read_table(table, (column, *required)):
         where = f"{table}, line {line}"
-        for column in _COLUMNS:
-            if not cells[column]:
-                raise DataError(f"{where}: {column} is empty")
-        split = cells.get("split", "")
-        if "split" in cells:
-            one_of(cells, "split", SPLITS, where)
-        filename = check_file(cells, "filename", folder, where, line_of)
+        coarse, fine, split = classify(cells, where)
+        if not cells[column]:
+            raise DataError(f"{where}: {column} is empty")
+        filename = os.path.normpath(cells[column])
+        if _escapes(cells[column]):
+            raise DataError(
+                f"{where}: {column}: expected a path below {folder}, without '..', got"
+                f" {cells[column]!r}"
+            )
+        if filename in line_of:
+            raise DataError(
+                f"{where}: {column}: {filename!r} was labelled before, in line {line_of[filename]}"
+            )
+        if not os.path.isfile(os.path.join(folder, filename)):
+            raise DataError(f"{where}: no file {os.path.join(folder, filename)}")
         line_of[filename] = line
-        rows.append(Row(line, filename, cells["coarse"], cells["fine"], split))
-    check_any(rows, table)
+        rows.append(Row(line, filename, coarse, fine, split))
+    if not rows:
+        raise DataError(f"{table}: expected a line for each image below the header, got none")
     return rows
 
 
 def one_of(cells: Mapping[str, str], column: str, options: Sequence[str], where: str) -> str:
-    """The cell of a column, if it is one of the options.
-
-    Args:
-      cells: column -> cell.
-      column: the column.
-      options: what may be in it.
-      where: file and line, for the message.
-
-    Returns:
-      The cell.
+    """The cell of a column, if it is one of the options; `where` is for the message.
 
     Raises:
       DataError: it is something else.
@@ -201,46 +228,12 @@ def one_of(cells: Mapping[str, str], column: str, options: Sequence[str], where:
     return cells[column]
 
 
-def check_file(
-    cells: Mapping[str, str], column: str, folder: str, where: str, line_of: Mapping[str, int]
-) -> str:
-    """The file that a line names, if it can be used.
-
-    Args:
-      cells: column -> cell.
-      column: the column that has its path below the folder.
-      folder: the folder.
-      where: file and line, for the message.
-      line_of: the files of earlier lines -> their lines.
-
-    Returns:
-      The path below the folder, in its shortest form.
-
-    Raises:
-      DataError: an empty cell, a path that leaves the folder, a file that an earlier line has, or
-        one that is not there.
-    """
-    if not cells[column]:
-        raise DataError(f"{where}: {column} is empty")
-    filename = os.path.normpath(cells[column])
-    if _escapes(cells[column]):
-        raise DataError(
-            f"{where}: {column}: expected a path below {folder}, without '..', got"
-            f" {cells[column]!r}"
-        )
-    if filename in line_of:
-        raise DataError(
-            f"{where}: {column}: {filename!r} was labelled before, in line {line_of[filename]}"
-        )
-    if not os.path.isfile(os.path.join(folder, filename)):
-        raise DataError(f"{where}: no file {os.path.join(folder, filename)}")
-    return filename
-
-
-def check_any(rows: list[Row], table: str) -> None:
-    """Raises DataError if a table has no rows."""
-    if not rows:
-        raise DataError(f"{table}: expected a line for each image below the header, got none")
+def _classify(cells: Mapping[str, str], where: str) -> tuple[str, str, str]:
+    for column in _COLUMNS:
+        if not cells[column]:
+            raise DataError(f"{where}: {column} is empty")
+    split = one_of(cells, "split", SPLITS, where) if "split" in cells else ""
+    return cells["coarse"], cells["fine"], split
 
 
 def _escapes(filename: str) -> bool:

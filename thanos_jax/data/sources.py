@@ -102,7 +102,7 @@ def load(config_data: ConfigDict) -> Dataset:
         if config_data[key] != usual and name not in readers:
             raise DataError(
                 f"data.{key}: expected {usual!r} for {name}, got {config_data[key]!r}; only"
-                f" {' and '.join(readers)} read it"
+                f" {' or '.join(readers)} reads it"
             )
     if config_data.rare_fraction != 1 and background != "none":
         raise DataError(

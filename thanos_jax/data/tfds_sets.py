@@ -87,12 +87,16 @@ def load_any(config_data: ConfigDict) -> Dataset:
             "data.image_size: expected the side to which images are resized, because those of"
             f" {name} differ in size, got 0"
         )
-    for key, split in (("tfds: expected a set with a split", "train"), ("test_split:", test)):
-        if split not in stored.sizes:
-            raise DataError(
-                f"data.{key} expected one of {', '.join(sorted(stored.sizes))}, the splits of"
-                f" {name} (train: a fifth of each fine class of its images), got {split!r}"
-            )
+    if "train" not in stored.sizes:
+        raise DataError(
+            f"data.tfds: expected a set with the split 'train', got {name!r} with"
+            f" {', '.join(sorted(stored.sizes))}"
+        )
+    if test not in stored.sizes:
+        raise DataError(
+            f"data.test_split: expected one of {', '.join(sorted(stored.sizes))}, the splits of"
+            f" {name} (train: a fifth of each fine class of its images), got {test!r}"
+        )
     wanted = [split for split in ("train", "validation", test) if split in stored.sizes]
     spec = _describe(config_data, stored, tuple(dict.fromkeys(wanted)))
     dataset = _open(config_data, stored, spec, name)
@@ -151,7 +155,7 @@ def _describe(config_data: ConfigDict, stored: prepared.Prepared, splits: tuple[
         if key not in names and not (option == "coarse_key" and not key):
             raise DataError(
                 f"data.{option}: expected one of the integer features of {config_data.tfds}"
-                f" ({', '.join(names) or 'it has none'}), got {key!r}"
+                f" ({', '.join(sorted(names)) or 'it has none'}), got {key!r}"
             )
     if coarse_key and config_data.coarse_map:
         raise DataError(

@@ -9,8 +9,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from thanos_jax.data.dataset import Dataset, number_coarse, read_coarse_map
+from thanos_jax.data.folder import find
 from thanos_jax.data.image_files import ImageFiles, open_splits
-from thanos_jax.data.prepared import DatasetNotFound
 from thanos_jax.data.splits import DataError
 
 FOLDER = "tiny-imagenet-200"
@@ -40,7 +40,13 @@ def load(config_data: ConfigDict) -> Dataset:
       DatasetNotFound: there is no wnids.txt.
       DataError: files that are missing or cannot be used.
     """
-    root = _find(config_data.data_dir)
+    table = find(
+        config_data.data_dir,
+        "wnids.txt",
+        f"the folder that holds {FOLDER}/, with wnids.txt in it (docs/data.md)",
+        inside=FOLDER,
+    )
+    root = os.path.dirname(table)
     wnids = _read_wnids(root)
     fine_names = _fine_names(root, wnids)
     superclass_of = superclasses(config_data.coarse_map)
@@ -86,17 +92,6 @@ def superclasses(path: str = "") -> dict[str, str]:
     own = importlib.resources.files("thanos_jax.data") / "tiny_imagenet_superclasses.csv"
     with importlib.resources.as_file(own) as own_path:
         return read_coarse_map(path or str(own_path), "wnid")
-
-
-def _find(data_dir: str) -> str:
-    given = os.path.expanduser(data_dir)
-    for root in (os.path.join(given, FOLDER), given):
-        if given and os.path.isfile(os.path.join(root, "wnids.txt")):
-            return root
-    raise DatasetNotFound(
-        f"data.data_dir: expected the folder that holds {FOLDER}/, with wnids.txt in it, got"
-        f" {data_dir!r}; download and unpack {FOLDER}.zip (docs/data.md)"
-    )
 
 
 def _lines(path: str) -> list[tuple[int, str]]:
