@@ -304,6 +304,14 @@ def test_memory_limit_counts_the_bytes_of_all_images(tmp_path):
         assert all(split.in_memory == in_memory for split in dataset.splits.values())
 
 
+def test_moments_that_an_entry_leaves_out_are_measured(tmp_path, monkeypatch):
+    monkeypatch.setitem(SPECS, "mnist", dataclasses.replace(SPECS["mnist"], mean=(), std=()))
+    write_digits(tmp_path)
+    dataset = sources.load(config("mnist", data_dir=str(tmp_path)))
+    pixels = dataset.splits["train"].images / 255
+    np.testing.assert_allclose([*dataset.mean, *dataset.std], [pixels.mean(), pixels.std()])
+
+
 # What is missing
 
 

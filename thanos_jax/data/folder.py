@@ -58,7 +58,7 @@ def load(config_data: ConfigDict) -> Dataset:
     images, or of 10,000 drawn from them.
 
     Args:
-      config_data: `config.data`; see `sources.load`. image_size may be 0 only if all images have
+      config_data: `config.data`. image_size may be 0 only if all images have
         one size.
 
     Returns:

@@ -35,7 +35,7 @@ def load(config_data: ConfigDict) -> Dataset:
     of 10,000 drawn from them.
 
     Args:
-      config_data: `config.data`; see `sources.load`. image_size may be 0 only if all images have
+      config_data: `config.data`. image_size may be 0 only if all images have
         one size.
 
     Returns:

@@ -65,29 +65,8 @@ def load(config_data: ConfigDict) -> Dataset:
     of the training set is held out, after it has been thinned out and laid over backgrounds.
 
     Args:
-      config_data: `config.data`, which passes `thanos_jax.config`, with the keys
-        name: one of `NAMES`.
-        data_dir: folder of the TFDS data sets, "" for TFDS's default; of the sets that read files
-          of their own, the folder of these.
-        tfds: with the name tfds, which set: NAME[/CONFIG][:VERSION].
-        fine_key: with the name tfds, the feature that is the fine label.
-        coarse_key: with the name tfds, the feature that is the coarse label.
-        coarse_map: a CSV of the coarse classes of tfds or tiny_imagenet.
-        test_split: with the name tfds, the stored split that is the test.
-        validation_fraction: share of the training set held out; unused where there is a validation
-          split.
-        split_seed: seeds the validation split, subsamples and backgrounds.
-        image_size: side of the square images are resized and cropped to; 0 to leave them as stored.
-        memory_limit_gib: GiB of images above which they stay on disk.
-        classes: "coarse", or "fine": the coarse labels are then the fine ones.
-        background: "none"; behind images of one channel also "photographs", see `backgrounds`, or
-          "colour" or "texture", see `spurious`: the fine label is then the group.
-        correlation: of background "colour" or "texture", the share of each class's training images
-          on the background of the class.
-        rare_fraction: the share of the training images of some fine classes that is kept; see
-          `rare`.
-        on_damaged: "stop" or "skip", what is done about stored examples that cannot be read; see
-          `damaged`.
+      config_data: `config.data`, which passes `thanos_jax.config`; the schema there says what its
+        keys mean.
 
     Returns:
       The data set.

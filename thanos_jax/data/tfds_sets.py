@@ -30,7 +30,7 @@ def load(config_data: ConfigDict) -> Dataset:
     """Loads a data set that has an entry in `specs`.
 
     Args:
-      config_data: `config.data`; see `sources.load`.
+      config_data: `config.data`.
 
     Returns:
       The data set.
@@ -41,7 +41,7 @@ def load(config_data: ConfigDict) -> Dataset:
     """
     name, spec = config_data.name, SPECS[config_data.name]
     stored = prepared.find(spec.tfds, config_data.data_dir)
-    if stored.image_shape[2] != len(spec.mean):
+    if spec.mean and stored.image_shape[2] != len(spec.mean):
         raise DataError(
             f"{name}: image: expected {len(spec.mean)} channels in {stored.folder}, got the shape"
             f" {stored.image_shape}"
@@ -66,7 +66,7 @@ def load_any(config_data: ConfigDict) -> Dataset:
     is the test; with "train", a fifth of each fine class of the training images is.
 
     Args:
-      config_data: `config.data`; see `sources.load`.
+      config_data: `config.data`.
 
     Returns:
       The data set.

@@ -30,7 +30,7 @@ def load(config_data: ConfigDict) -> Dataset:
     not that of the paper. Mean and standard deviation are those of 10,000 training images.
 
     Args:
-      config_data: `config.data`; see `sources.load`. data_dir is the folder tiny-imagenet-200 or
+      config_data: `config.data`. data_dir is the folder tiny-imagenet-200 or
         the one that holds it.
 
     Returns:

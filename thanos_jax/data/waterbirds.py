@@ -31,7 +31,7 @@ def load(config_data: ConfigDict) -> Dataset:
     2 * y + place. Images become RGB.
 
     Args:
-      config_data: `config.data`; see `sources.load`. data_dir is the folder
+      config_data: `config.data`. data_dir is the folder
         waterbird_complete95_forest2water2 or the one that holds it. image_size may be 0 only if
         all images have one size, which those distributed have not.
 
