@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from thanos_jax.data import labels, sources
+from thanos_jax.data import sources
+from thanos_jax.data.specs import SPECS
 
 
 def random_dataset(config: Any, *, size: int, side: int) -> sources.Dataset:
@@ -15,19 +16,20 @@ def random_dataset(config: Any, *, size: int, side: int) -> sources.Dataset:
     Args:
       config: the whole config.
       size: number of images.
-      side: in pixels; one channel for digits and mnist, else three.
+      side: in pixels.
     """
     name, rng = config.data.name, np.random.default_rng(0)
-    coarse_of_fine = labels.coarse_of_fine(name)
-    channels = 1 if name in ("digits", "mnist") else 3
+    spec = SPECS[name]
+    coarse_of_fine, channels = spec.coarse_of_fine, len(spec.mean)
+    assert coarse_of_fine is not None
     fine = rng.integers(len(coarse_of_fine), size=size, dtype=np.int32)
     images = rng.integers(256, size=(size, side, side, channels), dtype=np.uint8)
     split = sources.ArraySplit(images, fine, coarse_of_fine[fine])
     return sources.Dataset(
         name=name,
         splits=dict.fromkeys(("train", "validation", "test"), split),
-        coarse_names=labels.coarse_names(name),
-        fine_names=labels.fine_names(name),
+        coarse_names=spec.coarse_names,
+        fine_names=spec.fine_names,
         image_shape=(side, side, channels),
         mean=(0.5,) * channels,
         std=(0.25,) * channels,

@@ -103,12 +103,12 @@ def test_crops_reach_every_part_of_a_half():
 @pytest.mark.parametrize(
     ("images", "split", "error", "message"),
     [
-        (grey(1).astype(float), "train", TypeError, "images must be uint8, got float64"),
+        (grey(1).astype(float), "train", TypeError, "images: expected uint8, got float64"),
         (grey(1)[..., 0], "train", ValueError, r"shape \[n, h, w, 1\], got \(1, 5, 7\)"),
         (grey(1).repeat(3, -1), "train", ValueError, r"got \(1, 5, 7, 3\)"),
-        (grey(1), "validation", ValueError, "one of train, test, got 'validation'"),
-        (grey(1, 428, 2), "train", ValueError, "at most 427 x 320 pixels .* got 428 x 2"),
-        (grey(1, 2, 321), "test", ValueError, "at most 427 x 320 pixels .* got 2 x 321"),
+        (grey(1), "validation", ValueError, "split: expected one of train, test, got 'validation'"),
+        (grey(1, 428, 2), "train", ValueError, "at most 427 x 320 pixels, .* got 428 x 2"),
+        (grey(1, 2, 321), "test", ValueError, "at most 427 x 320 pixels, .* got 2 x 321"),
     ],
 )
 def test_images_that_cannot_be_laid_over_are_refused(images, split, error, message):
@@ -166,18 +166,44 @@ def test_image_size_is_that_of_the_digits_on_the_photographs():
     assert digits(image_size=12).image_shape == (12, 12, 3)
 
 
-def test_only_grey_data_sets_have_backgrounds():
-    config = schema.default()
-    config.data.name = "cifar10"
-    config.data.background = "photographs"
+def test_only_grey_images_have_backgrounds(monkeypatch):
+    monkeypatch.setitem(sources._LOADERS, "digits", in_colour)
     with pytest.raises(
         sources.DataError,
-        match="background: expected 'none' for cifar10, got 'photographs'; only digits and mnist",
+        match="background: expected 'none' for digits, got 'photographs'; only images of one ch",
     ):
-        sources.load(config.data)
-    config.data.background = "sky"
+        digits()
     with pytest.raises(ConfigError, match=r"data\.background: expected one of none, photo"):
-        schema.check(config)
+        digits(background="sky")
+
+
+def in_colour(config_data):
+    return sources._digits(config_data)._replace(image_shape=(8, 8, 3))
+
+
+@pytest.mark.parametrize("background", ["photographs", "texture"])
+def test_a_stored_validation_split_is_numbered_after_the_training_images(background, monkeypatch):
+    def with_validation(config_data):
+        dataset = sources._digits(config_data)
+        train = dataset.splits["train"]
+        parts = {"train": train.subset(np.arange(1000)), "test": dataset.splits["test"]}
+        parts["validation"] = train.subset(np.arange(1000, len(train)))
+        return dataset._replace(splits=parts)
+
+    def every(dataset):
+        return sorted(
+            (image.tobytes(), int(fine))
+            for name in ("train", "validation")
+            for image, fine in zip(
+                dataset.splits[name].images, dataset.splits[name].fine, strict=True
+            )
+        )
+
+    held_out = digits(background=background)
+    monkeypatch.setitem(sources._LOADERS, "digits", with_validation)
+    stored = digits(background=background)
+    assert len(stored.splits["validation"]) == 438
+    assert every(stored) == every(held_out)
 
 
 def streamed(split):
@@ -217,9 +243,9 @@ def test_from_disk_is_in_memory():
             assert a.keys() == b.keys()
             for key in a:
                 np.testing.assert_array_equal(a[key], b[key])
-    with pytest.raises(IndexError, match="indices must lie in"):
+    with pytest.raises(IndexError, match="indices: expected numbers in"):
         lazy.read(np.array([len(held)]))
-    with pytest.raises(IndexError, match="indices must lie in"):
+    with pytest.raises(IndexError, match="indices: expected numbers in"):
         lazy.subset(np.array([-1]))
 
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from thanos_jax import config as schema
-from thanos_jax.data import labels, sources
+from thanos_jax.data import sources
 from thanos_jax.data.dataset import moments
+from thanos_jax.data.specs import SPECS
 from thanos_jax.data.splits import ArraySplit, DataError
 from thanos_jax.errors import ConfigError
 
@@ -68,12 +69,12 @@ def every_image(dataset):
 
 
 def test_names_of_data_sets_are_one_list():
-    own_files = ("tiny_imagenet", "folder", "waterbirds", "isic")
-    assert schema.DATASETS == sources.NAMES == (*labels.NAMES, *own_files)
+    others = ("tfds", "tiny_imagenet", "folder", "waterbirds", "isic")
+    assert schema.DATASETS == sources.NAMES == (*SPECS, *others)
     config = schema.default()
     config.data.name = "folders"
-    with pytest.raises(ValueError, match="unknown data set 'folders', did you mean 'folder'"):
-        sources.load(config.data)
+    with pytest.raises(ConfigError, match=r"data\.name: expected one of .*folder.*'folders'"):
+        schema.check(config)
 
 
 def test_every_image_is_in_one_split_with_its_names(tmp_path):

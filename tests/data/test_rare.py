@@ -1,4 +1,4 @@
-"""Rare digits: exact counts, drawn without replacement, and nothing else changed."""
+"""Rare strata: exact counts, drawn without replacement, and nothing else changed."""
 
 import numpy as np
 import pytest
@@ -58,7 +58,7 @@ def test_the_seed_draws_them():
         return {
             pair
             for pair in images_of(digits(0.1, split_seed=seed), "train", "validation")
-            if pair[1] in rare.DIGITS
+            if pair[1] in (3, 4, 8, 9)
         }
 
     assert chosen(1) == chosen(1)
@@ -68,27 +68,36 @@ def test_the_seed_draws_them():
 
 def test_thin_out_keeps_the_order():
     fine = np.tile(np.arange(10), 20)
-    kept = rare.thin_out(fine, 0.25, seed=0)
+    kept = rare.thin_out(fine, dict.fromkeys((3, 4, 8, 9), 5), seed=0)
     assert kept.dtype == np.int64
     assert (np.diff(kept) > 0).all()
     np.testing.assert_array_equal(np.bincount(fine[kept]), [20, 20, 20, 5, 5, 20, 20, 20, 5, 5])
-    np.testing.assert_array_equal(rare.thin_out(fine, 1.0, seed=0), np.arange(200))
+    everything = rare.thin_out(fine, dict.fromkeys(range(10), 20), seed=0)
+    np.testing.assert_array_equal(everything, np.arange(200))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [((5, 5), (3, 4, 8, 9)), ((4, 2, 3), (2, 3, 5, 8)), ((1, 2), (2,)), ((10,), (6, 7, 8, 9))],
+)
+def test_the_last_forty_percent_of_each_coarse_class_are_rare(sizes, expected):
+    coarse = np.repeat(np.repeat(np.arange(len(sizes)), sizes), 10)
+    fine = np.repeat(np.arange(sum(sizes)), 10)
+    names = tuple(map(str, range(sum(sizes))))
+    assert rare.rare_counts(fine, coarse, 0.25, names) == dict.fromkeys(expected, 2)
 
 
 def test_what_cannot_be_thinned_out_is_refused():
     with pytest.raises(
-        DataError, match=r"data\.rare_fraction: 0\.001 of \d+ training images of digit 3 leaves"
+        DataError,
+        match=r"data\.rare_fraction: .* fine class '3', got 0\.001 of \d+ training images",
     ):
         digits(0.001)
+    with pytest.raises(DataError, match=r"expected 1 where no coarse class has two fine classes"):
+        rare.rare_counts(np.arange(4), np.arange(4), 0.5, tuple("abcd"))
     for value in (0.0, 1.5):
         with pytest.raises(ConfigError, match=r"data\.rare_fraction: expected above 0"):
             digits(value)
-        config = schema.default()
-        config.data.rare_fraction = value
-        with pytest.raises(ValueError, match=r"data\.rare_fraction must be above 0 and at most 1"):
-            sources.load(config.data)
-    with pytest.raises(DataError, match=r"expected 1 for cifar10 with data\.background 'none'"):
-        digits(0.5, name="cifar10")
     for background in ("photographs", "colour", "texture"):
         with pytest.raises(
             DataError,

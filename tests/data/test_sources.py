@@ -4,6 +4,7 @@ The small ones have the real feature specifications of TFDS and real PNG and JPE
 written without TensorFlow.
 """
 
+import dataclasses
 import io
 import json
 import pathlib
@@ -13,11 +14,14 @@ import sys
 
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
-from thanos_jax.data import labels, prepared, sources
+from thanos_jax import config as schema
+from thanos_jax.data import prepared, sources
 from thanos_jax.data.batches import train_batches
+from thanos_jax.data.rare import thin_out
+from thanos_jax.data.specs import SPECS
 from thanos_jax.data.splits import ArraySplit, DataError, RecordSplit, to_memory
+from thanos_jax.errors import ConfigError
 
 MNIST = pathlib.Path(__file__).resolve().parents[3] / "shared" / "data" / "tfds"
 needs_mnist = pytest.mark.skipif(
@@ -26,21 +30,10 @@ needs_mnist = pytest.mark.skipif(
 
 
 def config(name, **changes):
-    values = {
-        "name": name,
-        "data_dir": "",
-        "validation_fraction": 0.1,
-        "split_seed": 42,
-        "image_size": 0,
-        "memory_limit_gib": 4.0,
-        "classes": "coarse",
-        "background": "none",
-        "correlation": 0.95,
-        "rare_fraction": 1.0,
-        "coarse_map": "",
-        "on_damaged": "stop",
-    }
-    return ConfigDict({**values, **changes})
+    found = schema.default()
+    found.data.update({"name": name, **changes})
+    schema.check(found)
+    return found.data
 
 
 def as_arrays(split):
@@ -228,18 +221,25 @@ def test_resize_is_the_shorter_side_and_a_centre_crop():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"name": "minst"}, "'minst', did you mean 'mnist'"),
-        ({"image_size": -1}, "data.image_size must be 0 or positive, got -1"),
-        ({"memory_limit_gib": -1.0}, "data.memory_limit_gib must not be negative, got -1"),
-        ({"validation_fraction": 0.0}, "data.validation_fraction must lie between 0 and 1, got 0"),
-        ({"validation_fraction": 1.0}, "data.validation_fraction must lie between 0 and 1, got 1"),
-        ({"validation_fraction": 1e-6}, "1e-06 of 1438 training examples leaves 1438 for training"),
-        ({"split_seed": -1}, "seed must be in"),
+        ({"name": "minst"}, "config.data.name: expected one of .*mnist.*, got 'minst'"),
+        ({"image_size": -1}, "config.data.image_size: expected at least 0.*, got -1"),
+        ({"memory_limit_gib": -1.0}, "config.data.memory_limit_gib: expected at least 0.*, got -1"),
+        ({"validation_fraction": 0.0}, "config.data.validation_fraction: expected .*, got 0"),
+        ({"validation_fraction": 1.0}, "config.data.validation_fraction: expected .*, got 1"),
+        ({"split_seed": -1}, "config.data.split_seed: expected at least 0.*, got -1"),
+        ({"on_damaged": "x"}, "config.data.on_damaged: expected one of stop, skip, got 'x'"),
+        ({"tfds": "a/b/c"}, r"config.data.tfds: expected NAME\[/CONFIG\]\[:VERSION\].*'a/b/c'"),
     ],
 )
-def test_config_values_out_of_range_are_refused(changes, message):
-    with pytest.raises(ValueError, match=message):
-        sources.load(config(**{"name": "digits", **changes}))
+def test_config_values_out_of_range_are_refused_by_the_schema(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        config(**{"name": "digits", **changes})
+
+
+def test_a_hold_out_of_nothing_is_refused(tmp_path):
+    write_dataset(tmp_path, "mnist", {"train": digit_records(4), "test": digit_records(1)})
+    with pytest.raises(DataError, match=r"got 0\.1: of 4 training examples, 4 and 0"):
+        sources.load(config("mnist", data_dir=str(tmp_path)))
 
 
 # MNIST
@@ -302,6 +302,14 @@ def test_memory_limit_counts_the_bytes_of_all_images(tmp_path):
     for limit, in_memory in ((needed * 1.001, True), (needed * 0.999, False)):
         dataset = sources.load(config("mnist", data_dir=str(tmp_path), memory_limit_gib=limit))
         assert all(split.in_memory == in_memory for split in dataset.splits.values())
+
+
+def test_moments_that_an_entry_leaves_out_are_measured(tmp_path, monkeypatch):
+    monkeypatch.setitem(SPECS, "mnist", dataclasses.replace(SPECS["mnist"], mean=(), std=()))
+    write_digits(tmp_path)
+    dataset = sources.load(config("mnist", data_dir=str(tmp_path)))
+    pixels = dataset.splits["train"].images / 255
+    np.testing.assert_allclose([*dataset.mean, *dataset.std], [pixels.mean(), pixels.std()])
 
 
 # What is missing
@@ -483,7 +491,7 @@ def test_flipped_bit_is_found_in_its_record(tmp_path):
     # From disk the other records can still be used.
     options.memory_limit_gib = 0.0
     split = sources.load(options).splits["train"]
-    numbers = split._indices
+    numbers = split.numbers
     assert len(split.read(np.flatnonzero(numbers != 17))["fine"]) == len(split) - 1
     with pytest.raises(DataError, match="record 17 "):
         split.read(np.flatnonzero(numbers == 17))
@@ -513,8 +521,6 @@ def test_damaged_records_can_be_left_out(limit, tmp_path, capsys):
     # The same in a later start.
     again = as_arrays(sources.load(options).splits["train"])
     assert_equal_batches(again, as_arrays(dataset.splits["train"]))
-    with pytest.raises(ValueError, match=r"data\.on_damaged must be one of stop, skip, got 'x'"):
-        sources.load(config("digits", on_damaged="x"))
 
 
 def test_fewer_records_than_declared_is_an_error(tmp_path):
@@ -538,14 +544,26 @@ def test_unusable_metadata_is_named(tmp_path):
     [
         (
             lambda: example(encode(grey(0, side=27)), label=1),
-            "image of 27 x 27 pixels, mode L; expected 28 x 28, mode L",
+            "image: expected 28 x 28 pixels, mode L, got 27 x 27, mode L",
         ),
-        (lambda: example(encode(np.zeros((28, 28, 3), np.uint8)), label=1), "mode RGB; expected"),
+        (
+            lambda: example(encode(np.zeros((28, 28, 3), np.uint8)), label=1),
+            "expected 28 x 28 pixels, mode L, got 28 x 28, mode RGB",
+        ),
         (lambda: example(b"not an image", label=1), "cannot identify image file"),
         (lambda: example(encode(grey(0))[:-300], label=1), "truncated"),
-        (lambda: example(encode(grey(0)), label=10), r"fine label 10 is not in \[0, 10\)"),
-        (lambda: example(encode(grey(0)), label=-1), r"fine label -1 is not in \[0, 10\)"),
-        (lambda: example(encode(grey(0)), class_=1), "no integer 'label'; it has .*class_"),
+        (
+            lambda: example(encode(grey(0)), label=10),
+            r"fine label: expected one in \[0, 10\), got 10",
+        ),
+        (
+            lambda: example(encode(grey(0)), label=-1),
+            r"fine label: expected one in \[0, 10\), got -1",
+        ),
+        (
+            lambda: example(encode(grey(0)), class_=1),
+            "label: expected one integer in the record, which has .*class_",
+        ),
         (lambda: b"\xff\xff", "Error parsing message"),
     ],
 )
@@ -570,7 +588,7 @@ def colour(number, side=32):
 
 
 def cifar100_records(fine, coarse=None):
-    coarse = labels.coarse_of_fine("cifar100")[fine] if coarse is None else coarse
+    coarse = SPECS["cifar100"].coarse_of_fine[fine] if coarse is None else coarse
     image = encode(colour(0))
     return [
         example(image, label=label, coarse_label=superclass)
@@ -589,7 +607,7 @@ def test_cifar100_has_the_stored_superclasses(tmp_path):
     assert len(dataset.coarse_names) == 20
     test = dataset.splits["test"]
     np.testing.assert_array_equal(test.fine, fine)
-    np.testing.assert_array_equal(test.coarse, labels.coarse_of_fine("cifar100"))
+    np.testing.assert_array_equal(test.coarse, SPECS["cifar100"].coarse_of_fine)
     np.testing.assert_array_equal(test.images[0], colour(0))
     kept = np.concatenate([dataset.splits[split].fine for split in ("train", "validation")])
     np.testing.assert_array_equal(np.sort(kept), fine)
@@ -598,23 +616,23 @@ def test_cifar100_has_the_stored_superclasses(tmp_path):
 @pytest.mark.parametrize("name", ["cifar100", "cifar100_u"])
 def test_cifar100_with_other_superclasses_is_refused(name, tmp_path):
     fine = np.arange(100)
-    coarse = labels.coarse_of_fine("cifar100").copy()
+    coarse = SPECS["cifar100"].coarse_of_fine.copy()
     coarse[7] = 0
     train, test = cifar100_records(fine, coarse), cifar100_records(fine)
     write_dataset(tmp_path, "cifar100", {"train": train, "test": test})
-    message = rf"{name}, split 'train', record 7 .*coarse_label 0 for fine label 7"
+    message = rf"{name}, split 'train', record 7 .*coarse_label: expected 7 for fine label 7, got 0"
     with pytest.raises(DataError, match=message):
         sources.load(config(name, data_dir=str(tmp_path)))
 
 
 def test_cifar100_u_counts():
     fine = np.random.default_rng(0).permutation(np.repeat(np.arange(100), 500))
-    first, second, again = (sources._unbalanced(fine, seed) for seed in (1, 2, 1))
+    first, second, again = (thin_out(fine, SPECS["cifar100_u"].kept, seed) for seed in (1, 2, 1))
     assert first.shape == (20 * 950,)
     np.testing.assert_array_equal(first, again)
     assert (first != second).any()
     assert (np.diff(first) > 0).all()  # in order, and nothing twice
-    coarse_of_fine = labels.coarse_of_fine("cifar100")
+    coarse_of_fine = SPECS["cifar100"].coarse_of_fine
     for chosen in (first, second):
         counts = np.bincount(fine[chosen], minlength=100)
         for coarse in range(20):
@@ -622,8 +640,8 @@ def test_cifar100_u_counts():
 
 
 def test_cifar100_u_draws_each_subclass_by_itself():
-    chosen = sources._unbalanced(np.repeat(np.arange(100), 500), 0)
-    coarse_of_fine = labels.coarse_of_fine("cifar100")
+    chosen = thin_out(np.repeat(np.arange(100), 500), SPECS["cifar100_u"].kept, 0)
+    coarse_of_fine = SPECS["cifar100"].coarse_of_fine
     smallest = [np.flatnonzero(coarse_of_fine == coarse)[4] for coarse in range(20)]
     draws = {tuple(chosen[chosen // 500 == subclass] % 500) for subclass in smallest}
     assert len(draws) == 20
@@ -631,7 +649,14 @@ def test_cifar100_u_draws_each_subclass_by_itself():
 
 @pytest.mark.parametrize("limit", [0.0, 4.0])
 def test_cifar100_u_thins_out_the_training_set_only(limit, tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "UNBALANCED_COUNTS", (5, 4, 3, 2, 1))
+    spec = SPECS["cifar100_u"]
+    by_coarse = [np.flatnonzero(spec.coarse_of_fine == coarse).tolist() for coarse in range(20)]
+    kept = {
+        fine: count
+        for group in by_coarse
+        for fine, count in zip(group, (5, 4, 3, 2, 1), strict=True)
+    }
+    monkeypatch.setitem(SPECS, "cifar100_u", dataclasses.replace(spec, kept=kept))
     fine = np.random.default_rng(0).permutation(np.repeat(np.arange(100), 5))
     write_dataset(
         tmp_path, "cifar100", {"train": cifar100_records(fine), "test": cifar100_records(fine)}
@@ -648,7 +673,7 @@ def test_cifar100_u_thins_out_the_training_set_only(limit, tmp_path, monkeypatch
     )
     counts = np.bincount(kept, minlength=100)
     for coarse in range(20):
-        subclasses = labels.coarse_of_fine("cifar100") == coarse
+        subclasses = SPECS["cifar100"].coarse_of_fine == coarse
         np.testing.assert_array_equal(counts[subclasses], [5, 4, 3, 2, 1])
     options.split_seed = 43
     other = sources.load(options).splits["train"]
@@ -656,8 +681,10 @@ def test_cifar100_u_thins_out_the_training_set_only(limit, tmp_path, monkeypatch
 
 
 def test_cifar100_u_needs_enough_images():
-    with pytest.raises(DataError, match=r"needs 500 training images of fine class \d+, .* has 499"):
-        sources._unbalanced(np.repeat(np.arange(100), 499), 0)
+    with pytest.raises(
+        DataError, match=r"fine class \d+: expected 500 or more training .* got 499"
+    ):
+        thin_out(np.repeat(np.arange(100), 499), SPECS["cifar100_u"].kept, 0)
 
 
 # CelebA
@@ -757,11 +784,11 @@ def test_celeb_a_batches_read_ahead_and_resume(first_step, celeb_a):
 def test_array_split_checks_its_arrays():
     images, label = np.zeros((3, 2, 2, 1), np.uint8), np.zeros(3, int)
     for changes, message in (
-        ({"images": images.astype(np.float32)}, "images must be uint8, got float32"),
-        ({"images": images[0]}, r"images must have shape \[n, h, w, c\], got \(2, 2, 1\)"),
+        ({"images": images.astype(np.float32)}, "images: expected uint8, got float32"),
+        ({"images": images[0]}, r"images: expected shape \[n, h, w, c\], got \(2, 2, 1\)"),
         ({"fine": label.astype(float)}, "fine labels: expected integers"),
         ({"coarse": label - 1}, "coarse labels: expected labels 0 to"),
-        ({"fine": label[:2]}, "must have one length, got 3, 2 and 3"),
+        ({"fine": label[:2]}, "expected one length, got 3, 2 and 3"),
     ):
         arrays = {"images": images, "fine": label, "coarse": label, **changes}
         with pytest.raises((TypeError, ValueError), match=message):
@@ -799,10 +826,10 @@ def test_splits_read_and_subset_by_number(kind):
     assert split.read(np.zeros(0, int))["image"].shape == (0, 2, 2, 1)
     for wrong in ([20], [-1]):
         for method in (split.read, split.subset):
-            with pytest.raises(IndexError, match=r"indices must lie in \[0, 20\)"):
+            with pytest.raises(IndexError, match=r"indices: expected numbers in \[0, 20\)"):
                 method(np.array(wrong))
     for wrong in (np.array([0.0]), np.array([[0]])):
-        with pytest.raises(TypeError, match=r"indices must be integers \[b\]"):
+        with pytest.raises(TypeError, match=r"indices: expected integers \[b\]"):
             split.read(wrong)
 
 
@@ -817,10 +844,22 @@ def test_to_memory_keeps_the_order(threads):
 @pytest.mark.parametrize(
     ("decode", "message"),
     [
-        (lambda record: (np.zeros((2, 3, 1), np.uint8), 0, 0), r"uint8 \(2, 3, 1\), expected"),
-        (lambda record: (np.zeros((2, 2, 1), np.float32), 0, 0), "image is float32"),
-        (lambda record: (np.zeros((2, 2, 1), np.uint8), 4, 0), r"fine label 4 is not in \[0, 4\)"),
-        (lambda record: (np.zeros((2, 2, 1), np.uint8), 0, 2), r"coarse label 2 is not in"),
+        (
+            lambda record: (np.zeros((2, 3, 1), np.uint8), 0, 0),
+            r"expected uint8 \(2, 2, 1\), got uint8 \(2, 3, 1\)",
+        ),
+        (
+            lambda record: (np.zeros((2, 2, 1), np.float32), 0, 0),
+            "image: expected uint8 .*, got float32",
+        ),
+        (
+            lambda record: (np.zeros((2, 2, 1), np.uint8), 4, 0),
+            r"fine label: expected one in \[0, 4\), got 4",
+        ),
+        (
+            lambda record: (np.zeros((2, 2, 1), np.uint8), 0, 2),
+            r"coarse label: expected one in \[0, 2\), got 2",
+        ),
     ],
 )
 def test_record_split_checks_every_example(decode, message):

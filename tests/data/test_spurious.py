@@ -257,9 +257,11 @@ def test_only_orientation_gives_texture_away():
 @pytest.mark.parametrize("kind", KINDS)
 def test_from_disk_is_in_memory(kind, monkeypatch):
     held = digits(kind)
-    splits, shape = sources._digits(0)
-    on_disk = {name: streamed(split) for name, split in splits.items()}
-    monkeypatch.setattr(sources, "_digits", lambda size: (dict(on_disk), shape))
+    whole = sources._digits(schema.default().data)
+    on_disk = {name: streamed(split) for name, split in whole.splits.items()}
+    monkeypatch.setitem(
+        sources._LOADERS, "digits", lambda config_data: whole._replace(splits=on_disk)
+    )
     lazy = digits(kind)
     assert lazy.image_shape == held.image_shape
     np.testing.assert_allclose(lazy.mean, held.mean, rtol=1e-12)
@@ -273,7 +275,7 @@ def test_from_disk_is_in_memory(kind, monkeypatch):
         np.testing.assert_array_equal(part.fine, held.splits[name].fine[indices])
         for method in (split.read, split.subset):
             for wrong in (-1, len(split)):
-                with pytest.raises(IndexError, match="indices must lie in"):
+                with pytest.raises(IndexError, match="indices: expected numbers in"):
                     method(np.array([wrong]))
     expected = group_counts(held)
     for name, counts in group_counts(lazy).items():
@@ -303,9 +305,17 @@ def test_image_size_is_that_of_the_digits():
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"kind": "photographs"}, ValueError, "one of colour, texture, got 'photographs'"),
-        ({"split": "validation"}, ValueError, "one of train, test, got 'validation'"),
-        ({"images": grey(2).astype(float)}, TypeError, "must be uint8, got float64"),
+        (
+            {"kind": "photographs"},
+            ValueError,
+            "kind: expected one of colour, texture, got 'photographs'",
+        ),
+        (
+            {"split": "validation"},
+            ValueError,
+            "split: expected one of train, test, got 'validation'",
+        ),
+        ({"images": grey(2).astype(float)}, TypeError, "images: expected uint8, got float64"),
         ({"images": grey(2)[..., 0]}, ValueError, r"shape \[n, h, w, 1\], got \(2, 8, 8\)"),
         ({"images": grey(2).repeat(3, -1)}, ValueError, r"got \(2, 8, 8, 3\)"),
         ({"background": np.zeros(3, int)}, ValueError, r"shape \(2,\), got \(3,\)"),
@@ -320,10 +330,10 @@ def test_arguments_that_cannot_be_used(changes, error, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"correlation": 1.1}, "correlation must lie between 0 and 1, got 1.1"),
-        ({"correlation": float("nan")}, "correlation must lie between 0 and 1, got nan"),
-        ({"split": "all"}, "one of train, test, got 'all'"),
-        ({"coarse": np.array([0, 2])}, r"coarse must be 0 or 1, got \[0 2\]"),
+        ({"correlation": 1.1}, "correlation: expected a number from 0 to 1, got 1.1"),
+        ({"correlation": float("nan")}, "correlation: expected a number from 0 to 1, got nan"),
+        ({"split": "all"}, "split: expected one of train, test, got 'all'"),
+        ({"coarse": np.array([0, 2])}, r"coarse: expected 0 or 1, got \[0 2\]"),
     ],
 )
 def test_assignments_that_cannot_be_made(changes, message):
@@ -336,14 +346,15 @@ def test_config_values_out_of_range_are_refused():
     for value in (0.4, 1.01):
         with pytest.raises(ConfigError, match=r"data\.correlation: .* at least 0\.5"):
             digits("colour", correlation=value)
-        config = schema.default()
-        config.data.correlation = value
-        with pytest.raises(ValueError, match=rf"data\.correlation must .* got {value}"):
-            sources.load(config.data)
-    config = schema.default()
-    config.data.background = "sky"
-    with pytest.raises(sources.DataError, match=r"expected one of none, .*texture, got 'sky'"):
-        sources.load(config.data)
-    config.data.name, config.data.background = "cifar10", "colour"
-    with pytest.raises(sources.DataError, match="expected 'none' for cifar10, got 'colour'"):
-        sources.load(config.data)
+    with pytest.raises(ConfigError, match=r"expected one of none, .*texture, got 'sky'"):
+        digits("sky")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_more_than_two_coarse_classes_are_refused(kind, monkeypatch):
+    three = sources._digits(schema.default().data)._replace(coarse_names=tuple("abc"))
+    monkeypatch.setitem(sources._LOADERS, "digits", lambda config_data: three)
+    message = rf"data\.background: expected 'none' for digits, got '{kind}'; .*two coarse.* has 3"
+    with pytest.raises(sources.DataError, match=message):
+        digits(kind)
+    assert digits("photographs").image_shape == (8, 8, 3)

@@ -202,7 +202,10 @@ def test_a_table_of_one_s_own(stored, tmp_path):
         ("wnid,coarse\nn02124075,cat\n", r"none for n01443537 \(goldfish\) in .*map\.csv"),
         ("wnid,superclass\n", r"map\.csv, line 1: expected one column 'coarse', got the header"),
         ("wnid,coarse\nn1,a\nn2,\n", r"map\.csv, line 3: expected a wnid and a coarse name"),
-        ("wnid,coarse\nn1,a\nn1,b\n", r"map\.csv, line 3: wnid n1 is in an earlier line too"),
+        (
+            "wnid,coarse\nn1,a\nn1,b\n",
+            r"map\.csv, line 3: wnid: expected one line each, got 'n1' again",
+        ),
         ("wnid,coarse\nn1,a,b\n", r"map\.csv, line 2: expected 2 cells as in the header, got 3"),
         (None, r"data\.coarse_map: expected a CSV .*got '.*map\.csv', which is no file"),
     ],
@@ -239,7 +242,9 @@ def test_coarse_map_is_for_tiny_imagenet_only():
 
 @pytest.mark.parametrize("data_dir", ["", "nowhere"])
 def test_missing_data_say_what_to_do(data_dir):
-    with pytest.raises(sources.DatasetNotFound, match=rf"got '{data_dir}'; download and unpack"):
+    with pytest.raises(
+        sources.DatasetNotFound, match=rf"wnids\.txt .*docs/data\.md\), got '{data_dir}'"
+    ):
         load(data_dir)
 
 
@@ -302,7 +307,7 @@ def test_lists_that_do_not_fit_the_images(changed, file, old, new, message):
     [
         (jpeg(0)[:900], "truncated"),
         (b"no image", "not an image in a format that Pillow can read"),
-        (jpeg(0, side=32), r"image is uint8 \(32, 32, 3\), expected uint8 \(64, 64, 3\)"),
+        (jpeg(0, side=32), r"image: expected uint8 \(64, 64, 3\), got uint8 \(32, 32, 3\)"),
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])

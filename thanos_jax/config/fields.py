@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from thanos_jax import methods
-from thanos_jax.data import damaged, random_bits, sources
+from thanos_jax.data import damaged, random_bits, sources, tfds_sets
 from thanos_jax.losses import pairs
 
 
@@ -86,11 +87,33 @@ FIELDS: dict[str, Field] = {
         0, "seeds parameters, order of samples, augmentation and dropout", 0, 2**31 - 1
     ),
     # Data
-    "data.name": _one_of("digits", "data set", DATASETS),
+    "data.name": _one_of("digits", "data set; tfds: the one that data.tfds names", DATASETS),
     "data.data_dir": Field(
         "",
         "folder of prepared TFDS data (empty: TFDS's own default), of Tiny ImageNet, Waterbirds or "
         "ISIC, or of images with labels.csv; see docs/data.md",
+    ),
+    "data.tfds": Field(
+        "",
+        "with data.name=tfds, any image classification set of TFDS; see docs/data.md",
+        "NAME[/CONFIG][:VERSION], or empty",
+        lambda v: not v or re.fullmatch(tfds_sets.PATTERN, v) is not None,
+    ),
+    "data.fine_key": Field("label", "with data.name=tfds, the feature that is the fine label"),
+    "data.coarse_key": Field(
+        "",
+        "with data.name=tfds, the feature that is the coarse label; empty: data.coarse_map, or "
+        "else the fine label",
+    ),
+    "data.coarse_map": Field(
+        "",
+        "CSV of the coarse class of each fine class: for tfds with the columns fine (names or ids) "
+        "and coarse; for tiny_imagenet wnid and coarse, empty: the package's own",
+    ),
+    "data.test_split": Field(
+        "test",
+        "with data.name=tfds, the stored split that is the test; train: a fifth of each fine class "
+        "of the training images, the same for every seed",
     ),
     "data.validation_fraction": _number(
         0.1, "share of the training set held out, where a set has no validation split", 0.001, 0.5
@@ -108,8 +131,9 @@ FIELDS: dict[str, Field] = {
     ),
     "data.background": _one_of(
         "none",
-        "what digits or mnist are laid over; photographs: random pieces of two photographs; colour "
-        "(red or green) and texture (stripes): a spurious feature, the fine label is the group",
+        "what images of one channel are laid over; photographs: random pieces of two photographs; "
+        "colour (red or green) and texture (stripes), for two coarse classes: a spurious feature, "
+        "the fine label is the group",
         sources.BACKGROUNDS,
     ),
     "data.correlation": _number(
@@ -117,13 +141,11 @@ FIELDS: dict[str, Field] = {
     ),
     "data.rare_fraction": _number(
         1.0,
-        "share kept of the training images of 3, 4, 8 and 9 in digits or mnist; 1: all",
+        "share kept of the training images of the last 40 % of the fine classes of each coarse "
+        "class (digits: 3, 4, 8 and 9); 1: all",
         0,
         1,
         open_low=True,
-    ),
-    "data.coarse_map": Field(
-        "", "CSV with the columns wnid and coarse, for tiny_imagenet; empty: the package's own"
     ),
     "data.random_bits": _number(
         0, "random bits of each image that both views share (RandBit), 0 to 32", 0, 32

@@ -8,10 +8,11 @@ suppression (Chen, Luo and Li, "Intriguing Properties of Contrastive Losses", Ne
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import numpy as np
 
-from thanos_jax.data.splits import ArraySplit, Batch, MappedSplit, Split
+from thanos_jax.data.splits import ArraySplit, DerivedSplit, Split
 from thanos_jax.permutations import PHOTOGRAPH
 
 _CHUNK = 4096  # images composed at a time
@@ -56,18 +57,18 @@ def over_photographs(
       (2, 8, 8, 3)
     """
     if images.dtype != np.uint8:
-        raise TypeError(f"images must be uint8, got {images.dtype}")
+        raise TypeError(f"images: expected uint8, got {images.dtype}")
     if images.ndim != 4 or images.shape[-1] != 1:
-        raise ValueError(f"images must have shape [n, h, w, 1], got {images.shape}")
+        raise ValueError(f"images: expected shape [n, h, w, 1], got {images.shape}")
     if split not in PHOTOGRAPH:
-        raise ValueError(f"split must be one of {', '.join(PHOTOGRAPH)}, got {split!r}")
+        raise ValueError(f"split: expected one of {', '.join(PHOTOGRAPH)}, got {split!r}")
     size, height, width, _ = images.shape
     photographs = _photographs()
     middle = photographs.shape[2] // 2
     half = photographs[:, :, :middle] if split == "train" else photographs[:, :, middle:]
     if height > half.shape[1] or width > half.shape[2]:
         raise ValueError(
-            f"images must be at most {half.shape[1]} x {half.shape[2]} pixels to lie on half of a"
+            f"images: expected at most {half.shape[1]} x {half.shape[2]} pixels, half of a"
             f" photograph, got {height} x {width}"
         )
     numbers = np.arange(size) if numbers is None else np.asarray(numbers)
@@ -100,22 +101,44 @@ def white_over(images: np.ndarray, background: np.ndarray) -> np.ndarray:
     return ((alpha * 255 + (255 - alpha) * background + 127) // 255).astype(np.uint8)
 
 
-def lay_over_photographs(grey: Split, seed: int, split: str) -> Split:
+def lay_over_photographs(grey: Split, seed: int, split: str, *, first: int = 0) -> Split:
     """The same examples over photographs, in memory if they were; see `over_photographs`.
 
     Args:
-      grey: a whole split of one-channel images, as stored.
+      grey: one-channel images, as stored.
       seed: as in `over_photographs`.
       split: "train" or "test".
+      first: number of the first image.
 
     Returns:
       A split of images with three channels.
     """
-    if isinstance(grey, ArraySplit):
-        return ArraySplit(over_photographs(grey.images, seed, split), grey.fine, grey.coarse)
+    return with_images(
+        grey,
+        lambda images, rows: over_photographs(images, seed, split, numbers=first + rows),
+    )
 
-    def change(batch: Batch, numbers: np.ndarray) -> Batch:
-        images = over_photographs(batch["image"], seed, split, numbers=numbers)
-        return {**batch, "image": images}
 
-    return MappedSplit(grey, change, fine=grey.fine)
+def with_images(
+    split: Split,
+    change: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    fine: np.ndarray | None = None,
+) -> Split:
+    """The same examples with other images, changed at once if they are in memory.
+
+    Args:
+      split: n examples.
+      change: (uint8 [b, h, w, c], int64 [b] their numbers in the split) -> uint8 [b, h, w, other].
+      fine: int32 [n], the fine labels afterwards; None: as they were.
+
+    Returns:
+      A split of the changed images.
+    """
+    if isinstance(split, ArraySplit):
+        images = change(split.images, np.arange(len(split)))
+        return ArraySplit(images, split.fine if fine is None else fine, split.coarse)
+    return DerivedSplit(
+        split,
+        {} if fine is None else {"fine": fine},
+        change=lambda batch, rows: {**batch, "image": change(batch["image"], rows)},
+    )

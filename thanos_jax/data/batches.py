@@ -1,9 +1,9 @@
-"""Batches as a pure function of seed, step and process.
+"""Batches as a pure function of seed and step.
 
 The training stream is the endless concatenation of seeded epoch permutations. Step s takes its
-positions s * B to (s + 1) * B, and of those each process takes one contiguous share. So the state
-of the data is the step: nothing is lost or repeated when a run is stopped, or when it goes on with
-another number of processes.
+positions s * B to (s + 1) * B. So the state of the data is the step: nothing is lost or repeated
+when a run is stopped, or when it goes on with another number of processes, each of which reads its
+rows of a batch (`thanos_jax.sharding.LocalRows`).
 """
 
 import operator
@@ -17,15 +17,7 @@ from thanos_jax.errors import MissingDependencyError
 from thanos_jax.permutations import permutation
 
 
-def sample_indices(
-    *,
-    seed: int,
-    step: int,
-    batch_size: int,
-    size: int,
-    process_index: int = 0,
-    process_count: int = 1,
-) -> np.ndarray:
+def sample_indices(*, seed: int, step: int, batch_size: int, size: int) -> np.ndarray:
     """The examples of one training step, as positions in the split.
 
     Args:
@@ -33,24 +25,21 @@ def sample_indices(
       step: the training step, from 0.
       batch_size: examples per step, over all processes.
       size: number of examples of the split.
-      process_index: this process, in [0, process_count).
-      process_count: number of processes; divides batch_size.
 
     Returns:
-      int64 [batch_size // process_count]. The arrays of all processes, one after the other, are the
-      array of a single process.
+      int64 [batch_size].
 
     Raises:
       TypeError: an argument is not an integer.
       ValueError: an argument out of range.
     """
-    share = _share(batch_size, process_index, process_count)
+    _check_batch_size(batch_size)
     if operator.index(step) < 0:
-        raise ValueError(f"step must not be negative, got {step}")
+        raise ValueError(f"step: expected 0 or more, got {step}")
     if operator.index(size) < 1:
-        raise ValueError(f"size must be at least 1, got {size}")
+        raise ValueError(f"size: expected at least 1, got {size}")
     parts = []
-    position, end = step * batch_size + share.start, step * batch_size + share.stop
+    position, end = step * batch_size, (step + 1) * batch_size
     while position < end:
         epoch, within = divmod(position, size)
         part = permutation(seed, epoch, size)[within : within + end - position]
@@ -66,11 +55,9 @@ def train_batches(
     batch_size: int,
     first_step: int,
     last_step: int,
-    process_index: int = 0,
-    process_count: int = 1,
     read_threads: int = 8,
 ) -> Iterator[Batch]:
-    """This process's part of the batches of steps first_step .. last_step - 1.
+    """The batches of steps first_step .. last_step - 1.
 
     A split in memory is gathered on the spot. A split on disk is read ahead by Grain, whole steps
     at a time; the values are the same.
@@ -81,37 +68,25 @@ def train_batches(
       batch_size: examples per step, over all processes.
       first_step: the step to begin with; what a checkpoint stores.
       last_step: the step to stop before.
-      process_index: this process, in [0, process_count).
-      process_count: number of processes; divides batch_size.
       read_threads: threads that read ahead from disk; 0 for none.
 
     Returns:
-      An iterator of {"image": uint8 [b, h, w, c], "fine": int32 [b], "coarse": int32 [b]}, with
-      b = batch_size // process_count.
+      An iterator of {"image": uint8 [b, h, w, c], "fine": int32 [b], "coarse": int32 [b]}.
 
     Raises:
       ImportError: grain, which reads ahead, is not installed.
       TypeError: an argument is not an integer.
       ValueError: an argument out of range.
     """
-    _share(batch_size, process_index, process_count)
+    _check_batch_size(batch_size)
     if not 0 <= operator.index(first_step) <= operator.index(last_step):
         raise ValueError(
-            f"steps must satisfy 0 <= first_step <= last_step, got {first_step} and {last_step}"
+            f"steps: expected 0 <= first_step <= last_step, got {first_step} and {last_step}"
         )
     size = len(split)
 
     def read(step: int) -> Batch:
-        return split.read(
-            sample_indices(
-                seed=seed,
-                step=step,
-                batch_size=batch_size,
-                size=size,
-                process_index=process_index,
-                process_count=process_count,
-            )
-        )
+        return split.read(sample_indices(seed=seed, step=step, batch_size=batch_size, size=size))
 
     if first_step < last_step:
         # What is wrong with seed or size shows here, not at the first `next`.
@@ -123,38 +98,31 @@ def evaluation_batches(
     split: Split,
     *,
     batch_size: int,
-    process_index: int = 0,
-    process_count: int = 1,
     read_threads: int = 8,
 ) -> Iterator[Batch]:
     """Every example once, in order; the last batch is filled up with example 0, marked as padding.
 
-    All processes get the same number of batches, of the same shape.
-
     Args:
       split: where the examples are.
       batch_size: examples per batch, over all processes.
-      process_index: this process, in [0, process_count).
-      process_count: number of processes; divides batch_size.
       read_threads: threads that read ahead from disk; 0 for none.
 
     Returns:
       An iterator of {"image": uint8 [b, h, w, c], "fine": int32 [b], "coarse": int32 [b],
-      "where": bool [b], False on padding, "index": int64 [b], the position in the split}, with
-      b = batch_size // process_count.
+      "where": bool [b], False on padding, "index": int64 [b], the position in the split}.
 
     Raises:
       ImportError: grain, which reads ahead, is not installed.
       TypeError: an argument is not an integer.
       ValueError: an argument out of range, or a split without examples.
     """
-    share = _share(batch_size, process_index, process_count)
+    _check_batch_size(batch_size)
     size = len(split)
     if size < 1:
-        raise ValueError("split must have at least one example, got 0")
+        raise ValueError("split: expected at least one example, got 0")
 
     def read(number: int) -> Batch:
-        position = np.arange(share.start, share.stop, dtype=np.int64) + number * batch_size
+        position = np.arange(batch_size, dtype=np.int64) + number * batch_size
         where = position < size
         index = np.where(where, position, 0)
         return {**split.read(index), "where": where, "index": index}
@@ -162,20 +130,9 @@ def evaluation_batches(
     return _each(read, 0, -(-size // batch_size), split.in_memory, read_threads)
 
 
-def _share(batch_size: int, process_index: int, process_count: int) -> range:
-    """The positions within a batch that belong to one process."""
-    if operator.index(process_count) < 1:
-        raise ValueError(f"process_count must be at least 1, got {process_count}")
-    if not 0 <= operator.index(process_index) < process_count:
-        raise ValueError(f"process_index must be in [0, {process_count}), got {process_index}")
+def _check_batch_size(batch_size: int) -> None:
     if operator.index(batch_size) < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    if batch_size % process_count:
-        raise ValueError(
-            f"batch_size must be a multiple of process_count, got {batch_size} and {process_count}"
-        )
-    share = batch_size // process_count
-    return range(process_index * share, (process_index + 1) * share)
+        raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
 
 
 class _Numbered:
@@ -193,7 +150,7 @@ class _Numbered:
 
 def _each(read: Any, first: int, last: int, in_memory: bool, read_threads: int) -> Iterator[Batch]:
     if operator.index(read_threads) < 0:
-        raise ValueError(f"read_threads must not be negative, got {read_threads}")
+        raise ValueError(f"read_threads: expected 0 or more, got {read_threads}")
     if in_memory or read_threads == 0 or first == last:
         return map(read, range(first, last))
     try:

@@ -1,4 +1,4 @@
-"""What is done about stored examples that cannot be read: stop, or leave them out and say so."""
+"""What to do about stored examples that cannot be read: stop, or leave them out and say so."""
 
 from __future__ import annotations
 
@@ -41,15 +41,19 @@ def open_records(
       DataError: a record cannot be used, and the split is in memory; with "skip" if that is so of
         more than half of them.
     """
+
+    def opened(split: Split) -> Split:
+        return split if stream else to_memory(split, threads=threads)
+
     if on_damaged == "stop":
-        return records if stream else to_memory(records, threads=threads), ()
+        return opened(records), ()
     if not stream:
         # Read once if nothing is wrong, as nearly always.
         with contextlib.suppress(DataError):
-            return to_memory(records, threads=threads), ()
+            return opened(records), ()
     errors = _errors(records, threads)
     if not errors:
-        return records if stream else to_memory(records, threads=threads), ()
+        return opened(records), ()
     count = f"{records.dataset}, split {records.split!r}: {len(errors)} of {len(records)} examples"
     first = "\n".join(f"  {error}" for error in list(errors.values())[:_NAMED])
     if len(errors) > _MOST * len(records):
@@ -63,8 +67,7 @@ def open_records(
         flush=True,
     )
     sound = records.subset(np.setdiff1d(np.arange(len(records)), list(errors)))
-    skipped = tuple(f"{records.split} {number}" for number in errors)
-    return sound if stream else to_memory(sound, threads=threads), skipped
+    return opened(sound), tuple(f"{records.split} {number}" for number in errors)
 
 
 def _errors(records: RecordSplit, threads: int | None) -> dict[int, DataError]:

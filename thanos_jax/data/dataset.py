@@ -1,4 +1,4 @@
-"""What a loader hands over, and what loaders share: the hold-out, channel moments, tables."""
+"""What a loader hands over, and what loaders share: draws of splits, channel moments, tables."""
 
 from __future__ import annotations
 
@@ -9,9 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
+from ml_collections import ConfigDict
 
-from thanos_jax.data.splits import DataError, Split
-from thanos_jax.permutations import HOLD_OUT, MOMENTS, permutation
+from thanos_jax.data.splits import ArraySplit, DataError, Split
+from thanos_jax.permutations import HOLD_OUT, MOMENTS, TEST_SPLIT, permutation
+
+# What one-channel images can be laid over -> channels of the images that result.
+BACKGROUND_CHANNELS = {"photographs": 3, "colour": 3, "texture": 1}
 
 
 class Dataset(NamedTuple):
@@ -19,11 +23,12 @@ class Dataset(NamedTuple):
 
     Attributes:
       name: as in the config.
-      splits: "train", "validation" and "test".
+      splits: "train", "validation" and "test". From a loader of one set, "validation" may be
+        missing: it is then held out of "train".
       coarse_names: names of the coarse classes, in the order of their ids.
       fine_names: names of the fine classes, in the order of their ids.
       image_shape: (h, w, c).
-      mean: mean of each channel of images in [0, 1].
+      mean: mean of each channel of images in [0, 1]; from a loader, () if it is to be measured.
       std: standard deviation of each channel of images in [0, 1].
       skipped: the stored examples left out because they cannot be read, as in "train 17"; see
         `thanos_jax.data.damaged`.
@@ -37,6 +42,35 @@ class Dataset(NamedTuple):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     skipped: tuple[str, ...] = ()
+
+
+def draw_test(fine: np.ndarray, fine_names: Sequence[str]) -> np.ndarray:
+    """Which images are the test split where a set has none: a fifth of each fine class.
+
+    At least one of each; the same for every config's seed, so that the test split is the same for
+    everybody.
+
+    Args:
+      fine: int32 [n].
+      fine_names: of all fine classes.
+
+    Returns:
+      bool [n].
+
+    Raises:
+      DataError: a fine class of fewer than two images.
+    """
+    test = np.zeros(len(fine), bool)
+    for number, name in enumerate(fine_names):
+        members = np.flatnonzero(fine == number)
+        if len(members) < 2:
+            raise DataError(
+                f"fine class {name!r}: expected two or more images, for training and test, got"
+                f" {len(members)}"
+            )
+        order = permutation(number, TEST_SPLIT, len(members))
+        test[members[order[: max(1, round(len(members) / 5))]]] = True
+    return test
 
 
 def hold_out(size: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -56,8 +90,8 @@ def hold_out(size: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndar
     held = round(size * fraction)
     if not 0 < held < size:
         raise DataError(
-            f"data.validation_fraction {fraction} of {size} training examples leaves"
-            f" {size - held} for training and {held} for validation; both need at least one"
+            "data.validation_fraction: expected a share that leaves examples for training and for"
+            f" validation, got {fraction}: of {size} training examples, {size - held} and {held}"
         )
     order = permutation(seed, HOLD_OUT, size)
     return np.sort(order[held:]), np.sort(order[:held])
@@ -102,24 +136,35 @@ def moments(
     return tuple(mean.tolist()), tuple(std.tolist())
 
 
-def fine_labels(split: Split, chunk: int = 1024) -> np.ndarray:
-    """The fine label of every example.
+def labels(split: Split, chunk: int = 1024) -> tuple[np.ndarray, np.ndarray]:
+    """The labels of every example of a split; one on disk is read whole.
 
     Args:
-      split: the split; one whose labels are not known otherwise is read whole.
+      split: the split, not empty.
       chunk: examples read at a time.
 
     Returns:
-      int32 [n].
+      int32 [n], the fine labels, and int32 [n], the coarse labels.
 
     Raises:
       DataError: an example cannot be read.
     """
-    if split.fine is not None:
-        return split.fine
+    if isinstance(split, ArraySplit):
+        return split.fine, split.coarse
     starts = range(0, len(split), chunk)
-    ranges = (np.arange(start, min(start + chunk, len(split))) for start in starts)
-    return np.concatenate([split.read(indices)["fine"] for indices in ranges])
+    parts = []
+    for start in starts:
+        batch = split.read(np.arange(start, min(start + chunk, len(split))))
+        parts.append((batch["fine"], batch["coarse"]))
+    fine, coarse = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return fine, coarse
+
+
+def exceeds_memory(size: int, image_shape: tuple[int, int, int], config_data: ConfigDict) -> bool:
+    """Whether so many images stay on disk, by `memory_limit_gib`, with their background."""
+    height, width, channels = image_shape
+    channels = BACKGROUND_CHANNELS.get(config_data.background, channels)
+    return size * height * width * channels / 2**30 > config_data.memory_limit_gib
 
 
 def group_counts(dataset: Dataset) -> dict[str, np.ndarray]:
@@ -180,3 +225,51 @@ def read_table(path: str, required: Sequence[str]) -> Iterator[tuple[int, dict[s
         raise DataError(f"{path}, line {reader.line_num}: not CSV: {error}") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: expected text in UTF-8, got {error}") from error
+
+
+def read_coarse_map(path: str, column: str) -> dict[str, str]:
+    """The coarse class of each fine class, from `data.coarse_map`.
+
+    Args:
+      path: a CSV with the columns `column` and coarse; others are ignored.
+      column: the one that has the fine classes.
+
+    Returns:
+      cell of the column -> name of its coarse class.
+
+    Raises:
+      DataError: no such file, an empty cell, or a fine class in two lines.
+    """
+    table = os.path.expanduser(path)
+    if not os.path.isfile(table):
+        raise DataError(
+            f"data.coarse_map: expected a CSV with the columns {column} and coarse, got {path!r},"
+            " which is no file"
+        )
+    result: dict[str, str] = {}
+    for line, cells in read_table(table, (column, "coarse")):
+        fine, coarse = cells[column], cells["coarse"]
+        if not fine or not coarse:
+            raise DataError(
+                f"{table}, line {line}: expected a {column} and a coarse name, got {fine!r} and"
+                f" {coarse!r}"
+            )
+        if fine in result:
+            raise DataError(
+                f"{table}, line {line}: {column}: expected one line each, got {fine!r} again"
+            )
+        result[fine] = coarse
+    return result
+
+
+def number_coarse(coarse_of: Sequence[str]) -> tuple[tuple[str, ...], np.ndarray]:
+    """Numbers coarse classes in the order of their names.
+
+    Args:
+      coarse_of: the name of the coarse class of each fine class.
+
+    Returns:
+      Their names, and int32 [num_fine], the coarse class of each fine class.
+    """
+    names, coarse_of_fine = np.unique(list(coarse_of), return_inverse=True)
+    return tuple(names.tolist()), coarse_of_fine.astype(np.int32)

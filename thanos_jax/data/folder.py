@@ -5,18 +5,17 @@ from __future__ import annotations
 import collections
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from thanos_jax.data.dataset import Dataset, hold_out, moments, read_table
+from thanos_jax.data.dataset import Dataset, draw_test, read_table
 from thanos_jax.data.image_files import ImageFiles, open_image, open_splits
 from thanos_jax.data.prepared import DatasetNotFound
 from thanos_jax.data.splits import DataError
-from thanos_jax.permutations import TEST_SPLIT, permutation
 
 TABLE = "labels.csv"
 _COLUMNS = ("filename", "coarse", "fine")
@@ -59,7 +58,7 @@ def load(config_data: ConfigDict) -> Dataset:
     images, or of 10,000 drawn from them.
 
     Args:
-      config_data: `config.data`; see `sources.load`. image_size may be 0 only if all images have
+      config_data: `config.data`. image_size may be 0 only if all images have
         one size.
 
     Returns:
@@ -69,14 +68,12 @@ def load(config_data: ConfigDict) -> Dataset:
       DatasetNotFound: there is no labels.csv.
       DataError: a table or an image that cannot be used; names the line and the file.
     """
-    folder = os.path.expanduser(config_data.data_dir)
-    table = os.path.join(folder, TABLE)
-    if not folder or not os.path.isfile(table):
-        raise DatasetNotFound(
-            f"data.data_dir: expected a folder that holds {TABLE}, with the columns filename,"
-            f" coarse, fine and perhaps split; got {folder!r}"
-        )
-    rows = read_rows(folder)
+    table = find(
+        config_data.data_dir,
+        TABLE,
+        f"a folder that holds {TABLE}, with the columns filename, coarse, fine and perhaps split",
+    )
+    rows = read_rows(table, _COLUMNS[0], _COLUMNS[1:], _classify)
     pairs, fine_names = _name_classes(rows)
     return from_rows(
         config_data,
@@ -99,7 +96,7 @@ def from_rows(
     pairs: Sequence[tuple[str, str]],
     fine_names: tuple[str, ...],
     mode: str | None = None,
-    units: tuple[tuple[float, ...], tuple[float, ...]] | None = None,
+    units: tuple[tuple[float, ...], tuple[float, ...]] = ((), ()),
 ) -> Dataset:
     """Makes a data set of the files that a table names; `load` says how it is split and read.
 
@@ -112,7 +109,7 @@ def from_rows(
       pairs: (coarse, fine) as in the rows, for each fine class, in the order of their ids.
       fine_names: the names by which these are shown.
       mode: "L" or "RGB", what images become; None for "L" if all files are grey, "RGB" otherwise.
-      units: (mean, std) of each channel; None for those of the training images.
+      units: (mean, std) of each channel; empty for those of the training images.
 
     Returns:
       The data set.
@@ -130,13 +127,7 @@ def from_rows(
         [f"{row.filename}, {table}, line {row.line}" for row in rows],
     )
     split_of = _split(table, rows, files.fine, fine_names)
-    numbers = {split: np.flatnonzero(split_of == split) for split in SPLITS}
-    if not len(numbers["validation"]):
-        train, validation = hold_out(
-            len(numbers["train"]), config_data.validation_fraction, config_data.split_seed
-        )
-        numbers["validation"] = numbers["train"][validation]
-        numbers["train"] = numbers["train"][train]
+    numbers = {name: np.flatnonzero(split_of == name) for name in SPLITS if name in split_of}
     _check_classes(table, rows, files.fine, fine_names, numbers)
 
     size = config_data.image_size
@@ -144,61 +135,88 @@ def from_rows(
     final_mode = mode or found_mode
     image_shape = (size or height, size or width, len(final_mode))
     splits, skipped = open_splits(
-        {split: files.take(numbers[split]) for split in SPLITS},
+        config_data,
+        {split: files.take(members) for split, members in numbers.items()},
         lambda image: _upright(image, final_mode),
         dataset=name,
         num_fine=len(fine_names),
         num_coarse=len(coarse_names),
         image_shape=image_shape,
-        image_size=size,
-        memory_limit_gib=config_data.memory_limit_gib,
-        on_damaged=config_data.on_damaged,
     )
-    mean, std = units or moments(splits["train"], seed=config_data.split_seed)
+    mean, std = units
     return Dataset(name, splits, coarse_names, fine_names, image_shape, mean, std, skipped)
 
 
-def read_rows(folder: str) -> list[Row]:
-    """Reads and checks labels.csv.
+def find(data_dir: str, table: str, expected: str, *, inside: str = "") -> str:
+    """The path of a table.
 
     Args:
-      folder: the folder that holds it.
+      data_dir: `config.data.data_dir`: the folder that holds the table, or `inside`.
+      table: name of the table's file.
+      expected: what data_dir should be, for the message.
+      inside: name of the folder of the table where that is distributed; "" for any.
+
+    Raises:
+      DatasetNotFound: it is not there.
+    """
+    given = os.path.expanduser(data_dir)
+    for root in (os.path.join(given, inside), given):
+        if given and os.path.isfile(os.path.join(root, table)):
+            return os.path.join(root, table)
+    raise DatasetNotFound(f"data.data_dir: expected {expected}, got {data_dir!r}")
+
+
+def read_rows(
+    table: str,
+    column: str,
+    required: Sequence[str],
+    classify: Callable[[Mapping[str, str], str], tuple[str, str, str]],
+) -> list[Row]:
+    """Reads and checks a table of images.
+
+    Args:
+      table: its path, in the folder below which the images are.
+      column: the column that has their files.
+      required: the other columns that are needed.
+      classify: (column -> cell, file and line for messages) -> coarse class, fine class and split,
+        as in `Row`; raises DataError.
 
     Returns:
       Its rows, in order; at least one.
 
     Raises:
-      DataError: a row that cannot be used, or a file that is not there.
+      DataError: a row that cannot be used, a path that leaves the folder, a file in two rows, or
+        one that is not there.
     """
-    table = os.path.join(folder, TABLE)
+    folder = os.path.dirname(table)
     rows: list[Row] = []
     line_of: dict[str, int] = {}
-    for line, cells in read_table(table, _COLUMNS):
+    for line, cells in read_table(table, (column, *required)):
         where = f"{table}, line {line}"
-        for column in _COLUMNS:
-            if not cells[column]:
-                raise DataError(f"{where}: {column} is empty")
-        split = cells.get("split", "")
-        if "split" in cells:
-            one_of(cells, "split", SPLITS, where)
-        filename = check_file(cells, "filename", folder, where, line_of)
+        coarse, fine, split = classify(cells, where)
+        if not cells[column]:
+            raise DataError(f"{where}: {column} is empty")
+        filename = os.path.normpath(cells[column])
+        if _escapes(cells[column]):
+            raise DataError(
+                f"{where}: {column}: expected a path below {folder}, without '..', got"
+                f" {cells[column]!r}"
+            )
+        if filename in line_of:
+            raise DataError(
+                f"{where}: {column}: {filename!r} was labelled before, in line {line_of[filename]}"
+            )
+        if not os.path.isfile(os.path.join(folder, filename)):
+            raise DataError(f"{where}: no file {os.path.join(folder, filename)}")
         line_of[filename] = line
-        rows.append(Row(line, filename, cells["coarse"], cells["fine"], split))
-    check_any(rows, table)
+        rows.append(Row(line, filename, coarse, fine, split))
+    if not rows:
+        raise DataError(f"{table}: expected a line for each image below the header, got none")
     return rows
 
 
 def one_of(cells: Mapping[str, str], column: str, options: Sequence[str], where: str) -> str:
-    """The cell of a column, if it is one of the options.
-
-    Args:
-      cells: column -> cell.
-      column: the column.
-      options: what may be in it.
-      where: file and line, for the message.
-
-    Returns:
-      The cell.
+    """The cell of a column, if it is one of the options; `where` is for the message.
 
     Raises:
       DataError: it is something else.
@@ -210,46 +228,12 @@ def one_of(cells: Mapping[str, str], column: str, options: Sequence[str], where:
     return cells[column]
 
 
-def check_file(
-    cells: Mapping[str, str], column: str, folder: str, where: str, line_of: Mapping[str, int]
-) -> str:
-    """The file that a line names, if it can be used.
-
-    Args:
-      cells: column -> cell.
-      column: the column that has its path below the folder.
-      folder: the folder.
-      where: file and line, for the message.
-      line_of: the files of earlier lines -> their lines.
-
-    Returns:
-      The path below the folder, in its shortest form.
-
-    Raises:
-      DataError: an empty cell, a path that leaves the folder, a file that an earlier line has, or
-        one that is not there.
-    """
-    if not cells[column]:
-        raise DataError(f"{where}: {column} is empty")
-    filename = os.path.normpath(cells[column])
-    if _escapes(cells[column]):
-        raise DataError(
-            f"{where}: {column}: expected a path below {folder}, without '..', got"
-            f" {cells[column]!r}"
-        )
-    if filename in line_of:
-        raise DataError(
-            f"{where}: {column}: {filename!r} was labelled before, in line {line_of[filename]}"
-        )
-    if not os.path.isfile(os.path.join(folder, filename)):
-        raise DataError(f"{where}: no file {os.path.join(folder, filename)}")
-    return filename
-
-
-def check_any(rows: list[Row], table: str) -> None:
-    """Raises DataError if a table has no rows."""
-    if not rows:
-        raise DataError(f"{table}: expected a line for each image below the header, got none")
+def _classify(cells: Mapping[str, str], where: str) -> tuple[str, str, str]:
+    for column in _COLUMNS:
+        if not cells[column]:
+            raise DataError(f"{where}: {column} is empty")
+    split = one_of(cells, "split", SPLITS, where) if "split" in cells else ""
+    return cells["coarse"], cells["fine"], split
 
 
 def _escapes(filename: str) -> bool:
@@ -278,18 +262,14 @@ def _split(
                     f"{table}: split: expected rows for train and test, got none for {name}"
                 )
         return split_of
-    split_of = np.full(len(rows), "train", object)
     for number, name in enumerate(fine_names):
         members = np.flatnonzero(fine == number)
-        if len(members) < 2:
+        if len(members) == 1:
             raise DataError(
                 f"{table}, line {rows[members[0]].line}: the only image of fine class {name!r};"
                 " expected two or more, for training and test"
             )
-        # Whatever the config's seed: the test split is the same for everybody.
-        order = permutation(number, TEST_SPLIT, len(members))
-        split_of[members[order[: max(1, round(len(members) / 5))]]] = "test"
-    return split_of
+    return np.where(draw_test(fine, fine_names), "test", "train").astype(object)
 
 
 def _check_classes(
@@ -306,7 +286,7 @@ def _check_classes(
         absent = np.setdiff1d(np.arange(len(fine_names)), fine[numbers[split]])
         if absent.size:
             members = np.flatnonzero(fine == absent[0])
-            held_out = np.isin(members, numbers["validation"]).sum()
+            held_out = np.isin(members, numbers.get("validation", ())).sum()
             raise DataError(
                 f"{table}, line {rows[members[0]].line}: fine class {fine_names[absent[0]]!r} has"
                 f" {len(members)} images, none of them in the {split} split ({held_out} in"

@@ -8,8 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from thanos_jax.data.damaged import open_records
+from thanos_jax.data.dataset import exceeds_memory
 from thanos_jax.data.prepared import resize
 from thanos_jax.data.splits import RecordSplit, Split
 
@@ -59,6 +61,7 @@ class _Records:
 
 
 def open_splits(
+    config_data: ConfigDict,
     files: Mapping[str, ImageFiles],
     convert: Callable[[Any], Any],
     *,
@@ -66,22 +69,17 @@ def open_splits(
     num_fine: int,
     num_coarse: int,
     image_shape: tuple[int, int, int],
-    image_size: int,
-    memory_limit_gib: float,
-    on_damaged: str = "stop",
 ) -> tuple[dict[str, Split], tuple[str, ...]]:
     """Opens the splits of a data set of image files.
 
     Args:
+      config_data: `config.data`: image_size, memory_limit_gib, background and on_damaged.
       files: split -> its files.
       convert: from the PIL image as it is read to one of mode "L" or "RGB".
       dataset: name of the data set, for messages.
       num_fine: fine labels lie in [0, num_fine).
       num_coarse: coarse labels lie in [0, num_coarse).
       image_shape: (h, w, c) of every image in the end.
-      image_size: side of the square the images are resized to; 0 to leave them as stored.
-      memory_limit_gib: GiB of pixels of all splits above which they stay on disk.
-      on_damaged: what is done about files that cannot be used; see `thanos_jax.data.damaged`.
 
     Returns:
       split -> its examples: all of them in memory, or none; and which were left out.
@@ -90,13 +88,13 @@ def open_splits(
       DataError: a file that cannot be used, if it is read now.
     """
     size = sum(len(part.paths) for part in files.values())
-    stream = size * float(np.prod(image_shape)) / 2**30 > memory_limit_gib
+    stream = exceeds_memory(size, image_shape, config_data)
     splits: dict[str, Split] = {}
     skipped: tuple[str, ...] = ()
     for name, part in files.items():
         records = RecordSplit(
             _Records(part),
-            lambda record: _decode(cast(_Record, record), convert, image_size),
+            lambda record: _decode(cast(_Record, record), convert, config_data.image_size),
             image_shape=image_shape,
             num_fine=num_fine,
             num_coarse=num_coarse,
@@ -105,7 +103,9 @@ def open_splits(
             file_of=part.sources.__getitem__,
             fine=part.fine,
         )
-        splits[name], found = open_records(records, stream=stream, on_damaged=on_damaged)
+        splits[name], found = open_records(
+            records, stream=stream, on_damaged=config_data.on_damaged
+        )
         skipped += found
     return splits, skipped
 

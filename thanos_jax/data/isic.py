@@ -8,21 +8,18 @@ without: the groups of Sohoni et al., "No Subclass Left Behind", NeurIPS 2020.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 
 from ml_collections import ConfigDict
 
 from thanos_jax.data import folder
-from thanos_jax.data.dataset import Dataset, read_table
-from thanos_jax.data.prepared import DatasetNotFound
+from thanos_jax.data.dataset import Dataset
 from thanos_jax.data.splits import DataError
 
 TABLE = "metadata.csv"
 CLASSES = ("benign", "malignant")
 GROUPS = ("benign, no patch", "benign, patch", "malignant")
 
-_COLUMNS = ("filename", "patch")
 _LABELS = {"benign_malignant": CLASSES, "malignant": ("0", "1")}
 
 
@@ -38,7 +35,7 @@ def load(config_data: ConfigDict) -> Dataset:
     of 10,000 drawn from them.
 
     Args:
-      config_data: `config.data`; see `sources.load`. image_size may be 0 only if all images have
+      config_data: `config.data`. image_size may be 0 only if all images have
         one size.
 
     Returns:
@@ -48,17 +45,15 @@ def load(config_data: ConfigDict) -> Dataset:
       DatasetNotFound: there is no metadata.csv.
       DataError: a table or an image that cannot be used; names the line and the file.
     """
-    root = os.path.expanduser(config_data.data_dir)
-    table = os.path.join(root, TABLE)
-    if not root or not os.path.isfile(table):
-        raise DatasetNotFound(
-            f"data.data_dir: expected a folder that holds {TABLE}, with the columns filename,"
-            f" benign_malignant, patch and perhaps split (docs/data.md); got"
-            f" {config_data.data_dir!r}"
-        )
+    table = folder.find(
+        config_data.data_dir,
+        TABLE,
+        f"a folder that holds {TABLE}, with the columns filename, benign_malignant, patch and"
+        " perhaps split (docs/data.md)",
+    )
     return folder.from_rows(
         config_data,
-        read_rows(root),
+        folder.read_rows(table, "filename", ("patch",), _classify),
         name="isic",
         table=table,
         coarse_names=CLASSES,
@@ -68,41 +63,20 @@ def load(config_data: ConfigDict) -> Dataset:
     )
 
 
-def read_rows(root: str) -> list[folder.Row]:
-    """Reads and checks metadata.csv.
-
-    Args:
-      root: the folder that holds it.
-
-    Returns:
-      Its rows, in order; at least one.
-
-    Raises:
-      DataError: a row that cannot be used, or a file that is not there.
-    """
-    table = os.path.join(root, TABLE)
-    rows: list[folder.Row] = []
-    line_of: dict[str, int] = {}
-    for line, cells in read_table(table, _COLUMNS):
-        where = f"{table}, line {line}"
-        malignant = _is_malignant(cells, table, where)
-        patch = folder.one_of(cells, "patch", ("0", "1"), where) == "1"
-        split = folder.one_of(cells, "split", folder.SPLITS, where) if "split" in cells else ""
-        filename = folder.check_file(cells, "filename", root, where, line_of)
-        line_of[filename] = line
-        # Malignant lesions beside a patch are no group of their own: the papers know of none.
-        group = 2 if malignant else int(patch)
-        rows.append(folder.Row(line, filename, CLASSES[malignant], GROUPS[group], split))
-    folder.check_any(rows, table)
-    return rows
+def _classify(cells: Mapping[str, str], where: str) -> tuple[str, str, str]:
+    malignant = _is_malignant(cells, where)
+    patch = folder.one_of(cells, "patch", ("0", "1"), where) == "1"
+    split = folder.one_of(cells, "split", folder.SPLITS, where) if "split" in cells else ""
+    # Malignant lesions beside a patch are no group of their own: the papers know of none.
+    return CLASSES[malignant], GROUPS[2 if malignant else int(patch)], split
 
 
-def _is_malignant(cells: Mapping[str, str], table: str, where: str) -> bool:
+def _is_malignant(cells: Mapping[str, str], where: str) -> bool:
     columns = [column for column in _LABELS if column in cells]
     if len(columns) != 1:
         raise DataError(
-            f"{table}, line 1: expected one column benign_malignant or malignant, got"
-            f" {' and '.join(columns) or 'neither'}"
+            f"{where.rpartition(',')[0]}, line 1: expected one column benign_malignant or"
+            f" malignant, got {' and '.join(columns) or 'neither'}"
         )
     options = _LABELS[columns[0]]
     return folder.one_of(cells, columns[0], options, where) == options[1]

@@ -12,14 +12,16 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from thanos_jax.data import labels
-from thanos_jax.data.splits import DataError, RecordSplit
+from thanos_jax.data.damaged import open_records
+from thanos_jax.data.dataset import labels
+from thanos_jax.data.specs import Spec
+from thanos_jax.data.splits import DataError, Decode, RecordSplit
 from thanos_jax.errors import MissingDependencyError, UserError
 
 _MODES = {1: "L", 3: "RGB"}
@@ -39,7 +41,7 @@ class Prepared(NamedTuple):
       folder: the folder of the version to read.
       format: "array_record" or "tfrecord".
       sizes: split -> number of records.
-      image_shape: (h, w, c) as stored.
+      image_shape: (h, w, c) as stored; h and w are None where images differ in size.
       builder: TFDS's reader of the folder.
     """
 
@@ -47,7 +49,7 @@ class Prepared(NamedTuple):
     folder: Any
     format: str
     sizes: dict[str, int]
-    image_shape: tuple[int, int, int]
+    image_shape: tuple[int | None, int | None, int]
     builder: Any
 
 
@@ -64,13 +66,14 @@ def _tfds() -> ModuleType:
         ) from error
 
 
-def find(name: str, data_dir: str) -> Prepared:
-    """The newest version of a data set under a TFDS data folder.
+def find(name: str, data_dir: str, version: str = "") -> Prepared:
+    """A data set under a TFDS data folder.
 
     Args:
-      name: TFDS's name, as in "mnist".
+      name: TFDS's name, with the config if the set has any, as in "mnist" or "emnist/letters".
       data_dir: the folder that holds NAME/VERSION; "" for the environment variable TFDS_DATA_DIR
         or else ~/tensorflow_datasets.
+      version: as in "3.0.1"; "" for the newest.
 
     Returns:
       What is there.
@@ -91,28 +94,38 @@ def find(name: str, data_dir: str) -> Prepared:
     found = {
         tuple(int(part) for part in info.parent.name.split(".")): info.parent
         for info in infos
-        if re.fullmatch(r"\d+\.\d+\.\d+", info.parent.name)
+        if re.fullmatch(version or r"\d+\.\d+\.\d+", info.parent.name)
     }
     if not found:
+        configs = {info.parents[1].name for info in home.glob("*/*/dataset_info.json")}
         raise DatasetNotFound(
-            f"no prepared copy of {name!r}: looked for VERSION/dataset_info.json in {home}."
-            f" Either prepare it: {_INSTALL_PREPARE} and then"
-            f" tfds build {name} --file_format=array_record --data_dir={shlex.quote(str(root))}"
-            " (it downloads the data). Or say where it is: --config.data.data_dir=DIR, the folder"
-            f" that holds {name}/"
+            f"no prepared copy of {name!r}: looked for {version or 'VERSION'}/dataset_info.json in"
+            f" {home}"
+            + (f", which holds the configs {', '.join(sorted(configs))}" if configs else "")
+            + f". Either prepare it: {_INSTALL_PREPARE} and then tfds build"
+            f" {f'{name}:{version}' if version else name} --file_format=array_record"
+            f" --data_dir={shlex.quote(str(root))} (it downloads the data). Or say where it is:"
+            f" --config.data.data_dir=DIR, the folder that holds {name}/"
         )
     folder = found[max(found)]
     try:
         info = json.loads((folder / "dataset_info.json").read_text())
         builder = tfds.builder_from_directory(folder)
         sizes = {key: int(split.num_examples) for key, split in builder.info.splits.items()}
-        shape = builder.info.features["image"].shape
+        features = dict(builder.info.features.items())
     except Exception as error:
         raise DataError(f"{name}: cannot use the metadata in {folder}: {error}") from error
-    if len(shape) != 3 or None in shape or shape[2] not in _MODES:
+    image = features.get("image")
+    if not isinstance(image, tfds.features.Image):
         raise DataError(
-            f"{name}: {folder} declares images of shape {shape}; expected (h, w, c) with one or"
-            " three channels"
+            f"{name}: expected a feature 'image' in {folder}, got the features"
+            f" {', '.join(features)}"
+        )
+    shape = image.shape
+    if len(shape) != 3 or shape[2] not in _MODES or image.np_dtype != np.uint8:
+        raise DataError(
+            f"{name}: image: expected uint8 (h, w, c) with one or three channels in {folder}, got"
+            f" {np.dtype(image.np_dtype).name} {shape}"
         )
     formats = [info.get("fileFormat", "tfrecord"), *info.get("alternativeFileFormats", ())]
     stored = "array_record" if "array_record" in formats else formats[0]
@@ -127,12 +140,79 @@ def _convert_command(prepared: Prepared) -> str:
     )
 
 
+def integer_features(prepared: Prepared) -> dict[str, tuple[str, ...]]:
+    """The features of a record that can be labels.
+
+    Args:
+      prepared: from `find`.
+
+    Returns:
+      name of each single integer (of a feature in another, OUTER/INNER) -> names of its classes, in
+      the order of their ids; () where the metadata has none.
+    """
+    features = _tfds().features
+    found: dict[str, tuple[str, ...]] = {}
+
+    def collect(named: Any, prefix: str) -> None:
+        for name, feature in named.items():
+            if isinstance(feature, features.FeaturesDict):
+                collect(feature, f"{prefix}{name}/")
+            elif isinstance(feature, features.ClassLabel):
+                found[prefix + name] = tuple(feature.names) if feature.num_classes else ()
+            elif (
+                isinstance(feature, features.Tensor)
+                and feature.shape == ()
+                and np.dtype(feature.np_dtype).kind in "iub"
+            ):
+                found[prefix + name] = ()
+
+    collect(prepared.builder.info.features, "")
+    return found
+
+
+def label_values(prepared: Prepared, splits: Sequence[str], key: str, on_damaged: str) -> list[int]:
+    """The values of an integer feature in some splits, ascending; every record is read.
+
+    Args:
+      prepared: from `find`.
+      splits: names of the splits.
+      key: name of the feature.
+      on_damaged: as in `thanos_jax.data.damaged`.
+
+    Returns:
+      Each value once.
+
+    Raises:
+      DataError: a record without the feature, or with one that is negative or above 2**31 - 2.
+    """
+    nothing = np.zeros((0, 0, 1), np.uint8)
+    values = set()
+    for split in splits:
+        records = open_split(
+            prepared,
+            split,
+            lambda record: (nothing, _integer(_features(record), key), 0),
+            image_shape=(0, 0, 1),
+            num_fine=2**31 - 1,
+            num_coarse=1,
+            dataset=prepared.name,
+            stream=False,
+            check_ends=on_damaged == "stop",
+        )
+        found, _ = open_records(records, stream=False, on_damaged=on_damaged, threads=1)
+        values.update(np.unique(labels(found)[0]).tolist())
+    return sorted(values)
+
+
 def open_split(
     prepared: Prepared,
     split: str,
+    decode: Decode,
     *,
+    image_shape: tuple[int, int, int],
+    num_fine: int,
+    num_coarse: int,
     dataset: str,
-    image_size: int,
     stream: bool,
     check_ends: bool = True,
 ) -> RecordSplit:
@@ -141,8 +221,11 @@ def open_split(
     Args:
       prepared: from `find`.
       split: name of the split, as in "train".
-      dataset: name of ours whose labels are wanted, as in "cifar100_u".
-      image_size: side of the square the images are resized to; 0 to leave them as stored.
+      decode: from `decoder`.
+      image_shape: (h, w, c) of a decoded image.
+      num_fine: fine labels lie in [0, num_fine).
+      num_coarse: coarse labels lie in [0, num_coarse).
+      dataset: name of the data set, for messages.
       stream: whether the records must stay on disk until they are asked for.
       check_ends: whether the first and last record of each file are read at once.
 
@@ -150,9 +233,8 @@ def open_split(
       The split.
 
     Raises:
-      DataError: no such split, or files that are missing, damaged or cut short.
-      ValueError: the file format does not allow what is asked; the message has the command that
-        converts the files.
+      DataError: no such split, files that are missing, damaged or cut short, or a file format that
+        does not allow what is asked; the message has the command that converts the files.
     """
     where = f"{dataset}, split {split!r}"
     if split not in prepared.sizes:
@@ -174,13 +256,12 @@ def open_split(
         raise DataError(
             f"{where}: {prepared.folder} declares {size} records, its files hold {len(records)}"
         )
-    height, width, channels = prepared.image_shape
     result = RecordSplit(
         records,
-        _decoder(dataset, prepared.image_shape, image_size),
-        image_shape=(image_size or height, image_size or width, channels),
-        num_fine=len(labels.fine_names(dataset)),
-        num_coarse=len(labels.coarse_names(dataset)),
+        decode,
+        image_shape=image_shape,
+        num_fine=num_fine,
+        num_coarse=num_coarse,
         dataset=dataset,
         split=split,
         file_of=functools.partial(_file_of, shards.file_instructions),
@@ -228,56 +309,69 @@ def _file_of(shards: Sequence[Any], number: int) -> str:
     return "no file"
 
 
+def _features(record: bytes) -> Any:
+    """The features of a tf.train.Example."""
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    return tf_example_pb2.Example.FromString(record).features.feature
+
+
 def _integer(features: Any, key: str) -> int:
     # Looking up a missing key would create it.
     if key not in features or len(features[key].int64_list.value) != 1:
-        raise ValueError(f"the record has no integer {key!r}; it has {sorted(features)}")
+        raise ValueError(f"{key}: expected one integer in the record, which has {sorted(features)}")
     return int(features[key].int64_list.value[0])
 
 
-def _class_label(features: Any) -> int:
-    return _integer(features, "label")
+def decoder(
+    spec: Spec, stored_shape: tuple[int | None, int | None, int], image_size: int
+) -> Decode:
+    """Returns the function from a tf.train.Example to its image, fine label and coarse label.
 
-
-def _group(features: Any) -> int:
-    blond, male = (_integer(features, f"attributes/{key}") for key in ("Blond_Hair", "Male"))
-    return 2 * blond + male
-
-
-def _decoder(
-    dataset: str, stored_shape: tuple[int, int, int], image_size: int
-) -> Callable[[bytes], tuple[np.ndarray, int, int]]:
-    """Bytes of a tf.train.Example -> (image, fine, coarse)."""
+    Args:
+      spec: how labels are read.
+      stored_shape: (h, w, c) of stored images; None for what differs.
+      image_size: side of the square the images are resized to; 0 to leave them as stored.
+    """
     from PIL import Image
-    from tensorflow_datasets.proto import tf_example_pb2
 
-    coarse_of_fine = labels.coarse_of_fine(dataset).tolist()
-    fine_label = _group if dataset == "celeb_a" else _class_label
-    states_coarse = dataset in ("cifar100", "cifar100_u")
+    num_fine = len(spec.fine_names)
+    coarse_of_fine = [] if spec.coarse_of_fine is None else spec.coarse_of_fine.tolist()
+    ids = {key: {v: n for n, v in enumerate(values)} for key, values in spec.values.items()}
     height, width, channels = stored_shape
+    mode = _MODES[channels]
+
+    def label(features: Any, key: str) -> int:
+        value = _integer(features, key)
+        return ids[key][value] if key in ids else value
 
     def decode(record: bytes) -> tuple[np.ndarray, int, int]:
-        features = tf_example_pb2.Example.FromString(record).features.feature
-        fine = fine_label(features)
-        if not 0 <= fine < len(coarse_of_fine):
-            raise ValueError(f"fine label {fine} is not in [0, {len(coarse_of_fine)})")
-        coarse = coarse_of_fine[fine]
-        stated = _integer(features, "coarse_label") if states_coarse else coarse
+        features = _features(record)
+        fine = 0
+        for key in spec.fine_keys:
+            fine = 2 * fine + label(features, key)
+        if not 0 <= fine < num_fine:
+            raise ValueError(f"fine label: expected one in [0, {num_fine}), got {fine}")
+        stated = label(features, spec.coarse_key) if spec.coarse_key else coarse_of_fine[fine]
+        coarse = stated if spec.coarse_of_fine is None else coarse_of_fine[fine]
         if stated != coarse:
             raise ValueError(
-                f"coarse_label {stated} for fine label {fine}, which belongs to superclass {coarse}"
+                f"{spec.coarse_key}: expected {coarse} for fine label {fine}, got {stated}"
             )
         if "image" not in features or len(features["image"].bytes_list.value) != 1:
-            raise ValueError(f"the record has no 'image'; it has {sorted(features)}")
+            raise ValueError(f"image: expected one in the record, which has {sorted(features)}")
         encoded = io.BytesIO(features["image"].bytes_list.value[0])
         with Image.open(encoded, formats=("PNG", "JPEG")) as image:
-            found = (image.size, image.mode)
-            if found != ((width, height), _MODES[channels]):
+            if None in stored_shape:
+                picture: Any = image.convert(mode)
+            elif (image.size, image.mode) == ((width, height), mode):
+                picture = image
+            else:
                 raise ValueError(
-                    f"image of {image.size[0]} x {image.size[1]} pixels, mode {image.mode};"
-                    f" expected {width} x {height}, mode {_MODES[channels]}"
+                    f"image: expected {width} x {height} pixels, mode {mode}, got"
+                    f" {image.size[0]} x {image.size[1]}, mode {image.mode}"
                 )
-            pixels = np.asarray(resize(image, image_size))
+            pixels = np.asarray(resize(picture, image_size))
         return pixels.reshape(*pixels.shape[:2], channels), fine, coarse
 
     return decode

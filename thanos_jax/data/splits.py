@@ -1,9 +1,12 @@
 """A split: numbered examples, in memory or read record by record."""
 
+from __future__ import annotations
+
+import copy
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 
@@ -55,7 +58,7 @@ class Split(Protocol):
         """
         ...
 
-    def subset(self, indices: np.ndarray) -> "Split":
+    def subset(self, indices: np.ndarray) -> Split:
         """The split of the examples named, in that order.
 
         Args:
@@ -74,10 +77,12 @@ class Split(Protocol):
 def _check_indices(indices: np.ndarray, size: int) -> np.ndarray:
     indices = np.asarray(indices)
     if indices.ndim != 1 or not np.issubdtype(indices.dtype, np.integer):
-        raise TypeError(f"indices must be integers [b], got {indices.dtype} {indices.shape}")
+        raise TypeError(f"indices: expected integers [b], got {indices.dtype} {indices.shape}")
     # NumPy would count negative numbers from the end.
     if indices.size and (indices.min() < 0 or indices.max() >= size):
-        raise IndexError(f"indices must lie in [0, {size}), got {indices.min()} to {indices.max()}")
+        raise IndexError(
+            f"indices: expected numbers in [0, {size}), got {indices.min()} to {indices.max()}"
+        )
     return indices.astype(np.int64, copy=False)
 
 
@@ -99,16 +104,16 @@ class ArraySplit:
     def __init__(self, images: np.ndarray, fine: np.ndarray, coarse: np.ndarray) -> None:
         images = np.asarray(images)
         if images.dtype != np.uint8:
-            raise TypeError(f"images must be uint8, got {images.dtype}")
+            raise TypeError(f"images: expected uint8, got {images.dtype}")
         if images.ndim != 4:
-            raise ValueError(f"images must have shape [n, h, w, c], got {images.shape}")
+            raise ValueError(f"images: expected shape [n, h, w, c], got {images.shape}")
         # Rows in one piece make the gather several times as fast.
         self.images = np.ascontiguousarray(images)
         self.fine = check_labels(fine, 2**31 - 1, "fine labels")
         self.coarse = check_labels(coarse, 2**31 - 1, "coarse labels")
         if not len(images) == len(self.fine) == len(self.coarse):
             raise ValueError(
-                "images, fine and coarse must have one length, got"
+                "images, fine and coarse: expected one length, got"
                 f" {len(images)}, {len(self.fine)} and {len(self.coarse)}"
             )
 
@@ -124,7 +129,7 @@ class ArraySplit:
             "coarse": np.take(self.coarse, indices),
         }
 
-    def subset(self, indices: np.ndarray) -> "ArraySplit":
+    def subset(self, indices: np.ndarray) -> ArraySplit:
         """A copy of the examples named; see `Split.subset`."""
         part = self.read(indices)
         return ArraySplit(part["image"], part["fine"], part["coarse"])
@@ -145,7 +150,6 @@ class RecordSplit:
       split: name of the split, for messages.
       file_of: record number -> name of the file that holds it, for messages.
       fine: int32 [len(records)], the fine labels if they are known without reading the records.
-      indices: integer [n], the records of this split in order; None for all.
     """
 
     in_memory = False
@@ -162,44 +166,26 @@ class RecordSplit:
         split: str,
         file_of: Callable[[int], str],
         fine: np.ndarray | None = None,
-        indices: np.ndarray | None = None,
     ) -> None:
-        self.image_shape, self.dataset, self.split = image_shape, dataset, split
-        self._records = records
-        self._decode = decode
-        self._indices = np.arange(len(records)) if indices is None else indices
-        self._options: dict[str, Any] = {
-            "image_shape": image_shape,
-            "num_fine": num_fine,
-            "num_coarse": num_coarse,
-            "dataset": dataset,
-            "split": split,
-            "file_of": file_of,
-            "fine": fine,
-        }
-
-    @property
-    def fine(self) -> np.ndarray | None:
-        """The fine labels, if they are known; see `Split.fine`."""
-        known = self._options["fine"]
-        return None if known is None else known[self._indices]
+        self.image_shape, self.dataset, self.split, self.fine = image_shape, dataset, split, fine
+        self._records, self._decode, self._file_of = records, decode, file_of
+        self._classes = {"fine": num_fine, "coarse": num_coarse}
 
     def __len__(self) -> int:
-        return len(self._indices)
+        return len(self._records)
 
     def read(self, indices: np.ndarray) -> Batch:
         """Examples by number; see `Split.read`."""
-        numbers = self._indices[_check_indices(indices, len(self))]
+        numbers = _check_indices(indices, len(self))
         images = np.empty((len(numbers), *self.image_shape), np.uint8)
         labels = np.empty((2, len(numbers)), np.int32)
         for row, (number, record) in enumerate(zip(numbers, self._fetch(numbers), strict=True)):
             images[row], labels[0, row], labels[1, row] = self._example(int(number), record)
         return {"image": images, "fine": labels[0], "coarse": labels[1]}
 
-    def subset(self, indices: np.ndarray) -> "RecordSplit":
+    def subset(self, indices: np.ndarray) -> DerivedSplit:
         """The records named, nothing read; see `Split.subset`."""
-        indices = self._indices[_check_indices(indices, len(self))]
-        return RecordSplit(self._records, self._decode, indices=indices, **self._options)
+        return DerivedSplit(self, numbers=_check_indices(indices, len(self)))
 
     def _fetch(self, numbers: np.ndarray) -> Sequence[bytes]:
         many = getattr(self._records, "__getitems__", None)
@@ -221,60 +207,69 @@ class RecordSplit:
             image, fine, coarse = self._decode(record)
             if image.shape != self.image_shape or image.dtype != np.uint8:
                 raise ValueError(
-                    f"image is {image.dtype} {image.shape}, expected uint8 {self.image_shape}"
+                    f"image: expected uint8 {self.image_shape}, got {image.dtype} {image.shape}"
                 )
             for kind, label in (("fine", fine), ("coarse", coarse)):
-                classes = self._options[f"num_{kind}"]
-                if not 0 <= label < classes:
-                    raise ValueError(f"{kind} label {label} is not in [0, {classes})")
+                if not 0 <= label < self._classes[kind]:
+                    raise ValueError(
+                        f"{kind} label: expected one in [0, {self._classes[kind]}), got {label}"
+                    )
         except Exception as error:
             raise self._error(number, error) from error
         return image, fine, coarse
 
     def _error(self, number: int, error: Exception) -> DataError:
-        file = self._options["file_of"](number)
-        return DataError(f"{self.dataset}, split {self.split!r}, record {number} ({file}): {error}")
+        where = f"{self.dataset}, split {self.split!r}, record {number} ({self._file_of(number)})"
+        return DataError(f"{where}: {error}")
 
 
-class MappedSplit:
-    """A split that stays on disk, its examples changed as they are read.
+class DerivedSplit:
+    """A split with other columns, with some of its examples, or changed as it is read.
 
     Args:
-      split: what is read.
-      change: (batch, int64 [b] numbers of its examples in `split` as given here) -> batch.
-      fine: int32 [len(split)], the fine labels after the change, if they are known.
+      split: n examples.
+      columns: name -> [n, ...], what `read` adds to a batch or puts in place of its own.
+      numbers: integer [r], each in [0, n): the examples of this split, in order; None: all, once.
+      change: (batch, int64 [b] numbers of its examples in `split`) -> batch; None: as it is. It
+        leaves the fine labels alone.
     """
-
-    in_memory = False
 
     def __init__(
         self,
         split: Split,
-        change: Callable[[Batch, np.ndarray], Batch],
-        *,
-        fine: np.ndarray | None = None,
+        columns: Mapping[str, np.ndarray] | None = None,
+        numbers: np.ndarray | None = None,
+        change: Callable[[Batch, np.ndarray], Batch] | None = None,
     ) -> None:
-        self.fine = fine
-        self._split, self._change, self._numbers = split, change, np.arange(len(split))
+        self.split, self.columns, self.change = split, dict(columns or {}), change
+        self.in_memory = split.in_memory and change is None
+        self.numbers = np.arange(len(split)) if numbers is None else numbers
+
+    @property
+    def fine(self) -> np.ndarray | None:
+        """int32 [len(self)], the fine labels, if they are known without reading."""
+        fine = self.columns.get("fine", self.split.fine)
+        return None if fine is None else fine[self.numbers]
 
     def __len__(self) -> int:
-        return len(self._split)
+        return len(self.numbers)
 
     def read(self, indices: np.ndarray) -> Batch:
-        """Examples by number, changed; see `Split.read`."""
-        return self._change(self._split.read(indices), self._numbers[indices])
+        """Examples by number, with their columns, changed; see `Split.read`."""
+        numbers = self.numbers[_check_indices(indices, len(self))]
+        own = {name: np.take(column, numbers, axis=0) for name, column in self.columns.items()}
+        batch = {**self.split.read(numbers), **own}
+        return batch if self.change is None else self.change(batch, numbers)
 
-    def subset(self, indices: np.ndarray) -> "MappedSplit":
+    def subset(self, indices: np.ndarray) -> Self:
         """The examples named, nothing read; see `Split.subset`."""
-        split = self._split.subset(indices)
-        fine = None if self.fine is None else self.fine[indices]
-        part = MappedSplit(split, self._change, fine=fine)
-        part._numbers = self._numbers[indices]
+        part = copy.copy(self)
+        part.numbers = self.numbers[_check_indices(indices, len(self))]
         return part
 
 
-def to_memory(split: RecordSplit, *, threads: int | None = None) -> ArraySplit:
-    """Reads every record of a split once, in order.
+def to_memory(split: Split, *, threads: int | None = None) -> ArraySplit:
+    """Reads every example of a split once, in order.
 
     Args:
       split: the split to read.
@@ -287,7 +282,7 @@ def to_memory(split: RecordSplit, *, threads: int | None = None) -> ArraySplit:
       DataError: a record cannot be used.
     """
     size = len(split)
-    images = np.empty((size, *split.image_shape), np.uint8)
+    images = np.empty((size, *split.read(np.zeros(0, np.int64))["image"].shape[1:]), np.uint8)
     labels = np.empty((2, size), np.int32)
 
     def fill(start: int) -> None:

@@ -1,4 +1,4 @@
-"""Digits on backgrounds that go with their class: a spurious feature, and its groups.
+"""Grey images on backgrounds that go with their class: a spurious feature, and its groups.
 
 In training most images of a class lie on the background of that class, so that a classifier may
 look at the background alone; it then fails on the few others. The groups, class x background, are
@@ -13,8 +13,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from thanos_jax.data.backgrounds import white_over
-from thanos_jax.data.splits import ArraySplit, Batch, MappedSplit, Split
+from thanos_jax.data.backgrounds import white_over, with_images
+from thanos_jax.data.splits import Split
 from thanos_jax.permutations import BACKGROUND, STRIPES, permutation
 
 # Kind -> its two backgrounds; background c is that of class c.
@@ -50,9 +50,9 @@ def assign(coarse: np.ndarray, *, correlation: float, seed: int, split: str) -> 
     """
     _check_split(split)
     if not 0 <= correlation <= 1:
-        raise ValueError(f"correlation must lie between 0 and 1, got {correlation}")
+        raise ValueError(f"correlation: expected a number from 0 to 1, got {correlation}")
     if not np.isin(coarse, (0, 1)).all():
-        raise ValueError(f"coarse must be 0 or 1, got {np.unique(coarse)}")
+        raise ValueError(f"coarse: expected 0 or 1, got {np.unique(coarse)}")
     background = 1 - coarse.astype(np.int32)
     if len(coarse):
         order = permutation(seed, BACKGROUND[split], len(coarse))
@@ -102,14 +102,14 @@ def over_backgrounds(
              [  0, 128,   0]], dtype=uint8)
     """
     if kind not in BACKGROUNDS:
-        raise ValueError(f"kind must be one of {', '.join(BACKGROUNDS)}, got {kind!r}")
+        raise ValueError(f"kind: expected one of {', '.join(BACKGROUNDS)}, got {kind!r}")
     _check_split(split)
     if images.dtype != np.uint8:
-        raise TypeError(f"images must be uint8, got {images.dtype}")
+        raise TypeError(f"images: expected uint8, got {images.dtype}")
     if images.ndim != 4 or images.shape[-1] != 1:
-        raise ValueError(f"images must have shape [n, h, w, 1], got {images.shape}")
+        raise ValueError(f"images: expected shape [n, h, w, 1], got {images.shape}")
     if background.shape != images.shape[:1]:
-        raise ValueError(f"background must have shape {images.shape[:1]}, got {background.shape}")
+        raise ValueError(f"background: expected shape {images.shape[:1]}, got {background.shape}")
     if kind == "colour":
         behind = _COLOURS[background][:, None, None]
     else:
@@ -123,40 +123,36 @@ def over_backgrounds(
 
 
 def lay_over_backgrounds(
-    grey: Split, coarse: np.ndarray, *, kind: str, correlation: float, seed: int, split: str
+    grey: Split,
+    coarse: np.ndarray,
+    background: np.ndarray,
+    *,
+    kind: str,
+    seed: int,
+    split: str,
+    first: int = 0,
 ) -> Split:
-    """The same examples over backgrounds drawn by `assign`, in memory if they were.
+    """The same examples over backgrounds, in memory if they were.
 
     Args:
-      grey: a whole split of one-channel images, as stored.
-      coarse: int32 [len(grey)], 0 or 1, its coarse labels.
+      grey: n one-channel images, as stored.
+      coarse: int32 [n], 0 or 1, their coarse labels.
+      background: int32 [n], from `assign`.
       kind: as in `over_backgrounds`.
-      correlation: as in `assign`.
-      seed: as in both.
+      seed: as in `over_backgrounds`.
       split: "train" or "test".
+      first: number of the first image.
 
     Returns:
       A split whose fine label is the group, 2 * coarse + background.
     """
-    background = assign(coarse, correlation=correlation, seed=seed, split=split)
-    fine = (2 * coarse + background).astype(np.int32)
 
-    def change(batch: Batch, numbers: np.ndarray) -> Batch:
-        images = over_backgrounds(
-            batch["image"],
-            background[numbers],
-            kind=kind,
-            seed=seed,
-            split=split,
-            numbers=numbers,
+    def change(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        return over_backgrounds(
+            images, background[rows], kind=kind, seed=seed, split=split, numbers=first + rows
         )
-        return {**batch, "image": images, "fine": fine[numbers]}
 
-    if isinstance(grey, ArraySplit):
-        whole = {"image": grey.images, "fine": grey.fine, "coarse": grey.coarse}
-        changed = change(whole, np.arange(len(grey)))
-        return ArraySplit(changed["image"], changed["fine"], changed["coarse"])
-    return MappedSplit(grey, change, fine=fine)
+    return with_images(grey, change, (2 * coarse + background).astype(np.int32))
 
 
 def group_names(coarse_names: Sequence[str], kind: str) -> tuple[str, ...]:
@@ -176,7 +172,7 @@ def group_names(coarse_names: Sequence[str], kind: str) -> tuple[str, ...]:
 
 def _check_split(split: str) -> None:
     if split not in STRIPES:
-        raise ValueError(f"split must be one of {', '.join(STRIPES)}, got {split!r}")
+        raise ValueError(f"split: expected one of {', '.join(STRIPES)}, got {split!r}")
 
 
 def _phases(seed: int, split: str, numbers: np.ndarray) -> np.ndarray:

@@ -8,9 +8,9 @@ import os
 import numpy as np
 from ml_collections import ConfigDict
 
-from thanos_jax.data.dataset import Dataset, hold_out, moments, read_table
+from thanos_jax.data.dataset import Dataset, number_coarse, read_coarse_map
+from thanos_jax.data.folder import find
 from thanos_jax.data.image_files import ImageFiles, open_splits
-from thanos_jax.data.prepared import DatasetNotFound
 from thanos_jax.data.splits import DataError
 
 FOLDER = "tiny-imagenet-200"
@@ -30,7 +30,7 @@ def load(config_data: ConfigDict) -> Dataset:
     not that of the paper. Mean and standard deviation are those of 10,000 training images.
 
     Args:
-      config_data: `config.data`; see `sources.load`. data_dir is the folder tiny-imagenet-200 or
+      config_data: `config.data`. data_dir is the folder tiny-imagenet-200 or
         the one that holds it.
 
     Returns:
@@ -40,7 +40,13 @@ def load(config_data: ConfigDict) -> Dataset:
       DatasetNotFound: there is no wnids.txt.
       DataError: files that are missing or cannot be used.
     """
-    root = _find(config_data.data_dir)
+    table = find(
+        config_data.data_dir,
+        "wnids.txt",
+        f"the folder that holds {FOLDER}/, with wnids.txt in it (docs/data.md)",
+        inside=FOLDER,
+    )
+    root = os.path.dirname(table)
     wnids = _read_wnids(root)
     fine_names = _fine_names(root, wnids)
     superclass_of = superclasses(config_data.coarse_map)
@@ -51,17 +57,12 @@ def load(config_data: ConfigDict) -> Dataset:
                 f"data.coarse_map: expected a superclass for each wnid of {root}/wnids.txt, got"
                 f" none for {wnid} ({name}) in {source}"
             )
-    coarse_names = tuple(sorted({superclass_of[wnid] for wnid in wnids}))
-    coarse_of_fine = np.array([coarse_names.index(superclass_of[wnid]) for wnid in wnids], np.int32)
-
-    train = _files(_training_images(root, wnids), coarse_of_fine)
-    kept, held = hold_out(len(train.paths), config_data.validation_fraction, config_data.split_seed)
-    size = config_data.image_size
-    image_shape = (size or _SIDE, size or _SIDE, 3)
+    coarse_names, coarse_of_fine = number_coarse([superclass_of[wnid] for wnid in wnids])
+    side = config_data.image_size or _SIDE
     splits, skipped = open_splits(
+        config_data,
         {
-            "train": train.take(kept),
-            "validation": train.take(held),
+            "train": _files(_training_images(root, wnids), coarse_of_fine),
             "test": _files(_labelled_images(root, wnids), coarse_of_fine),
         },
         # Some are grey.
@@ -69,14 +70,10 @@ def load(config_data: ConfigDict) -> Dataset:
         dataset="tiny_imagenet",
         num_fine=len(wnids),
         num_coarse=len(coarse_names),
-        image_shape=image_shape,
-        image_size=size,
-        memory_limit_gib=config_data.memory_limit_gib,
-        on_damaged=config_data.on_damaged,
+        image_shape=(side, side, 3),
     )
-    mean, std = moments(splits["train"], seed=config_data.split_seed)
     return Dataset(
-        "tiny_imagenet", splits, coarse_names, fine_names, image_shape, mean, std, skipped
+        "tiny_imagenet", splits, coarse_names, fine_names, (side, side, 3), (), (), skipped
     )
 
 
@@ -93,33 +90,8 @@ def superclasses(path: str = "") -> dict[str, str]:
       DataError: no such file, an empty cell, or a wnid in two lines.
     """
     own = importlib.resources.files("thanos_jax.data") / "tiny_imagenet_superclasses.csv"
-    result: dict[str, str] = {}
     with importlib.resources.as_file(own) as own_path:
-        table = os.path.expanduser(path) or str(own_path)
-        if not os.path.isfile(table):
-            raise DataError(
-                f"data.coarse_map: expected a CSV with the columns wnid and coarse, got {path!r},"
-                " which is no file"
-            )
-        for line, cells in read_table(table, ("wnid", "coarse")):
-            wnid, coarse = cells["wnid"], cells["coarse"]
-            if not wnid or not coarse:
-                raise DataError(f"{table}, line {line}: expected a wnid and a coarse name")
-            if wnid in result:
-                raise DataError(f"{table}, line {line}: wnid {wnid} is in an earlier line too")
-            result[wnid] = coarse
-    return result
-
-
-def _find(data_dir: str) -> str:
-    given = os.path.expanduser(data_dir)
-    for root in (os.path.join(given, FOLDER), given):
-        if given and os.path.isfile(os.path.join(root, "wnids.txt")):
-            return root
-    raise DatasetNotFound(
-        f"data.data_dir: expected the folder that holds {FOLDER}/, with wnids.txt in it, got"
-        f" {data_dir!r}; download and unpack {FOLDER}.zip (docs/data.md)"
-    )
+        return read_coarse_map(path or str(own_path), "wnid")
 
 
 def _lines(path: str) -> list[tuple[int, str]]:

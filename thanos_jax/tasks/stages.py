@@ -17,7 +17,8 @@ from thanos_jax import agree, workdir
 from thanos_jax import config as schema
 from thanos_jax.data.annotated import AnnotatedSplit
 from thanos_jax.data.dataset import Dataset
-from thanos_jax.data.splits import ArraySplit, Split
+from thanos_jax.data.dataset import labels as stored_labels
+from thanos_jax.data.splits import Split
 from thanos_jax.downstream import transfer
 from thanos_jax.errors import ConfigError
 from thanos_jax.report import html, plots
@@ -31,7 +32,6 @@ from thanos_jax.train.two_views import two_views
 from thanos_jax.train.update import Objective, make_step
 
 _LABELS = ("fine", "coarse")
-_CHUNK = 1024  # images read at a time for their labels
 ACCURACY = "validation_coarse_accuracy"  # on the validation split, of the training's own labels
 
 Figures = Mapping[str, tuple[Any, str]]
@@ -259,11 +259,7 @@ def _best(checkpoints: pathlib.Path, records: list[dict[str, Any]], choose: str)
 
 def labels(split: Split) -> dict[str, np.ndarray]:
     """Returns "fine" and "coarse" int32 [n]; reads a split on disk."""
-    if isinstance(split, ArraySplit):
-        return {"fine": split.fine, "coarse": split.coarse}
-    starts = range(0, len(split), _CHUNK)
-    parts = [split.read(np.arange(one, min(one + _CHUNK, len(split)))) for one in starts]
-    return {name: np.concatenate([part[name] for part in parts]) for name in _LABELS}
+    return dict(zip(_LABELS, stored_labels(split), strict=True))
 
 
 def skipped_examples(run: Run) -> dict[str, int]:

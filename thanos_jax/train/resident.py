@@ -16,9 +16,8 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from thanos_jax import sharding
-from thanos_jax.data.annotated import AnnotatedSplit
 from thanos_jax.data.batches import sample_indices
-from thanos_jax.data.splits import ArraySplit
+from thanos_jax.data.splits import ArraySplit, DerivedSplit
 from thanos_jax.train.state import TrainState
 from thanos_jax.train.update import Metrics, Step
 
@@ -28,7 +27,7 @@ Window = Callable[[TrainState, int, int], tuple[TrainState, Metrics]]
 
 def make_window(
     step: Step,
-    split: ArraySplit | AnnotatedSplit,
+    split: ArraySplit | DerivedSplit,
     mesh: Mesh,
     *,
     seed: int,
@@ -55,7 +54,7 @@ def make_window(
     """
     stored = sharding.replicate(mesh, {name: _array(split, name) for name in inputs})
     # Of each image of the split, its place among those stored; most splits store them in order.
-    rows = split.rows if isinstance(split, AnnotatedSplit) else np.arange(len(split))
+    rows = split.numbers if isinstance(split, DerivedSplit) else np.arange(len(split))
     over_devices = NamedSharding(mesh, P(None, "data"))
 
     # A while loop, not a scan: one program serves windows of every length.
@@ -97,12 +96,15 @@ def make_window(
     return run
 
 
-# Of the names of a batch, the attributes of a split.
+# Batch entry -> attribute of a split.
 _ARRAYS = {"image": "images", "coarse": "coarse", "fine": "fine"}
 
 
 def _array(split: Any, name: str) -> np.ndarray:
-    """Of everything that is stored, one name of a batch."""
-    if isinstance(split, AnnotatedSplit):
-        return split.columns[name] if name in split.columns else _array(split.split, name)
-    return getattr(split, _ARRAYS[name])
+    """Returns what a batch entry is gathered from, by the numbers of a derived split."""
+    if not isinstance(split, DerivedSplit):
+        return getattr(split, _ARRAYS[name])
+    if name in split.columns:
+        return split.columns[name]
+    inner = _array(split.split, name)
+    return inner[split.split.numbers] if isinstance(split.split, DerivedSplit) else inner
