@@ -238,7 +238,7 @@ def reported(table: str, settings: Mapping[str, Any]) -> dict[str, Number]:
     """Returns what the papers report for a row, by key of results.json; {} where they do not.
 
     Args:
-      table: a key of `thanos_jax.tables.TABLES`.
+      table: a key of `thanos_jax.tables.definitions.TABLES`.
       settings: the row's whole config, flat.
     """
     for row, numbers in NUMBERS.get(table, {}).get(settings["data.name"], {}).items():

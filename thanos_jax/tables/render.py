@@ -15,10 +15,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from thanos_jax.config import flatten
-from thanos_jax.papers import Number
 from thanos_jax.report import html
+from thanos_jax.report.numbers import NUMBERS
 from thanos_jax.report.plots import INK, PALETTE, WIDTH, dress
-from thanos_jax.tables import Column, shown
+from thanos_jax.tables.papers import Number
+from thanos_jax.tables.rows import shown
+from thanos_jax.tables.table import Column
 
 _HOW_TO_READ = (
     "Each dot or line is the mean over a row's runs; bars or bands reach one sample standard "
@@ -80,7 +82,7 @@ def summarize(line: Line, column: Column) -> Summary | None:
 
     None if no run has the number.
     """
-    found = (_lookup(result, column.path) for result in line.results.values())
+    found = (flatten(result).get(column.path) for result in line.results.values())
     values = np.array([column.scale * value for value in found if value is not None], np.float64)
     if not values.size:
         return None
@@ -108,7 +110,7 @@ def summary_csv(comparison: Comparison) -> str:
     head = list(axes)
     rows: list[list[Any]] = [[line.labels[axis] for axis in axes] for line in lines]
     for column in comparison.columns:
-        key = ".".join(column.path)
+        key = column.path
         head += [f"{key} mean", f"{key} std", f"{key} n"]
         for row, line in zip(rows, lines, strict=True):
             row += summarize(line, column) or (None, None, 0)
@@ -213,13 +215,10 @@ def _along_training(line: Line) -> dict[str, np.ndarray]:
 
 def _draw_along_training(lines: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
     """Draws the validation split's fine accuracy and collapse index against the epoch."""
-    titles = {
-        "validation_fine_accuracy": "fine accuracy, validation",
-        "validation_collapse_index": "collapse index, validation",
-    }
+    names = ("validation_fine_accuracy", "validation_collapse_index")
     figure = Figure(figsize=(WIDTH, 3.0), layout="constrained")
     panels = figure.subplots(1, 2, squeeze=False)[0]
-    for axes, (name, title) in zip(panels, titles.items(), strict=True):
+    for axes, name in zip(panels, names, strict=True):
         for index, (label, curves) in enumerate(lines.items()):
             color = PALETTE[index % len(PALETTE)]
             mean = curves[name].mean(axis=0)
@@ -231,11 +230,11 @@ def _draw_along_training(lines: Mapping[str, Mapping[str, np.ndarray]]) -> Figur
                     linewidth=0,
                 )  # fmt: skip
         dress(axes)
-        axes.set_title(title, loc="left", fontsize=10, color=INK)
+        axes.set_title(NUMBERS[name].title, loc="left", fontsize=10, color=INK)
         axes.set_xlabel("epoch", color=INK, fontsize=9)
-    handles, names = panels[0].get_legend_handles_labels()
+    handles, legends = panels[0].get_legend_handles_labels()
     legend = figure.legend(
-        handles, names, loc="outside lower center", ncols=min(3, len(names)), frameon=False,
+        handles, legends, loc="outside lower center", ncols=min(3, len(legends)), frameon=False,
         fontsize=8, labelcolor=INK,
     )  # fmt: skip
     for text in legend.get_texts():
@@ -254,7 +253,7 @@ def _dots(lines: Sequence[Line], columns: Sequence[Column]) -> Figure:
                     found.mean, place, xerr=found.deviation, fmt="o", color=PALETTE[0],
                     markersize=4, capsize=2, linewidth=1.2,
                 )  # fmt: skip
-            number = line.reported.get(".".join(column.path))
+            number = line.reported.get(column.path)
             if number:
                 _diamond(axes, number.mean, place, PALETTE[2])
         _plain_ticks(axes, "y", places, [_name(line.labels) for line in lines])
@@ -290,7 +289,7 @@ def _curves(lines: Sequence[Line], columns: Sequence[Column], axis: str) -> Figu
                     linewidth=1.2,
                 )  # fmt: skip
             for line in found:
-                number = line.reported.get(".".join(column.path))
+                number = line.reported.get(column.path)
                 if number:
                     _diamond(axes, places[line.labels[axis]], number.mean, color)
         if numeric and min(ticks) > 0 and max(ticks) >= 8 * min(ticks):
@@ -323,7 +322,7 @@ def _panels(
     panels = every[: len(columns)]
     for axes, column in zip(panels, columns, strict=True):
         dress(axes)
-        axes.set_title(column.title, loc="left", fontsize=10, color=INK, parse_math=False)
+        axes.set_title(column.head, loc="left", fontsize=10, color=INK, parse_math=False)
     return figure, panels
 
 
@@ -344,13 +343,13 @@ def _grid(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     head = list(axes)
     rows = [[shown(line.labels[axis]) for axis in axes] for line in lines]
     for column in comparison.columns:
-        head.append(column.title)
-        numbers_of = [line.reported.get(".".join(column.path)) for line in lines]
+        head.append(column.head)
+        numbers_of = [line.reported.get(column.path) for line in lines]
         for row, line in zip(rows, lines, strict=True):
             found = summarize(line, column)
-            row.append(_spread(found.mean, found.deviation, column.digits) if found else "")
+            row.append(_spread(found.mean, found.deviation, column.number.digits) if found else "")
         for paper in dict.fromkeys(number.paper for number in numbers_of if number):
-            head.append(f"{column.title} ({paper})")
+            head.append(f"{column.head} ({paper})")
             for row, number in zip(rows, numbers_of, strict=True):
                 here = number is not None and number.paper == paper
                 row.append(_reported(number) if number and here else "")
@@ -369,13 +368,6 @@ def _reported(number: Number) -> str:
 
 def _spread(mean: float, deviation: float | None, digits: int) -> str:
     return f"{mean:.{digits}f}" + ("" if deviation is None else f" ± {deviation:.{digits}f}")
-
-
-def _lookup(result: Mapping[str, Any], path: Sequence[str]) -> float | None:
-    value: Any = result
-    for key in path:
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return value
 
 
 def _axes(comparison: Comparison) -> list[str]:
