@@ -5,6 +5,7 @@ A new number is an entry of `NUMBERS`; the report's page, the tables and the com
 
 from __future__ import annotations
 
+import functools
 import math
 import numbers
 from collections.abc import Sequence
@@ -30,18 +31,15 @@ class Number(NamedTuple):
     card: int = 0
     printed: bool = False
 
-
-def _percent(meaning: str, title: str = "", *, card: int = 0, printed: bool = False) -> Number:
-    return Number(meaning, "percent", title, 1, card, printed)
-
-
-def _seconds(meaning: str, *, printed: bool = False) -> Number:
-    return Number(meaning, "seconds", digits=1, printed=printed)
+    @property
+    def scale(self) -> float:
+        """What it is multiplied by to be shown."""
+        return 100.0 if self.unit == "percent" else 1.0
 
 
-def _count(meaning: str, digits: int = 0) -> Number:
-    return Number(meaning, "count", digits=digits)
-
+_percent = functools.partial(Number, unit="percent", digits=1)
+_seconds = functools.partial(Number, unit="seconds", digits=1)
+_count = functools.partial(Number, unit="count", digits=0)
 
 # By key of results.json and metrics.jsonl, or by keys joined with dots where a key alone is not
 # enough; in the order in which the command prints them.
@@ -50,13 +48,11 @@ NUMBERS: dict[str, Number] = {
     "dataset": Number("data set"),
     "task": Number("what kind of run it is"),
     "method": Number("what the representation was trained by; ce: a classifier alone"),
-    "robust_method": Number(
-        "how the classifier was trained against its worst groups; see docs/groups.md"
-    ),
-    "noise_method": Number("how training dealt with wrong labels; see docs/noisy_labels.md"),
+    "robust_method": Number("how the classifier was trained, see docs/groups.md"),
+    "noise_method": Number("how training dealt with wrong labels, see docs/noisy_labels.md"),
     "noise_kind": Number("to which labels wrong ones changed"),
     "noise_rate": Number("share of the training labels that were made wrong"),
-    "coreset_method": Number("how the kept training images were chosen; see docs/coresets.md"),
+    "coreset_method": Number("how the kept training images were chosen, see docs/coresets.md"),
     "fraction": Number("share of the training images to keep"),
     "seed": Number("seed of parameters, sample order, augmentation and dropout"),
     "devices": Number("devices, and their kind"),
@@ -64,14 +60,11 @@ NUMBERS: dict[str, Number] = {
     "thanos_jax": Number("version of this package"),
     # Accuracies
     "coarse_accuracy": _percent(
-        "test images whose coarse class, the one trained on, is predicted right",
-        card=2,
-        printed=True,
+        "images whose coarse class, the one trained on, is predicted right", card=2, printed=True
     ),
     "coarse_accuracy_chosen": _percent(
-        "coarse accuracy of the step with the best accuracy on the validation split, whose labels "
-        "are noisy too",
-        "stopped early",
+        "coarse accuracy of the step that is best on the validation split, of noisy labels too",
+        title="stopped early",
         printed=True,
     ),
     "fine_accuracy": _percent(
@@ -82,32 +75,30 @@ NUMBERS: dict[str, Number] = {
     ),
     "fine_accuracy_knn": _percent(
         "fine labels by a vote of the nearest training embeddings (cosine)",
-        "fine, nearest neighbours",
+        title="fine, nearest neighbours",
         printed=True,
     ),
     "fine_accuracy_class_mean": _percent(
-        "fine labels by the nearest class mean", "fine, class means"
+        "fine labels by the nearest class mean", title="fine, class means"
     ),
-    "fine_accuracy_validation": _percent(
-        "fine_accuracy on the validation split, which chose the L2 weight"
-    ),
+    "fine_accuracy_validation": _percent("fine_accuracy on validation, which chose the L2 weight"),
     "fine_accuracy_given_coarse": _percent(
-        "the linear classifier when told the true coarse class: it only has to tell fine labels "
-        "within it apart"
+        "fine_accuracy when the true coarse class is told, within which to tell fine labels apart"
     ),
     "fine_accuracy_collapsed": _percent(
         "reached by always guessing the commonest fine label of the true coarse class: the ceiling "
         "of an embedding that has collapsed"
     ),
-    "fine_accuracy_worst_class": _percent(
-        "accuracy on the fine label the linear classifier does worst on"
-    ),
+    "fine_accuracy_worst_class": _percent("fine_accuracy on the fine label where it is lowest"),
     "fine_regularization": Number("L2 weight of the linear classifier, chosen on validation"),
     "fine_gradient_norm": Number(
         "where the fit of the linear classifier ended; far above 0.01, it needed more iterations"
     ),
     "worst_group_accuracy": _percent(
-        "coarse accuracy on the fine class where it is lowest", "worst group", card=3, printed=True
+        "coarse accuracy on the fine class where it is lowest",
+        title="worst group",
+        card=3,
+        printed=True,
     ),
     "worst_group": Number("fine class on which the coarse accuracy is lowest"),
     "adjusted_average_accuracy": _percent(
@@ -115,34 +106,31 @@ NUMBERS: dict[str, Number] = {
     ),
     "accuracy": _percent("test images of the group whose class is predicted right"),
     "auroc": _percent(
-        "area under the ROC curve; probability that one of each of the two classes, or of right "
-        "and wrong labels, are ranked rightly"
+        "area under the ROC curve: the probability that one of each of the two classes, or of "
+        "right and wrong labels, are ranked rightly"
     ),
     "worst_group_auroc": _percent(
         "lowest area under the ROC curve of a true group against the other class",
-        "worst group, AUROC",
+        title="worst group, AUROC",
     ),
     "test_images": _count("test images of the group or fine label"),
     "train_images": _count("training images of the group or fine label"),
     # Hidden groups
     "recovery_f1": _percent(
-        "how well recovered groups match the true ones, 100 %: exactly (mean F1 over true groups, "
-        "each with one recovered group at most)",
-        "recovery F1",
+        "how well recovered groups match the true ones: mean F1 over true groups, each with one "
+        "recovered group at most",
+        title="recovery F1",
     ),
     "recovered_groups": _count("groups recovered, over all classes", digits=1),
-    "f1": _percent(
-        "mean F1 of true groups and their partners among the recovered; see docs/groups.md"
-    ),
-    "f1_many_to_one": _percent(
-        "mean F1 of true groups, each with all recovered groups where it is commonest"
-    ),
+    "f1": _percent("mean F1 of true groups and their partners among the recovered"),
+    "f1_many_to_one": _percent("mean F1 of true groups and all groups where each is commonest"),
     "adjusted_rand": _percent(
-        "agreement of recovered and true groups within a class; 0: chance", "adjusted Rand index"
+        "agreement of recovered and true groups within a class; 0: chance",
+        title="adjusted Rand index",
     ),
     "purity": _percent("share of images in the commonest true group of their recovered group"),
     "rarest_recall": _percent(
-        "share of the rarest true group that is in its partner", "recall of the rarest group"
+        "share of the rarest true group that is in its partner", title="recall of the rarest group"
     ),
     "rarest_precision": _percent("share of the rarest true group's partner that is of that group"),
     "rarest_recall_many_to_one": _percent(
@@ -157,30 +145,22 @@ NUMBERS: dict[str, Number] = {
     # Wrong labels
     "precision": _percent("share of the labels found wrong that are"),
     "recall": _percent("share of the wrong labels that are found"),
-    "average_precision": _percent(
-        "precision, averaged over the wrong labels from the most suspicious down"
-    ),
+    "average_precision": _percent("precision, averaged over wrong labels, most suspicious first"),
     "flagged": _percent("share of the labels found wrong"),
     "changed": _percent("share of the labels that are wrong"),
     "labels_right": _percent(
         "share of the labels trained on, after mending, that are right",
-        "labels right after mending",
+        title="labels right after mending",
         printed=True,
     ),
-    "recovered": _percent(
-        "share, of the accuracy that noise costs cross-entropy, that the run does not lose"
-    ),
+    "recovered": _percent("share of what noise costs cross-entropy that the run does not lose"),
     "images_trained_on": _count("training images left, all unless labels found wrong are dropped"),
     # Coresets
     "kept_images": _count("training images kept, which the classifier was trained on"),
     "kept_share": _percent("share of the training images of a fine label that was kept"),
     # Geometry
-    "within_class_spread": Number(
-        "mean squared distance to the mean of the coarse class, on the sphere"
-    ),
-    "between_class_spread": Number(
-        "mean squared distance of the coarse class means to the overall mean"
-    ),
+    "within_class_spread": Number("mean squared distance to the coarse class's mean on the sphere"),
+    "between_class_spread": Number("mean squared distance of class means to the overall mean"),
     "within_stratum_spread": Number("mean squared distance to the mean of the fine class"),
     "collapse_index": Number(
         "share of the variance that lies within coarse classes; 0: each class has collapsed to one "
@@ -193,9 +173,7 @@ NUMBERS: dict[str, Number] = {
     ),
     "alignment": Number("mean squared distance of pairs of one coarse class; 0: all in one point"),
     "alignment_fine": Number("mean squared distance of pairs of one fine class"),
-    "uniformity": Number(
-        "log of the mean Gaussian kernel of pairs; 0: all in one point, lower: more even"
-    ),
+    "uniformity": Number("log mean Gaussian kernel of pairs; 0: one point, lower: more even"),
     "nc1": Number(
         "neural collapse: scatter within coarse classes against that of their means; 0: each class "
         "is one point"
@@ -208,16 +186,9 @@ NUMBERS: dict[str, Number] = {
         "neural collapse: how far the angles between class means are from a simplex's; 0: a "
         "simplex, as two always are"
     ),
-    "nc1_strata": Number(
-        "nc1 of the fine classes within a coarse class, averaged over coarse classes; large: they "
-        "overlap"
-    ),
-    "nc2_norms_strata": Number(
-        "nc2_norms of the fine classes within a coarse class, averaged over coarse classes"
-    ),
-    "nc2_cosines_strata": Number(
-        "nc2_cosines of the fine classes within a coarse class, averaged over coarse classes"
-    ),
+    "nc1_strata": Number("nc1 of the fine classes within a coarse class; large: they overlap"),
+    "nc2_norms_strata": Number("nc2_norms of the fine classes within a coarse class"),
+    "nc2_cosines_strata": Number("nc2_cosines of the fine classes within a coarse class"),
     # Training
     "step": _count("updates of the parameters so far"),
     "steps": _count("updates of the parameters"),
@@ -226,9 +197,7 @@ NUMBERS: dict[str, Number] = {
     "cross_entropy": Number("coarse cross-entropy"),
     "contrastive": Number("contrastive loss"),
     "reconstruction": Number("mean squared error of the autoencoder, normalized pixels"),
-    "early_learning_regularization": Number(
-        "mean log of one minus agreement with earlier predictions"
-    ),
+    "early_learning_regularization": Number("log of one minus agreement with earlier predictions"),
     "keep_rate": Number("share of a batch, of smallest losses, that each network learns from"),
     "largest_group_weight": Number("weight that group DRO gives the group of highest loss"),
     "gradient_norm": Number("Euclidean length of the gradient"),
@@ -240,20 +209,18 @@ NUMBERS: dict[str, Number] = {
         "coarse accuracy on the validation split, each fine label counting alike"
     ),
     "validation_worst_group_accuracy": _percent(
-        "accuracy of the worst group on the validation split, of the groups trained with (not the "
-        "true ones)"
+        "accuracy on validation of the worst of the groups trained with (not the true ones)"
     ),
     "validation_fine_accuracy": _percent(
-        "fine accuracy of a linear classifier on the validation split", "fine accuracy, validation"
+        "fine accuracy of a linear classifier on the validation split",
+        title="fine accuracy, validation",
     ),
     "validation_collapse_index": Number(
         "collapse index of the validation split", title="collapse index, validation"
     ),
-    "chosen_step": _count(
-        "step of the best evaluation on validation: by its worst group or by its accuracy"
-    ),
-    "skipped_steps": _count("steps whose loss or gradient was not finite, and that were left out"),
-    "skipped_examples": _count("stored images that could not be read, and that were left out"),
+    "chosen_step": _count("step of the best evaluation on validation, by worst group or accuracy"),
+    "skipped_steps": _count("steps left out, whose loss or gradient was not finite"),
+    "skipped_examples": _count("stored images left out, which could not be read"),
     "seconds": _seconds("time spent training so far"),
     "train_seconds": _seconds("time spent training, over all starts of the run", printed=True),
     "scoring_seconds": _seconds("time in train_seconds of the trainings that scored images"),
@@ -287,7 +254,7 @@ def shown(path: Sequence[str], value: Any) -> str:
     if not math.isfinite(number):
         return str(number)
     if entry and unit == "percent":
-        return f"{100 * number:.{entry.digits}f}\N{NO-BREAK SPACE}%"
+        return f"{entry.scale * number:.{entry.digits}f}\N{NO-BREAK SPACE}%"
     if unit == "seconds":
         return _duration(number)
     if isinstance(value, numbers.Integral):

@@ -124,12 +124,8 @@ def compare(
             jax.clear_caches()  # the next run has programs of its own
             # After every run, so that an interrupted comparison shows what it has.
             if writes:
-                comparison = _comparison(table, config, entries)
-                _write(workdir, comparison, entries, page=seed in entry.errors)
-    comparison = _comparison(table, config, entries)
-    if not writes:
-        return Outcome("", failures, seeds * len(asked))
-    text = _write(workdir, comparison, entries, page=True)
+                _write(workdir, table, config, entries, page=seed in entry.errors)
+    text = _write(workdir, table, config, entries, page=True) if writes else ""
     return Outcome(text, failures, seeds * len(asked))
 
 
@@ -206,22 +202,14 @@ def _claim(
             elif (folder / "error.txt").exists():
                 entry.errors[seed] = f"see {name}/{seed}/error.txt"
         entries[name] = entry
-    definition = {
-        "table": table,
-        "rows": [
-            {
-                "folder": name,
-                "labels": dict(entry.row.labels),
-                "overrides": dict(entry.row.overrides),
-                "seeds": entry.seeds,
-            }
-            for name, entry in entries.items()
-        ],
-    }
+    definition = [
+        {"folder": name, **entry.row._asdict(), "seeds": entry.seeds}
+        for name, entry in entries.items()
+    ]
     if jax.process_index() == 0:
         with writing(workdir):
-            workdir.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, json.dumps(definition, indent=2) + "\n")
+            text = json.dumps({"table": table, "rows": definition}, indent=2)
+            write_atomically(path, text + "\n")
     return entries
 
 
@@ -275,13 +263,9 @@ def _made_on(config: ml_collections.ConfigDict, entries: Any) -> str:
     results = [result for entry in entries for result in entry.results.values()]
     seeds = sorted({seed for entry in entries for seed in entry.results})
 
-    def every(*keys: str) -> str:
-        found = []
-        for value in results:
-            for key in keys:
-                value = value.get(key, {})
-            found.append(str(value or "unknown"))
-        return " and ".join(dict.fromkeys(found)) or "unknown"
+    def every(key: str) -> str:
+        found = (schema.flatten(result).get(key) for result in results)
+        return " and ".join(dict.fromkeys(str(value or "unknown") for value in found)) or "unknown"
 
     data = [
         f", {key.removeprefix('data.')} {value}"
@@ -300,8 +284,8 @@ def _made_on(config: ml_collections.ConfigDict, entries: Any) -> str:
         f"{encoder}, arrangement {config.model.arrangement}",
         f"{config.train.epochs:g} epochs{limit}, batch {config.train.batch_size}",
         f"seeds {', '.join(map(str, seeds)) or 'none yet'}",
-        f"{every('devices')}, jax {every('versions', 'jax')}, "
-        f"thanos_jax {every('versions', 'thanos_jax')}",
+        f"{every('devices')}, jax {every('versions.jax')}, "
+        f"thanos_jax {every('versions.thanos_jax')}",
     ]
     return (
         "Mean ± sample standard deviation over a row's runs; accuracies in per cent. "
@@ -310,23 +294,32 @@ def _made_on(config: ml_collections.ConfigDict, entries: Any) -> str:
 
 
 def _write(
-    workdir: pathlib.Path, comparison: Comparison, entries: Mapping[str, _Entry], *, page: bool
+    workdir: pathlib.Path,
+    table: str,
+    config: ml_collections.ConfigDict,
+    entries: Mapping[str, _Entry],
+    *,
+    page: bool,
 ) -> str:
     """Writes the table in all its forms, the page only if asked for; returns it in Markdown."""
-    text = render.markdown(comparison)
-    write_atomically(workdir / "table.md", text)
-    write_atomically(workdir / "table.csv", render.summary_csv(comparison))
-    write_atomically(workdir / "runs.csv", render.runs_csv(comparison))
+    comparison = _comparison(table, config, entries)
     everything = [
         {"row": dict(line.labels), "folder": f"{name}/{seed}", **result}
         for name, line in zip(entries, comparison.lines, strict=True)
         for seed, result in sorted(line.results.items())
     ]
-    write_atomically(workdir / "results.json", json.dumps(everything, indent=2) + "\n")
+    files = {
+        "table.md": render.markdown(comparison),
+        "table.csv": render.summary_csv(comparison),
+        "runs.csv": render.runs_csv(comparison),
+        "results.json": json.dumps(everything, indent=2) + "\n",
+    }
     if page:
-        write_atomically(workdir / "table.html", render.page(comparison))
-        for name, figure in render.figures(comparison).items():
-            # For other documents; the page has its own.
-            file = workdir / f"{name.lower().replace(' ', '_')}.png"
-            figure.savefig(file, dpi=150, facecolor="white")
-    return text
+        files["table.html"] = render.page(comparison)
+    for name, text in files.items():
+        write_atomically(workdir / name, text)
+    for name, figure in (render.figures(comparison) if page else {}).items():
+        # For other documents; the page has its own.
+        file = workdir / f"{name.lower().replace(' ', '_')}.png"
+        figure.savefig(file, dpi=150, facecolor="white")
+    return files["table.md"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import ml_collections
 
-from thanos_jax.methods import METHODS, NOISE_METHODS
+from thanos_jax.methods import METHODS, NOISE
 from thanos_jax.tables.table import Axis, Column, Results, Table
 
 FINE = Column("fine_accuracy", "fine")
@@ -166,7 +166,6 @@ TABLES: dict[str, Table] = {
             Axis(
                 "choice",
                 "groups.choice",
-                None,
                 options={name: {"groups.choice": name} for name in ("error", "silhouette")},
             ),
         ),
@@ -178,8 +177,8 @@ TABLES: dict[str, Table] = {
         {
             **{
                 name: {"method": "ce", "noise.method": name}
-                for name, method in NOISE_METHODS.items()
-                if not method.embeds
+                for name, method in NOISE.items()
+                if not method.needs
             },
             **{f"mend_{name}": {"method": name, "noise.method": "mend"} for name in METHODS},
         },

@@ -11,7 +11,7 @@ import ml_collections
 from thanos_jax import config as schema
 from thanos_jax.errors import ConfigError, require_one_of
 from thanos_jax.tables.definitions import TABLES
-from thanos_jax.tables.table import Axis, Row
+from thanos_jax.tables.table import Row
 
 
 def rows_of(
@@ -44,7 +44,9 @@ def rows_of(
     away = tuple(known.get(axis.key) if axis.at is None else axis.at for axis in axes)
     points = [] if axes else [()]
     for place, axis in enumerate(axes):
-        varied = _values(axis, known, None if place else values)
+        varied = axis.values or (known[axis.key],)
+        if values is not None and not place:
+            varied = tuple(map(axis.read, values))
         points += [(*away[:place], value, *away[place + 1 :]) for value in varied]
     chosen = methods or table.methods
     pairs = [
@@ -55,13 +57,13 @@ def rows_of(
     if table.baseline:
         every = [(method, point) for point in points for method in (table.baseline, *chosen)]
         pairs = [(table.baseline, away), *every]
-    names = [axis.name for axis in axes]
     rows = []
     for method, point in dict.fromkeys(pairs):
-        overrides = {**table.sets, **table.variants[method]}
+        row = Row({"method": method}, {**table.sets, **table.variants[method]})
         for axis, value in zip(axes, point, strict=True):
-            overrides.update(_overrides(axis, value))
-        rows.append(Row({"method": method, **dict(zip(names, point, strict=True))}, overrides))
+            row.labels[axis.name] = value
+            row.overrides.update(axis.sets(value))
+        rows.append(row)
     folders = [folder_name(row) for row in rows]
     for row, folder in zip(rows, folders, strict=True):
         for key in row.overrides:
@@ -70,37 +72,6 @@ def rows_of(
         if folders.count(folder) > 1:
             raise ConfigError(f"table {name}: two rows are called {folder!r}")
     return rows
-
-
-def _values(axis: Axis, known: dict[str, Any], texts: Sequence[str] | None) -> Sequence[Any]:
-    """The values of an axis: as written, the table's own, or the config's.
-
-    Raises:
-      ConfigError: a text that is none of its words, or no number.
-    """
-    if texts is None:
-        return (known[axis.key],) if axis.values is None else axis.values
-    if axis.options:
-        for text in texts:
-            require_one_of("values", text, tuple(axis.options))
-        return texts
-    assert axis.values
-    kind, found = type(axis.values[0]), []
-    for text in texts:
-        try:
-            found.append(kind(text))
-        except ValueError:
-            words = "a whole number" if kind is int else "a number"
-            raise ConfigError(
-                f"values: expected {words} for each {axis.noun or axis.name}, got {text!r}"
-            ) from None
-    return found
-
-
-def _overrides(axis: Axis, value: Any) -> dict[str, Any]:
-    if axis.options:
-        return dict(axis.options[value])
-    return {axis.key: value if axis.before is None else (*axis.before, value)}
 
 
 def folder_name(row: Row) -> str:

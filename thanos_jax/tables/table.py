@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import ml_collections
 
+from thanos_jax.errors import ConfigError, require_one_of
 from thanos_jax.report import numbers
 
 
@@ -18,8 +19,8 @@ class Row(NamedTuple):
       overrides: config key -> value.
     """
 
-    labels: Mapping[str, Any]
-    overrides: Mapping[str, Any]
+    labels: dict[str, Any]
+    overrides: dict[str, Any]
 
 
 class Column(NamedTuple):
@@ -47,11 +48,6 @@ class Column(NamedTuple):
         """What people read above it."""
         return self.title or self.number.title or self.path.rpartition(".")[2].replace("_", " ")
 
-    @property
-    def scale(self) -> float:
-        """What it is multiplied by."""
-        return 100.0 if self.number.unit == "percent" else 1.0
-
 
 class Axis(NamedTuple):
     """A setting that is varied.
@@ -59,7 +55,7 @@ class Axis(NamedTuple):
     Attributes:
       name: of the column of its values.
       key: the config key that has the value.
-      values: the table's own; None: the config's alone.
+      values: the table's own; () for the config's alone.
       at: the value where another axis is varied, or none; None: the config's.
       noun: what it is called in messages; empty: the name.
       options: word -> what it sets in the config, in place of the key; {}: values are numbers.
@@ -68,11 +64,34 @@ class Axis(NamedTuple):
 
     name: str
     key: str
-    values: tuple[Any, ...] | None
+    values: tuple[Any, ...] = ()
     at: Any = None
     noun: str = ""
     options: Mapping[str, Mapping[str, Any]] = {}
     before: tuple[int, ...] | None = None
+
+    def sets(self, value: Any) -> Mapping[str, Any]:
+        """What a value sets in the config."""
+        if self.options:
+            return self.options[value]
+        return {self.key: value if self.before is None else (*self.before, value)}
+
+    def read(self, text: str) -> Any:
+        """Returns a value as it is written on the command line.
+
+        Raises:
+          ConfigError: it is none of the words, or no number.
+        """
+        if self.options:
+            require_one_of("values", text, tuple(self.options))
+            return text
+        kind = type(self.values[0])
+        try:
+            return kind(text)
+        except ValueError:
+            words = "a whole number" if kind is int else "a number"
+            noun = self.noun or self.name
+            raise ConfigError(f"values: expected {words} for each {noun}, got {text!r}") from None
 
 
 # Seed -> what a run's results.json holds.
