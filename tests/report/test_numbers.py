@@ -68,3 +68,15 @@ def test_every_number_of_a_run_has_an_entry(path):
 )
 def test_a_value_is_shown_in_its_unit(path, value, text):
     assert numbers.shown(path.split("."), value).replace("\xa0", " ") == text
+
+
+def test_cards_and_printed_lines_have_their_order():
+    printed = [key for key, entry in numbers.NUMBERS.items() if entry.printed]
+    assert printed == [
+        *("coarse_accuracy", "coarse_accuracy_chosen", "fine_accuracy", "fine_accuracy_knn"),
+        *("worst_group_accuracy", "labels_right", "train_seconds"),
+    ]
+    cards = {entry.card: key for key, entry in numbers.NUMBERS.items() if entry.card}
+    assert [cards[place] for place in (1, 2, 3, 4)] == [
+        *("fine_accuracy", "coarse_accuracy", "worst_group_accuracy", "collapse_index"),
+    ]

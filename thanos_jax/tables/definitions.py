@@ -67,9 +67,9 @@ def _recovered(lines: Sequence[tuple[Mapping[str, Any], Results]]) -> list[Resul
     for labels, results in lines:
         found = {}
         for seed, run in results.items():
-            clean = accuracy.get(("ce", 0.0, seed))
-            noisy = accuracy.get(("ce", labels["noise"], seed))
-            if clean is not None and noisy is not None and noisy < clean:
+            clean = accuracy.get(("ce", 0.0, seed), 0.0)
+            noisy = accuracy.get(("ce", labels["noise"], seed), clean)
+            if noisy < clean:
                 share = (run["coarse_accuracy"] - noisy) / (clean - noisy)
                 found[seed] = {"recovered": share}
         shares.append(found)

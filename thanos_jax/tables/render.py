@@ -16,7 +16,6 @@ from matplotlib.figure import Figure
 
 from thanos_jax.config import flatten
 from thanos_jax.report import html
-from thanos_jax.report.numbers import NUMBERS
 from thanos_jax.report.plots import INK, PALETTE, WIDTH, dress
 from thanos_jax.tables.papers import Number
 from thanos_jax.tables.rows import shown
@@ -221,8 +220,7 @@ def _along_training(line: Line) -> dict[str, np.ndarray]:
 def _draw_along_training(lines: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
     """Draws the validation split's fine accuracy and collapse index against the epoch."""
     names = ("validation_fine_accuracy", "validation_collapse_index")
-    figure = Figure(figsize=(WIDTH, 3.0), layout="constrained")
-    panels = figure.subplots(1, 2, squeeze=False)[0]
+    figure, panels = _panels(tuple(map(Column, names)), height=2.5, share_y=False)
     for axes, name in zip(panels, names, strict=True):
         for index, (label, curves) in enumerate(lines.items()):
             color = PALETTE[index % len(PALETTE)]
@@ -234,8 +232,6 @@ def _draw_along_training(lines: Mapping[str, Mapping[str, np.ndarray]]) -> Figur
                     curves["epoch"], mean - deviation, mean + deviation, color=color, alpha=0.25,
                     linewidth=0,
                 )  # fmt: skip
-        dress(axes)
-        axes.set_title(NUMBERS[name].title, loc="left", fontsize=10, color=INK)
         axes.set_xlabel("epoch", color=INK, fontsize=9)
     _legend(figure, *panels[0].get_legend_handles_labels())
     return figure
