@@ -96,8 +96,8 @@ def record(folder: pathlib.Path) -> None:
     """Makes every run that is not there yet."""
     import jax
 
-    from thanos_jax import compare
     from thanos_jax.run import run
+    from thanos_jax.tables import comparison
 
     for name, (config, argument, overrides) in RUNS.items():
         if not (folder / name / "results.json").exists():
@@ -105,7 +105,7 @@ def record(folder: pathlib.Path) -> None:
             run(configured(config, argument, {**_SHORT, **overrides}), folder / name)
             jax.clear_caches()
     if not (folder / "compare" / "results.json").exists():
-        compare.compare(
+        comparison.compare(
             configured("digits", "", _SHORT),
             folder / "compare",
             table="joint_loss",

@@ -9,10 +9,20 @@ import jax.numpy as jnp
 import pytest
 
 from thanos_jax import checkpoint
+from thanos_jax.errors import UserError
 from thanos_jax.train import checksums
 from thanos_jax.train.checkpoint import Checkpoints
 
 ROOT = pathlib.Path(__file__).parents[1]
+
+
+def main(arguments):
+    """The exit code of the command, whose message for people goes to stderr."""
+    try:
+        return checkpoint.main(checkpoint.PARSER.parse_args(arguments))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
 
 
 @pytest.fixture
@@ -54,7 +64,7 @@ def test_lists_step_size_date_and_metrics(workdir, capsys):
     (workdir / "checkpoints" / "5" / checksums.FILE).unlink()
     # The folder itself does as well as the workdir.
     for folder in (workdir, workdir / "checkpoints"):
-        assert checkpoint.main(["list", str(folder)]) == 0
+        assert main(["list", str(folder)]) == 0
         five, ten = capsys.readouterr().out.splitlines()
         assert five.split()[0] == "5"
         assert five.endswith(f"file {checksums.FILE} is missing")
@@ -69,11 +79,11 @@ def test_lists_step_size_date_and_metrics(workdir, capsys):
 
 
 def test_verifies_all_or_one(workdir, capsys):
-    assert checkpoint.main(["verify", str(workdir)]) == 0
+    assert main(["verify", str(workdir)]) == 0
     assert capsys.readouterr().out == "5: ok\n10: ok\n"
     _flip(workdir / "checkpoints" / "5")
-    assert checkpoint.main(["verify", str(workdir), "--step=10"]) == 0
-    assert checkpoint.main(["verify", str(workdir), "--step=5"]) == 1
+    assert main(["verify", str(workdir), "--step=10"]) == 0
+    assert main(["verify", str(workdir), "--step=5"]) == 1
     assert "5: DAMAGED" in capsys.readouterr().out
 
 
@@ -84,7 +94,7 @@ def test_names_the_leaf_where_the_files_agree(workdir, capsys, monkeypatch):
     monkeypatch.setattr(
         checksums, "of_arrays", lambda arrays: real({n: changed[n](x) for n, x in arrays.items()})
     )
-    assert checkpoint.main(["verify", str(workdir), "--step=10"]) == 1
+    assert main(["verify", str(workdir), "--step=10"]) == 1
     assert "array kernel: its values have changed" in capsys.readouterr().out
 
 
@@ -97,7 +107,7 @@ def test_names_the_leaf_where_the_files_agree(workdir, capsys, monkeypatch):
     ],
 )
 def test_what_is_not_there(arguments, words, workdir, capsys):
-    assert checkpoint.main([argument.format(workdir) for argument in arguments]) == 1
+    assert main([argument.format(workdir) for argument in arguments]) == 1
     assert words in capsys.readouterr().err
 
 
@@ -112,6 +122,6 @@ def test_what_is_not_there(arguments, words, workdir, capsys):
 )
 def test_misuse(arguments, words, capsys):
     with pytest.raises(SystemExit) as found:
-        checkpoint.main(arguments)
+        main(arguments)
     assert found.value.code == 2
     assert words in capsys.readouterr().err

@@ -15,12 +15,13 @@ import time
 import jax
 import pytest
 
-from thanos_jax import compare as compare_module
+from thanos_jax import compare as compare_command
 from thanos_jax import config as schema
 from thanos_jax import run as run_module
-from thanos_jax import tables, workdir
+from thanos_jax import workdir
 from thanos_jax.errors import ConfigError
-from thanos_jax.report import tables as report
+from thanos_jax.tables import comparison, render
+from thanos_jax.tables.definitions import TABLES
 
 ROOT = pathlib.Path(__file__).parents[1]
 RUN = run_module.run  # before it is replaced
@@ -54,14 +55,14 @@ class Runs:
 def runs(tmp_path, monkeypatch):
     made = Runs(tmp_path / "table")
     monkeypatch.setattr(run_module, "run", made)
-    # Drawing is most of what these tests would cost; tests/report/test_tables.py has the pictures.
-    monkeypatch.setattr(report, "figures", lambda comparison: {})
+    # Drawing is most of what these tests would cost; tests/tables/test_render.py has the pictures.
+    monkeypatch.setattr(render, "figures", lambda comparison: {})
     return made
 
 
 def compare(runs, config=None, **arguments):
     arguments = {"methods": ["ce", "supcon"], "seeds": 2} | arguments
-    return compare_module.compare(config or schema.default(), runs.folder, **arguments)
+    return comparison.compare(config or schema.default(), runs.folder, **arguments)
 
 
 def lines(runs):
@@ -102,8 +103,8 @@ def test_numbers_across_rows_are_derived_and_written(runs, monkeypatch):
             for labels, results in lines
         ]
 
-    table = tables.TABLES["coarse_to_fine"]._replace(derived=derived)
-    monkeypatch.setitem(tables.TABLES, "coarse_to_fine", table)
+    table = TABLES["coarse_to_fine"]._replace(derived=derived)
+    monkeypatch.setitem(TABLES, "coarse_to_fine", table)
     compare(runs)
     assert [line.split("|")[2].strip()[:4] for line in lines(runs)] == ["55.0", "27.5"]
     results = json.loads((runs.folder / "results.json").read_text(encoding="utf-8"))
@@ -288,7 +289,7 @@ def test_forgets_programs_after_each_run(runs, monkeypatch):
 
 def test_dataset_is_short_for_a_config_file(monkeypatch, tmp_path):
     monkeypatch.chdir(ROOT)
-    expand = compare_module.expand_dataset
+    expand = compare_command.expand_dataset
     assert expand(["x", "--dataset=mnist", "--seeds=1"]) == [
         "x", "--config=configs/mnist.py", "--seeds=1"
     ]  # fmt: skip
@@ -383,7 +384,7 @@ def test_rows_share_a_data_set_until_another_is_needed():
         loaded.append(data.name)
         return object()
 
-    remembered = compare_module._remembering(load)
+    remembered = comparison._remembering(load)
     data = schema.default().data
     first = remembered(data)
     other = data.copy_and_resolve_references()

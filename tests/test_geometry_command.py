@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from thanos_jax import config as schema
-from thanos_jax import geometry, run
+from thanos_jax import measure, run
 from thanos_jax.train import checkpoint
 
 
@@ -28,7 +28,7 @@ def finished(tmp_path_factory):
 
 def test_a_finished_run_is_measured(finished):
     folder, _ = finished
-    found = geometry.measure(folder, images=16, samples=128)
+    found = measure.geometry(folder, images=16, samples=128)
     assert found["step"] == 3
 
     assert 0 <= found["neural_collapse"]["nc4"] <= 1
@@ -46,13 +46,13 @@ def test_a_finished_run_is_measured(finished):
 
 
 def test_what_is_no_run_is_said(finished, tmp_path):
-    with pytest.raises(geometry.NotARunError, match=r"workdir: expected a run with config\.json"):
-        geometry.measure(tmp_path)
+    with pytest.raises(measure.NotARunError, match=r"workdir: expected a run with config\.json"):
+        measure.geometry(tmp_path)
     text = (finished[0] / "config.json").read_text(encoding="utf-8")
     (tmp_path / "config.json").write_text(text, encoding="utf-8")
     (tmp_path / "checkpoints").mkdir()
-    with pytest.raises(geometry.NotARunError, match="has no checkpoint yet"):
-        geometry.measure(tmp_path)
+    with pytest.raises(measure.NotARunError, match="has no checkpoint yet"):
+        measure.geometry(tmp_path)
     (tmp_path / "checkpoints" / "3").mkdir()
     with pytest.raises(checkpoint.CheckpointError, match="is missing"):
-        geometry.measure(tmp_path)
+        measure.geometry(tmp_path)

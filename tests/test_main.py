@@ -1,11 +1,15 @@
 """The command as a user gives it: a real process, its exit code and its words."""
 
+import json
 import os
 import pathlib
 import subprocess
 import sys
 
 import pytest
+
+from thanos_jax.config import flatten
+from thanos_jax.report import numbers
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -23,6 +27,15 @@ def command(*arguments, cwd=ROOT, as_for_users=False):
     )  # fmt: skip
 
 
+def unexplained(folder):
+    """The numbers and words of a run's results and records that have no entry."""
+    lines = [(folder / "results.json").read_text(encoding="utf-8")]
+    for path in folder.rglob("metrics.jsonl"):
+        lines += path.read_text(encoding="utf-8").splitlines()
+    keys = {key for line in lines for key in flatten(json.loads(line))}
+    return {key for key in keys if not numbers.find(key.split("."))}
+
+
 def test_runs_from_the_command_line(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.json").write_text('{"seed": 1}', encoding="utf-8")
@@ -37,6 +50,7 @@ def test_runs_from_the_command_line(tmp_path):
     assert {p.name for p in (tmp_path / "run").iterdir()} == {
         "config.json", "metrics.jsonl", "checkpoints", "results.json", "report.html",
     }  # fmt: skip
+    assert not unexplained(tmp_path / "run")
 
 
 @pytest.mark.parametrize("task", ["groups", "noise", "coreset"])
@@ -53,6 +67,7 @@ def test_every_task_ends_well_and_stays_ended(task, tmp_path):
         assert "coarse_accuracy: 0." in found.stdout
         assert "report: " in found.stdout
     assert "nothing to do" in second.stdout
+    assert not unexplained(tmp_path / "run")
 
 
 @pytest.mark.parametrize(

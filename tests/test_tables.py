@@ -3,13 +3,16 @@
 import pytest
 
 from thanos_jax import config as schema
-from thanos_jax import papers, tables
 from thanos_jax.errors import ConfigError
+from thanos_jax.tables import papers
+from thanos_jax.tables.definitions import TABLES
+from thanos_jax.tables.rows import configured, folder_name, rows_of
+from thanos_jax.tables.table import Axis, Row
 from thanos_jax.train.objective import METHODS
 
 
 def labels(name, *axes, config=None, **arguments):
-    rows = tables.rows_of(name, config or schema.default(), **arguments)
+    rows = rows_of(name, config or schema.default(), **arguments)
     return [tuple(row.labels[axis] for axis in axes) for row in rows]
 
 
@@ -57,7 +60,7 @@ def test_width_is_the_encoders(encoder, key, widths):
     config = schema.default()
     config.model.encoder = encoder
     config.model.mlp.widths = (64, 32, 8)
-    rows = tables.rows_of("embedding_size", config)
+    rows = rows_of("embedding_size", config)
     assert [row.overrides for row in rows] == [
         {"method": method, key: width}
         for method in ("supcon", "info_nce", "joint")
@@ -76,8 +79,8 @@ def test_spread_sweep_crosses_once():
 def test_each_strength_adds_to_the_one_before():
     config = schema.default()
     config.augment.jitter = (0.0, 0.0, 0.0, 0.0)
-    rows = tables.rows_of("augmentation", config, methods=["supcon"])
-    made = [tables.configured(config, row, 0).augment for row in rows]
+    rows = rows_of("augmentation", config, methods=["supcon"])
+    made = [configured(config, row, 0).augment for row in rows]
     assert [one.crop_scale for one in made] == [(1.0, 1.0), *[(0.2, 1.0)] * 3]
     assert [one.flip for one in made] == [0, 0, 0.5, 0.5]
     assert [one.jitter_probability for one in made] == [0, 0, 0, 0.8]
@@ -85,29 +88,29 @@ def test_each_strength_adds_to_the_one_before():
     assert {one.jitter for one in made} == {(0.4, 0.4, 0.4, 0.1)}
 
 
-@pytest.mark.parametrize("name", tables.TABLES)
+@pytest.mark.parametrize("name", TABLES)
 @pytest.mark.parametrize("encoder", ["mlp", "resnet18"])
 def test_every_row_is_a_config_with_a_folder_of_its_own(name, encoder):
     config = schema.default()
     config.model.encoder = encoder
-    rows = tables.rows_of(name, config)
+    rows = rows_of(name, config)
     for row in rows:
-        one = tables.configured(config, row, 3)
+        one = configured(config, row, 3)
         schema.check(one)
         flat = schema.flatten(one)
         assert flat["seed"] == 3
         assert all(flat[key] == value for key, value in row.overrides.items())
         assert next(iter(row.labels)) == "method"
     assert schema.flatten(config) == schema.flatten(schema.default()) | {"model.encoder": encoder}
-    folders = {tables.folder_name(row) for row in rows}
+    folders = {folder_name(row) for row in rows}
     assert len(folders) == len(rows)
     assert not [folder for folder in folders if set(folder) & set("/\\ :")]
 
 
 def test_groups_rows_are_methods_of_the_task():
-    rows = {row.labels["method"]: row for row in tables.rows_of("groups", schema.default())}
+    rows = {row.labels["method"]: row for row in rows_of("groups", schema.default())}
     assert list(rows) == ["erm", "jtt", "george", "supcon", "spread", "thanos", "group_dro_true"]
-    made = {name: tables.configured(schema.default(), row, 0) for name, row in rows.items()}
+    made = {name: configured(schema.default(), row, 0) for name, row in rows.items()}
     assert {one.task for one in made.values()} == {"groups"}
     robust = {name: one.groups for name, one in made.items()}
     assert {name: (made[name].method, r.method, r.choice) for name, r in robust.items()} == {
@@ -120,9 +123,9 @@ def test_groups_rows_are_methods_of_the_task():
         "group_dro_true": ("ce", "group_dro_true", "error"),
     }  # fmt: skip
     with pytest.raises(ConfigError, match=r"groups has no setting to vary.*got 1"):
-        tables.rows_of("groups", schema.default(), values=["1"])
+        rows_of("groups", schema.default(), values=["1"])
     with pytest.raises(ConfigError, match=r"methods of groups: .*did you mean 'george'"):
-        tables.rows_of("groups", schema.default(), methods=["gerge"])
+        rows_of("groups", schema.default(), methods=["gerge"])
 
 
 def test_recovery_crosses_representations_with_choices():
@@ -133,27 +136,27 @@ def test_recovery_crosses_representations_with_choices():
     ]
     found = labels("recovery", "method", "choice", methods=["ce"], values=["error", "silhouette"])
     assert found == [("ce", "error"), ("ce", "silhouette")]
-    (row,) = tables.rows_of("recovery", config, methods=["ce"])
-    assert tables.configured(config, row, 0).groups.method == "none"
+    (row,) = rows_of("recovery", config, methods=["ce"])
+    assert configured(config, row, 0).groups.method == "none"
     with pytest.raises(ConfigError, match=r"values: .*did you mean 'error'"):
-        tables.rows_of("recovery", config, values=["eror"])
+        rows_of("recovery", config, values=["eror"])
 
 
 def test_noise_is_judged_by_cross_entropy_on_right_labels():
-    rows = tables.rows_of("noise", schema.default(), methods=["mend_spread", "ce"], values=["0.4"])
+    rows = rows_of("noise", schema.default(), methods=["mend_spread", "ce"], values=["0.4"])
     assert [tuple(row.labels.values()) for row in rows] == [
         ("ce", 0.0), ("ce", 0.4), ("mend_spread", 0.4)
     ]  # fmt: skip
-    (first, *_) = tables.rows_of("noise", schema.default(), methods=["elr"], values=["0.4"])
+    (first, *_) = rows_of("noise", schema.default(), methods=["elr"], values=["0.4"])
     assert first.labels == {"method": "ce", "noise": 0.0}  # also where it was not asked for
-    found = [tables.configured(schema.default(), row, 0) for row in rows]
+    found = [configured(schema.default(), row, 0) for row in rows]
     assert [(one.task, one.method, one.noise.method, one.noise.rate) for one in found] == [
         ("noise", "ce", "ce", 0.0), ("noise", "ce", "ce", 0.4), ("noise", "spread", "mend", 0.4)
     ]  # fmt: skip
-    rates = {row.labels["noise"] for row in tables.rows_of("noise", schema.default())}
+    rates = {row.labels["noise"] for row in rows_of("noise", schema.default())}
     assert rates == {0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6}
     with pytest.raises(ConfigError, match="values: expected a number for each rate"):
-        tables.rows_of("noise", schema.default(), values=["x"])
+        rows_of("noise", schema.default(), values=["x"])
 
 
 def test_what_is_recovered_is_the_share_of_what_noise_costs():
@@ -166,7 +169,7 @@ def test_what_is_recovered_is_the_share_of_what_noise_costs():
         ({"method": "elr", "noise": 0.2}, runs(0.8, 0.9, 0.9)),
         ({"method": "elr", "noise": 0.4}, runs(0.8)),
     ]
-    none, zero, found, unmatched = tables.TABLES["noise"].derived(lines)
+    none, zero, found, unmatched = TABLES["noise"].derived(lines)
     # Noise costs seed 1 nothing; seed 2 has no run on right labels, and rate 0.4 none of ce.
     assert (none, unmatched) == ({}, {})
     assert zero == {0: {"recovered": 0.0}}
@@ -174,33 +177,33 @@ def test_what_is_recovered_is_the_share_of_what_noise_costs():
 
 
 def test_coreset_has_the_whole_set_once():
-    rows = tables.rows_of("coreset", schema.default())
+    rows = rows_of("coreset", schema.default())
     methods = ("random", "common_strata", "forgetting", "el2n", "herding")
     assert [tuple(row.labels.values()) for row in rows] == [
         ("all", 1.0), *((method, f) for method in methods for f in (0.1, 0.3, 0.5))
     ]  # fmt: skip
     config = schema.default()
     config.method = "spread"
-    for row in tables.rows_of("coreset", config, values=["0.2"]):
-        one = tables.configured(config, row, 0)
+    for row in rows_of("coreset", config, values=["0.2"]):
+        one = configured(config, row, 0)
         name = row.labels["method"]
         assert one.task == "coreset"
         assert one.coreset.fraction == (1 if name == "all" else 0.2)
         assert one.coreset.method == ("random" if name == "all" else name)
         assert one.method == ("spread" if name in ("common_strata", "herding") else "ce")
     with pytest.raises(ConfigError, match=r"values: expected a number for each fraction"):
-        tables.rows_of("coreset", config, values=["x"])
+        rows_of("coreset", config, values=["x"])
     with pytest.raises(ConfigError, match=r"methods of coreset: .*mean 'herding'"):
-        tables.rows_of("coreset", config, methods=["herd"])
+        rows_of("coreset", config, methods=["herd"])
 
 
 def test_folders_are_legible():
     config = schema.default()
-    (row,) = tables.rows_of("joint_loss", config, values=["0.50"])
-    assert tables.folder_name(row) == "joint_beta_0.5"
-    assert tables.folder_name(tables.rows_of("coarse_to_fine", config)[0]) == "info_nce"
-    odd = tables.Row({"method": "a", "x/y": ".. /é"}, {})
-    assert tables.folder_name(odd) == "a_x_y_.._é"
+    (row,) = rows_of("joint_loss", config, values=["0.50"])
+    assert folder_name(row) == "joint_beta_0.5"
+    assert folder_name(rows_of("coarse_to_fine", config)[0]) == "info_nce"
+    odd = Row({"method": "a", "x/y": ".. /é"}, {})
+    assert folder_name(odd) == "a_x_y_.._é"
 
 
 def test_values_replace_the_first_setting():
@@ -233,19 +236,24 @@ def test_values_replace_the_first_setting():
 )
 def test_misuse_is_refused_by_name(arguments, words):
     with pytest.raises(ConfigError, match=words):
-        tables.rows_of(**({"name": "coarse_to_fine", "config": schema.default()} | arguments))
+        rows_of(**({"name": "coarse_to_fine", "config": schema.default()} | arguments))
 
 
 def test_rows_that_cannot_be(monkeypatch):
-    def one(*rows):
-        table = tables.TABLES["joint_loss"]._replace(rows=lambda *arguments: list(rows))
-        monkeypatch.setitem(tables.TABLES, "joint_loss", table)
-        tables.rows_of("joint_loss", schema.default())
+    def rows(*axes):
+        monkeypatch.setitem(TABLES, "joint_loss", TABLES["joint_loss"]._replace(axes=axes))
+        rows_of("joint_loss", schema.default())
 
     with pytest.raises(ConfigError, match=r"joint_loss: the config has no key loss.gamma"):
-        one(tables.Row({"method": "joint"}, {"loss.gamma": 1}))
+        rows(Axis("gamma", "loss.gamma", (1,)))
     with pytest.raises(ConfigError, match="two rows are called 'joint_beta_1'"):
-        one(*(tables.Row({"method": "joint", "beta": beta}, {}) for beta in (1, 1.0)))
+        rows(Axis("beta", "loss.beta", (1.0, 1 + 1e-14)))
+
+
+def test_every_column_is_a_number_with_an_entry():
+    heads = {column.path: column.head for table in TABLES.values() for column in table.columns}
+    assert heads["geometry.test.collapse_index"] == "collapse index"
+    assert all(heads.values())
 
 
 def test_numbers_of_perfectly_balanced():
@@ -282,8 +290,8 @@ def test_numbers_of_groups_stand_beside_their_rows():
     for name in ("waterbirds", "isic", "celeb_a"):
         config = schema.default()
         config.data.name = name
-        for row in tables.rows_of("groups", config):
-            flat = schema.flatten(tables.configured(config, row, 0))
+        for row in rows_of("groups", config):
+            flat = schema.flatten(configured(config, row, 0))
             found = papers.reported("groups", flat)
             worst.setdefault(row.labels["method"], []).extend(n.mean for n in found.values())
             key = "worst_group_auroc" if name == "isic" else "worst_group_accuracy"

@@ -6,9 +6,11 @@ import os
 import platform
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import Any
 
 from absl import app, flags, logging
+from absl.flags import argparse_flags
 
 from thanos_jax.errors import UserError
 from thanos_jax.interruption import Interrupted
@@ -23,22 +25,31 @@ _STOPPED = flags.DEFINE_integer(
 )
 
 
-def start(main: Callable[[Sequence[str]], None]) -> None:
+def start(
+    main: Callable[[Any], int | None], parser: argparse_flags.ArgumentParser | None = None
+) -> None:
     """Parses the flags and calls main(argv); a UserError becomes its message and exit code 1.
 
     A run that was asked to stop, and did, ends with exit code 0 or that of --stopped_exit_code.
+
+    Args:
+      main: of the command; what it returns is the exit code.
+      parser: of a command that takes words besides flags; main gets what it parses.
     """
     keep_compiled_programs()
 
-    def checked(argv: Sequence[str]) -> None:
-        if len(argv) > 1:
+    def checked(argv: Any) -> int | None:
+        if parser is None and len(argv) > 1:
             raise app.UsageError(f"expected only flags, got {argv[1:]}")
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)  # Orbax tells every file it touches
-        main(argv)
+        return main(argv)
+
+    def parse(argv: list[str]) -> Any:
+        return parser.parse_args(argv[1:]) if parser else app.parse_flags_with_usage(argv)
 
     try:
-        app.run(checked)
+        app.run(checked, flags_parser=parse)
     except Interrupted as stopped:
         print(stopped, flush=True)
         raise SystemExit(_STOPPED.value) from None

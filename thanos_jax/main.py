@@ -12,16 +12,12 @@ from absl import flags
 from ml_collections import config_flags
 
 from thanos_jax import command, processes
+from thanos_jax.report.numbers import NUMBERS
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", help_string="Configuration, a Python file (it is run).", lock_config=True
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; the same folder resumes.")
-# Of the results, what a task has of these.
-_SHOWN = (
-    *("coarse_accuracy", "coarse_accuracy_chosen", "fine_accuracy", "fine_accuracy_knn"),
-    *("worst_group_accuracy", "labels_right", "train_seconds"),
-)
 _OVERWRITE = flags.DEFINE_bool(
     "overwrite",
     False,
@@ -44,8 +40,8 @@ def main(argv: Sequence[str]) -> None:
         print("\n".join(describe(_CONFIG.value)))
         return
     results = run(_CONFIG.value, str(_WORKDIR.value), overwrite=_OVERWRITE.value)
-    for name in _SHOWN:
-        if name in results:  # not every task has all
+    for name, number in NUMBERS.items():
+        if number.printed and name in results:  # not every task has all
             print(f"{name}: {results[name]:.4f}")
     print(f"report: {_WORKDIR.value}/report.html")
 

@@ -12,6 +12,8 @@ from thanos_jax import methods
 from thanos_jax.data import damaged, random_bits, sources, tfds_sets
 from thanos_jax.losses import pairs
 
+_HUGE = 1e12
+
 
 @dataclasses.dataclass(frozen=True)
 class Field:
@@ -34,7 +36,12 @@ def _method(default: str, what: str, options: Mapping[str, Any], see: str) -> Fi
 
 
 def _number(
-    default: float, meaning: str, low: float, high: float, *, open_low: bool = False
+    default: float,
+    meaning: str,
+    low: float = 0,
+    high: float = _HUGE,
+    *,
+    open_low: bool = False,
 ) -> Field:
     bounds = f"{'above' if open_low else 'at least'} {low:g}, at most {high:g}"
     return Field(
@@ -64,7 +71,6 @@ def _epochs(default: tuple[float, ...], meaning: str) -> Field:
     )
 
 
-_HUGE = 1e12
 # Of thanos_jax.train.optimizers, which would import jax.
 OPTIMIZERS = ("adamw", "sgd", "nesterov", "lars", "lamb")
 SCHEDULES = ("cosine", "step", "constant")
@@ -156,7 +162,7 @@ FIELDS: dict[str, Field] = {
         random_bits.FORMS,
     ),
     "data.memory_limit_gib": _number(
-        4.0, "a set of more pixels than this, in GiB, is read from disk as it is needed", 0, _HUGE
+        4.0, "a set of more pixels than this, in GiB, is read from disk as it is needed"
     ),
     "data.on_damaged": _one_of(
         "stop",
@@ -172,15 +178,15 @@ FIELDS: dict[str, Field] = {
     "augment.crop_ratio": _interval(
         (3 / 4, 4 / 3), "width over height of a random crop", 0.01, 100
     ),
-    "augment.flip": _number(0.5, "probability of a horizontal flip", 0, 1),
+    "augment.flip": _number(0.5, "probability of a horizontal flip", high=1),
     "augment.jitter": Field(
         (0.4, 0.4, 0.4, 0.1),
         "strength of colour jitter: brightness, contrast, saturation, hue",
         "four numbers, none negative, the last at most 0.5",
         lambda v: len(v) == 4 and all(_is_number(x) and x >= 0 for x in v) and v[3] <= 0.5,
     ),
-    "augment.jitter_probability": _number(0.8, "probability of colour jitter", 0, 1),
-    "augment.grey_probability": _number(0.2, "probability of turning an image grey", 0, 1),
+    "augment.jitter_probability": _number(0.8, "probability of colour jitter", high=1),
+    "augment.grey_probability": _number(0.2, "probability of turning an image grey", high=1),
     # Model
     "model.encoder": _one_of(
         "vit", "architecture of the encoder", ("vit", "resnet18", "resnet50", "mlp")
@@ -193,10 +199,7 @@ FIELDS: dict[str, Field] = {
         ("shared", "joint", "separate"),
     ),
     "model.embedding_dim": _number(
-        0,
-        "width of an encoder's embedding, reached by a linear layer; 0: the encoder's own width",
-        0,
-        65536,
+        0, "width of the embedding, by a linear layer; 0: the encoder's own", 0, 65536
     ),
     "model.projection": Field(
         (),
@@ -207,13 +210,11 @@ FIELDS: dict[str, Field] = {
     ),
     "model.decoder": _one_of(
         "auto",
-        "architecture of the autoencoder's decoder; auto: mlp for the mlp encoder, else conv",
+        "autoencoder's decoder; auto: mlp for the mlp encoder, else conv",
         ("auto", "conv", "mlp"),
     ),
     "model.dtype": _one_of(
-        "float32",
-        "precision in which the model computes; its parameters are float32",
-        ("float32", "bfloat16"),
+        "float32", "precision of the computation; parameters are float32", ("float32", "bfloat16")
     ),
     "model.weights": Field(
         "",
@@ -230,17 +231,12 @@ FIELDS: dict[str, Field] = {
     ),
     "model.vit.dropout": _number(0.05, "dropout probability in the vit encoder", 0, 0.999),
     "model.vit.stochastic_depth": _number(
-        0.05,
-        "probability that training skips the vit encoder's last layer; it rises linearly from 0 at "
-        "the first layer",
-        0,
-        0.999,
+        0.05, "probability of skipping the vit encoder's last layer; rises to it linearly", 0, 0.999
     ),
     "model.resnet.width": _number(64, "channels of a ResNet's first stage", 1, 65536),
     "model.resnet.stem": _one_of(
         "small",
-        "first layers of a ResNet; small: a 3x3 convolution, for small images; imagenet: a 7x7 "
-        "convolution and pooling",
+        "first layers of a ResNet; small: 3x3, for small images; imagenet: 7x7 and pooling",
         ("small", "imagenet"),
     ),
     "model.mlp.widths": Field(
@@ -250,21 +246,17 @@ FIELDS: dict[str, Field] = {
         lambda v: len(v) > 0 and all(type(x) is int and x > 0 for x in v),
     ),
     # Loss
-    "loss.temperature": _number(
-        0.5, "temperature of the contrastive loss", 0, _HUGE, open_low=True
-    ),
-    "loss.alpha": _number(0.5, "weight of the spreading term in the spread loss", 0, 1),
-    "loss.beta": _number(0.5, "weight of SupCon in the joint loss", 0, 1),
+    "loss.temperature": _number(0.5, "temperature of the contrastive loss", open_low=True),
+    "loss.alpha": _number(0.5, "weight of the spreading term in the spread loss", high=1),
+    "loss.beta": _number(0.5, "weight of SupCon in the joint loss", high=1),
     "loss.denominator": _one_of(
         "all",
-        "denominator of SupCon; all: all candidates; one_positive: without the anchor's other "
-        "positives",
+        "SupCon's denominator; one_positive: without the anchor's other positives",
         ("all", "one_positive"),
     ),
     "loss.views": _one_of(
         "all",
-        "candidates that an anchor is compared with; all: every view of every image; cross: only "
-        "views other than the anchor's",
+        "an anchor's candidates; all: every view of every image; cross: only other views",
         ("all", "cross"),
     ),
     "loss.implementation": _one_of(
@@ -274,13 +266,9 @@ FIELDS: dict[str, Field] = {
         "ring; pallas: in tiles, by kernels; auto: dense for small batches, else streaming",
         pairs.OPTIONS,
     ),
-    "loss.contrastive_weight": _number(1.0, "weight of the contrastive loss", 0, _HUGE),
-    "loss.cross_entropy_weight": _number(
-        1.0, "weight of the cross-entropy of coarse labels", 0, _HUGE
-    ),
-    "loss.reconstruction_weight": _number(
-        1.0, "weight of the autoencoder's squared error", 0, _HUGE
-    ),
+    "loss.contrastive_weight": _number(1.0, "weight of the contrastive loss"),
+    "loss.cross_entropy_weight": _number(1.0, "weight of the cross-entropy of coarse labels"),
+    "loss.reconstruction_weight": _number(1.0, "weight of the autoencoder's squared error"),
     # Training
     "train.batch_size": _number(128, "images in a training step, over all devices", 1, 2**31 - 1),
     "train.micro_batch_size": _number(
@@ -296,9 +284,9 @@ FIELDS: dict[str, Field] = {
         "where it is in memory, except on CPUs",
         ("auto", "yes", "no"),
     ),
-    "train.epochs": _number(600.0, "passes over the training set", 0, _HUGE, open_low=True),
+    "train.epochs": _number(600.0, "passes over the training set", open_low=True),
     "train.max_steps": _number(
-        0, "step at which a training stops, its schedule included; 0: no limit", 0, _HUGE
+        0, "step at which a training stops, its schedule included; 0: no limit"
     ),
     "train.optimizer": _one_of(
         "adamw",
@@ -306,7 +294,7 @@ FIELDS: dict[str, Field] = {
         OPTIMIZERS,
     ),
     "train.momentum": _number(0.9, "momentum of sgd, nesterov and lars; 0: none", 0, 0.9999),
-    "train.learning_rate": _number(3e-4, "peak learning rate", 0, _HUGE),
+    "train.learning_rate": _number(3e-4, "peak learning rate"),
     "train.schedule": _one_of(
         "cosine",
         "learning rate after the warm-up; cosine: down to 0 at the end; step: multiplied by "
@@ -314,13 +302,13 @@ FIELDS: dict[str, Field] = {
         SCHEDULES,
     ),
     "train.warmup_epochs": _number(
-        1.0, "epochs in which the learning rate rises linearly from 0 to its peak", 0, _HUGE
+        1.0, "epochs in which the learning rate rises linearly from 0 to its peak"
     ),
     "train.drop_epochs": _epochs((), "epochs after which schedule step lowers the learning rate"),
     "train.drop_factor": _number(
-        0.1, "what schedule step multiplies the learning rate by, at each drop", 0, 1
+        0.1, "what schedule step multiplies the learning rate by, at each drop", high=1
     ),
-    "train.weight_decay": _number(0.01, "weight decay", 0, _HUGE),
+    "train.weight_decay": _number(0.01, "weight decay"),
     "train.decay": _one_of(
         "kernels",
         "which parameters weight decay acts on; kernels: not on biases, norms, tokens, positions",
@@ -333,37 +321,26 @@ FIELDS: dict[str, Field] = {
         ("stop", "skip"),
     ),
     "train.nonfinite_limit": _number(
-        10,
-        "steps in a row of a loss or gradient that is not finite, at which the run stops in spite "
-        "of train.on_nonfinite=skip",
-        1,
-        _HUGE,
+        10, "steps in a row that train.on_nonfinite=skip skips before the run stops", low=1
     ),
-    "train.log_every": _number(50, "steps between lines of metrics.jsonl", 1, _HUGE),
+    "train.log_every": _number(50, "steps between lines of metrics.jsonl", low=1),
     "train.evaluate_every_epochs": _number(
-        1.0, "epochs between evaluations on the validation split", 1e-3, _HUGE
+        1.0, "epochs between evaluations on the validation split", low=1e-3
     ),
-    "train.checkpoint_every_epochs": _number(20.0, "epochs between checkpoints", 1e-3, _HUGE),
+    "train.checkpoint_every_epochs": _number(20.0, "epochs between checkpoints", low=1e-3),
     "train.checkpoints_kept": _number(
-        2,
-        "how many of the newest checkpoints stay on disk, besides the best on validation",
-        1,
-        1000,
+        2, "how many of the newest checkpoints are kept, besides the best on validation", 1, 1000
     ),
     "train.checkpoints_kept_every": _number(
-        0,
-        "length in steps of the intervals whose first checkpoint stays on disk, besides the "
-        "newest; 0: none",
-        0,
-        _HUGE,
+        0, "steps of which the first checkpoint is kept besides the newest ones; 0: none"
     ),
     # The classifier of every task but transfer
-    "classifier.epochs": _number(0.0, "epochs of the classifier; 0: train.epochs", 0, _HUGE),
+    "classifier.epochs": _number(0.0, "epochs of the classifier; 0: train.epochs"),
     "classifier.batch_size": _number(
         0, "images in a training step of the classifier; 0: train.batch_size", 0, 2**31 - 1
     ),
     "classifier.learning_rate": _number(
-        0.0, "peak learning rate of the classifier; 0: train.learning_rate", 0, _HUGE
+        0.0, "peak learning rate of the classifier; 0: train.learning_rate"
     ),
     "classifier.optimizer": _one_of(
         "", "optimizer of the classifier; empty: train.optimizer", ("", *OPTIMIZERS)
@@ -375,16 +352,16 @@ FIELDS: dict[str, Field] = {
         "", "learning rate schedule of the classifier; empty: train.schedule", ("", *SCHEDULES)
     ),
     "classifier.warmup_epochs": _number(
-        -1.0, "epochs of the classifier's warm-up; -1: train.warmup_epochs", -1, _HUGE
+        -1.0, "epochs of the classifier's warm-up; -1: train.warmup_epochs", low=-1
     ),
     "classifier.drop_epochs": _epochs(
         (), "epochs after which the classifier's schedule step drops; none: train.drop_epochs"
     ),
     "classifier.drop_factor": _number(
-        0.0, "factor of the classifier's schedule step; 0: train.drop_factor", 0, 1
+        0.0, "factor of the classifier's schedule step; 0: train.drop_factor", high=1
     ),
     "classifier.weight_decay": _number(
-        -1.0, "weight decay of the classifier; -1: train.weight_decay", -1, _HUGE
+        -1.0, "weight decay of the classifier; -1: train.weight_decay", low=-1
     ),
     "classifier.decay": _one_of(
         "", "which parameters of the classifier decay; empty: train.decay", ("", *DECAYS)
@@ -392,7 +369,7 @@ FIELDS: dict[str, Field] = {
     "classifier.augment": Field(True, "whether the classifier is trained on augmented images"),
     # Hidden groups: the task "groups" only
     "groups.method": _method(
-        "group_dro", "how the classifier is trained", methods.GROUPS_METHODS, "groups.md"
+        "group_dro", "how the classifier is trained", methods.GROUPS, "groups.md"
     ),
     "groups.choice": _one_of(
         "error",
@@ -404,9 +381,7 @@ FIELDS: dict[str, Field] = {
         0, "number of clusters of each class; 0: searched for, by groups.choice", 0, 1000
     ),
     "groups.clustering": _one_of(
-        "kmeans",
-        "what clusters embeddings; kmeans: k-means; gmm: a Gaussian mixture",
-        ("kmeans", "gmm"),
+        "kmeans", "algorithm that clusters embeddings; gmm: Gaussian mixture", ("kmeans", "gmm")
     ),
     "groups.projection": _one_of(
         "none", "projection of embeddings before they are clustered", ("none", "umap")
@@ -415,28 +390,22 @@ FIELDS: dict[str, Field] = {
         True, "whether group DRO draws images of every group equally often, as its authors do"
     ),
     "groups.group_dro_step_size": _number(
-        0.01, "step size of the weights that group DRO gives to groups", 0, _HUGE
+        0.01, "step size of the weights that group DRO gives to groups"
     ),
     "groups.group_dro_adjustment": _number(
-        0.0,
-        "C of group DRO, where a group of n images gets C / sqrt(n) added to its loss",
-        0,
-        _HUGE,
+        0.0, "C of group DRO, where a group of n images gets C / sqrt(n) added to its loss"
     ),
     "groups.jtt_epochs": _number(
-        1.0, "epochs of the first training of Just Train Twice", 0, _HUGE, open_low=True
+        1.0, "epochs of the first training of Just Train Twice", open_low=True
     ),
     "groups.jtt_weight": _number(
-        20,
-        "how often the second training of Just Train Twice has an image that the first gets wrong",
-        1,
-        100_000,
+        20, "how often Just Train Twice repeats what its first training gets wrong", 1, 100_000
     ),
     # Wrong labels: the task "noise" only
     "noise.method": _method(
-        "mend", "how training deals with wrong labels", methods.NOISE_METHODS, "noisy_labels.md"
+        "mend", "how training deals with wrong labels", methods.NOISE, "noisy_labels.md"
     ),
-    "noise.rate": _number(0.2, "share of training and validation labels made wrong", 0, 1),
+    "noise.rate": _number(0.2, "share of training and validation labels made wrong", high=1),
     "noise.kind": _one_of(
         "symmetric",
         "to what a label made wrong changes; symmetric: any other class; asymmetric: the next "
@@ -469,19 +438,17 @@ FIELDS: dict[str, Field] = {
         20, "strata that mend looks for in a class, with noise.detection=strata", 1, 1e6
     ),
     "noise.forget_epochs": _number(
-        10.0, "epochs over which co_teaching's share of forgotten images rises", 0, _HUGE
+        10.0, "epochs over which co_teaching's share of forgotten images rises"
     ),
-    "noise.elr_weight": _number(
-        3.0, "weight of early-learning regularization in the loss of elr", 0, _HUGE
-    ),
+    "noise.elr_weight": _number(3.0, "weight of early-learning regularization in the loss of elr"),
     "noise.elr_momentum": _number(
-        0.7, "momentum of elr's targets, running means of an image's predictions", 0, 1
+        0.7, "momentum of elr's targets, running means of an image's predictions", high=1
     ),
     # Coresets: the task "coreset" only
     "coreset.method": _method(
         "common_strata",
         "what images are scored by, to choose those that are kept",
-        methods.CORESET_METHODS,
+        methods.CORESETS,
         "coresets.md",
     ),
     "coreset.fraction": _number(
@@ -494,14 +461,10 @@ FIELDS: dict[str, Field] = {
         0.0,
         "epochs of a training by which common_strata, forgetting or herding scores images; 0: "
         "train.epochs",
-        0,
-        _HUGE,
     ),
     "coreset.el2n_epochs": _number(
         10.0,
         "epochs of a training by which el2n scores images, short to see errors early in training",
-        0,
-        _HUGE,
         open_low=True,
     ),
     "coreset.drop": _one_of(
@@ -509,8 +472,7 @@ FIELDS: dict[str, Field] = {
     ),
     "coreset.balanced": Field(True, "whether every class keeps the same share of its images"),
     "coreset.same_steps": Field(
-        False,
-        "whether the classifier takes as many steps as on all images; otherwise as many epochs",
+        False, "whether the classifier takes as many steps as on all images, or as many epochs"
     ),
     # Evaluation
     "transfer.regularization": Field(
@@ -523,10 +485,7 @@ FIELDS: dict[str, Field] = {
         200, "L-BFGS iterations of the linear classifier of fine labels, at most", 1, 1e6
     ),
     "transfer.every_epochs": _number(
-        0.0,
-        "epochs between measurements of transfer and collapse on the validation split; 0: none",
-        0,
-        _HUGE,
+        0.0, "epochs between measurements of transfer and collapse on the validation split; 0: none"
     ),
     "transfer.neighbours": _number(
         20, "number of nearest training images that vote on a test image's fine label", 1, 1e6

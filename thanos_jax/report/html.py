@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import io
-import math
-import numbers
 import os
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
 
-from thanos_jax.report.meanings import MEANINGS
+from thanos_jax.report import numbers
 from thanos_jax.report.plots import INK
 from thanos_jax.workdir import write_atomically
-
-_HEADLINES = ("fine_accuracy", "coarse_accuracy", "worst_group_accuracy", "collapse_index")
 
 # Nothing may be fetched and no script may run, even if a value slipped through unescaped.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
@@ -112,11 +108,14 @@ def _page(
     for key, value in results.items():
         if isinstance(value, Mapping):
             words = key.replace("_", " ")
-            parts.append(f"<h2>{escape(words[:1].upper() + words[1:])}</h2>\n{_nested(value)}")
+            parts.append(f"<h2>{escape(words[:1].upper() + words[1:])}</h2>\n{_nested(key, value)}")
     if records:
         last = _table(("name", "value", "meaning"), _rows(records[-1]))
         parts.append(f"<details><summary>Last line of the log</summary>\n{last}</details>")
-    settings = _table(("key", "value"), list(_flatten(config)))
+    settings = _table(
+        ("key", "value"),
+        [(escape(".".join(path)), escape(str(value))) for path, value in _flatten(config)],
+    )
     parts.append(f"<details><summary>Config</summary>\n{settings}</details>")
     return document(title, "\n".join(parts))
 
@@ -139,13 +138,10 @@ def document(title: str, body: str, *, style: str = "") -> str:
 
 
 def _summary(results: Mapping[str, Any]) -> str:
-    facts = []
-    if "steps" in results:
-        facts.append(f"{_value('steps', results['steps'])} steps")
-    if "train_seconds" in results:
-        facts.append(f"{_value('train_seconds', results['train_seconds'])} of training")
-    if "seed" in results:
-        facts.append(f"seed {_value('seed', results['seed'])}")
+    words = {"steps": "{} steps", "train_seconds": "{} of training", "seed": "seed {}"}
+    facts = [
+        text.format(_value(results[key], key)) for key, text in words.items() if key in results
+    ]
     return f'<p class="quiet">{" · ".join(facts)}</p>' if facts else ""
 
 
@@ -153,10 +149,11 @@ def _cards(results: Mapping[str, Any]) -> str:
     geometry = results.get("geometry")
     test = geometry.get("test") if isinstance(geometry, Mapping) else None
     known = {**(test if isinstance(test, Mapping) else {}), **results}
+    ranked = sorted((entry.card, key) for key, entry in numbers.NUMBERS.items() if entry.card)
     cards = [
-        f'<div class="card">{_words(key)}<b>{_value(key, known[key])}</b>'
-        f'<p class="quiet">{escape(MEANINGS[key])}</p></div>'
-        for key in _HEADLINES
+        f'<div class="card">{_words(key)}<b>{_value(known[key], key)}</b>'
+        f'<p class="quiet">{_meaning(key)}</p></div>'
+        for _, key in ranked
         if key in known
     ]
     return f'<div class="cards">{"".join(cards)}</div>' if cards else ""
@@ -195,38 +192,39 @@ def _svg(number: int, figure: Figure) -> str:
     return text.replace(INK, "currentColor").strip()
 
 
-def _nested(value: Mapping[str, Any]) -> str:
+def _nested(name: str, value: Mapping[str, Any]) -> str:
     """Returns a table; a mapping of mappings (figures by split) gets a column for each."""
     if value and all(isinstance(inner, Mapping) for inner in value.values()):
         keys = list(dict.fromkeys(key for inner in value.values() for key in inner))
         rows = [
             (
                 _words(key),
-                *(_value(key, inner[key]) if key in inner else "" for inner in value.values()),
-                escape(MEANINGS.get(key, "")),
+                *(
+                    _value(inner[key], name, key) if key in inner else ""
+                    for inner in value.values()
+                ),
+                _meaning(name, key),
             )
             for key in keys
         ]
         return _table(("name", *map(str, value), "meaning"), rows)
-    flat = [(key, shown, escape(MEANINGS.get(key, ""))) for key, shown in _flatten(value)]
+    flat = [
+        (escape(".".join(path)), _value(inner, name, *path), _meaning(name, *path))
+        for path, inner in _flatten(value)
+    ]
     return _table(("name", "value", "meaning"), flat)
 
 
 def _rows(values: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    return [
-        (_words(key), _value(key, value), escape(MEANINGS.get(key, "")))
-        for key, value in values.items()
-    ]
+    return [(_words(key), _value(value, key), _meaning(key)) for key, value in values.items()]
 
 
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    rows = []
+def _flatten(values: Mapping[str, Any], *above: str) -> Iterator[tuple[tuple[str, ...], Any]]:
     for key, value in values.items():
         if isinstance(value, Mapping):
-            rows += _flatten(value, f"{prefix}{key}.")
+            yield from _flatten(value, *above, str(key))
         else:
-            rows.append((escape(f"{prefix}{key}"), escape(str(value))))
-    return rows
+            yield (*above, str(key)), value
 
 
 def _table(head: Sequence[str], rows: Sequence[tuple[str, ...]]) -> str:
@@ -254,21 +252,10 @@ def _words(key: str) -> str:
     return escape(str(key)).replace("_", "_<wbr>")
 
 
-def _value(key: str, value: Any) -> str:
-    """Returns a value for people, escaped: accuracies in percent, seconds as time."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        return escape(str(value))
-    number = float(value)
-    if not math.isfinite(number):
-        return escape(str(number))
-    if "accuracy" in str(key):
-        return f"{100 * number:.1f}&nbsp;%"
-    if str(key) in ("train_seconds", "seconds"):
-        minutes, seconds = divmod(round(number), 60)
-        hours, minutes = divmod(minutes, 60)
-        if hours:
-            return f"{hours}&nbsp;h {minutes}&nbsp;min"
-        return f"{minutes}&nbsp;min {seconds}&nbsp;s" if minutes else f"{number:.1f}&nbsp;s"
-    if isinstance(value, numbers.Integral):
-        return f"{value:,}" if str(key) != "seed" else str(value)
-    return f"{number:.4g}"
+def _value(value: Any, *path: str) -> str:
+    return escape(numbers.shown(path, value)).replace("\N{NO-BREAK SPACE}", "&nbsp;")
+
+
+def _meaning(*path: str) -> str:
+    entry = numbers.find(path)
+    return escape(entry.meaning) if entry else ""

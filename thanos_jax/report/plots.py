@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 
 from thanos_jax.checks import check_labels
 from thanos_jax.downstream.arrays import check_embeddings
-from thanos_jax.report.meanings import HOW_TO_READ
+from thanos_jax.report.captions import HOW_TO_READ
 
 __all__ = [
     "HOW_TO_READ",

@@ -27,7 +27,7 @@ from thanos_jax.data.dataset import Dataset
 from thanos_jax.downstream import coreset
 from thanos_jax.downstream.groups import scores as group_scores
 from thanos_jax.errors import ConfigError
-from thanos_jax.methods import CORESET_METHODS
+from thanos_jax.methods import CORESETS
 from thanos_jax.report import plots
 from thanos_jax.tasks import findings, stages
 from thanos_jax.train.build import count_steps
@@ -67,12 +67,12 @@ class Prepared(NamedTuple):
 def trainings(config: ml_collections.ConfigDict) -> dict[str, stages.Planned]:
     """Returns the trainings that score images, and the classifier's; see `thanos_jax.tasks`."""
     settings, found = config.coreset, {}
-    kind = CORESET_METHODS[settings.method].trainings
-    if kind == "several":
+    kind = CORESETS[settings.method].needs
+    if kind == "trainings":
         share = 0.5 if settings.method == "common_strata" else 1.0
         for number in range(settings.runs):
             found[f"sample_{number}"] = stages.Planned(scoring_config(config, number), share)
-    elif kind == "one":
+    elif kind == "training":
         found["representation"] = stages.Planned(scoring_config(config, 0))
     share = 1.0 if settings.same_steps else settings.fraction
     return {**found, "classifier": stages.Planned(stages.classifier_config(config), share)}
@@ -83,10 +83,10 @@ def prepare(run: stages.Run) -> Prepared:
     stages.require_classifiable(run)
     labels = stages.labels(run.dataset.splits["train"])
     _require_choosable(run.config, run.dataset, labels["coarse"])
-    kind = CORESET_METHODS[run.config.coreset.method].trainings
-    if kind == "several":
+    kind = CORESETS[run.config.coreset.method].needs
+    if kind == "trainings":
         first = _sample(run, 0, _samples(run.config, labels["coarse"])[0])
-    elif kind == "one":
+    elif kind == "training":
         first = stages.representation(run._replace(config=scoring_config(run.config, 0)))
     else:
         first = _classifier(run, _choose(run.config, labels["coarse"]).stays)

@@ -21,7 +21,7 @@ from thanos_jax.data.dataset import Dataset
 from thanos_jax.downstream import groups, projection
 from thanos_jax.downstream.groups import scores as group_scores
 from thanos_jax.errors import ConfigError
-from thanos_jax.methods import GROUPS_METHODS, GroupsMethod
+from thanos_jax.methods import GROUPS, Method
 from thanos_jax.report import plots
 from thanos_jax.tasks import findings, stages
 from thanos_jax.train import classifier_losses
@@ -63,9 +63,9 @@ class Prepared(NamedTuple):
 def trainings(config: ml_collections.ConfigDict) -> dict[str, stages.Planned]:
     """Returns the first training, if groups are to be found, and the classifier's."""
     found = {}
-    if _facts(config).groups == "recovered":
+    if _facts(config).needs == "training":
         found["representation"] = stages.Planned(config)
-    if _facts(config).groups == "errors":
+    if _facts(config).needs == "errors":
         one = stages.classifier_config(config)
         one.train.epochs = config.groups.jtt_epochs
         found["identification"] = stages.Planned(one)
@@ -188,18 +188,18 @@ def reweighted(sets: np.ndarray) -> np.ndarray:
     return (len(sets) / (len(counts) * counts[group])).astype(np.float32)
 
 
-def _facts(config: ml_collections.ConfigDict) -> GroupsMethod:
-    return GROUPS_METHODS[config.groups.method]
+def _facts(config: ml_collections.ConfigDict) -> Method:
+    return GROUPS[config.groups.method]
 
 
 def _groups_are_known(config: ml_collections.ConfigDict) -> bool:
     """Whether the method trains with groups that are known: classes, or the true groups."""
-    return _facts(config).groups in ("coarse", "fine")
+    return _facts(config).needs in ("", "fine")
 
 
 def _known(run: stages.Run, labels: Mapping[str, Mapping[str, np.ndarray]]) -> Groups:
     """Returns the groups of methods that need none found: the true ones, or the classes."""
-    kind = _facts(run.config).groups
+    kind = _facts(run.config).needs or "coarse"
     names = run.dataset.fine_names if kind == "fine" else run.dataset.coarse_names
     return Groups(labels["train"][kind], labels["validation"][kind], np.array(names))
 
@@ -228,7 +228,7 @@ def _found(
 
     def make() -> dict[str, Any]:
         assert trained is not None
-        if _facts(run.config).groups == "errors":
+        if _facts(run.config).needs == "errors":
             return _errors(run, outputs, trained.step)._asdict()
         return _recover(run, outputs)._asdict()
 

@@ -22,7 +22,7 @@ from thanos_jax.data.dataset import Dataset
 from thanos_jax.data.relabelled import relabel
 from thanos_jax.downstream import noisy_labels, projection
 from thanos_jax.errors import ConfigError
-from thanos_jax.methods import NOISE_METHODS
+from thanos_jax.methods import NOISE
 from thanos_jax.report import plots
 from thanos_jax.tasks import findings, stages
 from thanos_jax.train import classifier_losses
@@ -83,7 +83,7 @@ class Prepared(NamedTuple):
 def trainings(config: ml_collections.ConfigDict) -> dict[str, stages.Planned]:
     """Returns the representation's training, if labels are mended, and the classifier's."""
     found = {}
-    if NOISE_METHODS[config.noise.method].embeds:
+    if NOISE[config.noise.method].needs:
         found["representation"] = stages.Planned(config)
     return {**found, "classifier": stages.Planned(stages.classifier_config(config))}
 
@@ -94,8 +94,8 @@ def prepare(run: stages.Run) -> Prepared:
     noise, noisy = corrupted(run.config, run.dataset)
     _require_trainable(run.config, noisy)
     run = run._replace(dataset=noisy)
-    embeds = NOISE_METHODS[run.config.noise.method].embeds
-    first = stages.representation(run) if embeds else _classifier(run, noise["train"])
+    needs = NOISE[run.config.noise.method].needs
+    first = stages.representation(run) if needs else _classifier(run, noise["train"])
     return Prepared(first, noisy, noise)
 
 

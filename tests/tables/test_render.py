@@ -9,9 +9,9 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from thanos_jax.papers import Number
-from thanos_jax.report import tables as report
-from thanos_jax.tables import COARSE, COLLAPSE, FINE, SECONDS
+from thanos_jax.tables import render
+from thanos_jax.tables.definitions import COARSE, COLLAPSE, FINE, SECONDS
+from thanos_jax.tables.papers import Number
 
 PAPER = "Author et al. 2022"
 NASTY = "<script>alert(1)</script>\"'&"
@@ -41,11 +41,11 @@ def result(fine, **more):
 
 
 def line(labels, results, errors=None, reported=None):
-    return report.Line(labels, dict(enumerate(results)), errors or {}, reported or {})
+    return render.Line(labels, dict(enumerate(results)), errors or {}, reported or {})
 
 
 def comparison(*lines, columns=(FINE, COLLAPSE), notes=("A note.",), caption="A table"):
-    return report.Comparison(caption, columns, lines, notes)
+    return render.Comparison(caption, columns, lines, notes)
 
 
 def methods(name="thanos"):
@@ -66,7 +66,7 @@ def sweep(axis="beta", values=(0.0, 0.5, 1.0), method="joint"):
 
 
 def test_markdown():
-    lines = report.markdown(methods()).splitlines()
+    lines = render.markdown(methods()).splitlines()
     deviation = statistics.stdev([80, 90, 95])
     assert lines == [
         f"| method | fine | fine ({PAPER}) | collapse index | runs |",
@@ -81,18 +81,18 @@ def test_markdown():
 
 def test_a_number_that_some_runs_lack_is_averaged_over_the_others():
     runs = [result(0.5, coarse_accuracy=0.75), result(0.7), result(0.6, coarse_accuracy=None)]
-    found = report.summarize(line({"method": "ce"}, runs), COARSE)
+    found = render.summarize(line({"method": "ce"}, runs), COARSE)
     assert found == (75.0, None, 1)
-    assert report.summarize(line({"method": "ce"}, runs), SECONDS) is None
+    assert render.summarize(line({"method": "ce"}, runs), SECONDS) is None
 
 
 def test_numbers_that_are_not_numbers_are_seen():
-    text = report.markdown(comparison(line({"method": "ce"}, [result(float("nan"))] * 2)))
+    text = render.markdown(comparison(line({"method": "ce"}, [result(float("nan"))] * 2)))
     assert "| ce | nan ± nan |" in text
 
 
 def test_bars_do_not_break_the_table():
-    text = report.markdown(comparison(line({"method": "a|b\nc"}, [result(0.5)])))
+    text = render.markdown(comparison(line({"method": "a|b\nc"}, [result(0.5)])))
     assert "| a\\|b c | 50.0 |" in text
 
 
@@ -101,7 +101,7 @@ def test_runs_as_csv_read_back():
     given = comparison(
         line({"method": "joint", "beta": 0.1}, [result(1 / 3, **extra)], {1: 'a,"b"\nc'})
     )
-    rows = list(csv.DictReader(io.StringIO(report.runs_csv(given))))
+    rows = list(csv.DictReader(io.StringIO(render.runs_csv(given))))
     assert list(rows[0]) == [
         *("method", "beta", "seed", "fine_accuracy", "geometry.test.collapse_index"),
         *("steps", "error"),
@@ -112,7 +112,7 @@ def test_runs_as_csv_read_back():
 
 
 def test_rows_as_csv_read_back():
-    rows = list(csv.DictReader(io.StringIO(report.summary_csv(methods()))))
+    rows = list(csv.DictReader(io.StringIO(render.summary_csv(methods()))))
     assert [row["method"] for row in rows] == ["thanos", "ce", "cauto"]
     assert float(rows[0]["fine_accuracy mean"]) == pytest.approx(265 / 3)
     assert float(rows[0]["fine_accuracy std"]) == pytest.approx(statistics.stdev([80, 90, 95]))
@@ -125,7 +125,7 @@ def test_rows_as_csv_read_back():
 
 
 def test_page_holds_all_it_shows():
-    text = report.page(methods())
+    text = render.page(methods())
     page = Page(text)
     words = page.words()
     for expected in (
@@ -140,34 +140,34 @@ def test_page_holds_all_it_shows():
     assert not {"script", "link", "iframe", "object", "embed", "base"} & set(page.tags)
     assert "@import" not in text
     assert any("default-src 'none'" in value for _, _, value in page.attributes)
-    assert report.page(methods()) == text
+    assert render.page(methods()) == text
 
 
 def test_page_escapes_everything():
     given = methods(NASTY)._replace(caption=NASTY, notes=[NASTY])
-    page = Page(report.page(given))
+    page = Page(render.page(given))
     assert "script" not in page.tags
     # Title, heading, row, note, tick of the picture, error.
     assert page.words().count(NASTY) >= 6
     named = comparison(*sweep(axis=NASTY), columns=(FINE._replace(title=NASTY),))
-    assert "script" not in Page(report.page(named)).tags
+    assert "script" not in Page(render.page(named)).tags
 
 
 def test_mathematics_in_a_label_is_not_set():
-    assert "$x^$" in Page(report.page(methods("$x^$"))).words()
+    assert "$x^$" in Page(render.page(methods("$x^$"))).words()
     values = ("$x^$", "crop")
-    assert "$x^$" in Page(report.page(comparison(*sweep("strength", values)))).words()
+    assert "$x^$" in Page(render.page(comparison(*sweep("strength", values)))).words()
 
 
 def test_methods_are_drawn_by_row_and_settings_as_curves():
-    assert list(report.figures(methods())) == ["Rows"]
-    assert list(report.figures(comparison(*sweep()))) == ["Against beta"]
-    assert list(report.figures(comparison(*sweep(values=(0.5,))))) == ["Rows"]
-    assert report.figures(comparison(line({"method": "ce"}, [], {0: "no"}))) == {}
+    assert list(render.figures(methods())) == ["Rows"]
+    assert list(render.figures(comparison(*sweep()))) == ["Against beta"]
+    assert list(render.figures(comparison(*sweep(values=(0.5,))))) == ["Rows"]
+    assert render.figures(comparison(line({"method": "ce"}, [], {0: "no"}))) == {}
 
 
 def test_dots_are_means_with_deviations_and_diamonds_the_papers():
-    axes = report.figures(methods())["Rows"].axes[0]
+    axes = render.figures(methods())["Rows"].axes[0]
     assert [text.get_text() for text in axes.get_yticklabels()] == ["thanos", "ce"]
     diamonds = [x for x in axes.lines if x.get_marker() == "D"]
     assert [list(x.get_xydata()[0]) for x in diamonds] == [[79.1, 0]]
@@ -181,7 +181,7 @@ def test_curves_are_of_one_setting_at_a_time():
         line({"method": "spread", "alpha": a, "temperature": t}, [result(a), result(a)])
         for a, t in ((0.0, 0.5), (0.5, 0.5), (1.0, 0.5), (0.5, 0.1), (0.5, 1.0))
     ]
-    pictures = report.figures(comparison(*lines))
+    pictures = render.figures(comparison(*lines))
     assert list(pictures) == ["Against alpha", "Against temperature"]
     for name, xs, ys, legend in (
         ("Against alpha", [0, 0.5, 1], [0, 50, 100], "spread, temperature 0.5"),
@@ -199,7 +199,7 @@ def test_curves_are_of_one_setting_at_a_time():
 
 def test_words_take_the_order_of_the_table():
     lines = sweep("strength", ("none", "crop", "full")) + sweep("strength", ("none",), "ce")
-    axes = report.figures(comparison(*lines))["Against strength"].axes[0]
+    axes = render.figures(comparison(*lines))["Against strength"].axes[0]
     assert [text.get_text() for text in axes.get_xticklabels()] == ["none", "crop", "full"]
 
 
@@ -214,7 +214,7 @@ def test_what_was_measured_along_training_is_drawn_as_mean_and_deviation_of_seed
 
     runs = [result([0.5, 0.75, 0.25]), result([0.25, 0.75, 0.5], times=2)]
     lines = line({"method": "supcon"}, runs), line({"method": "ce"}, [])
-    drawn = report.figures(comparison(*lines))
+    drawn = render.figures(comparison(*lines))
     fine, collapse = drawn["Along training"].axes
     (curve,) = fine.lines
     # The times that all seeds have.

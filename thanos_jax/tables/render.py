@@ -15,10 +15,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from thanos_jax.config import flatten
-from thanos_jax.papers import Number
 from thanos_jax.report import html
 from thanos_jax.report.plots import INK, PALETTE, WIDTH, dress
-from thanos_jax.tables import Column, shown
+from thanos_jax.tables.papers import Number
+from thanos_jax.tables.rows import shown
+from thanos_jax.tables.table import Column
 
 _HOW_TO_READ = (
     "Each dot or line is the mean over a row's runs; bars or bands reach one sample standard "
@@ -80,8 +81,10 @@ def summarize(line: Line, column: Column) -> Summary | None:
 
     None if no run has the number.
     """
-    found = (_lookup(result, column.path) for result in line.results.values())
-    values = np.array([column.scale * value for value in found if value is not None], np.float64)
+    found = (flatten(result).get(column.path) for result in line.results.values())
+    values = np.array(
+        [column.number.scale * value for value in found if value is not None], np.float64
+    )
     if not values.size:
         return None
     deviation = float(np.std(values, ddof=1)) if values.size > 1 else None
@@ -104,21 +107,24 @@ def summary_csv(comparison: Comparison) -> str:
 
     Units are the table's; columns without any number of a paper have no place for one.
     """
-    axes, lines = _axes(comparison), _begun(comparison)
-    head = list(axes)
-    rows: list[list[Any]] = [[line.labels[axis] for axis in axes] for line in lines]
+    lines = _begun(comparison)
+    rows = [
+        [*_axes(comparison)],
+        *([*line.labels.values()] for line in lines),
+    ]
     for column in comparison.columns:
-        key = ".".join(column.path)
-        head += [f"{key} mean", f"{key} std", f"{key} n"]
-        for row, line in zip(rows, lines, strict=True):
+        key = column.path
+        rows[0] += [f"{key} mean", f"{key} std", f"{key} n"]
+        for row, line in zip(rows[1:], lines, strict=True):
             row += summarize(line, column) or (None, None, 0)
         if any(key in line.reported for line in lines):
-            head += [f"{key} paper mean", f"{key} paper std", f"{key} paper"]
-            for row, line in zip(rows, lines, strict=True):
+            rows[0] += [f"{key} paper mean", f"{key} paper std", f"{key} paper"]
+            for row, line in zip(rows[1:], lines, strict=True):
                 row += line.reported.get(key, (None, None, None))
-    for row, line in zip(rows, lines, strict=True):
+    rows[0] += ["runs", "failed"]
+    for row, line in zip(rows[1:], lines, strict=True):
         row += [len(line.results), len(line.errors)]
-    return _csv([[*head, "runs", "failed"], *rows])
+    return _csv(rows)
 
 
 def runs_csv(comparison: Comparison) -> str:
@@ -213,13 +219,9 @@ def _along_training(line: Line) -> dict[str, np.ndarray]:
 
 def _draw_along_training(lines: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
     """Draws the validation split's fine accuracy and collapse index against the epoch."""
-    titles = {
-        "validation_fine_accuracy": "fine accuracy, validation",
-        "validation_collapse_index": "collapse index, validation",
-    }
-    figure = Figure(figsize=(WIDTH, 3.0), layout="constrained")
-    panels = figure.subplots(1, 2, squeeze=False)[0]
-    for axes, (name, title) in zip(panels, titles.items(), strict=True):
+    names = ("validation_fine_accuracy", "validation_collapse_index")
+    figure, panels = _panels(tuple(map(Column, names)), height=2.5, share_y=False)
+    for axes, name in zip(panels, names, strict=True):
         for index, (label, curves) in enumerate(lines.items()):
             color = PALETTE[index % len(PALETTE)]
             mean = curves[name].mean(axis=0)
@@ -230,16 +232,8 @@ def _draw_along_training(lines: Mapping[str, Mapping[str, np.ndarray]]) -> Figur
                     curves["epoch"], mean - deviation, mean + deviation, color=color, alpha=0.25,
                     linewidth=0,
                 )  # fmt: skip
-        dress(axes)
-        axes.set_title(title, loc="left", fontsize=10, color=INK)
         axes.set_xlabel("epoch", color=INK, fontsize=9)
-    handles, names = panels[0].get_legend_handles_labels()
-    legend = figure.legend(
-        handles, names, loc="outside lower center", ncols=min(3, len(names)), frameon=False,
-        fontsize=8, labelcolor=INK,
-    )  # fmt: skip
-    for text in legend.get_texts():
-        text.set_parse_math(False)
+    _legend(figure, *panels[0].get_legend_handles_labels())
     return figure
 
 
@@ -254,7 +248,7 @@ def _dots(lines: Sequence[Line], columns: Sequence[Column]) -> Figure:
                     found.mean, place, xerr=found.deviation, fmt="o", color=PALETTE[0],
                     markersize=4, capsize=2, linewidth=1.2,
                 )  # fmt: skip
-            number = line.reported.get(".".join(column.path))
+            number = line.reported.get(column.path)
             if number:
                 _diamond(axes, number.mean, place, PALETTE[2])
         _plain_ticks(axes, "y", places, [_name(line.labels) for line in lines])
@@ -290,7 +284,7 @@ def _curves(lines: Sequence[Line], columns: Sequence[Column], axis: str) -> Figu
                     linewidth=1.2,
                 )  # fmt: skip
             for line in found:
-                number = line.reported.get(".".join(column.path))
+                number = line.reported.get(column.path)
                 if number:
                     _diamond(axes, places[line.labels[axis]], number.mean, color)
         if numeric and min(ticks) > 0 and max(ticks) >= 8 * min(ticks):
@@ -302,13 +296,17 @@ def _curves(lines: Sequence[Line], columns: Sequence[Column], axis: str) -> Figu
         panels[0].plot([], [], "o-", color=PALETTE[index % len(PALETTE)], markersize=3.5)[0]
         for index in range(len(series))
     ]
+    _legend(figure, handles, list(series))
+    return figure
+
+
+def _legend(figure: Figure, handles: Sequence[Any], names: Sequence[str]) -> None:
     legend = figure.legend(
-        handles, list(series), loc="outside lower center", ncols=min(3, len(series)),
-        frameon=False, fontsize=8, labelcolor=INK,
+        handles, names, loc="outside lower center", ncols=min(3, len(names)), frameon=False,
+        fontsize=8, labelcolor=INK,
     )  # fmt: skip
     for text in legend.get_texts():
         text.set_parse_math(False)
-    return figure
 
 
 def _panels(
@@ -323,7 +321,7 @@ def _panels(
     panels = every[: len(columns)]
     for axes, column in zip(panels, columns, strict=True):
         dress(axes)
-        axes.set_title(column.title, loc="left", fontsize=10, color=INK, parse_math=False)
+        axes.set_title(column.head, loc="left", fontsize=10, color=INK, parse_math=False)
     return figure, panels
 
 
@@ -338,44 +336,28 @@ def _diamond(axes: Axes, x: float, y: float, color: str) -> None:
     axes.plot(x, y, marker="D", markerfacecolor="none", color=color, markersize=6, linestyle="")
 
 
-def _grid(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+def _grid(comparison: Comparison) -> tuple[list[str], list[tuple[str, ...]]]:
     """Returns the titles and the cells of the table, as plain text."""
-    axes, lines = _axes(comparison), _begun(comparison)
-    head = list(axes)
-    rows = [[shown(line.labels[axis]) for axis in axes] for line in lines]
+    lines = _begun(comparison)
+    grid = [(axis, [shown(line.labels[axis]) for line in lines]) for axis in _axes(comparison)]
     for column in comparison.columns:
-        head.append(column.title)
-        numbers_of = [line.reported.get(".".join(column.path)) for line in lines]
-        for row, line in zip(rows, lines, strict=True):
-            found = summarize(line, column)
-            row.append(_spread(found.mean, found.deviation, column.digits) if found else "")
-        for paper in dict.fromkeys(number.paper for number in numbers_of if number):
-            head.append(f"{column.title} ({paper})")
-            for row, number in zip(rows, numbers_of, strict=True):
-                here = number is not None and number.paper == paper
-                row.append(_reported(number) if number and here else "")
-    head.append("runs")
-    for row, line in zip(rows, lines, strict=True):
-        failed = f" (failed: {len(line.errors)})" if line.errors else ""
-        row.append(f"{len(line.results)}{failed}")
-    return head, rows
+        form = f".{column.number.digits}f"
+        found = [summarize(line, column) for line in lines]
+        cells = [_spread(one.mean, one.deviation, form) if one else "" for one in found]
+        grid.append((column.head, cells))
+        reported = [line.reported.get(column.path) for line in lines]
+        for paper in dict.fromkeys(number.paper for number in reported if number):
+            # As the paper prints it, which is not always to one digit.
+            cells = [_spread(*one[:2]) if one and one.paper == paper else "" for one in reported]
+            grid.append((f"{column.head} ({paper})", cells))
+    failed = [f" (failed: {len(line.errors)})" if line.errors else "" for line in lines]
+    counts = [f"{len(line.results)}{text}" for line, text in zip(lines, failed, strict=True)]
+    head, columns = zip(*grid, ("runs", counts), strict=True)
+    return list(head), list(zip(*columns, strict=True))
 
 
-def _reported(number: Number) -> str:
-    # As the paper prints it, which is not always to one digit.
-    deviation = "" if number.deviation is None else f" ± {number.deviation}"
-    return f"{number.mean}{deviation}"
-
-
-def _spread(mean: float, deviation: float | None, digits: int) -> str:
-    return f"{mean:.{digits}f}" + ("" if deviation is None else f" ± {deviation:.{digits}f}")
-
-
-def _lookup(result: Mapping[str, Any], path: Sequence[str]) -> float | None:
-    value: Any = result
-    for key in path:
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return value
+def _spread(mean: float, deviation: float | None, form: str = "") -> str:
+    return f"{mean:{form}}" + ("" if deviation is None else f" ± {deviation:{form}}")
 
 
 def _axes(comparison: Comparison) -> list[str]:

@@ -6,7 +6,7 @@ belongs to, the number is a remark under the table instead.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from thanos_jax.config import FIELDS
@@ -38,10 +38,14 @@ Row = tuple[tuple[str, Any], ...]  # config keys and their values
 Numbers = Mapping[str, Number]  # by key of results.json
 
 
-def _table_3(**fine: tuple[float, float]) -> dict[Row, Numbers]:
+# Rows of table 3.
+_TABLE_3 = ("info_nce", "supcon", "supcon_info_nce", "cauto", "spread", "supcon_cauto", "thanos")
+
+
+def _table_3(means: Sequence[float], deviations: Sequence[float]) -> dict[Row, Numbers]:
     return {
         (("method", method),): {"fine_accuracy": Number(mean, deviation, "Chen et al. 2022")}
-        for method, (mean, deviation) in fine.items()
+        for method, mean, deviation in zip(_TABLE_3, means, deviations, strict=True)
     }
 
 
@@ -92,49 +96,19 @@ NUMBERS: dict[str, dict[str, dict[Row, Numbers]]] = {
     # Chen et al. 2022, table 3.
     "coarse_to_fine": {
         "cifar10": _table_3(
-            info_nce=(77.6, 0.1),
-            supcon=(51.8, 1.2),
-            supcon_info_nce=(77.6, 0.1),
-            cauto=(71.4, 0.1),
-            spread=(77.1, 0.1),
-            supcon_cauto=(71.7, 0.1),
-            thanos=(79.1, 0.2),
+            (77.6, 51.8, 77.6, 71.4, 77.1, 71.7, 79.1), (0.1, 1.2, 0.1, 0.1, 0.1, 0.1, 0.2)
         ),
         "cifar100": _table_3(
-            info_nce=(60.5, 0.1),
-            supcon=(56.1, 0.1),
-            supcon_info_nce=(55.7, 0.1),
-            cauto=(62.9, 0.1),
-            spread=(58.7, 0.2),
-            supcon_cauto=(63.8, 0.6),
-            thanos=(65.0, 0.2),
+            (60.5, 56.1, 55.7, 62.9, 58.7, 63.8, 65.0), (0.1, 0.1, 0.1, 0.1, 0.2, 0.6, 0.2)
         ),
         "cifar100_u": _table_3(
-            info_nce=(56.4, 0.3),
-            supcon=(49.8, 0.3),
-            supcon_info_nce=(48.0, 0.2),
-            cauto=(58.7, 0.5),
-            spread=(53.5, 0.4),
-            supcon_cauto=(59.8, 0.3),
-            thanos=(59.7, 0.3),
+            (56.4, 49.8, 48.0, 58.7, 53.5, 59.8, 59.7), (0.3, 0.3, 0.2, 0.5, 0.4, 0.3, 0.3)
         ),
         "mnist": _table_3(
-            info_nce=(98.4, 0.1),
-            supcon=(95.4, 0.1),
-            supcon_info_nce=(98.6, 0.1),
-            cauto=(98.7, 0.1),
-            spread=(98.5, 0.1),
-            supcon_cauto=(98.7, 0.1),
-            thanos=(99.0, 0.1),
+            (98.4, 95.4, 98.6, 98.7, 98.5, 98.7, 99.0), (0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1)
         ),
         "tiny_imagenet": _table_3(
-            info_nce=(44.9, 0.1),
-            supcon=(43.9, 0.1),
-            supcon_info_nce=(46.1, 0.1),
-            cauto=(47.1, 0.1),
-            spread=(45.8, 0.1),
-            supcon_cauto=(49.3, 0.1),
-            thanos=(49.6, 0.1),
+            (44.9, 43.9, 46.1, 47.1, 45.8, 49.3, 49.6), (0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1)
         ),
     },
     # SupCon alone is the joint loss at 1.
@@ -169,28 +143,13 @@ NUMBERS: dict[str, dict[str, dict[Row, Numbers]]] = {
     # The same table: the worst group, by accuracy; ISIC's by area under the ROC curve.
     "groups": {
         "waterbirds": _worst_group(
-            "worst_group_accuracy",
-            george=88.4,
-            supcon=86.8,
-            thanos=88.6,
-            jtt=83.8,
-            group_dro=90.7,
+            "worst_group_accuracy", george=88.4, supcon=86.8, thanos=88.6, jtt=83.8, group_dro=90.7
         ),
         "isic": _worst_group(
-            "worst_group_auroc",
-            george=92.0,
-            supcon=93.3,
-            thanos=92.6,
-            jtt=91.8,
-            group_dro=92.3,
+            "worst_group_auroc", george=92.0, supcon=93.3, thanos=92.6, jtt=91.8, group_dro=92.3
         ),
         "celeb_a": _worst_group(
-            "worst_group_accuracy",
-            george=55.0,
-            supcon=66.1,
-            thanos=89.4,
-            jtt=77.9,
-            group_dro=88.9,
+            "worst_group_accuracy", george=55.0, supcon=66.1, thanos=89.4, jtt=77.9, group_dro=88.9
         ),
     },
 }
@@ -238,7 +197,7 @@ def reported(table: str, settings: Mapping[str, Any]) -> dict[str, Number]:
     """Returns what the papers report for a row, by key of results.json; {} where they do not.
 
     Args:
-      table: a key of `thanos_jax.tables.TABLES`.
+      table: a key of `thanos_jax.tables.definitions.TABLES`.
       settings: the row's whole config, flat.
     """
     for row, numbers in NUMBERS.get(table, {}).get(settings["data.name"], {}).items():

@@ -1,0 +1,325 @@
+"""Runs the rows of a table, each with several seeds, and writes what they come to."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import pathlib
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import ml_collections
+
+from thanos_jax import config as schema
+from thanos_jax import interruption, resume
+from thanos_jax import run as run_module
+from thanos_jax.data import sources
+from thanos_jax.data.dataset import Dataset
+from thanos_jax.errors import ConfigError
+from thanos_jax.tables import papers, render
+from thanos_jax.tables.definitions import TABLES
+from thanos_jax.tables.render import Comparison, Line
+from thanos_jax.tables.rows import configured, folder_name, rows_of
+from thanos_jax.tables.table import Row
+from thanos_jax.workdir import locked, write_atomically, writing
+
+
+class Outcome(NamedTuple):
+    """What a comparison came to.
+
+    Attributes:
+      text: the table, in Markdown.
+      failures: folder of the run, relative to the comparison's -> why it failed.
+      runs: how many there were to be.
+    """
+
+    text: str
+    failures: dict[str, str]
+    runs: int
+
+
+class _Entry(NamedTuple):
+    """A row of the folder's table; its runs have seeds 0 .. seeds - 1."""
+
+    row: Row
+    seeds: int
+    results: dict[int, dict[str, Any]]
+    errors: dict[int, str]
+
+
+def compare(
+    config: ml_collections.ConfigDict,
+    workdir: pathlib.Path,
+    *,
+    table: str = "coarse_to_fine",
+    methods: Sequence[str] | None = None,
+    values: Sequence[str] | None = None,
+    seeds: int = 3,
+) -> Outcome:
+    """Runs what has not been run, each in workdir/ROW/SEED, and writes the table.
+
+    A run that fails leaves its traceback in error.txt and does not stop the others; the next call
+    tries it again.
+
+    Args:
+      config: of any method; what the rows and seeds set is replaced.
+      workdir: gets the runs, table.json (which table this is), table.md, table.csv, table.html,
+        its pictures as PNG, runs.csv and results.json. It may hold the same table with other rows
+        and seeds, which stay in it.
+      table: a key of `thanos_jax.tables.definitions.TABLES`.
+      methods: variants of the table; None for its own.
+      values: of the table's first axis, as text; None for its own.
+      seeds: 0 .. seeds - 1 are run.
+
+    Returns:
+      The table of everything in the folder, and the failures of this call.
+
+    Raises:
+      ConfigError: a table, method, value or config that cannot be run, or a folder of another
+        table or config; before the first run.
+      WorkdirError: another comparison is in the folder, or it cannot be written.
+      Interrupted: a signal asked to stop; the run under way is saved, and no other begun.
+    """
+    rows = rows_of(table, config, methods, values)
+    for row in rows:
+        schema.check(configured(config, row, 0))
+    asked = [folder_name(row) for row in rows]
+    failures: dict[str, str] = {}
+    load = _remembering(sources.load)
+    writes = jax.process_index() == 0
+    if writes:
+        with writing(workdir):
+            workdir.mkdir(parents=True, exist_ok=True)
+    lock = locked(workdir) if writes else contextlib.nullcontext()
+    with interruption.watch() as watch, lock:
+        entries = _claim(workdir, table, config, rows, seeds)
+        for seed, name in itertools.product(range(seeds), asked):
+            entry, folder = entries[name], workdir / name / str(seed)
+            if seed in entry.results:
+                print(f"== {name}, seed {seed}: done before", flush=True)
+                continue
+            print(f"== {name}, seed {seed}", flush=True)
+            entry.errors.pop(seed, None)
+            try:
+                result = run_module.run(configured(config, entry.row, seed), folder, load=load)
+            except Exception as error:  # of one run; the others may well succeed
+                message = f"{type(error).__name__}: {error}"
+                print(f"failed: {name}, seed {seed}: {message}", flush=True)
+                if writes:
+                    folder.mkdir(parents=True, exist_ok=True)
+                    (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
+                entry.errors[seed] = failures[f"{name}/{seed}"] = message
+                # A run that could not stop in good order is the last; and of several processes
+                # the others may not have failed.
+                if watch.received or jax.process_count() > 1:
+                    raise
+                load = _remembering(sources.load)  # the data may be what is damaged
+            else:
+                if writes:
+                    (folder / "error.txt").unlink(missing_ok=True)
+                entry.results[seed] = result
+            jax.clear_caches()  # the next run has programs of its own
+            # After every run, so that an interrupted comparison shows what it has.
+            if writes:
+                _write(workdir, table, config, entries, page=seed in entry.errors)
+    text = _write(workdir, table, config, entries, page=True) if writes else ""
+    return Outcome(text, failures, seeds * len(asked))
+
+
+def _remembering(load: Callable[[Any], Dataset]) -> Callable[[Any], Dataset]:
+    """Returns the same function, which keeps the last data set: most rows train on the same."""
+    kept: dict[str, Dataset] = {}
+
+    def remembered(data: ml_collections.ConfigDict) -> Dataset:
+        # The random bits are added on the device.
+        settings = {k: v for k, v in data.items() if not k.startswith("random_bits")}
+        key = json.dumps(settings, sort_keys=True)
+        if key not in kept:
+            kept.clear()  # before loading: two may not fit in memory
+            kept[key] = load(data)
+        return kept[key]
+
+    return remembered
+
+
+def _claim(
+    workdir: pathlib.Path,
+    table: str,
+    config: ml_collections.ConfigDict,
+    rows: Sequence[Row],
+    seeds: int,
+) -> dict[str, _Entry]:
+    """Makes the folder this table's; returns the rows it has now, with what was found of them.
+
+    Raises:
+      ConfigError: it is another table's, a single run's, or its runs have another config.
+    """
+    path = workdir / "table.json"
+    before: dict[str, Any] = {"table": table, "rows": []}
+    if path.exists():
+        before = json.loads(path.read_text(encoding="utf-8"))
+    elif (workdir / "config.json").exists():
+        raise ConfigError(f"workdir: {workdir} holds a single run; choose another folder")
+    if before["table"] != table:
+        raise ConfigError(
+            f"workdir: {workdir} holds the table {before['table']!r}, and this is {table!r}; "
+            "choose another folder"
+        )
+    wanted = {folder_name(row): (row, seeds) for row in rows}
+    there = {
+        known["folder"]: (Row(known["labels"], _tuples(known["overrides"])), known["seeds"])
+        for known in before["rows"]
+    }
+    for name in wanted.keys() & there.keys():
+        now, then = wanted[name][0].overrides, there[name][0].overrides
+        if now != then:
+            differing = [
+                f"  {key}: {then.get(key)!r} there, {now.get(key)!r} now"
+                for key in sorted(now.keys() | then.keys())
+                if now.get(key) != then.get(key)
+            ]
+            raise ConfigError(
+                f"workdir: {workdir} has another row {name}; choose another folder:\n"
+                + "\n".join(differing)
+            )
+    # A command that asks for everything decides the order; otherwise rows are added at the end.
+    order = list(wanted) if there.keys() <= wanted.keys() else list({**there, **wanted})
+    entries = {}
+    for name in order:
+        row = (wanted.get(name) or there[name])[0]
+        count = max(known[name][1] for known in (wanted, there) if name in known)
+        entry = _Entry(row, count, {}, {})
+        for seed in range(count):
+            folder = workdir / name / str(seed)
+            # Rows of earlier commands too: one table has one config.
+            resume.same_run(folder, configured(config, row, seed))
+            if (folder / "results.json").exists():
+                text = (folder / "results.json").read_text(encoding="utf-8")
+                entry.results[seed] = json.loads(text)
+            elif (folder / "error.txt").exists():
+                entry.errors[seed] = f"see {name}/{seed}/error.txt"
+        entries[name] = entry
+    definition = [
+        {"folder": name, **entry.row._asdict(), "seeds": entry.seeds}
+        for name, entry in entries.items()
+    ]
+    if jax.process_index() == 0:
+        with writing(workdir):
+            text = json.dumps({"table": table, "rows": definition}, indent=2)
+            write_atomically(path, text + "\n")
+    return entries
+
+
+def _tuples(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    # JSON has no tuples, and configs no lists.
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in overrides.items()}
+
+
+def _comparison(
+    table: str, config: ml_collections.ConfigDict, entries: Mapping[str, _Entry]
+) -> Comparison:
+    known = TABLES[table]
+    every = [entry.results for entry in entries.values()]
+    if known.derived:
+        further = known.derived([(entry.row.labels, entry.results) for entry in entries.values()])
+        every = [
+            {seed: {**run, **more.get(seed, {})} for seed, run in results.items()}
+            for results, more in zip(every, further, strict=True)
+        ]
+    lines = [
+        Line(
+            entry.row.labels,
+            results,
+            entry.errors,
+            papers.reported(table, schema.flatten(configured(config, entry.row, 0))),
+        )
+        for entry, results in zip(entries.values(), every, strict=True)
+    ]
+    cited = dict.fromkeys(
+        number.paper
+        for line in lines
+        if line.results or line.errors
+        for number in line.reported.values()
+    )
+    remark = papers.REMARKS.get(table, {}).get(config.data.name)
+    return Comparison(
+        caption=f"{known.caption} ({config.data.name})",
+        columns=known.columns,
+        lines=lines,
+        notes=[
+            _made_on(config, entries.values()),
+            *(f"{paper}: {papers.PAPERS[paper]}." for paper in cited),
+            *([remark] if remark else []),
+        ],
+    )
+
+
+def _made_on(config: ml_collections.ConfigDict, entries: Any) -> str:
+    """Says what the numbers are and on what they were made, leaving out what rows vary."""
+    varied = {key for entry in entries for key in entry.row.overrides}
+    results = [result for entry in entries for result in entry.results.values()]
+    seeds = sorted({seed for entry in entries for seed in entry.results})
+
+    def every(key: str) -> str:
+        found = (schema.flatten(result).get(key) for result in results)
+        return " and ".join(dict.fromkeys(str(value or "unknown") for value in found)) or "unknown"
+
+    data = [
+        f", {key.removeprefix('data.')} {value}"
+        for key, value in schema.flatten(config).items()
+        if key.startswith("data.")
+        and key not in {*papers.SAME_DATA, *varied}
+        and value != schema.FIELDS[key].default
+    ]
+    encoder = f"encoder {config.model.encoder}"
+    if encoder.startswith("encoder resnet") and "model.resnet.width" not in varied:
+        encoder += f" of width {config.model.resnet.width}"
+    encoder += ", from weights of a file" if config.model.weights else ""
+    limit = f", at most {config.train.max_steps} steps" if config.train.max_steps else ""
+    facts = [
+        f"data {config.data.name}{''.join(data)}",
+        f"{encoder}, arrangement {config.model.arrangement}",
+        f"{config.train.epochs:g} epochs{limit}, batch {config.train.batch_size}",
+        f"seeds {', '.join(map(str, seeds)) or 'none yet'}",
+        f"{every('devices')}, jax {every('versions.jax')}, "
+        f"thanos_jax {every('versions.thanos_jax')}",
+    ]
+    return (
+        "Mean ± sample standard deviation over a row's runs; accuracies in per cent. "
+        + f"Made on: {'; '.join(facts)}."
+    )
+
+
+def _write(
+    workdir: pathlib.Path,
+    table: str,
+    config: ml_collections.ConfigDict,
+    entries: Mapping[str, _Entry],
+    *,
+    page: bool,
+) -> str:
+    """Writes the table in all its forms, the page only if asked for; returns it in Markdown."""
+    comparison = _comparison(table, config, entries)
+    everything = [
+        {"row": dict(line.labels), "folder": f"{name}/{seed}", **result}
+        for name, line in zip(entries, comparison.lines, strict=True)
+        for seed, result in sorted(line.results.items())
+    ]
+    files = {
+        "table.md": render.markdown(comparison),
+        "table.csv": render.summary_csv(comparison),
+        "runs.csv": render.runs_csv(comparison),
+        "results.json": json.dumps(everything, indent=2) + "\n",
+    }
+    if page:
+        files["table.html"] = render.page(comparison)
+    for name, text in files.items():
+        write_atomically(workdir / name, text)
+    for name, figure in (render.figures(comparison) if page else {}).items():
+        # For other documents; the page has its own.
+        file = workdir / f"{name.lower().replace(' ', '_')}.png"
+        figure.savefig(file, dpi=150, facecolor="white")
+    return files["table.md"]
