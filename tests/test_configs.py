@@ -12,6 +12,7 @@ from thanos_jax import run as run_module
 from thanos_jax.data import sources
 from thanos_jax.data.labels import coarse_of_fine
 from thanos_jax.errors import ConfigError
+from thanos_jax.tasks import stages
 from thanos_jax.train import metrics
 from thanos_jax.train.objective import METHODS
 
@@ -121,20 +122,20 @@ def test_every_config_trains_resumes_and_evaluates(file, tmp_path, monkeypatch):
     config.train.update(batch_size=8, max_steps=3, log_every=1, checkpoint_every_epochs=1e-3)
     config.transfer.update(iterations=5, neighbours=3)
     config.report.map_points = 20
-    real = run_module.make_step
+    real = stages.make_step
 
     def stops_after_two(*arguments, **keywords):
         step = real(*arguments, **keywords)
 
-        def counting(state, batch):
+        def counting(state, batch, seed):
             if not isinstance(state.step, jax.core.Tracer) and int(state.step) == 2:
                 raise StopHereError
-            return step(state, batch)
+            return step(state, batch, seed)
 
         return counting
 
     with monkeypatch.context() as patch:
-        patch.setattr(run_module, "make_step", stops_after_two)
+        patch.setattr(stages, "make_step", stops_after_two)
         with pytest.raises(StopHereError):
             run_module.run(config, tmp_path / "run")
     results = run_module.run(config, tmp_path / "run")
