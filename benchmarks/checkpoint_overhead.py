@@ -24,11 +24,13 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 from random_data import random_dataset
-from thanos_jax.train.step import INPUTS
 
-from thanos_jax import command, run, sharding
+from thanos_jax import command, sharding
 from thanos_jax import config as schema
 from thanos_jax.train import checkpoint
+from thanos_jax.train.build import build
+from thanos_jax.train.two_views import INPUTS, two_views
+from thanos_jax.train.update import make_step
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/mnist.py:thanos,vit", lock_config=True)
 _STEPS = flags.DEFINE_integer("steps", 5, "Timed steps before each save.", lower_bound=1)
@@ -95,15 +97,16 @@ def main(argv: Sequence[str]) -> None:
     schema.check(config)
     dataset = random_dataset(config, size=config.train.batch_size, side=_SIDE.value)
     mesh = sharding.make_mesh()
-    parts = run.build(config, dataset, mesh)
+    training = build(config, dataset, mesh)
+    step, seed = make_step(training, two_views(training)), np.uint32(config.seed)
     split = dataset.splits["train"]
     rows = split.read(np.arange(len(split)))
     batch = sharding.shard(mesh, {name: rows[name] for name in INPUTS})
-    state = parts.state
+    state = training.state
 
     def advance() -> None:
         nonlocal state
-        state, metrics = parts.step(state, batch)
+        state, metrics = step(state, batch, seed)
         jax.block_until_ready((state, metrics))
 
     with tempfile.TemporaryDirectory(dir=_FOLDER.value) as folder:

@@ -29,15 +29,17 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 from random_data import random_dataset
-from thanos_jax.train.step import INPUTS, NUM_VIEWS
 
-from thanos_jax import command, run, sharding
+from thanos_jax import command, sharding
 from thanos_jax import config as schema
 from thanos_jax.data import augment, batches, sources
 from thanos_jax.data.splits import ArraySplit
 from thanos_jax.models.thanos import DTYPES
 from thanos_jax.train import resident
+from thanos_jax.train.build import Training, build
 from thanos_jax.train.objective import contrastive_loss, total_loss
+from thanos_jax.train.two_views import INPUTS, NUM_VIEWS, two_views
+from thanos_jax.train.update import make_step
 
 _CONFIG = config_flags.DEFINE_config_file("config", lock_config=True)
 _STEPS = flags.DEFINE_integer("steps", 200, "Timed repetitions of each part.", lower_bound=3)
@@ -67,15 +69,16 @@ def matmul_rate(dtype: Any, size: int = 2048, repetitions: int = 10) -> float:
     return float(2 * count * size**3 / np.median(timed(lambda: product(x), repetitions)))
 
 
-def model_flops(config: Any, parts: run.Parts, mesh: Any) -> float:
+def model_flops(training: Training) -> float:
     """Returns the FLOPs of forward and backward pass of one step, as the compiler counts them."""
+    config = training.config
     rows = config.train.batch_size * NUM_VIEWS
-    contrastive = contrastive_loss(config.method, config.loss, mesh)
+    contrastive = contrastive_loss(config.method, config.loss, training.mesh)
 
     def loss(params: Any, model_state: Any, images: jax.Array) -> jax.Array:
-        outputs, _ = parts.model.apply(
+        outputs, _ = training.model.apply(
             {"params": params, **model_state},
-            images.reshape(rows, *parts.input_shape),
+            images.reshape(rows, *training.input_shape),
             train=True,
             rngs={"dropout": jax.random.key(0)},
             mutable=list(model_state),
@@ -83,9 +86,11 @@ def model_flops(config: Any, parts: run.Parts, mesh: Any) -> float:
         labels = jnp.zeros(config.train.batch_size, jnp.int32)
         return total_loss(outputs, images, labels, contrastive=contrastive, config=config.loss)[0]
 
-    shape = (config.train.batch_size, NUM_VIEWS, *parts.input_shape)
+    shape = (config.train.batch_size, NUM_VIEWS, *training.input_shape)
     images = jax.ShapeDtypeStruct(shape, jnp.float32)
-    lowered = jax.jit(jax.grad(loss)).lower(parts.state.params, parts.state.model_state, images)
+    lowered = jax.jit(jax.grad(loss)).lower(
+        training.state.params, training.state.model_state, images
+    )
     return float(lowered.cost_analysis()["flops"])
 
 
@@ -100,7 +105,8 @@ def main(argv: Sequence[str]) -> None:
         dataset = sources.load(config.data)
     loading = time.perf_counter() - started
     mesh = sharding.make_mesh()
-    parts = run.build(config, dataset, mesh)
+    training = build(config, dataset, mesh)
+    step, seed = make_step(training, two_views(training)), np.uint32(config.seed)
     split = dataset.splits["train"]
     stream = batches.train_batches(
         split,
@@ -117,11 +123,11 @@ def main(argv: Sequence[str]) -> None:
 
     batch = next_batch()
 
-    state = parts.state
+    state = training.state
 
     def one_step() -> jax.Array:
         nonlocal state
-        state, metrics = parts.step(state, batch)
+        state, metrics = step(state, batch, seed)
         return metrics["loss"]
 
     results = {"step": timed(one_step, steps)}
@@ -136,7 +142,7 @@ def main(argv: Sequence[str]) -> None:
     if contrastive is not None:
         variables = {"params": state.params, **state.model_state}
         outputs = jax.eval_shape(
-            lambda v: parts.model.apply(v, jnp.zeros((1, *parts.input_shape)), train=False),
+            lambda v: training.model.apply(v, jnp.zeros((1, *training.input_shape)), train=False),
             variables,
         )
         dim = outputs["contrastive"].shape[-1]
@@ -149,12 +155,13 @@ def main(argv: Sequence[str]) -> None:
 
     if isinstance(split, ArraySplit):
         window = resident.make_window(
-            parts.step,
+            step,
             split,
             mesh,
             seed=config.seed,
             batch_size=config.train.batch_size,
             longest=_WINDOW.value,
+            inputs=INPUTS,
         )
 
         def one_window() -> jax.Array:
@@ -166,7 +173,7 @@ def main(argv: Sequence[str]) -> None:
         results["a step, in one program"] = windows / _WINDOW.value
 
     rate = matmul_rate(DTYPES[config.model.dtype])
-    flops = model_flops(config, parts, mesh)
+    flops = model_flops(training)
     device = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
     print(f"{config.data.name}:{config.method}, batch {config.train.batch_size}, {device}")
     print(f"data set loaded in {loading:.1f} s, once")

@@ -89,14 +89,24 @@ def test_wrong_type_is_refused(key, value):
 
 
 def test_argument_of_a_config_file():
-    presets = ("mlp", "vit")
-    assert schema.parse_argument("", presets) == ("thanos", "mlp")
-    assert schema.parse_argument("supcon", presets) == ("supcon", "mlp")
-    assert schema.parse_argument("spread,vit", presets) == ("spread", "vit")
-    with pytest.raises(ConfigError, match=r"method.*'spraed'; did you mean 'spread'"):
-        schema.parse_argument("spraed", presets)
-    with pytest.raises(ConfigError, match="preset: expected one of mlp, vit, got 'vits'"):
-        schema.parse_argument("thanos,vits", presets)
+    presets = {"encoder": ("mlp", "vit"), "task": ("transfer", "groups")}
+    for argument, expected in (
+        ("", ("thanos", "mlp", "transfer")),
+        ("supcon", ("supcon", "mlp", "transfer")),
+        ("spread,vit", ("spread", "vit", "transfer")),
+        ("groups,vit,spread", ("spread", "vit", "groups")),
+        ("groups", ("thanos", "mlp", "groups")),
+    ):
+        assert schema.parse_argument(argument, **presets) == expected
+    assert schema.parse_argument("", method="joint") == ("joint",)
+    with pytest.raises(ConfigError, match=r"preset.*'spraed'; did you mean 'spread'"):
+        schema.parse_argument("spraed", **presets)
+    with pytest.raises(ConfigError, match="mlp, vit, transfer, groups, got 'vits'.*'vit'"):
+        schema.parse_argument("thanos,vits", **presets)
+    with pytest.raises(ConfigError, match="one encoder at most, got 'vit' and 'mlp'"):
+        schema.parse_argument("vit,thanos,mlp", **presets)
+    with pytest.raises(ConfigError, match="preset: expected one of .*, got ''"):
+        schema.parse_argument("thanos,", **presets)
 
 
 def test_design_names_nine_methods():

@@ -1,6 +1,7 @@
 """Every file in configs/ for every method, end to end on small files in the layout of its data."""
 
 import importlib.util
+import itertools
 import pathlib
 
 import jax
@@ -12,6 +13,7 @@ from thanos_jax import run as run_module
 from thanos_jax.data import sources
 from thanos_jax.data.specs import SPECS
 from thanos_jax.errors import ConfigError
+from thanos_jax.tasks import stages
 from thanos_jax.train import metrics
 from thanos_jax.train.objective import METHODS
 
@@ -35,12 +37,18 @@ def test_the_promised_configs_are_there():
 def test_every_method_and_preset_passes_the_schema(file):
     module = load(file)
     assert "python -m thanos_jax.main --config=configs/" + file.name in module.__doc__
-    for method in METHODS:
-        for preset in module.PRESETS:
-            config = module.get_config(f"{method},{preset}")
-            schema.check(config)
-            assert config.method == method
-    assert module.get_config().method == "thanos"
+    kinds = [getattr(module, name, ("",)) for name in ("ENCODERS", "TASKS", "BITS")]
+    for number, words in enumerate(itertools.product(METHODS, *kinds)):
+        # In any order.
+        config = module.get_config(",".join(word for word in words[:: (-1) ** number] if word))
+        schema.check(config)
+        encoder, task = (
+            word or set_
+            for word, set_ in zip(words[1:3], (config.model.encoder, "transfer"), strict=True)
+        )
+        assert (config.method, config.model.encoder, config.task) == (words[0], encoder, task)
+    default = "joint" if file.stem == "randbit" else "thanos"
+    assert module.get_config().method == default
     with pytest.raises(ConfigError, match="thanso"):
         module.get_config("thanso")
 
@@ -131,20 +139,20 @@ def test_every_config_trains_resumes_and_evaluates(file, tmp_path, monkeypatch):
     config.train.update(batch_size=8, max_steps=3, log_every=1, checkpoint_every_epochs=1e-3)
     config.transfer.update(iterations=5, neighbours=3)
     config.report.map_points = 20
-    real = run_module.make_step
+    real = stages.make_step
 
     def stops_after_two(*arguments, **keywords):
         step = real(*arguments, **keywords)
 
-        def counting(state, batch):
+        def counting(state, batch, seed):
             if not isinstance(state.step, jax.core.Tracer) and int(state.step) == 2:
                 raise StopHereError
-            return step(state, batch)
+            return step(state, batch, seed)
 
         return counting
 
     with monkeypatch.context() as patch:
-        patch.setattr(run_module, "make_step", stops_after_two)
+        patch.setattr(stages, "make_step", stops_after_two)
         with pytest.raises(StopHereError):
             run_module.run(config, tmp_path / "run")
     results = run_module.run(config, tmp_path / "run")

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from thanos_jax import config as schema
+from thanos_jax import resume
 from thanos_jax import run as run_module
 from thanos_jax.errors import ConfigError
+from thanos_jax.tasks import stages
 from thanos_jax.train import metrics
 from thanos_jax.train.checkpoint import Checkpoints
 from thanos_jax.train.objective import METHODS
@@ -88,11 +90,11 @@ def test_a_key_younger_than_the_run_is_at_its_default(finished, tmp_path):
     del config["data"]["random_bits"]
     (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
     (tmp_path / "results.json").write_text("{}", encoding="utf-8")
-    run_module.same_run(tmp_path, small())
+    resume.same_run(tmp_path, small())
     other = small()
     other.data.random_bits = 2
     with pytest.raises(ConfigError, match=r"data\.random_bits: 0 there, 2 now"):
-        run_module.same_run(tmp_path, other)
+        resume.same_run(tmp_path, other)
 
 
 def test_an_interrupted_run_continues_to_the_same_end(finished, tmp_path, monkeypatch):
@@ -101,20 +103,20 @@ def test_an_interrupted_run_continues_to_the_same_end(finished, tmp_path, monkey
     class StopHereError(Exception):
         pass
 
-    real = run_module.make_step
+    real = stages.make_step
 
     def stops_in_the_third_epoch(*arguments, **keywords):
         step = real(*arguments, **keywords)
 
-        def counting(state, batch):
+        def counting(state, batch, seed):
             if not isinstance(state.step, jax.core.Tracer) and int(state.step) == 25:
                 raise StopHereError
-            return step(state, batch)
+            return step(state, batch, seed)
 
         return counting
 
     with monkeypatch.context() as patch:
-        patch.setattr(run_module, "make_step", stops_in_the_third_epoch)
+        patch.setattr(stages, "make_step", stops_in_the_third_epoch)
         with pytest.raises(StopHereError):
             run_module.run(small(), tmp_path)
     assert not (tmp_path / "results.json").exists()

@@ -80,8 +80,8 @@ def _run(
     other = bool(resume.differences(folder, config))
     if not overwrite:
         resume.same_run(folder, config)
-    results = resume.results(folder)
-    if results is not None and not other:
+    results = None if other else resume.results(folder)
+    if results is not None:
         print(f"{folder} holds a finished run; nothing to do", flush=True)
         return results
     if agree.is_first():

@@ -11,12 +11,15 @@ import numpy as np
 import pytest
 
 from thanos_jax import config as schema
+from thanos_jax import resume, sharding
 from thanos_jax import run as run_module
-from thanos_jax import sharding
 from thanos_jax.data import sources
 from thanos_jax.errors import ConfigError, UserError
 from thanos_jax.models import ResNet, pretrained, resnet18, resnet50, thanos
 from thanos_jax.tasks import groups as groups_task
+from thanos_jax.tasks import stages, transfer
+from thanos_jax.train import state as train_state
+from thanos_jax.train.build import build
 
 # torchvision's networks: blocks of each stage, and whether they are bottlenecks.
 NETWORKS = {"resnet18": ((2, 2, 2, 2), False), "resnet50": ((3, 4, 6, 3), True)}
@@ -512,7 +515,7 @@ def small(monkeypatch, tmp_path):
 
 
 def test_a_run_starts_every_encoder_from_the_file(small, digits):
-    parts = run_module.build(small, *digits)
+    parts = build(small, *digits)
     expected = pretrained.load(small.model.weights, tiny(stem="small"), parts.input_shape)
     params, averages = parts.state.params, parts.state.model_state["batch_stats"]
     for name in ("encoders_0", "encoders_1"):
@@ -520,7 +523,7 @@ def test_a_run_starts_every_encoder_from_the_file(small, digits):
         equal(averages[name], expected["batch_stats"])
     # All else is as without the file, and each encoder has arrays of its own to be donated.
     small.model.weights = ""
-    random = run_module.build(small, *digits).state
+    random = build(small, *digits).state
     assert jax.tree.structure(random) == jax.tree.structure(parts.state)
     assert jax.tree.map(jnp.shape, random) == jax.tree.map(jnp.shape, parts.state)
     assert not np.array_equal(
@@ -537,11 +540,11 @@ def test_a_run_starts_every_encoder_from_the_file(small, digits):
 
 
 def test_nothing_compiles_before_the_file_is_checked(small, digits, monkeypatch):
-    monkeypatch.setattr(run_module.train_state, "create", None)
+    monkeypatch.setattr(train_state, "create", None)
     shutil.copy(small.model.weights, f"{small.model.weights}.pth")
     small.model.weights = f"{small.model.weights}.pth"
     with pytest.raises(UserError, match="is a pickle"):
-        run_module.build(small, *digits)
+        build(small, *digits)
 
 
 def test_an_encoder_that_is_no_resnet_is_refused():
@@ -565,7 +568,7 @@ def built(monkeypatch):
     def record(config: ml_collections.ConfigDict, dataset, mesh, *, resumes=False):
         raise BuiltError(resumes)
 
-    monkeypatch.setattr(run_module, "build", record)
+    monkeypatch.setattr(stages, "build", record)
 
     def ask(call):
         with pytest.raises(BuiltError) as caught:
@@ -597,7 +600,7 @@ def test_the_file_is_read_unless_a_stage_has_a_checkpoint(
     small.task, small.groups.method = "groups", method
 
     def resumes():
-        return built(lambda: groups_task.run(small, tmp_path / "run", *digits))
+        return built(lambda: groups_task.prepare(stages.Run(small, *digits, tmp_path / "run")))
 
     assert not resumes()
     (tmp_path / "run" / stage / "checkpoints" / "5").mkdir(parents=True)
@@ -607,9 +610,9 @@ def test_the_file_is_read_unless_a_stage_has_a_checkpoint(
 def test_a_run_goes_on_without_the_file(small, digits, tmp_path):
     """`build` does not read it then, and the state it makes fits the checkpoint's."""
     path, small.model.weights = small.model.weights, str(tmp_path / "gone.npz")
-    parts = run_module.build(small, *digits, resumes=True)
+    parts = build(small, *digits, resumes=True)
     small.model.weights = path
-    other = run_module.build(small, *digits)
+    other = build(small, *digits)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), parts.state) == jax.tree.map(
         lambda x: (x.shape, x.dtype), other.state
     )
@@ -640,7 +643,7 @@ def test_a_run_trains_from_the_file_and_goes_on_without_it(small, digits, tmp_pa
     small.train.update(batch_size=64, max_steps=4, warmup_epochs=0.0, checkpoint_every_epochs=0.1)
     small.transfer.update(iterations=5, neighbours=3)
     small.report.map_points = 60
-    monkeypatch.setattr(run_module, "_figures", lambda *arguments: {})
+    monkeypatch.setattr(transfer, "_figures", lambda *arguments: {})
     folder = tmp_path / "run"
     with jax.numpy_rank_promotion("allow"):  # a run is not as strict as models
         first = run_module.run(small, folder, load=lambda _: digits[0])
@@ -661,7 +664,7 @@ def test_a_run_trains_from_the_file_and_goes_on_without_it(small, digits, tmp_pa
 def test_another_file_is_another_run(small, tmp_path):
     (tmp_path / "results.json").write_text("{}", encoding="utf-8")
     (tmp_path / "config.json").write_text(json.dumps(small.to_dict()), encoding="utf-8")
-    run_module.same_run(tmp_path, small)
+    resume.same_run(tmp_path, small)
     small.model.weights = "other.npz"
     with pytest.raises(ConfigError, match=r"model\.weights: .*w\.safetensors' there"):
-        run_module.same_run(tmp_path, small)
+        resume.same_run(tmp_path, small)

@@ -18,7 +18,7 @@ from thanos_jax import config as schema
 from thanos_jax import run as run_module
 from thanos_jax.data import sources
 from thanos_jax.train import loop, metrics
-from thanos_jax.train.checkpoint import CheckpointError, steps
+from thanos_jax.train.checkpoint import CheckpointError, Checkpoints, steps
 
 WAIT = 240
 
@@ -139,7 +139,7 @@ def test_a_failed_save_is_an_error_not_a_clean_end(runs, tmp_path, monkeypatch):
     def fails(*arguments):
         raise OSError(28, os.strerror(28))
 
-    monkeypatch.setattr(run_module.Checkpoints, "_write", fails)
+    monkeypatch.setattr(Checkpoints, "_write", fails)
     stops(monkeypatch, 2, signal.SIGTERM)
     with pytest.raises(CheckpointError, match=r"step 2 could not be saved .*No space left"):
         run_module.run(runs.config(), tmp_path)

@@ -12,6 +12,7 @@ from thanos_jax import config as schema
 from thanos_jax import run as run_module
 from thanos_jax import sharding
 from thanos_jax.data.batches import sample_indices
+from thanos_jax.tasks import stages
 from thanos_jax.train import metrics, nonfinite
 
 BAD = (5, 6)  # counted from 0, as state.step is
@@ -27,21 +28,20 @@ def one_device():
 
 @pytest.fixture
 def poisoned(monkeypatch):
-    """A run of which two steps have a loss of NaN, and, as such steps do, leave the state alone."""
-    real = run_module.make_step
+    """A run in which the objective of two steps is NaN."""
+    real = stages.two_views
 
-    def make(*arguments, **keywords):
-        inner = real(*arguments, **keywords)
+    def two_views(training):
+        objective = real(training)
 
-        def step(state, batch):
+        def differentiate(state, batch):
+            (loss, rest), gradient = objective.differentiate(state, batch)
             bad = (state.step == BAD[0]) | (state.step == BAD[1])
-            after, found = inner(state, batch)
-            found["loss"] = jnp.where(bad, jnp.nan, found["loss"])
-            return jax.tree.map(lambda new, old: jnp.where(bad, old, new), after, state), found
+            return (jnp.where(bad, jnp.nan, loss), rest), gradient
 
-        return jax.jit(step)
+        return objective._replace(differentiate=differentiate)
 
-    monkeypatch.setattr(run_module, "make_step", make)
+    monkeypatch.setattr(stages, "two_views", two_views)
 
 
 def test_skipped_steps_are_counted_and_training_goes_on(runs, poisoned, tmp_path):

@@ -128,10 +128,13 @@ PROGRAM = """
     address, process = sys.argv[1:]
     jax.config.update("jax_num_cpu_devices", 2)
     jax.distributed.initialize(address, num_processes=2, process_id=int(process))
+    from thanos_jax import config as schema
     from thanos_jax import sharding
     from thanos_jax.data.batches import train_batches
     from thanos_jax.data.splits import ArraySplit
     from thanos_jax.train import embed
+    from thanos_jax.train.build import Training
+    from thanos_jax.train.state import TrainState
 
     devices = np.array(jax.devices())[[0, 2, 3, 1]]  # 0 and 1 are the first process's
     mesh = Mesh(devices, ("data",), axis_types=(AxisType.Auto,))
@@ -149,15 +152,16 @@ PROGRAM = """
     for shard in placed.addressable_shards:
         np.testing.assert_array_equal(shard.data, whole[shard.index])
 
-    forward = jax.jit(lambda variables, images: {"embedding": images[:, 0, 0] * variables["w"]})
-    found = embed.embed(
-        forward,
-        sharding.replicate(mesh, {"w": np.float32(2)}),
-        split,
-        mesh,
-        batch_size=8,
-        keep=("embedding",),
+    config = schema.default()
+    config.train.batch_size = 8
+    forward = jax.jit(
+        lambda variables, images: {"embedding": images[:, 0, 0] * variables["params"]["w"]}
     )
+    given = {"config": config, "mesh": mesh, "forward": forward}
+    training = Training(**{name: given.get(name) for name in Training._fields})
+    params = sharding.replicate(mesh, {"w": np.float32(2)})
+    state = TrainState(step=0, params=params, model_state={}, opt_state=())
+    found = embed.embed(training, state, split, keep=("embedding",))
     np.testing.assert_array_equal(found["fine"], numbers)
     np.testing.assert_array_equal(found["coarse"], numbers % 3)
     np.testing.assert_array_equal(found["embedding"][:, 0], 2.0 * numbers)

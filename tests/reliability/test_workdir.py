@@ -8,9 +8,10 @@ import sys
 
 import pytest
 
+from thanos_jax import resume, workdir
 from thanos_jax import run as run_module
-from thanos_jax import workdir
 from thanos_jax.errors import ConfigError
+from thanos_jax.train import metrics
 
 
 def test_a_second_run_is_refused_while_the_first_lasts(tmp_path):
@@ -105,7 +106,7 @@ def test_records_that_cannot_be_written_stop_the_run(runs, tmp_path, monkeypatch
         raise OSError(28, os.strerror(28))
 
     with monkeypatch.context() as patch:
-        patch.setattr(run_module.metrics.MetricsFile, "append", full)
+        patch.setattr(metrics.MetricsFile, "append", full)
         with pytest.raises(workdir.WorkdirError, match="No space left on device"):
             run_module.run(runs.config(**{"train.max_steps": 3}), tmp_path)
     assert not (tmp_path / "results.json").exists()
@@ -201,7 +202,7 @@ def test_emptying_that_was_interrupted_leaves_no_other_run(runs, tmp_path, monke
             workdir.empty(tmp_path)
         left = [path for path in paths if "checkpoints" in path.parts and path.exists()]
         if left:
-            assert run_module.differences(tmp_path, runs.config())
+            assert resume.differences(tmp_path, runs.config())
         if calls <= allowed:
             break
     else:

@@ -13,7 +13,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent))
 def no_report(monkeypatch):
     """Drawing is half of what a short run costs."""
     stages = importlib.import_module("thanos_jax.tasks.stages")
-    for name in ("groups", "noise", "coreset"):
+    for name in ("transfer", "groups", "noise", "coreset"):
         task = importlib.import_module(f"thanos_jax.tasks.{name}")
         monkeypatch.setattr(task, "_figures", lambda *arguments: {})
     monkeypatch.setattr(stages, "training_figures", lambda *arguments: {})

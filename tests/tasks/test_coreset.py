@@ -14,12 +14,13 @@ from thanos_jax.data import sources
 from thanos_jax.downstream.coreset import halves
 from thanos_jax.errors import ConfigError
 from thanos_jax.tasks import coreset as task
+from thanos_jax.train import embed as embed_module
 
 SIZE = 685  # training images
 
 
 def small(method="common_strata", steps=8, **settings):
-    config = config_of("digits_coreset", "ce")
+    config = config_of("digits", "ce,coreset")
     config.data.update(rare_fraction=0.2, validation_fraction=0.3)
     config.model.mlp.widths = (32, 16)
     config.coreset.update(
@@ -36,20 +37,21 @@ def small(method="common_strata", steps=8, **settings):
 def watch(patch):
     """Name of each training -> what it was trained on; and "embedded", all outputs, in order."""
     found = {"embedded": []}
-    train, embed = task.stages.train, task.stages.embed
+    train, embed = task.stages.train, embed_module.embed
 
-    def watched(state, step, split, mesh, config, folder, **keywords):
-        trained = train(state, step, split, mesh, config, folder, **keywords)
-        found[folder.name] = (split, config, trained)
+    def watched(run, stage, **keywords):
+        trained = train(run, stage, **keywords)
+        found[stage.name] = (stage.split, stage.training.config, trained)
         return trained
 
-    def embedded(parts, state, split, mesh, config, keep):
-        outputs = embed(parts, state, split, mesh, config, keep)
+    def embedded(training, state, split, *, keep):
+        outputs = embed(training, state, split, keep=keep)
         found["embedded"].append((len(split), keep, outputs))
         return outputs
 
     patch.setattr(task.stages, "train", watched)
-    patch.setattr(task.stages, "embed", embedded)
+    for module in (task, embed_module):
+        patch.setattr(module, "embed", embedded)
     return found
 
 
@@ -75,7 +77,7 @@ def finished(watched):
 def of_training_images(seen, keep):
     """The outputs of all training images, embedding by embedding."""
     return [
-        outputs[keep] for size, kept, outputs in seen["embedded"] if (size, kept) == (SIZE, (keep,))
+        outputs[keep] for size, kept, outputs in seen["embedded"] if size == SIZE and keep in kept
     ]
 
 
@@ -128,10 +130,10 @@ def test_leaves_what_it_promises(finished, train):
 def test_stopped_in_every_stage_it_comes_to_the_same_end(finished, tmp_path):
     folder, results = finished
     for module, name, replacement, left in (
-        (run_module, "make_step", stopping(run_module.make_step, 6), "sample_0"),
-        (run_module, "make_step", stopping(run_module.make_step, 6, number=2), "sample_1"),
+        (task.stages, "make_step", stopping(task.stages.make_step, 6), "sample_0"),
+        (task.stages, "make_step", stopping(task.stages.make_step, 6, number=2), "sample_1"),
         (task.coreset, "select", stopping_select(), "sample_1"),
-        (task.stages, "make_robust_step", stopping(task.stages.make_robust_step, 6), "coreset.npz"),
+        (task.stages, "make_step", stopping(task.stages.make_step, 6, number=3), "coreset.npz"),
         (task.stages.html, "write", stop, "classifier"),
     ):
         stopped(small(), tmp_path, module, name, replacement, left=left)
@@ -214,7 +216,7 @@ def test_forgetting_counts_what_was_right_and_then_wrong_and_resumes(
     np.testing.assert_array_equal(scores, expected)
 
     with monkeypatch.context() as patch:
-        patch.setattr(run_module, "make_step", stopping(run_module.make_step, 7))
+        patch.setattr(task.stages, "make_step", stopping(task.stages.make_step, 7))
         with pytest.raises(StopHereError):
             run_module.run(config, tmp_path / "stopped")
     path = tmp_path / "stopped" / "representation" / workdir.CORRECT
@@ -323,7 +325,7 @@ def without(dataset, coarse, stay):
 def test_what_cannot_be_run_is_refused_before_anything_is_compiled_or_written(
     settings, train, words, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(run_module, "build", stop)
+    monkeypatch.setattr(task.stages, "build", stop)
     config = small(**settings)
     config.train.update(**train)
 
@@ -337,7 +339,7 @@ def test_what_cannot_be_run_is_refused_before_anything_is_compiled_or_written(
 
 
 def test_data_that_cannot_be_used_are_refused_likewise(tmp_path, monkeypatch):
-    monkeypatch.setattr(run_module, "build", stop)
+    monkeypatch.setattr(task.stages, "build", stop)
 
     def one_class(data):
         return sources.load(data)._replace(coarse_names=("all",))
@@ -384,9 +386,9 @@ def test_another_number_of_images_than_the_choice_was_of(finished):
         path.write_text(text, encoding="utf-8")
 
 
-@pytest.mark.parametrize("name", ["digits_coreset", "mnist_coreset"])
+@pytest.mark.parametrize("name", ["digits", "mnist"])
 def test_configs_are_of_the_task(name):
-    config = config_of(name)
+    config = config_of(name, "coreset")
     schema.check(config)
     assert config.task == "coreset"
     assert config.data.rare_fraction < 1  # or there is nothing to show

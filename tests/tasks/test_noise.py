@@ -2,12 +2,12 @@
 
 import json
 
-import jax
 import numpy as np
 import pytest
 from whole_runs import config_of, records, stop, stopped, stopping, untimed
 
 from thanos_jax import config as schema
+from thanos_jax import resume
 from thanos_jax import run as run_module
 from thanos_jax.data import sources
 from thanos_jax.data.corruption import corrupt
@@ -19,7 +19,7 @@ from thanos_jax.workdir import WorkdirError
 
 
 def small(method="mend", steps=16, **settings):
-    config = config_of("digits_noise", "spread")
+    config = config_of("digits", "spread,noise")
     config.model.mlp.widths = (32, 16)
     config.noise.update(**{"method": method, "forget_epochs": 0.5} | settings)
     config.train.update(
@@ -77,9 +77,9 @@ def watch(monkeypatch):
     """Name of each training -> (split, config), in order."""
     seen, real = {}, task.stages.train
 
-    def watching(state, step, split, mesh, config, folder, **keywords):
-        seen[folder.name] = (split, config)
-        return real(state, step, split, mesh, config, folder, **keywords)
+    def watching(run, stage, **keywords):
+        seen[stage.name] = (stage.split, stage.training.config)
+        return real(run, stage, **keywords)
 
     monkeypatch.setattr(task.stages, "train", watching)
     return seen
@@ -157,9 +157,9 @@ def test_the_state_stopped_early_is_that_of_the_best_noisy_validation(finished):
 def test_stopped_in_every_stage_it_comes_to_the_same_end(finished, tmp_path):
     folder, results = finished
     for module, name, replacement, left in (
-        (run_module, "make_step", stopping(run_module.make_step, 11), "representation"),
+        (task.stages, "make_step", stopping(task.stages.make_step, 11), "representation"),
         (task.noisy_labels, "suspicion", stop, "representation"),
-        (task.stages, "make_robust_step", stopping(task.stages.make_robust_step, 11), "labels.npz"),
+        (task.stages, "make_step", stopping(task.stages.make_step, 11, number=2), "labels.npz"),
         (task.stages.html, "write", stop, "classifier"),
     ):
         stopped(small(), tmp_path, module, name, replacement, left=left)
@@ -171,10 +171,9 @@ def test_stopped_in_every_stage_it_comes_to_the_same_end(finished, tmp_path):
 @pytest.mark.parametrize("method", ["co_teaching", "elr"])
 def test_two_networks_and_targets_go_on_where_they_were(method, tmp_path, no_report):
     whole = run_module.run(small(method), tmp_path / "whole")
-    name = f"make_{method}_step"
-    replacement = stopping(getattr(task.noise_step, name), 11)
+    replacement = stopping(task.stages.make_step, 11)
     folder = tmp_path / "resumed"
-    stopped(small(method), folder, task.noise_step, name, replacement, left="classifier")
+    stopped(small(method), folder, task.stages, "make_step", replacement, left="classifier")
     assert untimed(run_module.run(small(method), tmp_path / "resumed")) == untimed(whole)
 
 
@@ -216,7 +215,7 @@ def test_every_seed_has_noise_of_its_own(tmp_path):
     np.testing.assert_array_equal(noisy.splits["test"].coarse, dataset.splits["test"].fine)
 
 
-def test_what_cannot_be_run_is_refused(tmp_path, monkeypatch, no_report):
+def test_what_cannot_be_run_is_refused(tmp_path, no_report):
     for rate in (-0.5, 1.5):
         config = small(assumed_rate=rate)
         with pytest.raises(ConfigError, match=r"noise\.assumed_rate: expected a number fr"):
@@ -232,17 +231,13 @@ def test_what_cannot_be_run_is_refused(tmp_path, monkeypatch, no_report):
     config.transfer.every_epochs = 1.0
     with pytest.raises(ConfigError, match=r"transfer\.every_epochs: expected 0 .*noise"):
         run_module.run(config, tmp_path)
-    with monkeypatch.context() as patch:
-        patch.setattr(jax, "process_count", lambda: 2)
-        with pytest.raises(ConfigError, match="'noise' runs in 1 process"):
-            task.run(small(), tmp_path, None, None)
     assert not any(tmp_path.iterdir())
     with pytest.raises(ConfigError, match=r"none of \d+ training images labelled '\d'"):
         run_module.run(small(steps=2, action="drop", assumed_rate=0.999), tmp_path)
 
 
 def test_findings_of_other_labels_are_not_taken(tmp_path, no_report):
-    stopped(small(steps=2), tmp_path, task.stages, "classify", stop, left="labels.npz")
+    stopped(small(steps=2), tmp_path, task.stages, "classifier", stop, left="labels.npz")
     other = sources.load(small().data)
     train = other.splits["train"]
     other.splits["train"] = train.subset(np.arange(len(train))[::-1])
@@ -256,7 +251,7 @@ def test_findings_of_other_labels_are_not_taken(tmp_path, no_report):
 def test_what_a_dead_run_of_another_config_left_is_not_counted(tmp_path, no_report):
     """One that was killed before its first checkpoint: there is nothing to lose, nor to count."""
     config = small(steps=3)
-    run_module.claim(tmp_path, config)
+    resume.claim(tmp_path, config)
     (tmp_path / "representation").mkdir()
     text = '{"step": 1000, "seconds": 9.0}\n'
     (tmp_path / "representation" / "metrics.jsonl").write_text(text, encoding="utf-8")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from thanos_jax import config as schema
-from thanos_jax import interruption, run, sharding
+from thanos_jax import interruption, sharding
 from thanos_jax.data import sources
 from thanos_jax.tasks import stages
 from thanos_jax.train import loop
@@ -20,7 +20,7 @@ WORST = {2: 0.25, 4: 0.5, 6: 0.5, 8: 0.375, 10: 0.0, 12: 0.25}
 
 
 @pytest.fixture(scope="module")
-def parts():
+def parts(tmp_path_factory):
     config = schema.default()
     config.method = "ce"
     config.model.encoder = "mlp"
@@ -28,35 +28,34 @@ def parts():
     config.train.update(batch_size=128, max_steps=12, checkpoints_kept=1)
     dataset = sources.load(config.data)
     config.train.evaluate_every_epochs = 2 * 128 / len(dataset.splits["train"])
-    mesh = sharding.make_mesh()
-    return config, dataset, mesh, run.build(config, dataset, mesh)
+    run = stages.Run(config, dataset, sharding.make_mesh(), tmp_path_factory.mktemp("none"))
+    return run, stages.representation(run, "")
 
 
 def train(parts, folder, **keywords):
-    config, dataset, mesh, built = parts
+    run, stage = parts
     seen = {}
 
-    def evaluate(state):
+    def evaluate(outputs):
+        state = outputs.state
         seen[int(state.step)] = jax.device_get(state.params)
         return {"validation_worst": WORST[int(state.step)]}
 
-    state = jax.tree.map(lambda x: x.copy(), built.state)
-    trained = stages.train(
-        state, built.step, dataset.splits["train"], mesh, config, folder, evaluate=evaluate,
-        **keywords,
-    )  # fmt: skip
-    return trained, seen
+    stage = stage._replace(state=jax.tree.map(lambda x: x.copy(), stage.state))
+    run = run._replace(folder=folder)
+    return stages.train(run, stage, evaluate=evaluate, **keywords), seen
 
 
 def test_the_best_state_is_returned_the_latest_of_equals(parts, tmp_path):
     trained, seen = train(parts, tmp_path, choose="validation_worst")
     assert list(seen) == list(WORST)
-    assert trained.step == trained.state.step == 6
-    jax.tree.map(np.testing.assert_array_equal, jax.device_get(trained.state.params), seen[6])
+    assert trained.step == trained.outputs.state.step == 6
+    chosen = jax.device_get(trained.outputs.state)
+    jax.tree.map(np.testing.assert_array_equal, chosen.params, seen[6])
     assert steps(tmp_path / "checkpoints") == [6, 12]
     again, seen = train(parts, tmp_path, choose="validation_worst")
     assert not seen
-    jax.tree.map(np.testing.assert_array_equal, *map(jax.device_get, (again.state, trained.state)))
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(again.outputs.state), chosen)
     assert again.records == trained.records
 
 
@@ -84,19 +83,26 @@ def test_stopped_where_the_best_is_due_and_resumed_it_is_still_the_best(
             train(parts, tmp_path, choose="validation_worst")
     trained, seen = train(parts, tmp_path, choose="validation_worst")
     assert list(seen) == [6, 8, 10, 12]
-    assert trained.step == trained.state.step == 6
+    assert trained.step == trained.outputs.state.step == 6
     assert steps(tmp_path / "checkpoints") == [6, 12]
     assert [record["step"] for record in trained.records] == list(WORST)
 
 
 def test_without_a_choice_it_is_the_last(parts, tmp_path):
     trained, seen = train(parts, tmp_path)
-    assert trained.step == trained.state.step == 12
-    jax.tree.map(np.testing.assert_array_equal, jax.device_get(trained.state.params), seen[12])
+    assert trained.step == trained.outputs.state.step == 12
+    last = jax.device_get(trained.outputs.state)
+    jax.tree.map(np.testing.assert_array_equal, last.params, seen[12])
 
 
 def test_an_epoch_may_be_of_another_size(parts, tmp_path):
-    size = len(parts[1].splits["train"])
-    trained, seen = train(parts, tmp_path, epoch_size=2 * size)
+    run, _ = parts
+    split = run.dataset.splits["train"]
+    size = len(split)
+    twice = {**run.dataset.splits, "train": split.subset(np.tile(np.arange(size), 2))}
+    run = run._replace(dataset=run.dataset._replace(splits=twice))
+    stage = stages.classifier(run, name="", config=run.config, rows=np.arange(size))
+    assert len(stage.split) == size
+    trained, seen = train((run, stage), tmp_path)
     assert list(seen) == [4, 8, 12]
     assert trained.records[-1]["epoch"] == pytest.approx(12 * 128 / (2 * size))

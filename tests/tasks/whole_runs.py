@@ -46,10 +46,10 @@ def stopping(real, at, number=1):
         if len(made) != number:
             return step
 
-        def counting(state, batch):
+        def counting(state, batch, seed):
             if not isinstance(state.step, jax.core.Tracer) and int(state.step) == at:
                 raise StopHereError
-            return step(state, batch)
+            return step(state, batch, seed)
 
         return counting
 

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
+from trainings import DATASET, small_training
 
 from thanos_jax import config as schema
 from thanos_jax import sharding
@@ -466,17 +467,21 @@ def _train(folder, *, steps, step_fn=None):
     config.train.checkpoint_every_epochs = 10.0  # an epoch is a step
     split = sources.ArraySplit(np.zeros((8, 2, 2, 1), np.uint8), np.zeros(8, int), np.zeros(8, int))
 
-    def count(state, batch):
+    def count(state, batch, seed):
         params = {"kernel": state.params["kernel"] + 1}
         return state.replace(step=state.step + 1, params=params), {"loss": jnp.ones(())}
 
     mesh = sharding.make_mesh()
     zeros = {"kernel": jnp.zeros((512, 256))}
     state = TrainState(step=jnp.zeros((), jnp.int32), params=zeros, model_state={}, opt_state=())
+    dataset = DATASET._replace(splits={"train": split})
+    training = small_training(
+        config, dataset=dataset, mesh=mesh, state=sharding.replicate(mesh, state)
+    )
+    stage = loop.Stage("", training, step_fn or count, ("image",), split, training.state)
     with Checkpoints(folder / "checkpoints", keep=3) as checkpoints:
         return loop.train(
-            sharding.replicate(mesh, state), step_fn or count, split, mesh, config,
-            checkpoints=checkpoints, metrics_path=str(folder / "metrics.jsonl"),
+            stage, folder, checkpoints=checkpoints,
             evaluations=[(5.0, lambda state: {"validation_coarse_accuracy": 0.25})],
         )[0]  # fmt: skip
 
@@ -489,7 +494,7 @@ def test_the_loop_goes_on_from_the_last_good_checkpoint(tmp_path, capfd):
     _flip_an_array(folder, 20)
     steps_run = []
 
-    def count(state, batch):
+    def count(state, batch, seed):
         steps_run.append(int(state.step))
         return state.replace(step=state.step + 1), {"loss": jnp.ones(())}
 
@@ -507,7 +512,7 @@ def test_the_loop_stops_at_the_step_after_a_failed_save(tmp_path):
     steps_run = []
     random = np.random.default_rng(0).standard_normal((512, 256), np.float32)
 
-    def slow(state, batch):
+    def slow(state, batch, seed):
         steps_run.append(int(state.step))
         if len(steps_run) > 10:
             time.sleep(0.05)

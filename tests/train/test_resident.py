@@ -4,14 +4,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType
-from thanos_jax.train.step import INPUTS
+from trainings import make_mesh
 
 from thanos_jax import config as schema
-from thanos_jax import run, sharding
+from thanos_jax import sharding
 from thanos_jax.data import batches, sources
 from thanos_jax.errors import ConfigError
 from thanos_jax.train import loop, resident
+from thanos_jax.train.build import build
+from thanos_jax.train.two_views import INPUTS, two_views
+from thanos_jax.train.update import make_step
 
 
 def _config():
@@ -30,17 +32,20 @@ def test_windows_on_eight_devices_do_what_single_steps_do():
     config = _config()
     dataset = sources.load(config.data)
     split = dataset.splits["train"]
-    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
-    parts = run.build(config, dataset, mesh)
-    state, expected = jax.tree.map(jnp.copy, parts.state), []
+    mesh = make_mesh(8)
+    training = build(config, dataset, mesh)
+    step = make_step(training, two_views(training))
+    state, expected = jax.tree.map(jnp.copy, training.state), []
     # Over the end of the first epoch (1,294 images, 40 steps), in windows of unlike lengths.
     stream = batches.train_batches(split, seed=3, batch_size=32, first_step=38, last_step=43)
     for batch in stream:
         inputs = sharding.shard(mesh, {name: batch[name] for name in INPUTS})
-        state, metrics = parts.step(state, inputs)
+        state, metrics = step(state, inputs, np.uint32(3))
         expected.append(jax.device_get(metrics))
-    window = resident.make_window(parts.step, split, mesh, seed=3, batch_size=32, longest=4)
-    ours, first = window(parts.state, 38, 39)
+    window = resident.make_window(
+        step, split, mesh, seed=3, batch_size=32, longest=4, inputs=INPUTS
+    )
+    ours, first = window(training.state, 38, 39)
     ours, second = window(ours, 39, 43)
     for name in expected[0]:
         found = np.concatenate([first[name], second[name]])

@@ -116,7 +116,8 @@ def perform(run: stages.Run, prepared: Prepared) -> dict[str, Any]:
 
     # The test split is first read here, and decides nothing.
     print("accuracy of the groups", flush=True)
-    found = {name: trained.outputs(name, "probability") for name in ("train", "validation", "test")}
+    found = {name: trained.outputs(name) for name in ("train", "validation")}
+    found["test"] = trained.outputs("test", "probability")
     held_out = _accuracies(found["validation"], known)
     results = {
         "dataset": run.dataset.name,

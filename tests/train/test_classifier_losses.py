@@ -1,76 +1,56 @@
-"""Updates despite wrong labels: the papers', in NumPy; alike on any number of devices."""
+"""Updates of classifiers: the papers', in NumPy and float64; alike on any number of devices."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax import linen as nn
-from jax.sharding import AxisType
-from thanos_jax.train.noise_step import (
-    ELR_INPUTS,
-    first_of,
-    keep_rate_schedule,
-    make_co_teaching_step,
-    make_elr_step,
-    pair,
-    with_targets,
-)
-from thanos_jax.train.step import INPUTS, update
+from trainings import CLASSES, DATASET, IMAGES, Small, make_mesh, recorder, small_training
+from trainings import assert_close as _assert_close
 
 from thanos_jax import config as schema
-from thanos_jax import run, sharding
+from thanos_jax import sharding
 from thanos_jax.data import augment
 from thanos_jax.data.sources import load
-from thanos_jax.train import nonfinite
+from thanos_jax.train import optimizers
 from thanos_jax.train import state as train_state
+from thanos_jax.train.build import build
 from thanos_jax.train.checkpoint import Checkpoints
+from thanos_jax.train.classifier_losses import (
+    co_teaching,
+    early_learning_regularization,
+    first_of,
+    group_dro,
+    keep_rate_schedule,
+    pair,
+    weighted,
+    with_group_weights,
+    with_targets,
+)
+from thanos_jax.train.update import apply, make_step
 
-BATCH, IMAGES, CLASSES = 32, 40, 3
-UNITS = {"mean": (0.4,), "std": (0.3,)}
+BATCH = 32
 WEIGHT, MOMENTUM, KEEP_RATE = 3.0, 0.6, 0.6
 # Of eight devices' rows, one image comes twice on one device, one on two, one on three.
 ROWS = np.random.default_rng(0).permutation(np.arange(3, IMAGES))[:BATCH].astype(np.int32)
 ROWS[[0, 1]], ROWS[[2, 31]], ROWS[[9, 18, 27]] = 0, 1, 2
-
-
-class Small(nn.Module):
-    """What a step knows of a model, with all kinds of state and randomness."""
-
-    dropout: float = 0.0
-    classifiers: int = 1
-
-    @nn.compact
-    def __call__(self, images, *, train):
-        hidden = nn.Dense(8)(images.reshape(len(images), -1))
-        hidden = nn.relu(nn.BatchNorm(use_running_average=not train)(hidden))
-        hidden = nn.Dropout(self.dropout, deterministic=not train)(hidden)
-        return {"logits": tuple(nn.Dense(CLASSES)(hidden) for _ in range(self.classifiers))}
-
-
-def _mesh(devices):
-    return jax.make_mesh(
-        (devices,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices]
-    )
+SIZES = np.array([100, 25, 400, 9])
+GROUP_WEIGHTS = np.array([0.2, 0.1, 0.4, 0.3])
+# Sorted, so that most of eight devices lack most groups; the batch has none of group 3.
+GROUPS = np.sort(np.arange(32) % 7 // 3).astype(np.int32)
+STEP_SIZE, ADJUSTMENT = 0.5, 2.0
 
 
 def _config(*, plain=True):
     config = schema.default()
     config.noise.update(elr_weight=WEIGHT, elr_momentum=MOMENTUM)
-    config.train.warmup_epochs = 0.0
+    config.groups.update(group_dro_step_size=STEP_SIZE, group_dro_adjustment=ADJUSTMENT)
+    config.train.update(batch_size=BATCH, warmup_epochs=0.0)
     if plain:
         # Images as they are stored, so that the oracle knows what the model sees.
         config.augment.crop_scale = config.augment.crop_ratio = (1.0, 1.0)
         config.augment.update(flip=0.0, jitter_probability=0.0, grey_probability=0.0)
     return config
-
-
-def _recorder():
-    """Moves parameters by the negative gradient; its state is the gradient."""
-    return optax.GradientTransformation(
-        lambda params: jax.tree.map(jnp.zeros_like, params),
-        lambda gradient, state, params: (jax.tree.map(jnp.negative, gradient), gradient),
-    )
 
 
 def _batch():
@@ -79,53 +59,63 @@ def _batch():
         "image": rng.integers(0, 256, (BATCH, 6, 6, 1), np.uint8),
         "coarse": rng.integers(0, CLASSES, BATCH, np.int32),
         "row": ROWS,
+        "group": GROUPS,
     }
 
 
-def _initial(model, optimizer, seed):
-    return train_state.create(model, optimizer, jax.random.key(seed), (6, 6, 1))
+def _initial(seed):
+    return train_state.create(Small(), recorder(), jax.random.key(seed), DATASET.image_shape)
 
 
-def _elr_state(model, optimizer):
+def _elr_state(training):
     """Of training images seen and not yet seen."""
     rng = np.random.default_rng(2)
     targets = rng.dirichlet(np.ones(CLASSES), IMAGES) * rng.choice([0.0, 0.9], (IMAGES, 1))
-    return _initial(model, optimizer, 0).replace(targets=jnp.asarray(targets, jnp.float32))
+    return training.state.replace(targets=jnp.asarray(targets, jnp.float32))
 
 
-def _pair_state(model, optimizer, seeds=(0, 1)):
-    return pair(*(_initial(model, optimizer, seed) for seed in seeds), optimizer)
+def _pair_state(training, second=1):
+    return pair(training, _initial(second))
 
 
-def _run(
-    make, state, names, *, devices=1, model=None, steps=1, optimizer=None, config=None, **keywords
-):
+def _run(objective, state, *, devices=1, model=None, steps=1, config=None, changes=None):
     """The state after some steps on one batch, the metrics of the last, and the state before."""
-    mesh, model, optimizer = _mesh(devices), model or Small(), optimizer or _recorder()
-    config = config or _config()
-    step = make(model, optimizer, lambda step: 0.25, config, mesh, **UNITS, **keywords)
-    if not isinstance(state, train_state.TrainState):
-        state = state(model, optimizer)
-    given = jax.device_get(state)
-    batch = {name: _batch()[name] for name in names}
+    mesh = make_mesh(devices)
+    training = small_training(config or _config(), model=model, mesh=mesh)
+    of_training = objective(training)
+    step = make_step(training, of_training)
+    given = jax.device_get(state(training))
+    batch = _batch() | (changes or {})
+    batch = {name: batch[name] for name in of_training.inputs}
     after = sharding.replicate(mesh, given)
     for _ in range(steps):
-        after, metrics = step(after, sharding.shard(mesh, batch))
+        after, metrics = step(after, sharding.shard(mesh, batch), np.uint32(training.config.seed))
     assert all(leaf.is_fully_replicated for leaf in jax.tree.leaves(after))
     return jax.device_get(after), jax.device_get(metrics), given
 
 
 def _elr(state=_elr_state, **keywords):
-    return _run(make_elr_step, state, ELR_INPUTS, **keywords)
+    return _run(early_learning_regularization, state, **keywords)
 
 
 def _co_teach(state=_pair_state, keep_rate=lambda step: KEEP_RATE, **keywords):
-    return _run(make_co_teaching_step, state, INPUTS, keep_rate=keep_rate, **keywords)
+    return _run(lambda training: co_teaching(training, keep_rate), state, **keywords)
+
+
+def _weigh(weights):
+    return _run(weighted, lambda training: training.state, changes={"weight": weights})
+
+
+def _group_dro(**keywords):
+    def state(training):
+        return training.state.replace(group_weights=jnp.asarray(GROUP_WEIGHTS, jnp.float32))
+
+    return _run(lambda training: group_dro(training, SIZES), state, **keywords)
 
 
 def _forward(params, model_state):
     """Logits and new statistics of the model without dropout on the batch as it is stored."""
-    images = augment.normalize(jnp.asarray(_batch()["image"]), UNITS["mean"], UNITS["std"])
+    images = augment.normalize(jnp.asarray(_batch()["image"]), DATASET.mean, DATASET.std)
     outputs, model_state = Small().apply(
         {"params": params, **model_state}, images, train=True, mutable=["batch_stats"]
     )
@@ -142,14 +132,61 @@ def _cross_entropies(logits):
     return -np.log(_softmax(logits)[np.arange(BATCH), _batch()["coarse"]])
 
 
-def _assert_close(found, expected, tolerance=1e-5):
-    """Of two pytrees, relative to the largest value."""
-    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(expected))
-    assert largest > 1e-3
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * largest),
-        found, expected,
-    )  # fmt: skip
+def _assert_gradient(found, given, weights):
+    def objective(params):
+        logits, _ = _forward(params, given.model_state)
+        values = optax.softmax_cross_entropy_with_integer_labels(logits, _batch()["coarse"])
+        return jnp.sum(jnp.asarray(weights, jnp.float32) * values)
+
+    _assert_close(found, jax.grad(objective)(given.params))
+
+
+def test_group_dro_is_the_papers():
+    after, metrics, given = _group_dro()
+    values = _cross_entropies(_forward(given.params, given.model_state)[0])
+    counts = np.bincount(GROUPS, minlength=4)
+    means = np.bincount(GROUPS, weights=values, minlength=4) / np.maximum(counts, 1)
+    assert counts[3] == 0
+    assert counts[:3].all()
+    # Algorithm 1 of arXiv 1911.08731, with the adjustment of its section 3.3.
+    q = GROUP_WEIGHTS * np.exp(STEP_SIZE * (means + ADJUSTMENT / np.sqrt(SIZES)))
+    q /= q.sum()
+    np.testing.assert_allclose(after.group_weights, q, rtol=1e-5)
+    np.testing.assert_allclose(metrics["loss"], np.sum(q * means), rtol=1e-5)
+    np.testing.assert_allclose(metrics["cross_entropy"], values.mean(), rtol=1e-5)
+    assert metrics["largest_group_weight"] == after.group_weights.max()
+    assert after.step == 1
+    # q is a constant of the gradient: a weighted mean of the images' gradients.
+    _assert_gradient(after.opt_state, given, (q / np.maximum(counts, 1))[GROUPS])
+
+
+def test_weights_of_images_are_those_of_their_gradients():
+    weights = np.linspace(0, 3, 32, dtype=np.float32)
+    after, metrics, given = _weigh(weights)
+    values = _cross_entropies(_forward(given.params, given.model_state)[0])
+    np.testing.assert_allclose(metrics["loss"], np.mean(weights * values), rtol=1e-5)
+    assert after.group_weights is None
+    _assert_gradient(after.opt_state, given, weights / 32)
+
+
+def test_group_dro_on_eight_devices_does_what_it_does_on_one():
+    one, metrics_one, _ = _group_dro()
+    eight, metrics_eight, _ = _group_dro(devices=8)
+    for name in metrics_one:
+        np.testing.assert_allclose(metrics_one[name], metrics_eight[name], rtol=1e-5, err_msg=name)
+    np.testing.assert_allclose(one.group_weights, eight.group_weights, rtol=1e-6)
+    _assert_close(eight.opt_state, one.opt_state)
+
+
+def test_a_weighted_loss_that_is_not_finite_changes_nothing():
+    after, metrics, given = _weigh(np.full(32, np.nan, np.float32))
+    assert not np.isfinite(metrics["loss"])
+    jax.tree.map(np.testing.assert_array_equal, after, given)
+
+
+def test_a_group_without_images_weighs_nothing_at_first():
+    state = with_group_weights(small_training(_config()), np.array([3, 0, 2]))
+    np.testing.assert_array_equal(state.group_weights, np.float32([0.5, 0, 0.5]))
 
 
 @pytest.mark.parametrize("devices", [1, 8])
@@ -253,7 +290,7 @@ def test_a_pair_has_one_view_and_dropout_of_its_own():
     def gradients(dropout, config):
         # Two networks alike, so that only what they are given differs.
         after, *_ = _co_teach(
-            lambda model, optimizer: _pair_state(model, optimizer, seeds=(0, 0)),
+            lambda training: _pair_state(training, 0),
             lambda step: 1.0,
             model=Small(dropout=dropout),
             config=config,
@@ -272,11 +309,14 @@ def test_a_pair_has_one_view_and_dropout_of_its_own():
 def test_one_optimizer_of_a_pair_is_two():
     config = _config().train
     config.weight_decay = 0.3
-    optimizer = train_state.make_optimizer(config, lambda step: 0.1 / (1 + step))
-    singles = {name: _initial(Small(), optimizer, s) for s, name in enumerate(("first", "second"))}
-    both = pair(singles["first"], singles["second"], optimizer)
-    finite = {"loss": 0.0, "gradient_norm": 0.0}
-    updated = jax.jit(lambda state, gradient: update(state, gradient, optimizer, finite))
+    optimizer = optimizers.make_optimizer(config, lambda step: 0.1 / (1 + step))
+    singles = {
+        name: train_state.create(Small(), optimizer, jax.random.key(seed), DATASET.image_shape)
+        for seed, name in enumerate(("first", "second"))
+    }
+    training = small_training(_config(), optimizer=optimizer, state=singles["first"])
+    both = pair(training, singles["second"])
+    updated = jax.jit(lambda state, gradient: apply(state, gradient, optimizer, True, {}))
     for number in range(3):
         gradient = {
             # The one's gradients are far larger than the other's.
@@ -326,9 +366,12 @@ def test_a_loss_that_is_not_finite_changes_nothing():
 
 @pytest.mark.parametrize("broken", ["first", "second"])
 def test_a_network_that_is_not_finite_stops_both(broken):
-    state = _pair_state(Small(), _recorder())
-    state.params[broken]["Dense_0"]["kernel"] *= np.nan
-    after, metrics, given = _co_teach(state)
+    def broken_pair(training):
+        state = _pair_state(training)
+        state.params[broken]["Dense_0"]["kernel"] *= np.nan
+        return state
+
+    after, metrics, given = _co_teach(broken_pair)
     assert not np.isfinite(metrics["loss"])
     jax.tree.map(np.testing.assert_array_equal, after, given)
 
@@ -340,57 +383,79 @@ def test_what_cannot_be_trained_is_refused():
     with pytest.raises(ValueError, match=message):
         _co_teach(model=Small(classifiers=2))
     with pytest.raises(ValueError, match=r"state: expected one with targets, .* got None"):
-        _elr(lambda model, optimizer: _initial(model, optimizer, 0))
+        _elr(lambda training: training.state)
+
+
+@pytest.mark.parametrize(
+    ("objective", "state"),
+    [
+        (weighted, lambda training: training.state),
+        (
+            lambda training: group_dro(training, SIZES),
+            lambda training: with_group_weights(training, SIZES),
+        ),
+        (early_learning_regularization, with_targets),
+        (lambda training: co_teaching(training, keep_rate_schedule(0.4, 4)), _pair_state),
+    ],
+    ids=["weighted", "group_dro", "elr", "co_teaching"],
+)
+def test_the_seed_is_no_constant_of_the_step(objective, state):
+    batch, texts = _batch() | {"weight": np.ones(BATCH, np.float32)}, []
+    for seed in (0, 1):
+        config = _config(plain=False)
+        config.seed = seed
+        training = small_training(config, model=Small(dropout=0.3))
+        of_training = objective(training)
+        given = {name: batch[name] for name in of_training.inputs}
+        step = make_step(training, of_training)
+        texts.append(step.lower(state(training), given, np.uint32(seed)).as_text())
+    assert texts[0] == texts[1]
 
 
 @pytest.fixture(scope="module")
 def built():
-    """Of a real run: config, data, mesh of all devices, optimizer and states of two seeds."""
+    """A real training, on all devices, and the state of another seed."""
     config = _config(plain=False)
     config.method = "ce"
     config.model.encoder = "mlp"
     config.model.mlp.widths = (16, 8)
-    config.train.batch_size = BATCH
-    dataset, mesh = load(config.data), _mesh(8)
-    parts = run.build(config, dataset, mesh)
+    config.train.on_nonfinite = "skip"
+    dataset, mesh = load(config.data), make_mesh(8)
+    training = build(config.copy_and_resolve_references(), dataset, mesh)
     config.seed = 1
-    second = run.build(config, dataset, mesh).state
-    return config, dataset, mesh, parts, second
+    return training, build(config, dataset, mesh).state
 
 
 @pytest.mark.parametrize("method", ["elr", "co_teaching"])
 def test_training_goes_on_from_a_checkpoint(built, tmp_path, method):
-    config, dataset, mesh, parts, second = built
+    training, second = built
     # Steps donate their states.
-    first, second = jax.tree.map(jnp.copy, (parts.state, second))
+    first, second = jax.tree.map(jnp.copy, (training.state, second))
     schedule = optax.constant_schedule(1e-3)
-    optimizer = train_state.make_optimizer(config.train, schedule)
-    split = dataset.splits["train"]
-    batch = split.read(np.arange(BATCH))
-    batch = {"image": batch["image"], "coarse": batch["coarse"]}
-    common = (parts.model, optimizer, schedule, config, mesh)
-    units = {"mean": dataset.mean, "std": dataset.std}
+    optimizer = optimizers.make_optimizer(training.config.train, schedule)
+    training = training._replace(state=first, optimizer=optimizer, schedule=schedule)
+    split = training.dataset.splits["train"]
+    batch = split.read(np.arange(BATCH)) | {"row": np.arange(BATCH, dtype=np.int32)}
     if method == "elr":
-        step = make_elr_step(*common, **units)
-        state = with_targets(first, len(split), len(dataset.coarse_names))
-        assert state.targets.shape == (len(split), len(dataset.coarse_names))
+        objective = early_learning_regularization(training)
+        state = with_targets(training)
+        assert state.targets.shape == (len(split), len(training.dataset.coarse_names))
         assert state.targets.dtype == jnp.float32
         assert not state.targets.any()
-        batch["row"] = np.arange(BATCH, dtype=np.int32)
     else:
-        step = make_co_teaching_step(*common, **units, keep_rate=keep_rate_schedule(0.5, 3))
-        state = pair(first, second, optimizer)
-    step = nonfinite.skipping(step)
-    batch = sharding.shard(mesh, batch)
+        objective = co_teaching(training, keep_rate_schedule(0.5, 3))
+        state = pair(training, second)
+    step, seed = make_step(training, objective), np.uint32(1)
+    batch = sharding.shard(training.mesh, {name: batch[name] for name in objective.inputs})
     like = jax.tree.map(jnp.copy, state)
-    state, _ = step(state, batch)
+    state, _ = step(state, batch, seed)
     with Checkpoints(tmp_path / "checkpoints", keep=1) as checkpoints:
         checkpoints.save(state, 1)
         restored, number = checkpoints.restore_latest(like)
     assert number == 1
     jax.tree.map(np.testing.assert_array_equal, restored, state)
-    state, metrics = step(state, batch)
-    restored, again = step(restored, batch)
+    state, metrics = step(state, batch, seed)
+    restored, again = step(restored, batch, seed)
     jax.tree.map(np.testing.assert_array_equal, (restored, again), (state, metrics))
     assert state.step == 2
     assert metrics["skipped_steps"] == 0
@@ -399,14 +464,13 @@ def test_training_goes_on_from_a_checkpoint(built, tmp_path, method):
 
 
 def test_first_of_a_pair_can_be_embedded(built):
-    config, dataset, _, parts, second = built
-    optimizer = train_state.make_optimizer(config.train, optax.constant_schedule(1e-3))
-    found = first_of(pair(parts.state, second, optimizer))
-    images = dataset.splits["train"].read(np.arange(8))["image"]
+    training, second = built
+    found = first_of(pair(training, second))
+    images = training.dataset.splits["train"].read(np.arange(8))["image"]
     embeddings = [
-        parts.forward({"params": state.params, **state.model_state}, images)["embedding"]
-        for state in (found, parts.state, second)
+        training.forward({"params": state.params, **state.model_state}, images)["embedding"]
+        for state in (found, training.state, second)
     ]
     np.testing.assert_array_equal(embeddings[0], embeddings[1])
     assert np.abs(np.subtract(embeddings[0], embeddings[2])).max() > 0.1
-    np.testing.assert_array_equal(found.step, parts.state.step)
+    np.testing.assert_array_equal(found.step, training.state.step)

@@ -7,16 +7,19 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import AxisType, NamedSharding
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
-from thanos_jax.train.step import INPUTS, NUM_VIEWS, make_step
+from trainings import make_mesh, recorder
 
 from thanos_jax import config as schema
-from thanos_jax import run, sharding
+from thanos_jax import sharding
 from thanos_jax.data import augment
 from thanos_jax.data.sources import load
 from thanos_jax.errors import ConfigError
 from thanos_jax.train import objective
+from thanos_jax.train.build import build
+from thanos_jax.train.two_views import INPUTS, NUM_VIEWS, two_views
+from thanos_jax.train.update import make_step
 
 
 @pytest.fixture(scope="module")
@@ -40,31 +43,26 @@ def _config(method="thanos", encoder="mlp", arrangement="separate", micro_batch_
     return config
 
 
-def _mesh(devices):
-    return jax.make_mesh(
-        (devices,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices]
-    )
-
-
 _BUILT = {}
 
 
 def _build(config, dataset, devices):
-    """Parts, whose step is compiled once for all tests with this configuration."""
+    """A training and its step, compiled once for all tests with this configuration."""
     key = config.to_json(), devices
     if key not in _BUILT:
-        _BUILT[key] = run.build(config, dataset, _mesh(devices))
+        training = build(config.copy_and_resolve_references(), dataset, make_mesh(devices))
+        _BUILT[key] = training, make_step(training, two_views(training))
     return _BUILT[key]
 
 
 def _train(config, dataset, devices, count):
-    parts, mesh = _build(config, dataset, devices), _mesh(devices)
+    training, step = _build(config, dataset, devices)
     # The step donates its state: each call gets a copy.
-    state, found = jax.tree.map(jnp.copy, parts.state), []
-    for step in range(count):
-        indices = np.arange(step * 32, (step + 1) * 32)
-        batch = sharding.shard(mesh, dataset.splits["train"].read(indices))
-        state, metrics = parts.step(state, batch)
+    state, found = jax.tree.map(jnp.copy, training.state), []
+    for number in range(count):
+        indices = np.arange(number * 32, (number + 1) * 32)
+        batch = sharding.shard(training.mesh, dataset.splits["train"].read(indices))
+        state, metrics = step(state, batch, np.uint32(config.seed))
         found.append(jax.device_get(metrics))
     return jax.device_get(state), found
 
@@ -118,15 +116,15 @@ def test_the_seed_matters(dataset):
 
 @pytest.mark.parametrize("micro_batch_size", [0, 8])
 def test_a_gradient_that_is_not_finite_changes_nothing(dataset, micro_batch_size):
-    parts = _build(_config(micro_batch_size=micro_batch_size), dataset, 1)
-    broken = jax.tree.map(jnp.copy, parts.state)
+    training, step = _build(_config(micro_batch_size=micro_batch_size), dataset, 1)
+    broken = jax.tree.map(jnp.copy, training.state)
     params = dict(broken.params)
     name = next(iter(params))
     params[name] = jax.tree.map(lambda x: x.at[...].set(jnp.nan), params[name])
     broken = broken.replace(params=params)
     before = jax.device_get(broken)
-    batch = sharding.shard(_mesh(1), dataset.splits["train"].read(np.arange(32)))
-    after, metrics = parts.step(broken, batch)
+    batch = sharding.shard(make_mesh(1), dataset.splits["train"].read(np.arange(32)))
+    after, metrics = step(broken, batch, np.uint32(0))
     assert not np.isfinite(metrics["loss"])
     jax.tree.map(np.testing.assert_array_equal, before, jax.device_get(after))
 
@@ -144,31 +142,26 @@ def test_training_lowers_the_loss(dataset, method, micro_batch_size):
 # once. Its memory grows with the batch; that of the step does not.
 
 
-def _recorder():
-    """Not an optimizer: its state is the last gradient."""
-    return optax.GradientTransformation(
-        lambda params: jax.tree.map(jnp.zeros_like, params),
-        lambda gradient, state, params: (jax.tree.map(jnp.zeros_like, gradient), gradient),
-    )
-
-
 def _gradient(config, dataset, batch, devices=1):
-    """The gradient the step takes, the model's state after it, its metrics, and its parts."""
-    mesh = _mesh(devices)
-    parts = run.build(config, dataset, mesh)
-    units = {"mean": dataset.mean, "std": dataset.std}
-    step = make_step(parts.model, _recorder(), lambda step: 0.25, config, mesh, **units)
-    state = parts.state.replace(opt_state=parts.state.params)
-    after, metrics = step(jax.tree.map(jnp.copy, state), sharding.shard(mesh, batch))
-    return jax.device_get((after.opt_state, after.model_state, metrics)), parts
+    """The gradient the step takes, the model's state after it, its metrics, and the training."""
+    mesh = make_mesh(devices)
+    training = build(config, dataset, mesh)
+    step = make_step(
+        training._replace(optimizer=recorder(), schedule=lambda step: 0.25), two_views(training)
+    )
+    state = training.state.replace(opt_state=training.state.params)
+    after, metrics = step(
+        jax.tree.map(jnp.copy, state), sharding.shard(mesh, batch), np.uint32(config.seed)
+    )
+    return jax.device_get((after.opt_state, after.model_state, metrics)), training
 
 
-def _looped(config, dataset, batch, parts):
+def _looped(config, dataset, batch, training):
     """As `_gradient`, by definition; also the state that each chunk alone would leave."""
     chunks = config.train.batch_size // config.train.micro_batch_size
     keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 0))
     augment_keys, dropout_keys = (jax.random.split(key, chunks) for key in keys)
-    contrastive = objective.contrastive_loss(config.method, config.loss, _mesh(1))
+    contrastive = objective.contrastive_loss(config.method, config.loss, make_mesh(1))
 
     def loss_fn(params):
         outputs, all_views, model_states = [], [], []
@@ -178,12 +171,12 @@ def _looped(config, dataset, batch, parts):
                 augment_keys[chunk], images, NUM_VIEWS, **config.augment.to_dict()
             )
             views = augment.normalize(views, dataset.mean, dataset.std)
-            output, model_state = parts.model.apply(
-                {"params": params, **parts.state.model_state},
+            output, model_state = training.model.apply(
+                {"params": params, **training.state.model_state},
                 views.reshape(-1, *views.shape[2:]),
                 train=True,
                 rngs={"dropout": dropout_keys[chunk]},
-                mutable=list(parts.state.model_state),
+                mutable=list(training.state.model_state),
             )
             outputs.append(output)
             all_views.append(views)
@@ -197,7 +190,7 @@ def _looped(config, dataset, batch, parts):
         return loss, (metrics, model_states)
 
     differentiate = jax.jit(jax.value_and_grad(loss_fn, has_aux=True))
-    (_, (metrics, model_states)), gradient = differentiate(parts.state.params)
+    (_, (metrics, model_states)), gradient = differentiate(training.state.params)
     metrics |= {"gradient_norm": optax.tree.norm(gradient), "learning_rate": jnp.float32(0.25)}
     return jax.device_get((gradient, model_states, metrics))
 
@@ -222,8 +215,8 @@ def test_micro_batches_have_the_gradient_of_the_whole_batch(
     config = _config(method, encoder, arrangement, micro_batch_size)
     config.loss.update(contrastive_weight=0.7, cross_entropy_weight=1.3, reconstruction_weight=0.4)
     batch = _batch(dataset)
-    (gradient, model_state, metrics), parts = _gradient(config, dataset, batch)
-    expected, model_states, expected_metrics = _looped(config, dataset, batch, parts)
+    (gradient, model_state, metrics), training = _gradient(config, dataset, batch)
+    expected, model_states, expected_metrics = _looped(config, dataset, batch, training)
     assert metrics.keys() == expected_metrics.keys()
     for name, value in expected_metrics.items():
         np.testing.assert_allclose(metrics[name], value, rtol=1e-5, err_msg=name)
@@ -240,7 +233,7 @@ def test_micro_batches_have_the_gradient_of_the_whole_batch(
 
 
 def _lowered(config, dataset, mesh):
-    parts = run.build(config, dataset, mesh)
+    training = build(config, dataset, mesh)
     sharded = NamedSharding(mesh, P("data"))
     batch = {
         name: jax.ShapeDtypeStruct(
@@ -248,15 +241,26 @@ def _lowered(config, dataset, mesh):
         )
         for name, x in _batch(dataset, 1).items()
     }
-    return parts.step.lower(parts.state, batch)
+    step = make_step(training, two_views(training))
+    return step.lower(training.state, batch, np.uint32(config.seed))
 
 
 def test_a_micro_batch_of_the_whole_batch_is_the_plain_step(dataset):
     texts = [
-        _lowered(_config("cauto", micro_batch_size=size), dataset, _mesh(1)).as_text()
+        _lowered(_config("cauto", micro_batch_size=size), dataset, make_mesh(1)).as_text()
         for size in (0, 32, 16)
     ]
     assert texts[0] == texts[1] != texts[2]
+
+
+@pytest.mark.parametrize("micro_batch_size", [0, 16])
+def test_the_seed_is_no_constant_of_the_step(dataset, micro_batch_size):
+    texts = []
+    for seed in (0, 1):
+        config = _config(micro_batch_size=micro_batch_size)
+        config.seed = seed
+        texts.append(_lowered(config, dataset, make_mesh(1)).as_text())
+    assert texts[0] == texts[1]
 
 
 COLLECTIVE = re.compile(r"= (.*?) (all-gather|all-to-all|all-reduce|collective-\w+|reduce-scatter)")
@@ -267,7 +271,7 @@ def test_images_stay_on_their_devices(dataset, method):
     """Each device works on its own part of every chunk: what travels is never an image."""
     config = _config(method, micro_batch_size=16)
     config.train.batch_size = 64
-    text = _lowered(config, dataset, _mesh(8)).compile().as_text()
+    text = _lowered(config, dataset, make_mesh(8)).compile().as_text()
     sent = [(kind, shapes) for shapes, kind in COLLECTIVE.findall(text)]
     assert sent
     if method == "ce":
@@ -291,7 +295,7 @@ def test_memory_of_a_batch_sixteen_times_as_large(dataset):
         config = _config("spread", "vit", micro_batch_size=micro_batch_size)
         config.train.batch_size = batch_size
         config.model.vit.update(patch=1, width=32, depth=2)
-        found = _lowered(config, dataset, _mesh(1)).compile().memory_analysis()
+        found = _lowered(config, dataset, make_mesh(1)).compile().memory_analysis()
         held.append(
             found.temp_size_in_bytes + found.argument_size_in_bytes
             + found.output_size_in_bytes - found.alias_size_in_bytes
@@ -305,4 +309,4 @@ def test_a_micro_batch_the_devices_cannot_share_is_refused(dataset):
     config = _config(micro_batch_size=4)
     expected = r"train\.micro_batch_size: expected 0 or a multiple of the 8 devices, got 4"
     with pytest.raises(ConfigError, match=expected):
-        run.build(config, dataset, _mesh(8))
+        two_views(build(config, dataset, make_mesh(8)))
