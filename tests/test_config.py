@@ -101,11 +101,11 @@ def test_argument_of_a_config_file():
     assert schema.parse_argument("", method="joint") == ("joint",)
     with pytest.raises(ConfigError, match=r"preset.*'spraed'; did you mean 'spread'"):
         schema.parse_argument("spraed", **presets)
-    with pytest.raises(ConfigError, match="mlp, vit, transfer, groups, got 'vits'.*'vit'"):
+    with pytest.raises(ConfigError, match=r"mlp, vit, transfer, groups, got 'vits'.*'vit'"):
         schema.parse_argument("thanos,vits", **presets)
     with pytest.raises(ConfigError, match="one encoder at most, got 'vit' and 'mlp'"):
         schema.parse_argument("vit,thanos,mlp", **presets)
-    with pytest.raises(ConfigError, match="preset: expected one of .*, got ''"):
+    with pytest.raises(ConfigError, match=r"preset: expected one of .*, got ''"):
         schema.parse_argument("thanos,", **presets)
 
 

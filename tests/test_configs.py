@@ -38,17 +38,14 @@ def test_every_method_and_preset_passes_the_schema(file):
     module = load(file)
     assert "python -m thanos_jax.main --config=configs/" + file.name in module.__doc__
     kinds = [getattr(module, name, ("",)) for name in ("ENCODERS", "TASKS", "BITS")]
-    for number, words in enumerate(itertools.product(METHODS, *kinds)):
-        # In any order.
-        config = module.get_config(",".join(word for word in words[:: (-1) ** number] if word))
+    for method, encoder, task, data in itertools.product(METHODS, *kinds):
+        words = [word for word in (data, task, encoder, method) if word]  # the order is free
+        config = module.get_config(",".join(words))
         schema.check(config)
-        encoder, task = (
-            word or set_
-            for word, set_ in zip(words[1:3], (config.model.encoder, "transfer"), strict=True)
-        )
-        assert (config.method, config.model.encoder, config.task) == (words[0], encoder, task)
-    default = "joint" if file.stem == "randbit" else "thanos"
-    assert module.get_config().method == default
+        assert (config.method, config.task) == (method, task or "transfer")
+        assert not encoder or config.model.encoder == encoder
+        assert not data or config.data.name == data
+    assert module.get_config().method == ("joint" if file.stem == "randbit" else "thanos")
     with pytest.raises(ConfigError, match="thanso"):
         module.get_config("thanso")
 
@@ -101,6 +98,7 @@ SHAPES = {
 DATA = {
     "digits": lambda root: "",
     "mnist": lambda root: tfds_records(root, "mnist", [{"label": k} for k in range(10)]),
+    "randbit": lambda root: DATA["mnist"](root),
     "fashion_mnist": lambda root: tfds_records(
         root, "fashion_mnist", [{"label": k} for k in range(10)]
     ),
@@ -118,11 +116,7 @@ class StopHereError(Exception):
     pass
 
 
-# Those of other tasks are trained in tests/tasks.
-TRANSFER = [file for file in FILES if load(file).get_config().task == "transfer"]
-
-
-@pytest.mark.parametrize("file", TRANSFER, ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_every_config_trains_resumes_and_evaluates(file, tmp_path, monkeypatch):
     if file.stem not in ("digits", "folder", "tiny_imagenet", "waterbirds", "isic"):
         pytest.importorskip("tensorflow_datasets")
@@ -169,8 +163,7 @@ def test_hidden_groups_of_the_papers_data_are_recovered_and_trained_against(name
     if name == "celeba":
         pytest.importorskip("tensorflow_datasets")
     (file,) = [file for file in FILES if file.stem == name]
-    config = load(file).get_config("spread")
-    config.task = "groups"
+    config = load(file).get_config("spread,groups")
     config.model.update(encoder="mlp", decoder="auto", arrangement="shared")
     config.model.mlp.widths = (16, 8)
     config.data.data_dir = str(DATA[name](tmp_path / "data"))
@@ -187,6 +180,50 @@ def test_hidden_groups_of_the_papers_data_are_recovered_and_trained_against(name
     assert 0 <= results["worst_group_accuracy"] <= results["coarse_accuracy"] <= 1
     assert 0 <= results["worst_group_auroc"] <= 1
     assert (tmp_path / "run" / "report.html").exists()
+
+
+# As GEORGE, group DRO and Just Train Twice were published.
+PROTOCOLS = {
+    "waterbirds": (
+        "sgd, momentum 0.9, learning rate 1e-05, constant after 0 epochs of warm-up, weight decay "
+        "1 on all parameters",
+        "config.train.epochs = 300.0",
+        "of 128 images",
+        "config.groups.group_dro_adjustment = 2.0",
+        "config.groups.jtt_epochs = 60.0",
+        "config.groups.jtt_weight = 100",
+    ),
+    "celeba": (
+        "sgd, momentum 0.9, learning rate 1e-05, constant after 0 epochs of warm-up, weight decay "
+        "0.1 on all parameters",
+        "config.train.epochs = 50.0",
+        "of 128 images",
+        "config.groups.group_dro_adjustment = 3.0",
+        "config.groups.jtt_weight = 50",  # after 1 epoch, the default
+    ),
+    "isic": (
+        "sgd, momentum 0.9, learning rate 0.001, constant after 0 epochs of warm-up, weight decay "
+        "0.001 on all parameters",
+        "learning rate 0.0005, constant",
+        "of 16 images, 20 epochs",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_the_papers_protocols_are_shown_before_they_are_run(name, tmp_path):
+    if name == "celeba":
+        pytest.importorskip("tensorflow_datasets")
+    (file,) = [file for file in FILES if file.stem == name]
+    config = load(file).get_config("thanos,resnet50,groups")
+    config.data.data_dir = str(DATA[name](tmp_path / "data"))
+    lines = run_module.describe(config)
+    text = "\n".join(lines)
+    for words in PROTOCOLS[name]:
+        assert words in text, (words, text)
+    assert "thanos, 2 x resnet50, " in text
+    assert "ce, 1 x resnet50, " in text
+    assert config.groups.jtt_epochs == {"waterbirds": 60, "celeba": 1, "isic": 1}[name]
 
 
 @pytest.mark.parametrize(
