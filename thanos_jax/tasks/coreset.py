@@ -25,7 +25,6 @@ from thanos_jax import agree
 from thanos_jax import workdir as workdirs
 from thanos_jax.data.dataset import Dataset
 from thanos_jax.downstream import coreset
-from thanos_jax.downstream.groups import scores as group_scores
 from thanos_jax.errors import ConfigError
 from thanos_jax.methods import CORESETS
 from thanos_jax.report import plots
@@ -114,27 +113,22 @@ def perform(run: stages.Run, prepared: Prepared) -> dict[str, Any]:
 
     # The test split is first read here, and decides nothing.
     print("accuracy of the classifier", flush=True)
+    alike = np.ones(len(run.dataset.fine_names))  # every fine label counts the same
     measured = {
-        name: _accuracies(trained.outputs(name), len(run.dataset.fine_names))
+        name: stages.by_fine_label(run, trained.outputs(name), alike)
         for name in ("validation", "test")
     }
-    totals = stages.totals(run)
     results = {
-        "dataset": run.dataset.name,
-        "task": config.task,
-        "method": config.method if config.coreset.method in _SCORES else "ce",
         "coreset_method": config.coreset.method,
         "fraction": config.coreset.fraction,
         "kept_images": int(chosen.stays.sum()),
-        **totals,
-        "scoring_seconds": totals["train_seconds"] - trained.records[-1]["seconds"],
-        **_results(run.dataset, labels["fine"], chosen, measured["test"]),
+        "scoring_seconds": stages.totals(run)["train_seconds"] - trained.records[-1]["seconds"],
+        **_results(run, labels["fine"], chosen, trained.outputs("test"), measured["test"]),
         "validation_coarse_accuracy": measured["validation"]["average_accuracy"],
         "validation_balanced_accuracy": measured["validation"]["adjusted_average_accuracy"],
-        **stages.made_on(trained),
     }
     return stages.finish(
-        run, results, trained.records, lambda: _figures(config, run.dataset, chosen, results)
+        run, prepared.first, trained, results, lambda: _figures(run, chosen, results)
     )
 
 
@@ -342,45 +336,23 @@ _SCORES: dict[str, Callable[..., dict[str, np.ndarray]]] = {
 }
 
 
-def _accuracies(found: Mapping[str, np.ndarray], count: int) -> dict[str, Any]:
-    """By fine label; the adjusted average is that over fine labels."""
-    correct = found["prediction"] == found["coarse"]
-    sizes = np.bincount(found["fine"], minlength=count)
-    measured = group_scores.group_accuracy(
-        correct, found["fine"], count, train_sizes=np.ones(count)
-    )
-    return {**measured, "sizes": sizes}
-
-
 def _results(
-    dataset: Dataset, fine: np.ndarray, chosen: Chosen, measured: Mapping[str, Any]
+    run: stages.Run, fine: np.ndarray, chosen: Chosen, test: Mapping[str, np.ndarray], measured: Any
 ) -> dict[str, Any]:
     """Accuracy on the test split, and by fine label what was kept and how it does."""
-    names = dataset.fine_names
-    every = np.bincount(fine, minlength=len(names))
-    kept = np.bincount(fine[chosen.stays], minlength=len(names))
+    names = run.dataset.fine_names
+    every, kept = (np.bincount(x, minlength=len(names)) for x in (fine, fine[chosen.stays]))
     return {
-        "coarse_accuracy": measured["average_accuracy"],
-        "worst_group_accuracy": measured["worst_group_accuracy"],
-        "worst_group": names[measured["worst_group"]],
+        **stages.worst_group(run, measured),
         "kept_share": {names[f]: float(kept[f] / every[f]) for f in np.flatnonzero(every)},
-        "fine_labels": {
-            names[label]: {
-                "accuracy": accuracy,
-                "test_images": int(measured["sizes"][label]),
-                "train_images": int(every[label]),
-                "kept_images": int(kept[label]),
-            }
-            for label, accuracy in measured["accuracies"].items()
-        },
+        "fine_labels": stages.each_fine_label(
+            run, test, measured, train_images=every, kept_images=kept
+        ),
     }
 
 
 def _figures(
-    config: Any,
-    dataset: Dataset,
-    chosen: Chosen,
-    results: Mapping[str, Any],
+    run: stages.Run, chosen: Chosen, results: Mapping[str, Any]
 ) -> dict[str, tuple[Any, str]]:
     """Draws what the report shows; each figure with a sentence on how to read it."""
     shares = results["kept_share"]
@@ -400,7 +372,7 @@ def _figures(
         )
     }
     if len(chosen.scores):
-        sign = 1 if config.coreset.drop == "lowest" else -1
+        sign = 1 if run.config.coreset.drop == "lowest" else -1
         order = np.argsort(sign * chosen.scores, kind="stable")  # the first to go first
         ends = {
             "dropped": order[~chosen.stays[order]][:_EXAMPLES],
@@ -409,7 +381,7 @@ def _figures(
         titles = {"dropped": "Training images dropped first", "kept": "Those that stay longest"}
         for end, rows in ends.items():
             if rows.size:
-                pictures = dataset.splits["train"].read(rows)["image"]
+                pictures = run.dataset.splits["train"].read(rows)["image"]
                 figures[titles[end]] = (
                     plots.images(pictures / np.float32(255)),
                     plots.HOW_TO_READ[f"{end}_images"],

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 import ml_collections
 import numpy as np
 
-from thanos_jax.data.dataset import Dataset
 from thanos_jax.downstream import groups, projection
 from thanos_jax.downstream.groups import scores as group_scores
 from thanos_jax.errors import ConfigError
@@ -120,24 +119,20 @@ def perform(run: stages.Run, prepared: Prepared) -> dict[str, Any]:
     found["test"] = trained.outputs("test", "probability")
     held_out = _accuracies(found["validation"], known)
     results = {
-        "dataset": run.dataset.name,
-        "task": config.task,
-        "method": first.training.config.method,
         "robust_method": method,
-        **stages.totals(run),
-        **_test(found["test"], labels["train"]["fine"], run.dataset),
+        **_test(run, found["test"], labels["train"]["fine"]),
         **_recovery(config, known, labels["train"]),
         "chosen_step": trained.step,
         _CHOSEN_BY: held_out["worst_group_accuracy"],
         "groups_without_validation": [str(known.names[g]) for g in held_out["empty_groups"]],
         **stages.transferred(run, found, allow_missing_classes=True),
         "embedding_dim": int(found["test"]["embedding"].shape[1]),
-        **stages.made_on(trained),
     }
     return stages.finish(
         run,
+        first,
+        trained,
         results,
-        trained.records,
         lambda: _figures(run, known, labels["train"], held_out, results),
     )
 
@@ -319,34 +314,22 @@ def _accuracies(found: Mapping[str, np.ndarray], known: Groups) -> dict[str, Any
 
 
 def _test(
-    found: Mapping[str, np.ndarray], train_groups: np.ndarray, dataset: Dataset
+    run: stages.Run, found: Mapping[str, np.ndarray], train_groups: np.ndarray
 ) -> dict[str, Any]:
     """Accuracy of the true groups on the test split; for two classes, areas under ROC curves."""
-    names = dataset.fine_names
+    names = run.dataset.fine_names
     sizes = np.bincount(train_groups, minlength=len(names))
-    correct = found["prediction"] == found["coarse"]
-    measured = group_scores.group_accuracy(correct, found["fine"], len(names), train_sizes=sizes)
-    each: dict[str, dict[str, float]] = {
-        names[group]: {
-            "accuracy": accuracy,
-            "test_images": int(np.sum(found["fine"] == group)),
-            "train_images": int(sizes[group]),
-        }
-        for group, accuracy in measured["accuracies"].items()
-    }
-    results = {
-        "coarse_accuracy": measured["average_accuracy"],
-        "adjusted_average_accuracy": measured["adjusted_average_accuracy"],
-        "worst_group_accuracy": measured["worst_group_accuracy"],
-        "worst_group": names[measured["worst_group"]],
-    }
-    if len(dataset.coarse_names) == 2:
+    measured = stages.by_fine_label(run, found, sizes)
+    results = stages.worst_group(run, measured)
+    results["adjusted_average_accuracy"] = measured["adjusted_average_accuracy"]
+    results["groups"] = stages.each_fine_label(run, found, measured, train_images=sizes)
+    if len(run.dataset.coarse_names) == 2:
         scores = found["probability"][:, 1]
         area = group_scores.group_auroc(scores, found["coarse"], found["fine"], len(names))
         results |= {key: area[key] for key in ("auroc", "worst_group_auroc")}
         for group, value in area["aurocs"].items():
-            each[names[group]]["auroc"] = value
-    return {**results, "groups": each}
+            results["groups"][names[group]]["auroc"] = value
+    return results
 
 
 def _recovery(

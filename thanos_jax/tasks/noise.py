@@ -128,20 +128,17 @@ def perform(run: stages.Run, prepared: Prepared) -> dict[str, Any]:
         seen = trained.last("train", "probability")
         found = _once(run, train, lambda: _judge(seen, train.given))
     results = {
-        "dataset": noisy.name,
-        "task": config.task,
-        "method": prepared.first.training.config.method,
         "noise_method": method,
         "noise_kind": config.noise.kind,
         "noise_rate": float(np.mean(train.changed)),
-        **stages.totals(run),
         "coarse_accuracy": accuracy,
         "coarse_accuracy_chosen": chosen,
         "chosen_step": trained.step,
         **_scores(config.noise, train, found),
-        **stages.made_on(trained),
     }
-    return stages.finish(run, results, trained.records, lambda: _figures(noisy, train, found))
+    return stages.finish(
+        run, prepared.first, trained, results, lambda: _figures(noisy, train, found)
+    )
 
 
 def _require_trainable(config: ml_collections.ConfigDict, noisy: Dataset) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -20,6 +20,7 @@ from thanos_jax.data.dataset import Dataset
 from thanos_jax.data.dataset import labels as stored_labels
 from thanos_jax.data.splits import Split
 from thanos_jax.downstream import transfer
+from thanos_jax.downstream.groups import scores as group_scores
 from thanos_jax.errors import ConfigError
 from thanos_jax.report import html, plots
 from thanos_jax.train import checkpoint, loop, metrics, nonfinite
@@ -304,34 +305,68 @@ def transferred(
     )
 
 
-def made_on(trained: Trained) -> dict[str, Any]:
-    """Returns the size of a model, and how fast and on what it was trained, for a run's results."""
-    speeds = [r["images_per_second"] for r in trained.records if "images_per_second" in r]
+def by_fine_label(
+    run: Run, found: Mapping[str, np.ndarray], train_sizes: np.ndarray | None = None
+) -> dict[str, Any]:
+    """Returns the accuracy of coarse predictions by fine label; see `group_accuracy`."""
+    correct, count = found["prediction"] == found["coarse"], len(run.dataset.fine_names)
+    return group_scores.group_accuracy(correct, found["fine"], count, train_sizes=train_sizes)
+
+
+def worst_group(run: Run, measured: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the accuracies of `by_fine_label` as results have them."""
     return {
-        "parameters": sum(x.size for x in jax.tree.leaves(trained.training.state.params)),
-        "images_per_second": float(np.median(speeds)) if speeds else None,
-        "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-        "versions": {"jax": jax.__version__, "thanos_jax": thanos_jax.__version__},
+        "coarse_accuracy": measured["average_accuracy"],
+        "worst_group_accuracy": measured["worst_group_accuracy"],
+        "worst_group": run.dataset.fine_names[measured["worst_group"]],
+    }
+
+
+def each_fine_label(
+    run: Run, found: Mapping[str, np.ndarray], measured: Mapping[str, Any], **counts: np.ndarray
+) -> dict[str, dict[str, float]]:
+    """Returns accuracy, images and further counts, integer [fine], of each fine label by name."""
+    return {
+        run.dataset.fine_names[label]: {
+            "accuracy": accuracy,
+            "test_images": int(np.sum(found["fine"] == label)),
+            **{name: int(count[label]) for name, count in counts.items()},
+        }
+        for label, accuracy in measured["accuracies"].items()
     }
 
 
 def finish(
     run: Run,
+    first: Stage,
+    trained: Trained,
     results: dict[str, Any],
-    records: Sequence[Mapping[str, Any]],
     figures: Callable[[], Figures],
 ) -> dict[str, Any]:
     """Writes the report, and then results.json; returns the results. The first process writes.
 
     Args:
       run: that ends.
-      results: what results.json is to hold.
-      records: of the training that the report is about.
+      first: its first training, which says what the method is.
+      trained: the training that the results are about.
+      results: of the task; those that all runs have are added.
       figures: draws, title -> figure, and a sentence on how to read it.
 
     Raises:
       WorkdirError: one cannot be written.
     """
+    speeds = [r["images_per_second"] for r in trained.records if "images_per_second" in r]
+    results = {
+        "dataset": run.dataset.name,
+        **({"task": run.config.task} if run.config.task != "transfer" else {}),
+        "method": first.training.config.method,
+        **totals(run),
+        **results,
+        "parameters": sum(x.size for x in jax.tree.leaves(trained.training.state.params)),
+        "images_per_second": float(np.median(speeds)) if speeds else None,
+        "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "versions": {"jax": jax.__version__, "thanos_jax": thanos_jax.__version__},
+    }
     if not agree.is_first():
         return results
     print("report", flush=True)
@@ -340,7 +375,7 @@ def finish(
         config=run.config.to_dict(),
         # The curves are drawn.
         results={key: value for key, value in results.items() if key != "along_training"},
-        records=records,
+        records=trained.records,
         figures={**figures(), **training_figures(run.folder)},
     )
     # Last: its presence says that everything else was written.

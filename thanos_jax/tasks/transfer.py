@@ -52,7 +52,7 @@ def perform(run: stages.Run, prepared: Prepared) -> dict[str, Any]:
     Raises:
       NonFiniteError, CheckpointError, WorkdirError, Interrupted: as `thanos_jax.run.run`.
     """
-    config, names = run.config, run.dataset.fine_names
+    config = run.config
 
     def measure(outputs: stages.Outputs) -> dict[str, float]:
         train, held_out = outputs("train"), outputs("validation")
@@ -61,7 +61,7 @@ def perform(run: stages.Run, prepared: Prepared) -> dict[str, Any]:
             train["fine"],
             held_out["embedding"],
             held_out["fine"],
-            num_classes=len(names),
+            num_classes=len(run.dataset.fine_names),
             regularization=config.transfer.regularization,
             max_iterations=config.transfer.iterations,
         )
@@ -78,11 +78,7 @@ def perform(run: stages.Run, prepared: Prepared) -> dict[str, Any]:
     print("transfer from coarse to fine labels", flush=True)
     found = {name: trained.outputs(name) for name in ("train", "validation", "test")}
     results = {
-        "dataset": run.dataset.name,
-        "method": config.method,
-        **stages.totals(run),
-        "coarse_accuracy": stages.accuracy(found["test"]),
-        **_worst_group(found["test"], names),
+        **stages.worst_group(run, stages.by_fine_label(run, found["test"])),
         **stages.transferred(run, found),
         "geometry": {
             name: geometry.geometry(split["embedding"], split["fine"], split["coarse"])
@@ -91,10 +87,9 @@ def perform(run: stages.Run, prepared: Prepared) -> dict[str, Any]:
         },
         **_along_training(trained.records),
         "embedding_dim": int(found["test"]["embedding"].shape[1]),
-        **stages.made_on(trained),
     }
     return stages.finish(
-        run, results, trained.records, lambda: _figures(run, trained, found["test"])
+        run, prepared.first, trained, results, lambda: _figures(run, trained, found["test"])
     )
 
 
@@ -113,14 +108,6 @@ def _check_classes(dataset: Dataset) -> None:
                     f"{dataset.fine_names[absent[0]]!r}; every one of the "
                     f"{len(dataset.fine_names)} fine classes is needed"
                 )
-
-
-def _worst_group(found: dict[str, np.ndarray], names: tuple[str, ...]) -> dict[str, Any]:
-    """Returns the fine class on which the coarse classifier does worst, and its accuracy there."""
-    correct = found["prediction"] == found["coarse"]
-    accuracy = {int(k): float(correct[found["fine"] == k].mean()) for k in np.unique(found["fine"])}
-    worst = min(accuracy, key=lambda group: accuracy[group])
-    return {"worst_group_accuracy": accuracy[worst], "worst_group": names[worst]}
 
 
 def _along_training(records: list[dict[str, Any]]) -> dict[str, Any]:
