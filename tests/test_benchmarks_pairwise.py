@@ -40,6 +40,7 @@ def module(monkeypatch):
     return importlib.import_module
 
 
+@pytest.mark.slow
 def test_compares_all_that_is_installed(tmp_path):
     found = command(
         "--entries=32", "--dim=4", "--loss=info_nce", "--implementations=dense",

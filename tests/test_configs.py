@@ -116,8 +116,20 @@ class StopHereError(Exception):
     pass
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_every_config_trains_resumes_and_evaluates(file, tmp_path, monkeypatch):
+# The others are slow: each compiles programs of its own.
+QUICK = ("digits", "mnist", "folder", "waterbirds")
+
+
+def slow_but(names, quick):
+    return [
+        pytest.param(name, marks=() if name in quick else pytest.mark.slow, id=name)
+        for name in names
+    ]
+
+
+@pytest.mark.parametrize("name", slow_but([file.stem for file in FILES], QUICK))
+def test_every_config_trains_resumes_and_evaluates(name, tmp_path, monkeypatch):
+    (file,) = [file for file in FILES if file.stem == name]
     if file.stem not in ("digits", "folder", "tiny_imagenet", "waterbirds", "isic"):
         pytest.importorskip("tensorflow_datasets")
     config = load(file).get_config("thanos")
@@ -158,7 +170,7 @@ def test_every_config_trains_resumes_and_evaluates(file, tmp_path, monkeypatch):
     assert (tmp_path / "run" / "report.html").exists()
 
 
-@pytest.mark.parametrize("name", ["waterbirds", "celeba", "isic"])
+@pytest.mark.parametrize("name", slow_but(["waterbirds", "celeba", "isic"], ["isic"]))
 def test_hidden_groups_of_the_papers_data_are_recovered_and_trained_against(name, tmp_path):
     if name == "celeba":
         pytest.importorskip("tensorflow_datasets")
@@ -226,9 +238,10 @@ def test_the_papers_protocols_are_shown_before_they_are_run(name, tmp_path):
     assert config.groups.jtt_epochs == {"waterbirds": 60, "celeba": 1, "isic": 1}[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "stream",
-    [pytest.param(False, marks=pytest.mark.slow, id="memory"), pytest.param(True, id="stream")],
+    [pytest.param(False, id="memory"), pytest.param(True, id="stream")],
 )
 def test_celeba_runs_from_memory_and_from_disk(stream, tmp_path):
     pytest.importorskip("tensorflow_datasets")

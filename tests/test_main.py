@@ -56,7 +56,7 @@ def test_runs_from_the_command_line(tmp_path):
 @pytest.mark.parametrize("task", ["groups", "noise", "coreset"])
 def test_every_task_ends_well_and_stays_ended(task, tmp_path):
     arguments = (
-        f"--config=configs/digits_{task}.py:ce", f"--workdir={tmp_path}/run",
+        f"--config=configs/digits.py:ce,{task}", f"--workdir={tmp_path}/run",
         "--config.train.max_steps=3", "--config.report.map_points=50",
         "--config.model.mlp.widths=(16, 8)", "--config.noise.method=ce",
         "--config.coreset.method=random", "--config.groups.method=erm",
@@ -103,6 +103,7 @@ def test_missing_data_name_folder_and_remedy(tmp_path):
     assert "Traceback" not in found.stderr
 
 
+@pytest.mark.slow
 def test_a_second_run_finds_the_programs_of_the_first(tmp_path, monkeypatch):
     for name in ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"):
         monkeypatch.delenv(name, raising=False)
@@ -119,6 +120,7 @@ def test_a_second_run_finds_the_programs_of_the_first(tmp_path, monkeypatch):
     assert kept[1] == kept[0]
 
 
+@pytest.mark.slow
 def test_another_seed_compiles_nothing(tmp_path, monkeypatch):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")

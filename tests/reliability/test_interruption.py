@@ -13,10 +13,11 @@ import jax
 import pytest
 from jax.sharding import AxisType
 
-from thanos_jax import compare, interruption, sharding, workdir
 from thanos_jax import config as schema
+from thanos_jax import interruption, sharding, workdir
 from thanos_jax import run as run_module
 from thanos_jax.data import sources
+from thanos_jax.tables import comparison
 from thanos_jax.train import loop, metrics
 from thanos_jax.train.checkpoint import CheckpointError, Checkpoints, steps
 
@@ -161,7 +162,7 @@ def test_a_comparison_stops_too(runs, tmp_path, monkeypatch):
     for fails, error in ((False, interruption.Interrupted), (True, CheckpointError)):  # noqa: B007
         started.clear()
         with pytest.raises(error):
-            compare.compare(schema.default(), tmp_path, methods=["ce", "supcon"], seeds=2)
+            comparison.compare(schema.default(), tmp_path, methods=["ce", "supcon"], seeds=2)
         assert started == [tmp_path / "ce" / "0"]
         assert not (tmp_path / workdir.LOCK).exists()
 
