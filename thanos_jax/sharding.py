@@ -95,20 +95,21 @@ def local_rows(mesh: Mesh, count: int) -> np.ndarray:
     return np.sort(np.concatenate([np.arange(count)[block] for block in blocks]))
 
 
-def put(array: np.ndarray, placement: NamedSharding) -> jax.Array:
-    """Puts an array, the same in every process, on the devices; each process gives its own."""
+def put(tree: Any, placement: NamedSharding) -> Any:
+    """Puts a pytree of arrays, the same in every process, on the devices of a placement."""
     if jax.process_count() == 1:
-        return jax.device_put(array, placement)
-    array = np.asarray(array)
-    return jax.make_array_from_callback(array.shape, placement, lambda index: array[index])
+        return jax.device_put(tree, placement)
+
+    def placed(array: Any) -> jax.Array:
+        array = np.asarray(array)
+        return jax.make_array_from_callback(array.shape, placement, lambda index: array[index])
+
+    return jax.tree.map(placed, tree)
 
 
 def replicate(mesh: Mesh, tree: Any) -> Any:
     """Puts a pytree of arrays, the same in every process, on every device."""
-    placement = NamedSharding(mesh, P())
-    if jax.process_count() == 1:
-        return jax.device_put(tree, placement)
-    return jax.tree.map(lambda array: put(array, placement), tree)
+    return put(tree, NamedSharding(mesh, P()))
 
 
 def on_this_process(tree: Any) -> Any:

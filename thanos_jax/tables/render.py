@@ -233,8 +233,7 @@ def _draw_along_training(lines: Mapping[str, Mapping[str, np.ndarray]]) -> Figur
                     linewidth=0,
                 )  # fmt: skip
         axes.set_xlabel("epoch", color=INK, fontsize=9)
-    handles, names = panels[0].get_legend_handles_labels()
-    legend_below(figure, handles, names, columns=3, fontsize=8)
+    legend_below(figure, *panels[0].get_legend_handles_labels(), columns=3, fontsize=8)
     return figure
 
 

@@ -19,7 +19,7 @@ for _field in dataclasses.fields(Settings):
 
 def main(argv: Sequence[str]) -> None:
     """Measures, draws, and prints the main numbers."""
-    given = {field.name: flags.FLAGS[field.name].value for field in dataclasses.fields(Settings)}
+    given: Any = {name: flags.FLAGS[name].value for name in Settings.__dataclass_fields__}
     found = run(Settings(**given), str(_WORKDIR.value))
     for name, values in found["learned_then_unlearned"].items():
         if "v2_peak" in values:
