@@ -15,20 +15,7 @@ from matplotlib.lines import Line2D
 
 from thanos_jax.checks import check_labels
 from thanos_jax.downstream.arrays import check_embeddings
-from thanos_jax.report.captions import HOW_TO_READ
-
-__all__ = [
-    "HOW_TO_READ",
-    "contingency",
-    "curves",
-    "dress",
-    "embedding_map",
-    "group_bars",
-    "images",
-    "legend_below",
-    "reconstructions",
-    "suspicion",
-]
+from thanos_jax.report.captions import HOW_TO_READ as HOW_TO_READ
 
 # Text and axes. A grey of its own, so that the report can turn it into the page's text colour.
 INK = "#454647"
@@ -85,19 +72,12 @@ def curves(records: Sequence[Mapping[str, Any]]) -> Figure:
     every_axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
     for axes, (title, series) in zip(every_axes, panels, strict=True):
         for color, (name, values) in zip(PALETTE, series.items(), strict=False):
-            steps, ys = zip(*values, strict=True)
-            # A lone value has no line to show.
-            dotted = name.startswith("validation") or len(values) == 1
+            line = "--" if name.startswith("validation") else "-"
+            marker = "o" if line == "--" or len(values) == 1 else None  # a lone value has no line
             axes.plot(
-                steps,
-                ys,
-                color=color,
-                label=name.replace("_", " "),
-                linewidth=1.4,
-                linestyle="--" if name.startswith("validation") else "-",
-                marker="o" if dotted else None,
-                markersize=3,
-            )
+                *zip(*values, strict=True), line, marker=marker, markersize=3, color=color,
+                linewidth=1.4, label=name.replace("_", " "),
+            )  # fmt: skip
         heights = [y for values in series.values() for _, y in values]
         if title == "gradient norm" and 0 < 10 * min(heights) < max(heights):
             axes.set_yscale("log")
@@ -107,16 +87,9 @@ def curves(records: Sequence[Mapping[str, Any]]) -> Figure:
         axes.set_title(title, loc="left", fontsize=10, color=INK)
         if len(series) > 1:
             axes.legend(
-                loc="lower right",
-                bbox_to_anchor=(1.0, 1.0),
-                borderaxespad=0.2,
-                ncols=len(series) if len(series) <= 4 else 3,
-                columnspacing=1.0,
-                handlelength=1.4,
-                frameon=False,
-                fontsize=8,
-                labelcolor=INK,
-            )
+                loc="lower right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.2, ncols=len(series),
+                columnspacing=1.0, handlelength=1.4, frameon=False, fontsize=8, labelcolor=INK,
+            )  # fmt: skip
     every_axes[-1].set_xlabel("step", color=INK, fontsize=9)
     return figure
 
@@ -147,15 +120,11 @@ def embedding_map(points: Any, labels: Any, names: Sequence[str], title: str) ->
     colors = _colors(len(names))
     figure = Figure(figsize=(WIDTH, 5.2), dpi=200, layout="constrained")
     axes = figure.add_subplot()
+    size = min(14.0, max(1.5, 2e4 / len(points)))
     axes.scatter(
-        points[:, 0],
-        points[:, 1],
-        c=colors[labels],
-        s=min(14.0, max(1.5, 2e4 / len(points))),
-        alpha=0.85,
-        linewidths=0,
+        points[:, 0], points[:, 1], c=colors[labels], s=size, alpha=0.85, linewidths=0,
         rasterized=len(points) > 3000,
-    )
+    )  # fmt: skip
     axes.set_aspect("equal", adjustable="datalim")
     axes.set_xticks([])
     axes.set_yticks([])

@@ -108,10 +108,7 @@ def summary_csv(comparison: Comparison) -> str:
     Units are the table's; columns without any number of a paper have no place for one.
     """
     lines = _begun(comparison)
-    rows = [
-        [*_axes(comparison)],
-        *([*line.labels.values()] for line in lines),
-    ]
+    rows = [_axes(comparison), *(list(line.labels.values()) for line in lines)]
     for column in comparison.columns:
         key = column.path
         rows[0] += [f"{key} mean", f"{key} std", f"{key} n"]

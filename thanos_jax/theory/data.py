@@ -123,9 +123,6 @@ def draw(model: Model, seed: int = 0) -> Sample:
       model: the law of the inputs.
       seed: of the noise, at least 0.
 
-    Returns:
-      The sample.
-
     Raises:
       ModelError: a negative seed.
 
@@ -175,9 +172,6 @@ def covariances(sample: Sample) -> Covariances:
 
     Args:
       sample: the images.
-
-    Returns:
-      The three matrices.
 
     Source: Xue et al., ICML 2023
     """

@@ -23,9 +23,6 @@ def learned_then_unlearned(curves: Mapping[str, Any], *, steps: int) -> Figure:
       curves: by title, |W v_k| of the steps, [s, K].
       steps: how many steps are shown, at most.
 
-    Returns:
-      The figure.
-
     Source: Xue et al., ICML 2023, https://arxiv.org/abs/2305.16536
     """
     figure, grid = _panels(len(curves))
@@ -47,9 +44,6 @@ def suppression(
     Args:
       sweeps: by title, strengths [s] and, by name of the loss, |W v_k| [s, K].
       thresholds: by title, the strength from which v_1 is expected to be lost.
-
-    Returns:
-      The figure.
 
     Source: Xue et al., ICML 2023
     """
@@ -74,9 +68,6 @@ def joint(sweeps: Mapping[str, tuple[Sequence[float], Any]]) -> Figure:
 
     Args:
       sweeps: by title, betas [b] and |W v_k| [b, K].
-
-    Returns:
-      The figure.
 
     Source: Xue et al., ICML 2023
     """
