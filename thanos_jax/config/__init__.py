@@ -113,12 +113,9 @@ def check(config: Mapping[str, Any] | ml_collections.ConfigDict) -> None:
         if key not in values:
             raise ConfigError(f"config.{key}: missing; its default is {field.default!r}")
         value, kind = values[key], type(field.default)
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if kind is tuple:
-            fits = isinstance(value, tuple | list)
-        else:
-            fits = (number and value == value) if kind is float else type(value) is kind
-        if not fits:
+        accepted: Any = {float: (int, float), tuple: (tuple, list)}.get(kind, kind)
+        fits = isinstance(value, accepted) and isinstance(value, bool) == (kind is bool)
+        if not fits or value != value:  # not a number is no number
             raise ConfigError(f"config.{key}: expected {kind.__name__}, got {value!r}")
         if not field.accepts(value):
             raise ConfigError(f"config.{key}: expected {field.expected}, got {value!r}")
