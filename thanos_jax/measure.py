@@ -65,34 +65,27 @@ def geometry(
     weights = None
     if "classifier_1" not in state.params:  # two classifiers are not one matrix
         weights = np.asarray(state.params["classifier_0"]["kernel"]).T
+    of_strata = neural_collapse.strata_neural_collapse(embeddings, fine, coarse)
     distances = strata.strata_distances(embeddings, fine, coarse, seed=seed)
+    apart = distances.distances.tolist()
     found: dict[str, Any] = {
         "step": step,
         "neural_collapse": neural_collapse.neural_collapse(
             embeddings, coarse, weights=weights, predictions=test["prediction"]
         ),
-        "strata": {
-            dataset.coarse_names[label]: measured
-            for label, measured in neural_collapse.strata_neural_collapse(
-                embeddings, fine, coarse
-            ).items()
-        },
+        "strata": {dataset.coarse_names[label]: numbers for label, numbers in of_strata.items()},
         "strata_distances": {
             "coarse": [dataset.coarse_names[label] for label in distances.coarse],
             "fine": [dataset.fine_names[label] for label in distances.fine],
             # A stratum of one image has no distance to itself.
-            "distances": [
-                [None if np.isnan(value) else float(value) for value in row]
-                for row in distances.distances
-            ],
+            "distances": [[None if np.isnan(v) else v for v in row] for row in apart],
         },
         "permutation_test": class_fixing.class_fixing_permutation_test(
             embeddings, fine, coarse, samples=samples, seed=seed
         ),
     }
-    stored = jax.numpy.asarray(
-        dataset.splits["test"].read(np.arange(min(images, len(fine))))["image"]
-    )
+    asked = np.arange(min(images, len(fine)))
+    stored = jax.numpy.asarray(dataset.splits["test"].read(asked)["image"])
     inputs = training.inputs(stored, stored)
     encode, decode = lipschitz.encoder_and_decoder(training.model, variables)
     key = jax.random.key(seed)

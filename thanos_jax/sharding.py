@@ -33,26 +33,20 @@ def ring(devices: Sequence[Any]) -> list[Any]:
     places = {tuple(getattr(device, "coords", ())): device for device in devices}
     if len(places) < len(devices):  # no coordinates, or several cores to a chip
         return list(devices)
-    corners = np.array(sorted(places))
-    sides = corners.max(axis=0) - corners.min(axis=0) + 1
-    long = [axis for axis, side in enumerate(sides) if side > 1]
+    corners = sorted(places)
+    sides = np.ptp(corners, axis=0) + 1
+    long = sides[sides > 1]
     if len(long) != 2 or np.prod(sides) != len(devices):
         return list(devices)
-    # The snake turns once for each place along `across`, which must be an even number of times.
-    across, along = long if sides[long[0]] % 2 == 0 else reversed(long)
-    if sides[across] % 2:
+    grid = np.array([places[corner] for corner in corners], object).reshape(long)
+    # The snake turns once for each row, which must be an even number of times.
+    grid = grid if len(grid) % 2 == 0 else grid.T
+    if len(grid) % 2:
         return list(devices)
-    path = [(place, 0) for place in range(sides[across])]
-    for turn, place in enumerate(reversed(range(sides[across]))):
-        row = range(1, sides[along])
-        path += [(place, step) for step in (row if turn % 2 == 0 else reversed(row))]
-    order = []
-    for place, step in path:
-        corner = corners.min(axis=0)
-        corner[across] += place
-        corner[along] += step
-        order.append(places[tuple(corner.tolist())])
-    return order
+    # Down the first column, and back through the rest of the rows, every other one reversed.
+    back = grid[::-1, 1:].copy()
+    back[1::2] = back[1::2, ::-1]
+    return [*grid[:, 0], *back.flat]
 
 
 def shard(mesh: Mesh, batch: Any) -> Any:
@@ -95,20 +89,21 @@ def local_rows(mesh: Mesh, count: int) -> np.ndarray:
     return np.sort(np.concatenate([np.arange(count)[block] for block in blocks]))
 
 
-def put(array: np.ndarray, placement: NamedSharding) -> jax.Array:
-    """Puts an array, the same in every process, on the devices; each process gives its own."""
+def put(tree: Any, placement: NamedSharding) -> Any:
+    """Puts a pytree of arrays, the same in every process, on the devices of a placement."""
     if jax.process_count() == 1:
-        return jax.device_put(array, placement)
-    array = np.asarray(array)
-    return jax.make_array_from_callback(array.shape, placement, lambda index: array[index])
+        return jax.device_put(tree, placement)
+
+    def placed(array: Any) -> jax.Array:
+        array = np.asarray(array)
+        return jax.make_array_from_callback(array.shape, placement, lambda index: array[index])
+
+    return jax.tree.map(placed, tree)
 
 
 def replicate(mesh: Mesh, tree: Any) -> Any:
     """Puts a pytree of arrays, the same in every process, on every device."""
-    placement = NamedSharding(mesh, P())
-    if jax.process_count() == 1:
-        return jax.device_put(tree, placement)
-    return jax.tree.map(lambda array: put(array, placement), tree)
+    return put(tree, NamedSharding(mesh, P()))
 
 
 def on_this_process(tree: Any) -> Any:

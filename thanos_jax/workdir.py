@@ -159,11 +159,9 @@ def _lock(folder: pathlib.Path, *, create: bool) -> int | None:
             )
             return None
         # Another run may have removed the file between opening and locking it.
-        try:
+        with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(descriptor), os.stat(path)):
                 return descriptor
-        except FileNotFoundError:
-            pass
         os.close(descriptor)
 
 

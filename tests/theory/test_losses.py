@@ -29,8 +29,8 @@ def test_losses_are_those_over_pairs_of_augmentations(small, rows):
     supervised = over_pairs(weights, small, lambda i, j: small.y[i] == small.y[j])
     unsupervised = over_pairs(weights, small, lambda i, j: i == j)
     with jax.enable_x64(True):
-        assert float(theory.supervised(weights, found)) == pytest.approx(supervised, rel=1e-12)
-        assert float(theory.unsupervised(weights, found)) == pytest.approx(unsupervised, rel=1e-12)
+        assert float(theory.joint(weights, found, 1.0)) == pytest.approx(supervised, rel=1e-12)
+        assert float(theory.joint(weights, found, 0.0)) == pytest.approx(unsupervised, rel=1e-12)
         for beta in (0.0, 0.3, 1.0):
             expected = beta * supervised + (1 - beta) * unsupervised
             assert float(theory.joint(weights, found, beta)) == pytest.approx(expected, rel=1e-12)
@@ -50,7 +50,7 @@ def test_gradient_is_that_of_autodiff(small, beta):
         np.testing.assert_allclose(got, by_name, rtol=1e-12, atol=1e-13)
     weights = jnp.asarray(weights_of(3), jnp.float32)
     low = theory.gradient(weights, found.everything, positives)
-    assert low.dtype == theory.supervised(weights, found).dtype == jnp.float32
+    assert low.dtype == theory.joint(weights, found, 1.0).dtype == jnp.float32
     np.testing.assert_allclose(low, got, rtol=1e-4, atol=1e-5)
 
 

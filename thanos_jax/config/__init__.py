@@ -18,16 +18,7 @@ from thanos_jax.config.fields import DATASETS, FIELDS, Field
 from thanos_jax.errors import ConfigError, nearest, require_one_of
 from thanos_jax.methods import METHODS
 
-__all__ = [
-    "DATASETS",
-    "FIELDS",
-    "Field",
-    "check",
-    "default",
-    "flatten",
-    "parse_argument",
-    "read",
-]
+__all__ = ["DATASETS", "FIELDS", "Field", "check", "default", "flatten", "parse_argument", "read"]
 
 
 def default() -> ml_collections.ConfigDict:
@@ -52,14 +43,13 @@ def read(path: str | os.PathLike[str]) -> ml_collections.ConfigDict:
         stored = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: expected the config.json of a run: {error}") from error
-    values = flatten(stored)
-    for key, value in values.items():
-        if key not in FIELDS:
-            raise ConfigError(f"{path}: config.{key}: no such key{nearest(key, FIELDS)}")
-        values[key] = tuple(value) if isinstance(value, list) else value
+    given = {k: tuple(v) if isinstance(v, list) else v for k, v in flatten(stored).items()}
     config = default()
-    config.update_from_flattened_dict(values)
-    check(config)
+    try:
+        check({**flatten(config), **given})
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    config.update_from_flattened_dict(given)
     return config
 
 
@@ -108,8 +98,8 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def check(config: ml_collections.ConfigDict) -> None:
-    """Holds a config against the schema.
+def check(config: Mapping[str, Any] | ml_collections.ConfigDict) -> None:
+    """Holds a config, nested or flat, against the schema.
 
     Raises:
       ConfigError: a key that is unknown (with the nearest known one) or missing, or a value of
@@ -123,12 +113,9 @@ def check(config: ml_collections.ConfigDict) -> None:
         if key not in values:
             raise ConfigError(f"config.{key}: missing; its default is {field.default!r}")
         value, kind = values[key], type(field.default)
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if kind is tuple:
-            fits = isinstance(value, tuple | list)
-        else:
-            fits = (number and value == value) if kind is float else type(value) is kind
-        if not fits:
+        accepted: Any = {float: (int, float), tuple: (tuple, list)}.get(kind, kind)
+        fits = isinstance(value, accepted) and isinstance(value, bool) == (kind is bool)
+        if not fits or value != value:  # not a number is no number
             raise ConfigError(f"config.{key}: expected {kind.__name__}, got {value!r}")
         if not field.accepts(value):
             raise ConfigError(f"config.{key}: expected {field.expected}, got {value!r}")

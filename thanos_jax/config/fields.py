@@ -36,12 +36,7 @@ def _method(default: str, what: str, options: Mapping[str, Any], see: str) -> Fi
 
 
 def _number(
-    default: float,
-    meaning: str,
-    low: float = 0,
-    high: float = _HUGE,
-    *,
-    open_low: bool = False,
+    default: float, meaning: str, low: float = 0, high: float = _HUGE, *, open_low: bool = False
 ) -> Field:
     bounds = f"{'above' if open_low else 'at least'} {low:g}, at most {high:g}"
     return Field(

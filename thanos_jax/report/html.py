@@ -6,13 +6,14 @@ import io
 import os
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
 
+from thanos_jax.config import flatten
 from thanos_jax.report import numbers
 from thanos_jax.report.plots import INK
 from thanos_jax.workdir import write_atomically
@@ -84,16 +85,6 @@ def write(
       records: lines of metrics.jsonl; the last is shown.
       figures: title -> (figure, how to read it), in the order of the report; may be empty.
     """
-    write_atomically(path, _page(config=config, results=results, records=records, figures=figures))
-
-
-def _page(
-    *,
-    config: Mapping[str, Any],
-    results: Mapping[str, Any],
-    records: Sequence[Mapping[str, Any]],
-    figures: Mapping[str, tuple[Figure, str]],
-) -> str:
     named = [str(results[key]) for key in ("method", "dataset") if key in results]
     title = " on ".join(named) or "Training run"
     parts = [f"<h1>{escape(title)}</h1>", _summary(results), _cards(results)]
@@ -112,12 +103,10 @@ def _page(
     if records:
         last = _table(("name", "value", "meaning"), _rows(records[-1]))
         parts.append(f"<details><summary>Last line of the log</summary>\n{last}</details>")
-    settings = _table(
-        ("key", "value"),
-        [(escape(".".join(path)), escape(str(value))) for path, value in _flatten(config)],
-    )
+    flat = flatten(config)
+    settings = _table(("key", "value"), [(escape(k), escape(str(v))) for k, v in flat.items()])
     parts.append(f"<details><summary>Config</summary>\n{settings}</details>")
-    return document(title, "\n".join(parts))
+    write_atomically(path, document(title, "\n".join(parts)))
 
 
 def document(title: str, body: str, *, style: str = "") -> str:
@@ -146,9 +135,7 @@ def _summary(results: Mapping[str, Any]) -> str:
 
 
 def _cards(results: Mapping[str, Any]) -> str:
-    geometry = results.get("geometry")
-    test = geometry.get("test") if isinstance(geometry, Mapping) else None
-    known = {**(test if isinstance(test, Mapping) else {}), **results}
+    known = {**results.get("geometry", {}).get("test", {}), **results}
     ranked = sorted((entry.card, key) for key, entry in numbers.NUMBERS.items() if entry.card)
     cards = [
         f'<div class="card">{_words(key)}<b>{_value(known[key], key)}</b>'
@@ -195,36 +182,20 @@ def _svg(number: int, figure: Figure) -> str:
 def _nested(name: str, value: Mapping[str, Any]) -> str:
     """Returns a table; a mapping of mappings (figures by split) gets a column for each."""
     if value and all(isinstance(inner, Mapping) for inner in value.values()):
-        keys = list(dict.fromkeys(key for inner in value.values() for key in inner))
-        rows = [
-            (
-                _words(key),
-                *(
-                    _value(inner[key], name, key) if key in inner else ""
-                    for inner in value.values()
-                ),
-                _meaning(name, key),
-            )
-            for key in keys
-        ]
+        rows = []
+        for key in dict.fromkeys(key for inner in value.values() for key in inner):
+            cells = (_value(v[key], name, key) if key in v else "" for v in value.values())
+            rows.append((_words(key), *cells, _meaning(name, key)))
         return _table(("name", *map(str, value), "meaning"), rows)
-    flat = [
-        (escape(".".join(path)), _value(inner, name, *path), _meaning(name, *path))
-        for path, inner in _flatten(value)
-    ]
-    return _table(("name", "value", "meaning"), flat)
+    rows = []
+    for key, inner in flatten(value).items():
+        path = (name, *key.split("."))
+        rows.append((escape(key), _value(inner, *path), _meaning(*path)))
+    return _table(("name", "value", "meaning"), rows)
 
 
 def _rows(values: Mapping[str, Any]) -> list[tuple[str, ...]]:
     return [(_words(key), _value(value, key), _meaning(key)) for key, value in values.items()]
-
-
-def _flatten(values: Mapping[str, Any], *above: str) -> Iterator[tuple[tuple[str, ...], Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, *above, str(key))
-        else:
-            yield (*above, str(key)), value
 
 
 def _table(head: Sequence[str], rows: Sequence[tuple[str, ...]]) -> str:

@@ -15,19 +15,7 @@ from matplotlib.lines import Line2D
 
 from thanos_jax.checks import check_labels
 from thanos_jax.downstream.arrays import check_embeddings
-from thanos_jax.report.captions import HOW_TO_READ
-
-__all__ = [
-    "HOW_TO_READ",
-    "contingency",
-    "curves",
-    "dress",
-    "embedding_map",
-    "group_bars",
-    "images",
-    "reconstructions",
-    "suspicion",
-]
+from thanos_jax.report.captions import HOW_TO_READ as HOW_TO_READ
 
 # Text and axes. A grey of its own, so that the report can turn it into the page's text colour.
 INK = "#454647"
@@ -41,10 +29,7 @@ PALETTE = (
 )
 
 _PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    (
-        "loss",
-        ("loss", "cross_entropy", "contrastive", "reconstruction"),
-    ),
+    ("loss", ("loss", "cross_entropy", "contrastive", "reconstruction")),
     (
         "accuracy",
         (
@@ -87,19 +72,12 @@ def curves(records: Sequence[Mapping[str, Any]]) -> Figure:
     every_axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
     for axes, (title, series) in zip(every_axes, panels, strict=True):
         for color, (name, values) in zip(PALETTE, series.items(), strict=False):
-            steps, ys = zip(*values, strict=True)
-            # A lone value has no line to show.
-            dotted = name.startswith("validation") or len(values) == 1
+            line = "--" if name.startswith("validation") else "-"
+            marker = "o" if line == "--" or len(values) == 1 else None  # a lone value has no line
             axes.plot(
-                steps,
-                ys,
-                color=color,
-                label=name.replace("_", " "),
-                linewidth=1.4,
-                linestyle="--" if name.startswith("validation") else "-",
-                marker="o" if dotted else None,
-                markersize=3,
-            )
+                *zip(*values, strict=True), line, marker=marker, markersize=3, color=color,
+                linewidth=1.4, label=name.replace("_", " "),
+            )  # fmt: skip
         heights = [y for values in series.values() for _, y in values]
         if title == "gradient norm" and 0 < 10 * min(heights) < max(heights):
             axes.set_yscale("log")
@@ -109,16 +87,9 @@ def curves(records: Sequence[Mapping[str, Any]]) -> Figure:
         axes.set_title(title, loc="left", fontsize=10, color=INK)
         if len(series) > 1:
             axes.legend(
-                loc="lower right",
-                bbox_to_anchor=(1.0, 1.0),
-                borderaxespad=0.2,
-                ncols=len(series) if len(series) <= 4 else 3,
-                columnspacing=1.0,
-                handlelength=1.4,
-                frameon=False,
-                fontsize=8,
-                labelcolor=INK,
-            )
+                loc="lower right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.2, ncols=len(series),
+                columnspacing=1.0, handlelength=1.4, frameon=False, fontsize=8, labelcolor=INK,
+            )  # fmt: skip
     every_axes[-1].set_xlabel("step", color=INK, fontsize=9)
     return figure
 
@@ -149,15 +120,11 @@ def embedding_map(points: Any, labels: Any, names: Sequence[str], title: str) ->
     colors = _colors(len(names))
     figure = Figure(figsize=(WIDTH, 5.2), dpi=200, layout="constrained")
     axes = figure.add_subplot()
+    size = min(14.0, max(1.5, 2e4 / len(points)))
     axes.scatter(
-        points[:, 0],
-        points[:, 1],
-        c=colors[labels],
-        s=min(14.0, max(1.5, 2e4 / len(points))),
-        alpha=0.85,
-        linewidths=0,
+        points[:, 0], points[:, 1], c=colors[labels], s=size, alpha=0.85, linewidths=0,
         rasterized=len(points) > 3000,
-    )
+    )  # fmt: skip
     axes.set_aspect("equal", adjustable="datalim")
     axes.set_xticks([])
     axes.set_yticks([])
@@ -167,19 +134,7 @@ def embedding_map(points: Any, labels: Any, names: Sequence[str], title: str) ->
         dots = [
             Line2D([], [], linestyle="", marker="o", markersize=6, color=color) for color in colors
         ]
-        legend = figure.legend(
-            dots,
-            # Older matplotlib leaves out labels that begin with an underscore.
-            [f" {name}" if str(name).startswith("_") else str(name) for name in names],
-            loc="outside lower center",
-            ncols=min(4, len(names)),
-            frameon=False,
-            fontsize=9,
-            labelcolor=INK,
-            handletextpad=0.1,
-        )
-        for text in legend.get_texts():
-            text.set_parse_math(False)
+        legend_below(figure, dots, names, columns=4, fontsize=9, handletextpad=0.1)
     else:
         mappable = matplotlib.cm.ScalarMappable(
             matplotlib.colors.Normalize(0, len(names) - 1), matplotlib.colormaps["turbo"]
@@ -204,15 +159,12 @@ def reconstructions(inputs: Any, outputs: Any) -> Figure:
     Raises:
       ValueError: a wrong shape, or shapes that differ.
     """
-    inputs, outputs = np.asarray(inputs, np.float32), np.asarray(outputs, np.float32)
-    if inputs.ndim != 4 or inputs.shape[3] not in (1, 3) or 0 in inputs.shape:
-        raise ValueError(f"inputs: expected [k, h, w, 1 or 3], got shape {inputs.shape}")
+    inputs, outputs = _checked_images(inputs, "inputs"), np.asarray(outputs, np.float32)
     if outputs.shape != inputs.shape:
         raise ValueError(f"outputs: expected the inputs' shape {inputs.shape}, got {outputs.shape}")
     count, height, width, _ = inputs.shape
-    columns = min(6, count)
+    columns, side = min(6, count), WIDTH / 6
     lines = math.ceil(count / columns)
-    side = WIDTH / 6
     figure = Figure(
         figsize=(side * columns + 0.2, lines * 2 * side * min(height / width, 3.0) + 0.1),
         layout="constrained",
@@ -220,31 +172,15 @@ def reconstructions(inputs: Any, outputs: Any) -> Figure:
     grid = figure.subplots(2 * lines, columns, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
-    for i in range(count):
-        line, column = divmod(i, columns)
-        for row, images in ((2 * line, inputs), (2 * line + 1, outputs)):
-            image = np.clip(np.nan_to_num(images[i]), 0, 1)
-            # "none" keeps the image's own pixels in SVG.
-            grid[row, column].imshow(
-                image.squeeze(2) if image.shape[2] == 1 else image,
-                cmap="gray",
-                vmin=0,
-                vmax=1,
-                interpolation="none",
-            )
-    for line in range(lines):
-        for row, word in ((2 * line, "input"), (2 * line + 1, "output")):
-            grid[row, 0].text(
-                -0.06,
-                0.5,
-                word,
-                rotation=90,
-                ha="right",
-                va="center",
-                fontsize=8,
-                color=INK,
-                transform=grid[row, 0].transAxes,
-            )
+    for below, (word, pictures) in enumerate((("input", inputs), ("output", outputs))):
+        rows = grid[below::2]
+        for axes, picture in zip(rows.flat, pictures, strict=False):
+            _show(axes, picture)
+        for axes in rows[:, 0]:
+            axes.text(
+                -0.06, 0.5, word, rotation=90, ha="right", va="center", fontsize=8, color=INK,
+                transform=axes.transAxes,
+            )  # fmt: skip
     return figure
 
 
@@ -346,10 +282,8 @@ def images(pictures: Any, captions: Sequence[str] | None = None) -> Figure:
     Raises:
       ValueError: a wrong shape, or another number of captions.
     """
-    pictures = np.asarray(pictures, np.float32)
-    if pictures.ndim != 4 or pictures.shape[3] not in (1, 3) or 0 in pictures.shape:
-        raise ValueError(f"pictures: expected [k, h, w, 1 or 3], got shape {pictures.shape}")
-    count, height, width, channels = pictures.shape
+    pictures = _checked_images(pictures, "pictures")
+    count, height, width, _ = pictures.shape
     if captions is not None and len(captions) != count:
         raise ValueError(f"captions: expected {count}, one an image, got {len(captions)}")
     lines, side = math.ceil(count / 6), WIDTH / 6
@@ -358,21 +292,13 @@ def images(pictures: Any, captions: Sequence[str] | None = None) -> Figure:
         figsize=(WIDTH, lines * (side * min(height / width, 3.0) + above) + 0.1),
         layout="constrained",
     )
-    grid = figure.subplots(lines, 6, squeeze=False)
-    for number, axes in enumerate(grid.flat):
+    grid = list(figure.subplots(lines, 6, squeeze=False).flat)
+    for axes in grid:
         axes.set_axis_off()
-        if number < count:
-            image = np.clip(np.nan_to_num(pictures[number]), 0, 1)
-            # "none" keeps the image's own pixels in SVG.
-            axes.imshow(
-                image.squeeze(2) if channels == 1 else image,
-                cmap="gray",
-                vmin=0,
-                vmax=1,
-                interpolation="none",
-            )
-            if captions is not None:
-                axes.set_title(captions[number], fontsize=8, color=INK, pad=2, parse_math=False)
+    for axes, picture in zip(grid, pictures, strict=False):
+        _show(axes, picture)
+    for axes, caption in zip(grid, captions or (), strict=False):
+        axes.set_title(caption, fontsize=8, color=INK, pad=2, parse_math=False)
     return figure
 
 
@@ -415,6 +341,20 @@ def suspicion(values: Any, wrong: Any) -> Figure:
     return figure
 
 
+def _checked_images(images: Any, name: str) -> np.ndarray:
+    images = np.asarray(images, np.float32)
+    if images.ndim != 4 or images.shape[3] not in (1, 3) or 0 in images.shape:
+        raise ValueError(f"{name}: expected [k, h, w, 1 or 3], got shape {images.shape}")
+    return images
+
+
+def _show(axes: Axes, image: np.ndarray) -> None:
+    image = np.clip(np.nan_to_num(image), 0, 1)
+    image = image.squeeze(2) if image.shape[2] == 1 else image
+    # "none" keeps the image's own pixels in SVG.
+    axes.imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="none")
+
+
 def _series(records: Sequence[Mapping[str, Any]], name: str) -> list[tuple[float, float]]:
     found = ((record["step"], record.get(name)) for record in records)
     return [(step, y) for step, y in found if y is not None and math.isfinite(y)]
@@ -427,6 +367,20 @@ def _colors(count: int) -> np.ndarray:
     if count <= 20:
         return matplotlib.colormaps["tab20"](np.arange(count))
     return matplotlib.colormaps["turbo"](np.linspace(0, 1, count))
+
+
+def legend_below(
+    figure: Figure, handles: Sequence[Any], names: Sequence[Any], *, columns: int, **look: Any
+) -> None:
+    """Puts a legend of at most so many columns below a figure; its names are shown as they are."""
+    # Older matplotlib leaves out labels that begin with an underscore.
+    labels = [f" {name}" if str(name).startswith("_") else str(name) for name in names]
+    legend = figure.legend(
+        handles, labels, loc="outside lower center", ncols=min(columns, len(labels)),
+        frameon=False, labelcolor=INK, **look,
+    )  # fmt: skip
+    for text in legend.get_texts():
+        text.set_parse_math(False)
 
 
 def dress(axes: Axes) -> None:

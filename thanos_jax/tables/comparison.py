@@ -23,7 +23,7 @@ from thanos_jax.tables import papers, render
 from thanos_jax.tables.definitions import TABLES
 from thanos_jax.tables.render import Comparison, Line
 from thanos_jax.tables.rows import configured, folder_name, rows_of
-from thanos_jax.tables.table import Row
+from thanos_jax.tables.table import Results, Row
 from thanos_jax.workdir import locked, write_atomically, writing
 
 
@@ -168,13 +168,15 @@ def _claim(
             f"workdir: {workdir} holds the table {before['table']!r}, and this is {table!r}; "
             "choose another folder"
         )
-    wanted = {folder_name(row): (row, seeds) for row in rows}
+    wanted = {folder_name(row): _Entry(row, seeds, {}, {}) for row in rows}
     there = {
-        known["folder"]: (Row(known["labels"], _tuples(known["overrides"])), known["seeds"])
+        known["folder"]: _Entry(
+            Row(known["labels"], _tuples(known["overrides"])), known["seeds"], {}, {}
+        )
         for known in before["rows"]
     }
     for name in wanted.keys() & there.keys():
-        now, then = wanted[name][0].overrides, there[name][0].overrides
+        now, then = wanted[name].row.overrides, there[name].row.overrides
         if now != then:
             differing = [
                 f"  {key}: {then.get(key)!r} there, {now.get(key)!r} now"
@@ -189,19 +191,17 @@ def _claim(
     order = list(wanted) if there.keys() <= wanted.keys() else list({**there, **wanted})
     entries = {}
     for name in order:
-        row = (wanted.get(name) or there[name])[0]
-        count = max(known[name][1] for known in (wanted, there) if name in known)
-        entry = _Entry(row, count, {}, {})
+        count = max(known[name].seeds for known in (wanted, there) if name in known)
+        entry = entries[name] = (wanted.get(name) or there[name])._replace(seeds=count)
         for seed in range(count):
             folder = workdir / name / str(seed)
             # Rows of earlier commands too: one table has one config.
-            resume.same_run(folder, configured(config, row, seed))
+            resume.same_run(folder, configured(config, entry.row, seed))
             if (folder / "results.json").exists():
                 text = (folder / "results.json").read_text(encoding="utf-8")
                 entry.results[seed] = json.loads(text)
             elif (folder / "error.txt").exists():
                 entry.errors[seed] = f"see {name}/{seed}/error.txt"
-        entries[name] = entry
     definition = [
         {"folder": name, **entry.row._asdict(), "seeds": entry.seeds}
         for name, entry in entries.items()
@@ -222,28 +222,16 @@ def _comparison(
     table: str, config: ml_collections.ConfigDict, entries: Mapping[str, _Entry]
 ) -> Comparison:
     known = TABLES[table]
-    every = [entry.results for entry in entries.values()]
+    further: list[Results] = [{} for _ in entries]
     if known.derived:
         further = known.derived([(entry.row.labels, entry.results) for entry in entries.values()])
-        every = [
-            {seed: {**run, **more.get(seed, {})} for seed, run in results.items()}
-            for results, more in zip(every, further, strict=True)
-        ]
-    lines = [
-        Line(
-            entry.row.labels,
-            results,
-            entry.errors,
-            papers.reported(table, schema.flatten(configured(config, entry.row, 0))),
-        )
-        for entry, results in zip(entries.values(), every, strict=True)
-    ]
-    cited = dict.fromkeys(
-        number.paper
-        for line in lines
-        if line.results or line.errors
-        for number in line.reported.values()
-    )
+    lines = []
+    for entry, more in zip(entries.values(), further, strict=True):
+        results = {seed: {**run, **more.get(seed, {})} for seed, run in entry.results.items()}
+        reported = papers.reported(table, schema.flatten(configured(config, entry.row, 0)))
+        lines.append(Line(entry.row.labels, results, entry.errors, reported))
+    begun = (line for line in lines if line.results or line.errors)
+    cited = dict.fromkeys(number.paper for line in begun for number in line.reported.values())
     remark = papers.REMARKS.get(table, {}).get(config.data.name)
     return Comparison(
         caption=f"{known.caption} ({config.data.name})",

@@ -49,29 +49,23 @@ def _table_3(means: Sequence[float], deviations: Sequence[float]) -> dict[Row, N
     }
 
 
-# Rows of table 4. George clusters the embedding of a classifier; how its own and SupCon's were
-# clustered, the paper does not say.
-_TABLE_4: dict[str, Row] = {
+# Rows of table 4: of recovered groups, and of classifiers. George clusters the embedding of a
+# classifier; how its own and SupCon's were clustered, the paper does not say.
+_RECOVERED: dict[str, Row] = {
     "george": (("method", "ce"), ("groups.choice", "silhouette")),
     "supcon": (("method", "supcon"),),
     "thanos": (("method", "thanos"),),
 }
+_CLASSIFIED: dict[str, Row] = {
+    **{name: (*row, ("groups.method", "group_dro")) for name, row in _RECOVERED.items()},
+    "jtt": (("groups.method", "jtt"),),
+    "group_dro": (("groups.method", "group_dro_true"),),
+}
 
 
-def _recovery(**f1: float) -> dict[Row, Numbers]:
-    return {
-        _TABLE_4[name]: {"recovery_f1": Number(mean, None, "Chen et al. 2022")}
-        for name, mean in f1.items()
-    }
-
-
-def _worst_group(key: str, *, jtt: float, group_dro: float, **recovered: float) -> Any:
-    rows: dict[Row, float] = {
-        (*_TABLE_4[name], ("groups.method", "group_dro")): mean for name, mean in recovered.items()
-    }
-    rows[(("groups.method", "jtt"),)] = jtt
-    rows[(("groups.method", "group_dro_true"),)] = group_dro
-    return {row: {key: Number(mean, None, "Chen et al. 2022")} for row, mean in rows.items()}
+def _table_4(key: str, **means: float) -> dict[Row, Numbers]:
+    rows = _RECOVERED if key == "recovery_f1" else _CLASSIFIED
+    return {rows[row]: {key: Number(mean, None, "Chen et al. 2022")} for row, mean in means.items()}
 
 
 def _xue(fine: float, coarse: float | None = None) -> Numbers:
@@ -136,19 +130,19 @@ NUMBERS: dict[str, dict[str, dict[Row, Numbers]]] = {
     },
     # Chen et al. 2022, table 4: F1 of the groups recovered from the embedding.
     "recovery": {
-        "waterbirds": _recovery(george=56.3, supcon=47.1, thanos=59.0),
-        "isic": _recovery(george=74.0, supcon=92.5, thanos=93.8),
-        "celeb_a": _recovery(george=24.2, supcon=19.4, thanos=24.8),
+        "waterbirds": _table_4("recovery_f1", george=56.3, supcon=47.1, thanos=59.0),
+        "isic": _table_4("recovery_f1", george=74.0, supcon=92.5, thanos=93.8),
+        "celeb_a": _table_4("recovery_f1", george=24.2, supcon=19.4, thanos=24.8),
     },
     # The same table: the worst group, by accuracy; ISIC's by area under the ROC curve.
     "groups": {
-        "waterbirds": _worst_group(
+        "waterbirds": _table_4(
             "worst_group_accuracy", george=88.4, supcon=86.8, thanos=88.6, jtt=83.8, group_dro=90.7
         ),
-        "isic": _worst_group(
+        "isic": _table_4(
             "worst_group_auroc", george=92.0, supcon=93.3, thanos=92.6, jtt=91.8, group_dro=92.3
         ),
-        "celeb_a": _worst_group(
+        "celeb_a": _table_4(
             "worst_group_accuracy", george=55.0, supcon=66.1, thanos=89.4, jtt=77.9, group_dro=88.9
         ),
     },

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from thanos_jax.config import flatten
 from thanos_jax.report import html
-from thanos_jax.report.plots import INK, PALETTE, WIDTH, dress
+from thanos_jax.report.plots import INK, PALETTE, WIDTH, dress, legend_below
 from thanos_jax.tables.papers import Number
 from thanos_jax.tables.rows import shown
 from thanos_jax.tables.table import Column
@@ -108,10 +108,7 @@ def summary_csv(comparison: Comparison) -> str:
     Units are the table's; columns without any number of a paper have no place for one.
     """
     lines = _begun(comparison)
-    rows = [
-        [*_axes(comparison)],
-        *([*line.labels.values()] for line in lines),
-    ]
+    rows = [_axes(comparison), *(list(line.labels.values()) for line in lines)]
     for column in comparison.columns:
         key = column.path
         rows[0] += [f"{key} mean", f"{key} std", f"{key} n"]
@@ -233,7 +230,7 @@ def _draw_along_training(lines: Mapping[str, Mapping[str, np.ndarray]]) -> Figur
                     linewidth=0,
                 )  # fmt: skip
         axes.set_xlabel("epoch", color=INK, fontsize=9)
-    _legend(figure, *panels[0].get_legend_handles_labels())
+    legend_below(figure, *panels[0].get_legend_handles_labels(), columns=3, fontsize=8)
     return figure
 
 
@@ -296,17 +293,8 @@ def _curves(lines: Sequence[Line], columns: Sequence[Column], axis: str) -> Figu
         panels[0].plot([], [], "o-", color=PALETTE[index % len(PALETTE)], markersize=3.5)[0]
         for index in range(len(series))
     ]
-    _legend(figure, handles, list(series))
+    legend_below(figure, handles, list(series), columns=3, fontsize=8)
     return figure
-
-
-def _legend(figure: Figure, handles: Sequence[Any], names: Sequence[str]) -> None:
-    legend = figure.legend(
-        handles, names, loc="outside lower center", ncols=min(3, len(names)), frameon=False,
-        fontsize=8, labelcolor=INK,
-    )  # fmt: skip
-    for text in legend.get_texts():
-        text.set_parse_math(False)
 
 
 def _panels(

@@ -25,7 +25,7 @@ Bias in Class Collapse and Feature Suppression", ICML 2023, https://arxiv.org/ab
 from thanos_jax.theory import minimizers, sweeps
 from thanos_jax.theory.data import Covariances, Model, ModelError, Sample, covariances, draw, inputs
 from thanos_jax.theory.descent import Curve, descend, initial_weights
-from thanos_jax.theory.losses import gradient, joint, loss, positives, supervised, unsupervised
+from thanos_jax.theory.losses import gradient, joint, loss, positives
 from thanos_jax.theory.structure import Structure, structure
 
 __all__ = [
@@ -46,7 +46,5 @@ __all__ = [
     "minimizers",
     "positives",
     "structure",
-    "supervised",
     "sweeps",
-    "unsupervised",
 ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import numbers
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -70,11 +71,10 @@ class Model:
         check_integer("dim", self.dim, least=self.features + 1)
         for name in ("phi_1", "phi_2", "phi_k"):
             check_positive(name, getattr(self, name))
-        for name, least in (("mu", -math.inf), ("sigma", 0.0)):
-            value = getattr(self, name)
-            if not _is_real(value) or not math.isfinite(value) or value < least:
-                at_least = " of at least 0" if least == 0 else ""
-                raise ModelError(f"{name}: expected a finite number{at_least}, got {value!r}")
+        _check_real("mu", self.mu, "a finite number", math.isfinite)
+        _check_real(
+            "sigma", self.sigma, "a finite number of at least 0", lambda v: 0 <= v < math.inf
+        )
         if self.noise not in NOISES:
             raise ModelError(f"noise: expected one of {NOISES}, got {self.noise!r}")
 
@@ -123,9 +123,6 @@ def draw(model: Model, seed: int = 0) -> Sample:
       model: the law of the inputs.
       seed: of the noise, at least 0.
 
-    Returns:
-      The sample.
-
     Raises:
       ModelError: a negative seed.
 
@@ -151,15 +148,23 @@ def inputs(sample: Sample) -> np.ndarray:
     Source: Xue et al., ICML 2023
     """
     model = sample.model
-    image = np.arange(model.samples)
-    clean = np.zeros((model.samples, model.dim + 1))
+    n, m, k = model.samples, model.augmentations, model.features
+    found = np.zeros((n, m, model.dim + 1))
+    found[..., :k] = without_noise(sample)[:, None, :k]
+    found[..., -1] = 1.0
+    found[np.arange(n)[:, None], np.arange(m), sample.j - 1] += model.sigma
+    return found
+
+
+def without_noise(sample: Sample) -> np.ndarray:
+    """Returns the features of each image and the constant 1, float64 [n, K + 1]."""
+    model = sample.model
+    clean = np.zeros((model.samples, model.features + 1))
     clean[:, 0] = sample.y * model.phi_1
     clean[:, 1] = sample.y_sub * model.phi_2 + model.mu
-    clean[image, sample.k - 1] = sample.rho * model.phi_k
+    clean[np.arange(model.samples), sample.k - 1] = sample.rho * model.phi_k
     clean[:, -1] = 1.0
-    found = np.repeat(clean[:, None, :], model.augmentations, axis=1)
-    found[image[:, None], np.arange(model.augmentations), sample.j - 1] += model.sigma
-    return found
+    return clean
 
 
 def covariances(sample: Sample) -> Covariances:
@@ -167,9 +172,6 @@ def covariances(sample: Sample) -> Covariances:
 
     Args:
       sample: the images.
-
-    Returns:
-      The three matrices.
 
     Source: Xue et al., ICML 2023
     """
@@ -187,18 +189,17 @@ def check_integer(name: str, value: Any, *, least: int) -> None:
 
 def check_positive(name: str, value: Any) -> None:
     """Raises ModelError unless the value is a finite positive number."""
-    if not _is_real(value) or not math.isfinite(value) or value <= 0:
-        raise ModelError(f"{name}: expected a finite positive number, got {value!r}")
+    _check_real(name, value, "a finite positive number", lambda v: 0 < v < math.inf)
 
 
 def check_beta(beta: Any) -> None:
     """Raises ModelError unless beta is a number in [0, 1]."""
-    if not _is_real(beta) or not 0 <= beta <= 1:
-        raise ModelError(f"beta: expected a number in [0, 1], got {beta!r}")
+    _check_real("beta", beta, "a number in [0, 1]", lambda v: 0 <= v <= 1)
 
 
-def _is_real(value: Any) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+def _check_real(name: str, value: Any, expected: str, fits: Callable[[float], bool]) -> None:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not fits(float(value)):
+        raise ModelError(f"{name}: expected {expected}, got {value!r}")
 
 
 def _second_moment(rows: np.ndarray) -> np.ndarray:

@@ -27,36 +27,28 @@ _FEATURES = (3, 50)
 _SUPPRESSING = 1.1
 
 
+def _setting(default: float, meaning: str) -> Any:
+    return dataclasses.field(default=default, metadata={"meaning": meaning})
+
+
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What the command's flags set.
+    """What the command's flags set, each with the meaning that `--help` prints."""
 
-    Attributes:
-      seed: of data and initial weights.
-      dim: d.
-      samples: images of the learned, then unlearned subclass.
-      augmentations: m.
-      suppression_samples: images of the narrow encoders. A multiple of 384 = 8 (50 - 2) balances
-        all features exactly.
-      narrow: rows of the narrow encoder of descent.
-      wide: rows of the wide one.
-      steps: of descent with the narrow encoder; the wide one takes at most `wide_steps`.
-      wide_steps: of descent with the wide encoder.
-      step_size: of descent.
-      seeds: how many seeds the step of the peak is measured over.
-    """
-
-    seed: int = 0
-    dim: int = 2000
-    samples: int = 1000
-    augmentations: int = 5
-    suppression_samples: int = 1152
-    narrow: int = 3
-    wide: int = 500
-    steps: int = 400
-    wide_steps: int = 120
-    step_size: float = 0.05
-    seeds: int = 20
+    seed: int = _setting(0, "Seed of data and initial weights.")
+    dim: int = _setting(2000, "Number of directions d; at least 51.")
+    samples: int = _setting(1000, "Images for descent; a multiple of 8.")
+    augmentations: int = _setting(5, "Augmentations of each image.")
+    # 384 = 8 (50 - 2) balances all features exactly.
+    suppression_samples: int = _setting(
+        1152, "Images for feature suppression; a multiple of 8, best of 384."
+    )
+    narrow: int = _setting(3, "Rows of the narrow encoder of descent.")
+    wide: int = _setting(500, "Rows of the wide encoder of descent.")
+    steps: int = _setting(400, "Steps of descent with the narrow encoder.")
+    wide_steps: int = _setting(120, "Steps with the wide encoder.")
+    step_size: float = _setting(0.05, "Step size of descent.")
+    seeds: int = _setting(20, "Seeds for the spread of the peak's step.")
 
 
 def run(settings: Settings, workdir: str | os.PathLike[str]) -> dict[str, Any]:
@@ -98,15 +90,10 @@ def run(settings: Settings, workdir: str | os.PathLike[str]) -> dict[str, Any]:
         "joint": joint,
         "versions": {"jax": jax.__version__, "numpy": np.__version__},
     }
-    for name, figure in (
-        (
-            "learned_then_unlearned",
-            figures.learned_then_unlearned(curves, steps=min(100, settings.steps)),
-        ),
-        ("suppression", figures.suppression(swept, thresholds)),
-        ("joint", figures.joint(betas)),
-    ):
-        figure.savefig(folder / f"{name}.png")
+    learned = figures.learned_then_unlearned(curves, steps=100)
+    learned.savefig(folder / "learned_then_unlearned.png")
+    figures.suppression(swept, thresholds).savefig(folder / "suppression.png")
+    figures.joint(betas).savefig(folder / "joint.png")
     found["seconds"] = time.perf_counter() - started
     # Last: where theory.json is, everything is.
     write_atomically(folder / "theory.json", json.dumps(found, indent=2) + "\n")
@@ -127,28 +114,18 @@ def _check(settings: Settings) -> None:
 
 
 def _learner(settings: Settings, **changes: Any) -> Model:
-    return Model(
-        samples=settings.samples,
-        augmentations=settings.augmentations,
-        dim=settings.dim,
-        **changes,
-    )
+    shape = {"augmentations": settings.augmentations, "dim": settings.dim}
+    return Model(**{"samples": settings.samples, **shape, **changes})
 
 
 def _suppressor(settings: Settings, features: int) -> Model:
-    return Model(
-        samples=settings.suppression_samples,
-        augmentations=settings.augmentations,
-        dim=settings.dim,
-        features=features,
-        phi_1=0.8,
-        phi_2=1.0,
-        mu=0.0,
-    )
+    samples = settings.suppression_samples
+    return _learner(settings, samples=samples, features=features, phi_1=0.8, phi_2=1.0, mu=0.0)
 
 
-def _descended(settings: Settings, model: Model, rows: int, steps: int, seed: int) -> np.ndarray:
+def _descended(settings: Settings, rows: int, steps: int, seed: int, **changes: Any) -> np.ndarray:
     """Returns |W v_k| of every step of supervised descent, [steps + 1, K]."""
+    model = _learner(settings, **changes)
     weights = initial_weights(rows, model.dim, seed=seed)
     parts = structure(draw(model, seed), beta=1.0)
     curve = descend(parts, weights, steps=steps, step_size=settings.step_size)
@@ -174,32 +151,19 @@ def _summary(lengths: np.ndarray) -> dict[str, Any]:
 
 def _learning(settings: Settings) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     curves, found = {}, {}
-    for rows, steps in ((settings.narrow, settings.steps), (settings.wide, settings.wide_steps)):
+    narrow, seed = (settings.narrow, settings.steps), settings.seed
+    for rows, steps in (narrow, (settings.wide, settings.wide_steps)):
         for mu in (1.0, 0.0):
-            model = _learner(settings, mu=mu)
-            lengths = _descended(settings, model, rows, steps, settings.seed)
+            lengths = _descended(settings, rows, steps, seed, mu=mu)
             curves[f"$p={rows}$, $\\mu={mu:g}$"] = lengths
             found[f"rows={rows}, mu={mu:g}"] = _summary(lengths)
-    lengths = _descended(
-        settings, _learner(settings, noise="all"), settings.narrow, settings.steps, settings.seed
-    )
+    lengths = _descended(settings, *narrow, seed, noise="all")
     found[f"rows={settings.narrow}, mu=1, noise=all"] = _summary(lengths)
 
-    weights = minimizers.structured(
-        structure(draw(_learner(settings), settings.seed), beta=1.0), settings.narrow
-    )
-    found["minimizer"] = {
-        "v1": float(np.linalg.norm(weights[:, 0])),
-        "v2": float(np.linalg.norm(weights[:, 1])),
-    }
-    peaks = [
-        _summary(
-            _descended(
-                settings, _learner(settings), settings.narrow, settings.steps, settings.seed + i
-            )
-        )
-        for i in range(settings.seeds)
-    ]
+    parts = structure(draw(_learner(settings), seed), beta=1.0)
+    weights = minimizers.structured(parts, settings.narrow)
+    found["minimizer"] = {f"v{k + 1}": float(np.linalg.norm(weights[:, k])) for k in (0, 1)}
+    peaks = [_summary(_descended(settings, *narrow, seed + i)) for i in range(settings.seeds)]
     found["seeds"] = {
         "count": settings.seeds,
         "v2_peak_steps": [peak["v2_peak_step"] for peak in peaks],

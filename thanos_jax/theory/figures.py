@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,9 +10,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from thanos_jax.report.plots import INK, PALETTE
+from thanos_jax.report.plots import INK, PALETTE, dress
 
-_CLASS, _SUBCLASS = PALETTE[0], PALETTE[2]
+_COLORS = _CLASS, _SUBCLASS = PALETTE[0], PALETTE[2]
+_FEATURES = ("class $|Wv_1|$", "subclass $|Wv_2|$")
 
 
 def learned_then_unlearned(curves: Mapping[str, Any], *, steps: int) -> Figure:
@@ -21,16 +23,13 @@ def learned_then_unlearned(curves: Mapping[str, Any], *, steps: int) -> Figure:
       curves: by title, |W v_k| of the steps, [s, K].
       steps: how many steps are shown, at most.
 
-    Returns:
-      The figure.
-
     Source: Xue et al., ICML 2023, https://arxiv.org/abs/2305.16536
     """
-    figure, grid = _panels(len(curves), columns=2)
+    figure, grid = _panels(len(curves))
     for axes, (title, lengths) in zip(grid, curves.items(), strict=True):
-        lengths = np.asarray(lengths)[: steps + 1]
-        axes.plot(lengths[:, 0], color=_CLASS, label="class $|Wv_1|$")
-        axes.plot(lengths[:, 1], color=_SUBCLASS, label="subclass $|Wv_2|$")
+        shown = np.asarray(lengths)[: steps + 1].T
+        for color, name, values in zip(_COLORS, _FEATURES, shown, strict=False):
+            axes.plot(values, color=color, label=name)
         _dress(axes, title, "step")
     grid[0].legend(frameon=False, fontsize=8, labelcolor=INK)
     return figure
@@ -46,30 +45,20 @@ def suppression(
       sweeps: by title, strengths [s] and, by name of the loss, |W v_k| [s, K].
       thresholds: by title, the strength from which v_1 is expected to be lost.
 
-    Returns:
-      The figure.
-
     Source: Xue et al., ICML 2023
     """
-    figure, grid = _panels(len(sweeps), columns=2)
+    figure, grid = _panels(len(sweeps))
+    # Filled and open: the two losses agree below the threshold.
+    looks: tuple[dict[str, Any], ...] = (
+        {"color": _SUBCLASS, "markersize": 3},
+        {"color": _CLASS, "markersize": 5, "markerfacecolor": "none"},
+    )
     for axes, (title, (strengths, losses)) in zip(grid, sweeps.items(), strict=True):
         axes.axvline(thresholds[title], color=INK, linestyle=":", linewidth=1.0)
-        # Filled and open: the two losses agree below the threshold.
-        for (name, lengths), color, face in zip(
-            losses.items(), (_SUBCLASS, _CLASS), (_SUBCLASS, "none"), strict=True
-        ):
-            axes.plot(
-                strengths,
-                np.asarray(lengths)[:, 0],
-                color=color,
-                marker="o",
-                markerfacecolor=face,
-                markersize=5 if face == "none" else 3,
-                linewidth=1.2,
-                label=name,
-            )
+        for (name, lengths), look in zip(losses.items(), looks, strict=True):
+            axes.plot(strengths, np.asarray(lengths)[:, 0], "o-", linewidth=1.2, label=name, **look)
         _dress(axes, title, r"$\phi_k$, dotted: $\phi_1\sqrt{K-2}$")
-        axes.set_ylabel("class $|Wv_1|$", color=INK, fontsize=9)
+        axes.set_ylabel(_FEATURES[0], color=INK, fontsize=9)
     grid[0].legend(frameon=False, fontsize=8, labelcolor=INK)
     return figure
 
@@ -80,42 +69,27 @@ def joint(sweeps: Mapping[str, tuple[Sequence[float], Any]]) -> Figure:
     Args:
       sweeps: by title, betas [b] and |W v_k| [b, K].
 
-    Returns:
-      The figure.
-
     Source: Xue et al., ICML 2023
     """
-    figure, grid = _panels(len(sweeps), columns=2)
+    figure, grid = _panels(len(sweeps))
     for axes, (title, (betas, lengths)) in zip(grid, sweeps.items(), strict=True):
-        lengths = np.asarray(lengths)
-        for feature, color, name in ((0, _CLASS, "class"), (1, _SUBCLASS, "subclass")):
-            axes.plot(
-                betas,
-                lengths[:, feature],
-                color=color,
-                marker="o",
-                markersize=3,
-                linewidth=1.2,
-                label=f"{name} $|Wv_{feature + 1}|$",
-            )
+        for color, name, values in zip(_COLORS, _FEATURES, np.asarray(lengths).T, strict=False):
+            axes.plot(betas, values, "o-", color=color, markersize=3, linewidth=1.2, label=name)
         _dress(axes, title, r"$\beta$: 0 unsupervised, 1 supervised")
     grid[0].legend(frameon=False, fontsize=8, labelcolor=INK, loc="lower center")
     return figure
 
 
-def _panels(count: int, *, columns: int) -> tuple[Figure, list[Axes]]:
-    lines = -(-count // columns)
-    figure = Figure(figsize=(3.6 * columns, 2.6 * lines), dpi=160, layout="constrained")
-    grid = list(figure.subplots(lines, columns, squeeze=False, sharey=True).flat)
+def _panels(count: int) -> tuple[Figure, list[Axes]]:
+    lines = math.ceil(count / 2)
+    figure = Figure(figsize=(7.2, 2.6 * lines), dpi=160, layout="constrained")
+    grid = list(figure.subplots(lines, 2, squeeze=False, sharey=True).flat)
     for axes in grid[count:]:
         axes.set_axis_off()
     return figure, grid[:count]
 
 
 def _dress(axes: Axes, title: str, below: str) -> None:
+    dress(axes)
     axes.set_title(title, loc="left", fontsize=9, color=INK)
     axes.set_xlabel(below, color=INK, fontsize=9)
-    axes.tick_params(colors=INK, labelsize=8)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(INK)
-    axes.grid(color="#808080", alpha=0.25, linewidth=0.5)

@@ -23,7 +23,7 @@ def loss(weights: Any, covariance: Any, positives: Any) -> jax.Array:
     Args:
       weights: W, floating point [rows, d + 1].
       covariance: M, symmetric [d + 1, d + 1]; taken to W's dtype.
-      positives: P, likewise.
+      positives: P, symmetric [d + 1, d + 1]; taken to W's dtype.
 
     Returns:
       Scalar of W's dtype.
@@ -44,16 +44,7 @@ def loss(weights: Any, covariance: Any, positives: Any) -> jax.Array:
 def gradient(weights: Any, covariance: Any, positives: Any) -> jax.Array:
     """Returns the loss's gradient with respect to W: -4 W P + 4 W M W'W M.
 
-    Args:
-      weights: W, floating point [rows, d + 1].
-      covariance: M, symmetric [d + 1, d + 1].
-      positives: P, likewise.
-
-    Returns:
-      [rows, d + 1], of W's dtype.
-
-    Raises:
-      ModelError: weights not floating point, or a wrong shape.
+    Arguments and errors are those of `loss`; the result is [rows, d + 1], of W's dtype.
 
     Source: Xue et al., ICML 2023
     """
@@ -83,49 +74,13 @@ def positives(covariances: Covariances, beta: float) -> Any:
     return beta * covariances.class_means + (1 - beta) * covariances.image_means
 
 
-def supervised(weights: Any, covariances: Covariances) -> jax.Array:
-    """Returns the loss that pulls the augmentations of a class together: P = M+.
-
-    Args:
-      weights: W, floating point [rows, d + 1].
-      covariances: of a sample.
-
-    Returns:
-      Scalar of W's dtype.
-
-    Raises:
-      ModelError: as `loss`.
-
-    Source: Xue et al., ICML 2023
-    """
-    return loss(weights, covariances.everything, covariances.class_means)
-
-
-def unsupervised(weights: Any, covariances: Covariances) -> jax.Array:
-    """Returns the loss that pulls the augmentations of an image together: P = M~.
-
-    Args:
-      weights: W, floating point [rows, d + 1].
-      covariances: of a sample.
-
-    Returns:
-      Scalar of W's dtype.
-
-    Raises:
-      ModelError: as `loss`.
-
-    Source: Xue et al., ICML 2023
-    """
-    return loss(weights, covariances.everything, covariances.image_means)
-
-
 def joint(weights: Any, covariances: Covariances, beta: float) -> jax.Array:
     """Returns beta supervised + (1 - beta) unsupervised.
 
     Args:
       weights: W, floating point [rows, d + 1].
       covariances: of a sample.
-      beta: in [0, 1].
+      beta: in [0, 1]; 1 pulls the augmentations of a class together, 0 those of an image alone.
 
     Returns:
       Scalar of W's dtype.

@@ -97,9 +97,6 @@ def spectrum(factor: np.ndarray, solutions: np.ndarray) -> Spectrum:
     Args:
       factor: R, [r, d + 1].
       solutions: R M^+, [r, d + 1].
-
-    Returns:
-      Eigenvalues and eigenvectors.
     """
     gram = solutions @ factor.T
     values, vectors = np.linalg.eigh((gram + gram.T) / 2)

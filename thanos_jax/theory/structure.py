@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from thanos_jax.theory.data import Sample, check_beta
+from thanos_jax.theory.data import Sample, check_beta, without_noise
 
 # An eigenvalue below this share of the largest is rounding: features have shares of 1e-3 and more.
 _RELATIVE_ZERO = 1e-10
@@ -59,12 +59,7 @@ def structure(sample: Sample, beta: float) -> Structure:
     check_beta(beta)
     model = sample.model
     n, m, d, k = model.samples, model.augmentations, model.dim, model.features
-    image = np.arange(n)
-    clean = np.zeros((n, k + 1))
-    clean[:, 0] = sample.y * model.phi_1
-    clean[:, 1] = sample.y_sub * model.phi_2 + model.mu
-    clean[image, sample.k - 1] = sample.rho * model.phi_k
-    clean[:, k] = 1.0
+    clean = without_noise(sample)
     seen = np.repeat(clean, m, axis=0)
     axis = sample.j.ravel() - 1
     on_feature = axis < k  # only with noise="all"
@@ -76,7 +71,7 @@ def structure(sample: Sample, beta: float) -> Structure:
 
     means = np.zeros((n, d + 1))
     means[:, :k], means[:, d] = clean[:, :k], 1.0
-    np.add.at(means, (np.repeat(image, m), axis), model.sigma / m)
+    np.add.at(means, (np.repeat(np.arange(n), m), axis), model.sigma / m)
     classes = np.stack([means[sample.y == sign].mean(axis=0) for sign in (-1, 1)])
     factors = []
     if beta > 0:
