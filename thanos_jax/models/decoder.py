@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from thanos_jax.models.resnet import batch_norm, convolution
+from thanos_jax.models.mlp import layers
+from thanos_jax.models.resnet import SHORTCUT, convolve
 
 Array = jax.Array
 
@@ -67,10 +68,9 @@ class ConvDecoder(nn.Module):
             )
         for index in range(doublings):
             if index > 0:
-                maps = convolution(self.channels[-1], 3, 1, dtype=self.dtype, name=f"stem_{index}")(
-                    maps
-                )
-                maps = nn.relu(batch_norm(train, dtype=self.dtype, name=f"stem_norm_{index}")(maps))
+                names = (f"stem_{index}", f"stem_norm_{index}")
+                options = {"train": train, "dtype": self.dtype, "names": names}
+                maps = nn.relu(convolve(maps, self.channels[-1], 3, 1, **options))
             maps = enlarge(maps, 2)
         # Cropped after the convolution: the pixels at the border then have real neighbours.
         images = nn.Conv(channels, (3, 3), dtype=self.dtype, name="output")(maps)
@@ -94,15 +94,13 @@ class UpBlock(nn.Module):
     @nn.compact
     def __call__(self, maps: Array, *, train: bool) -> Array:
         """Feature maps [n, h, w, c] to [n, factor * h, factor * w, channels]."""
-        out = convolution(maps.shape[-1], 3, 1, dtype=self.dtype, name="conv_0")(maps)
-        out = nn.relu(batch_norm(train, dtype=self.dtype, name="norm_0")(out))
-        out = enlarge(out, self.factor)
-        out = convolution(self.channels, 3, 1, dtype=self.dtype, name="conv_1")(out)
-        out = batch_norm(train, dtype=self.dtype, name="norm_1")(out)
+        options = {"train": train, "dtype": self.dtype}
+        out = convolve(maps, maps.shape[-1], 3, 1, **options, names=("conv_0", "norm_0"))
+        out = enlarge(nn.relu(out), self.factor)
+        out = convolve(out, self.channels, 3, 1, **options, names=("conv_1", "norm_1"))
         if maps.shape != out.shape:
             # A 1x1 convolution commutes with repeating pixels, and is cheaper before it.
-            maps = convolution(self.channels, 1, 1, dtype=self.dtype, name="shortcut")(maps)
-            maps = batch_norm(train, dtype=self.dtype, name="shortcut_norm")(maps)
+            maps = convolve(maps, self.channels, 1, 1, **options, names=SHORTCUT)
             maps = enlarge(maps, self.factor)
         return nn.relu(out + maps)
 
@@ -132,15 +130,8 @@ class MLPDecoder(nn.Module):
             float32 [n, h, w, c], unbounded: the scale is that of normalized images.
         """
         del train
-        hidden = embeddings.astype(self.dtype)
-        for index, width in enumerate(self.widths):
-            hidden = nn.Dense(
-                width,
-                dtype=self.dtype,
-                kernel_init=nn.initializers.he_normal(),
-                name=f"layer_{index}",
-            )(hidden)
-            hidden = nn.relu(hidden)
+        hidden = layers(embeddings.astype(self.dtype), self.widths, dtype=self.dtype)
+        hidden = nn.relu(hidden) if self.widths else hidden
         values = nn.Dense(math.prod(self.image_shape), dtype=self.dtype, name="output")(hidden)
         return values.reshape(-1, *self.image_shape).astype(jnp.float32)
 
