@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -190,8 +191,9 @@ _LOADERS: dict[str, Callable[[ConfigDict], Dataset]] = {
     "digits": _digits,
     "tfds": tfds_sets.load_any,
     "tiny_imagenet": tiny_imagenet.load,
-    "folder": folder.load,
-    "waterbirds": waterbirds.load,
-    "isic": isic.load,
+    **{
+        x.name: functools.partial(folder.load, x)
+        for x in (folder.OWN, waterbirds.LAYOUT, isic.LAYOUT)
+    },
 }
 NAMES: tuple[str, ...] = tuple(_LOADERS)

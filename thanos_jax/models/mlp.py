@@ -9,6 +9,8 @@ from jax.typing import DTypeLike
 
 Array = jax.Array
 
+_HE_NORMAL = nn.initializers.he_normal()
+
 
 class MLP(nn.Module):
     """Linear layers with ReLU between them; the last layer is linear.
@@ -48,7 +50,7 @@ def layers(
     *,
     dtype: DTypeLike,
     name: str = "layer",
-    kernel_init: nn.initializers.Initializer = nn.initializers.he_normal(),
+    kernel_init: nn.initializers.Initializer = _HE_NORMAL,
 ) -> Array:
     """Linear layers NAME_0, NAME_1, ... with ReLU between them: [n, d] to [n, widths[-1]]."""
     for index, width in enumerate(widths):
