@@ -39,6 +39,7 @@ def check_labels(
     length: int | None = None,
     num_classes: int | None = None,
     least: int = 0,
+    dtype: type[np.signedinteger] = np.int64,
 ) -> np.ndarray:
     """Returns labels as int64 [n] in this process's memory.
 
@@ -48,6 +49,7 @@ def check_labels(
       length: n, the number of examples that the labels belong to; None: any number.
       num_classes: labels are 0 to num_classes - 1; None: any values.
       least: the smallest n that is accepted, where `length` is None.
+      dtype: of the result, if not int64.
 
     Raises:
       TypeError: not integers.
@@ -70,7 +72,7 @@ def check_labels(
                 f"{what}: expected labels 0 to {num_classes - 1}, got {array[row]} in row {row} "
                 f"({np.count_nonzero(outside)} of {len(array)} are out of range)"
             )
-    return array.astype(np.int64, copy=False)
+    return array.astype(dtype, copy=False)
 
 
 def check_floats(values: Any, what: str, *, length: int | None = None) -> np.ndarray:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from thanos_jax.checks import check_at_least
 from thanos_jax.data.splits import Batch, Split
 from thanos_jax.errors import MissingDependencyError
 from thanos_jax.permutations import permutation
@@ -33,11 +34,9 @@ def sample_indices(*, seed: int, step: int, batch_size: int, size: int) -> np.nd
       TypeError: an argument is not an integer.
       ValueError: an argument out of range.
     """
-    _check_batch_size(batch_size)
-    if operator.index(step) < 0:
-        raise ValueError(f"step: expected 0 or more, got {step}")
-    if operator.index(size) < 1:
-        raise ValueError(f"size: expected at least 1, got {size}")
+    check_at_least("batch_size", operator.index(batch_size), 1)
+    check_at_least("step", operator.index(step), 0)
+    check_at_least("size", operator.index(size), 1)
     parts = []
     position, end = step * batch_size, (step + 1) * batch_size
     while position < end:
@@ -78,7 +77,7 @@ def train_batches(
       TypeError: an argument is not an integer.
       ValueError: an argument out of range.
     """
-    _check_batch_size(batch_size)
+    check_at_least("batch_size", operator.index(batch_size), 1)
     if not 0 <= operator.index(first_step) <= operator.index(last_step):
         raise ValueError(
             f"steps: expected 0 <= first_step <= last_step, got {first_step} and {last_step}"
@@ -116,7 +115,7 @@ def evaluation_batches(
       TypeError: an argument is not an integer.
       ValueError: an argument out of range, or a split without examples.
     """
-    _check_batch_size(batch_size)
+    check_at_least("batch_size", operator.index(batch_size), 1)
     size = len(split)
     if size < 1:
         raise ValueError("split: expected at least one example, got 0")
@@ -128,11 +127,6 @@ def evaluation_batches(
         return {**split.read(index), "where": where, "index": index}
 
     return _each(read, 0, -(-size // batch_size), split.in_memory, read_threads)
-
-
-def _check_batch_size(batch_size: int) -> None:
-    if operator.index(batch_size) < 1:
-        raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
 
 
 class _Numbered:
@@ -149,8 +143,7 @@ class _Numbered:
 
 
 def _each(read: Any, first: int, last: int, in_memory: bool, read_threads: int) -> Iterator[Batch]:
-    if operator.index(read_threads) < 0:
-        raise ValueError(f"read_threads: expected 0 or more, got {read_threads}")
+    check_at_least("read_threads", operator.index(read_threads), 0)
     if in_memory or read_threads == 0 or first == last:
         return map(read, range(first, last))
     try:

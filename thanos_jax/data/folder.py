@@ -11,7 +11,6 @@ import collections
 import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,7 +19,7 @@ from ml_collections import ConfigDict
 from thanos_jax.data.dataset import Dataset, draw_test, read_table
 from thanos_jax.data.image_files import ImageFiles, open_image, open_splits
 from thanos_jax.data.prepared import DatasetNotFound
-from thanos_jax.data.splits import DataError
+from thanos_jax.data.splits import DataError, in_threads
 
 SPLITS = ("train", "validation", "test")
 _GREY_MODES = ("1", "L", "LA")
@@ -57,7 +56,7 @@ class Layout(NamedTuple):
       classify: (column -> cell, file and line for messages) -> coarse class, fine class and split,
         as in `Row`; raises DataError.
       pairs: (coarse, fine), as `classify` has them, of each fine class in the order of their ids;
-        (): classes are numbered in the order of their names.
+        (): in the order of their names, as coarse classes always are.
       inside: name of the folder of the table where that is distributed; "" for any.
       mode: "L" or "RGB", what images become; None for "L" if all files are grey, "RGB" otherwise.
       units: (mean, std) of each channel; empty for those of the training images.
@@ -281,11 +280,7 @@ def _inspect(
                 raise damage from error
             return damage
 
-    pool = ThreadPoolExecutor(min(os.cpu_count() or 1, 16))
-    try:
-        found = list(pool.map(header, range(len(files.paths))))
-    finally:
-        pool.shutdown(cancel_futures=True)
+    found = in_threads(header, range(len(files)))
     # The others are left out when they are read.
     headers = {n: one for n, one in enumerate(found) if not isinstance(one, DataError)}
     if not headers:

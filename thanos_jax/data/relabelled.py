@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from thanos_jax.checks import check_labels
 from thanos_jax.data.dataset import Dataset
-from thanos_jax.data.labels import check_labels
-from thanos_jax.data.splits import ArraySplit, Batch, DerivedSplit, Split
+from thanos_jax.data.splits import INT32, ArraySplit, Batch, DerivedSplit, Split
 
 
 def relabel(split: Split, coarse: np.ndarray | None) -> Split:
@@ -20,7 +20,7 @@ def relabel(split: Split, coarse: np.ndarray | None) -> Split:
       TypeError: labels are not integers.
       ValueError: negative labels, or not n of them.
     """
-    labels = split.fine if coarse is None else check_labels(coarse, 2**31 - 1, "coarse labels")
+    labels = split.fine if coarse is None else check_labels(coarse, "coarse labels", **INT32)
     if labels is None:
         return DerivedSplit(split, change=_coarse_is_fine)
     if labels.shape != (len(split),):

@@ -1,5 +1,6 @@
 """Decoders: embeddings to reconstructions of the normalized images."""
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -69,8 +70,11 @@ class ConvDecoder(nn.Module):
         for index in range(doublings):
             if index > 0:
                 names = (f"stem_{index}", f"stem_norm_{index}")
-                options = {"train": train, "dtype": self.dtype, "names": names}
-                maps = nn.relu(convolve(maps, self.channels[-1], 3, 1, **options))
+                maps = nn.relu(
+                    convolve(
+                        maps, self.channels[-1], 3, 1, train=train, dtype=self.dtype, names=names
+                    )
+                )
             maps = enlarge(maps, 2)
         # Cropped after the convolution: the pixels at the border then have real neighbours.
         images = nn.Conv(channels, (3, 3), dtype=self.dtype, name="output")(maps)
@@ -94,13 +98,13 @@ class UpBlock(nn.Module):
     @nn.compact
     def __call__(self, maps: Array, *, train: bool) -> Array:
         """Feature maps [n, h, w, c] to [n, factor * h, factor * w, channels]."""
-        options = {"train": train, "dtype": self.dtype}
-        out = convolve(maps, maps.shape[-1], 3, 1, **options, names=("conv_0", "norm_0"))
+        apply = functools.partial(convolve, train=train, dtype=self.dtype)
+        out = apply(maps, maps.shape[-1], 3, 1, names=("conv_0", "norm_0"))
         out = enlarge(nn.relu(out), self.factor)
-        out = convolve(out, self.channels, 3, 1, **options, names=("conv_1", "norm_1"))
+        out = apply(out, self.channels, 3, 1, names=("conv_1", "norm_1"))
         if maps.shape != out.shape:
             # A 1x1 convolution commutes with repeating pixels, and is cheaper before it.
-            maps = convolve(maps, self.channels, 1, 1, **options, names=SHORTCUT)
+            maps = apply(maps, self.channels, 1, 1, names=SHORTCUT)
             maps = enlarge(maps, self.factor)
         return nn.relu(out + maps)
 

@@ -1,5 +1,6 @@
 """Residual networks with a stem for small or for ImageNet-sized images."""
 
+import functools
 from collections.abc import Sequence
 
 import flax.linen as nn
@@ -101,13 +102,13 @@ class ResidualBlock(nn.Module):
         layers = [(channels, 3, stride), (channels, 3, 1)]
         if self.bottleneck:
             layers = [(channels, 1, 1), (channels, 3, stride), (4 * channels, 1, 1)]
-        options = {"train": train, "dtype": self.dtype}
+        apply = functools.partial(convolve, train=train, dtype=self.dtype)
         out = maps
         for index, layer in enumerate(layers):
             out = nn.relu(out) if index else out
-            out = convolve(out, *layer, **options, names=(f"conv_{index}", f"norm_{index}"))
+            out = apply(out, *layer, names=(f"conv_{index}", f"norm_{index}"))
         if maps.shape != out.shape:
-            maps = convolve(maps, out.shape[-1], 1, stride, **options, names=SHORTCUT)
+            maps = apply(maps, out.shape[-1], 1, stride, names=SHORTCUT)
         return nn.relu(out + maps)
 
 

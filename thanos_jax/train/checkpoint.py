@@ -149,11 +149,6 @@ class Checkpoints:
                 f"{_newest(self._folder)} Mend the cause, and give the same command again."
             ) from error
 
-    def latest_step(self) -> int | None:
-        """Returns the newest complete step, or None; it may be damaged."""
-        self.wait()
-        return max(steps(self._folder), default=None)
-
     def restore(self, like: Any, step: int) -> Any:
         """Returns the state saved at `step`; see the function `restore`."""
         self.wait()
