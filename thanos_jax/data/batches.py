@@ -129,19 +129,6 @@ def evaluation_batches(
     return _each(read, 0, -(-size // batch_size), split.in_memory, read_threads)
 
 
-class _Numbered:
-    """Batches by number, as a source for Grain."""
-
-    def __init__(self, read: Any, first: int, last: int) -> None:
-        self._read, self._first, self._last = read, first, last
-
-    def __len__(self) -> int:
-        return self._last - self._first
-
-    def __getitem__(self, number: Any) -> Batch:
-        return self._read(self._first + operator.index(number))
-
-
 def _each(read: Any, first: int, last: int, in_memory: bool, read_threads: int) -> Iterator[Batch]:
     check_at_least("read_threads", operator.index(read_threads), 0)
     if in_memory or read_threads == 0 or first == last:
@@ -154,7 +141,7 @@ def _each(read: Any, first: int, last: int, in_memory: bool, read_threads: int) 
             " pip install '.[tfds]' in the project's folder, or pass read_threads=0"
         ) from error
     options = grain.ReadOptions(num_threads=read_threads, prefetch_buffer_size=read_threads + 2)
-    source = grain.MapDataset.source(_Numbered(read, first, last))
+    source = grain.MapDataset.range(first, last).map(read)
     return _closing(iter(source.to_iter_dataset(options)))
 
 

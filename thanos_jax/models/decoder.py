@@ -3,6 +3,7 @@
 import functools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -61,20 +62,14 @@ class ConvDecoder(nn.Module):
             factor = 2 if doublings > 0 and stage < len(self.channels) - 1 else 1
             doublings -= factor - 1
             # ResNet18 has two blocks a stage; mirrored, the second one changes the shape.
-            maps = UpBlock(maps.shape[-1], dtype=self.dtype, name=f"stage_{stage}_block_0")(
-                maps, train=train
-            )
-            maps = UpBlock(width_out, factor, dtype=self.dtype, name=f"stage_{stage}_block_1")(
-                maps, train=train
-            )
+            for index, shape in enumerate([(maps.shape[-1], 1), (width_out, factor)]):
+                block = UpBlock(*shape, dtype=self.dtype, name=f"stage_{stage}_block_{index}")
+                maps = block(maps, train=train)
         for index in range(doublings):
             if index > 0:
                 names = (f"stem_{index}", f"stem_norm_{index}")
-                maps = nn.relu(
-                    convolve(
-                        maps, self.channels[-1], 3, 1, train=train, dtype=self.dtype, names=names
-                    )
-                )
+                options: Any = {"train": train, "dtype": self.dtype, "names": names}
+                maps = nn.relu(convolve(maps, self.channels[-1], 3, 1, **options))
             maps = enlarge(maps, 2)
         # Cropped after the convolution: the pixels at the border then have real neighbours.
         images = nn.Conv(channels, (3, 3), dtype=self.dtype, name="output")(maps)
@@ -141,15 +136,7 @@ class MLPDecoder(nn.Module):
 
 
 def enlarge(maps: Array, factor: int) -> Array:
-    """Every pixel repeated factor x factor times: [n, h, w, c] to [n, factor h, factor w, c].
-
-    Args:
-        maps: [n, h, w, c].
-        factor: positive integer.
-
-    Returns:
-        [n, factor * h, factor * w, c].
-    """
+    """Every pixel repeated factor x factor times: [n, h, w, c] to [n, factor h, factor w, c]."""
     if factor == 1:
         return maps
     count, height, width, channels = maps.shape
@@ -159,13 +146,8 @@ def enlarge(maps: Array, factor: int) -> Array:
 
 
 def number_of_doublings(height: int, width: int) -> int:
-    """How often the decoder doubles its map: to 4 x 4 at the start, at most five times.
+    """How often the decoder doubles its map for an image of height x width pixels.
 
-    Args:
-        height: of the image, in pixels.
-        width: of the image, in pixels.
-
-    Returns:
-        min(5, ceil(log2(max(height, width) / 4))), at least 0.
+    From 4 x 4, at most five times: min(5, ceil(log2(max(height, width) / 4))), at least 0.
     """
     return min(_MOST_DOUBLINGS, max(0, math.ceil(math.log2(max(height, width) / 4))))
