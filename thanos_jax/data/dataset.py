@@ -174,11 +174,10 @@ def group_counts(dataset: Dataset) -> dict[str, np.ndarray]:
     Returns:
       split -> int64 [num_fine].
     """
-    known = {name: split.fine for name, split in dataset.splits.items()}
     return {
         name: np.bincount(fine, minlength=len(dataset.fine_names)).astype(np.int64)
-        for name, fine in known.items()
-        if fine is not None
+        for name, split in dataset.splits.items()
+        if (fine := split.fine) is not None
     }
 
 

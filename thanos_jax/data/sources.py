@@ -27,22 +27,9 @@ from thanos_jax.data.dataset import (
     labels,
     moments,
 )
-from thanos_jax.data.prepared import DatasetNotFound
 from thanos_jax.data.relabelled import with_fine_classes
 from thanos_jax.data.specs import SPECS
 from thanos_jax.data.splits import ArraySplit, DataError, Split
-
-__all__ = [
-    "BACKGROUNDS",
-    "CLASSES",
-    "NAMES",
-    "ArraySplit",
-    "DataError",
-    "Dataset",
-    "DatasetNotFound",
-    "Split",
-    "load",
-]
 
 BACKGROUNDS: tuple[str, ...] = ("none", *BACKGROUND_CHANNELS)
 CLASSES = ("coarse", "fine")

@@ -218,10 +218,8 @@ class Checkpoints:
         if contents["metrics"]:
             return
         self._metrics[step] = {key: float(value) for key, value in metrics.items()}
-        known = {key: contents[key] for key in ("step", "saved", "arrays", "files")}
-        write_atomically(
-            path / checksums.FILE, checksums.dumps(metrics=self._metrics[step], **known)
-        )
+        annotated = {**contents, "metrics": self._metrics[step]}
+        write_atomically(path / checksums.FILE, checksums.dumps(**annotated))
         self._remove()
 
     def _remove(self) -> None:
