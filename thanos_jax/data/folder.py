@@ -1,8 +1,9 @@
-"""Image files in a folder, with a table that has a line for each image; users' own, as OWN says.
+"""Sets of image files: a folder, and a table in it with a line for each image.
 
-A user's labels.csv has the columns filename (below its folder), coarse, fine and perhaps split.
-Classes are numbered in the order of their names. A fine class is a pair of a coarse and a fine
-name; where a fine name occurs below several coarse names, it is shown as "coarse / fine".
+OWN is the layout of a user's own images. Its labels.csv has the columns filename (below its
+folder), coarse, fine and perhaps split. Classes are numbered in the order of their names. A fine
+class is a pair of a coarse and a fine name; where a fine name occurs below several coarse names, it
+is shown as "coarse / fine".
 """
 
 from __future__ import annotations
@@ -103,10 +104,11 @@ def load(layout: Layout, config_data: ConfigDict) -> Dataset:
         pairs, fine_names = _name_classes(rows)
     coarse_names = tuple(sorted({coarse for coarse, _ in pairs}))
     fine_of = {pair: number for number, pair in enumerate(pairs)}
+    coarse_of = {coarse: number for number, coarse in enumerate(coarse_names)}
     files = ImageFiles(
         [os.path.join(folder, row.filename) for row in rows],
         np.array([fine_of[row.coarse, row.fine] for row in rows], np.int32),
-        np.array([coarse_names.index(row.coarse) for row in rows], np.int32),
+        np.array([coarse_of[row.coarse] for row in rows], np.int32),
         [f"{row.filename}, {table}, line {row.line}" for row in rows],
     )
     split_of = _split(table, rows, files.fine, fine_names)

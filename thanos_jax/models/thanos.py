@@ -99,7 +99,7 @@ class Thanos(nn.Module):
                 self.projection,
                 dtype=self.dtype,
                 name="projection",
-                kernel_init=nn.initializers.lecun_normal(),
+                kernel_init=nn.initializers.lecun_normal(),  # as in all layers of this module
             ).astype(jnp.float32),
             "logits": logits,
         }
