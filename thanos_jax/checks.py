@@ -39,6 +39,7 @@ def check_labels(
     length: int | None = None,
     num_classes: int | None = None,
     least: int = 0,
+    dtype: type[np.signedinteger] = np.int64,
 ) -> np.ndarray:
     """Returns labels as int64 [n] in this process's memory.
 
@@ -48,20 +49,13 @@ def check_labels(
       length: n, the number of examples that the labels belong to; None: any number.
       num_classes: labels are 0 to num_classes - 1; None: any values.
       least: the smallest n that is accepted, where `length` is None.
+      dtype: of the result, if not int64.
 
     Raises:
       TypeError: not integers.
       ValueError: another shape, or a label out of range; names the first such row.
     """
-    array = np.asarray(labels)
-    _check_any_length(array, what, length, least)
-    if not np.issubdtype(array.dtype, np.integer):
-        raise TypeError(f"{what}: expected integers [{_n(length)}], got dtype {array.dtype}")
-    if length is not None and array.shape != (length,):
-        raise ValueError(
-            f"{what}: expected shape ({length},), one label for each example, "
-            f"got shape {array.shape}"
-        )
+    array = _check_vector(labels, what, np.integer, "integers", length, least)
     if num_classes is not None:
         outside = (array < 0) | (array >= num_classes)
         if outside.any():
@@ -70,7 +64,7 @@ def check_labels(
                 f"{what}: expected labels 0 to {num_classes - 1}, got {array[row]} in row {row} "
                 f"({np.count_nonzero(outside)} of {len(array)} are out of range)"
             )
-    return array.astype(np.int64, copy=False)
+    return array.astype(dtype, copy=False)
 
 
 def check_floats(values: Any, what: str, *, length: int | None = None) -> np.ndarray:
@@ -78,12 +72,7 @@ def check_floats(values: Any, what: str, *, length: int | None = None) -> np.nda
 
     ValueError where a number is not finite, too; it names the first such row.
     """
-    array = np.asarray(values)
-    _check_any_length(array, what, length, 1)
-    if not np.issubdtype(array.dtype, np.floating):
-        raise TypeError(f"{what}: expected floating point [{_n(length)}], got dtype {array.dtype}")
-    if length is not None and array.shape != (length,):
-        raise ValueError(f"{what}: expected shape ({length},), got shape {array.shape}")
+    array = _check_vector(values, what, np.floating, "floating point", length, 1)
     if not np.isfinite(array).all():
         row = int(np.argmin(np.isfinite(array)))
         raise ValueError(f"{what}: expected finite numbers, got {array[row]} in row {row}")
@@ -101,11 +90,19 @@ def check_flags(values: Any, what: str, shape: tuple[int, ...] | None = None) ->
     return array
 
 
-def _check_any_length(array: np.ndarray, what: str, length: int | None, least: int) -> None:
+def _check_vector(
+    values: Any, what: str, kind: type, words: str, length: int | None, least: int
+) -> np.ndarray:
+    """Returns an array of one dimension, checked for its length and the kind of its dtype."""
+    array = np.asarray(values)
     if length is None and (array.ndim != 1 or len(array) < least):
         bound = f" with n >= {least}" if least else ""
         raise ValueError(f"{what}: expected [n]{bound}, got shape {array.shape}")
-
-
-def _n(length: int | None) -> int | str:
-    return "n" if length is None else length
+    if not np.issubdtype(array.dtype, kind):
+        n = "n" if length is None else length
+        raise TypeError(f"{what}: expected {words} [{n}], got dtype {array.dtype}")
+    if length is not None and array.shape != (length,):
+        raise ValueError(
+            f"{what}: expected shape ({length},), one for each example, got shape {array.shape}"
+        )
+    return array

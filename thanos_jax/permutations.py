@@ -45,9 +45,9 @@ def permutation(seed: int, stream: int, size: int) -> np.ndarray:
     """
     for name, value in (("seed", seed), ("stream", stream)):
         if not 0 <= operator.index(value) < 2**64:
-            raise ValueError(f"{name} must be in [0, 2**64), got {value}")
+            raise ValueError(f"{name}: expected at least 0 and below 2**64, got {value}")
     if operator.index(size) < 1:
-        raise ValueError(f"size must be at least 1, got {size}")
+        raise ValueError(f"size: expected at least 1, got {size}")
     words = np.random.Philox(key=np.array([seed, stream], np.uint64)).random_raw(size)
     order = np.argsort(words, kind="stable").astype(np.int64, copy=False)
     order.flags.writeable = False

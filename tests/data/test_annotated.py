@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from thanos_jax.data.annotated import AnnotatedSplit
+from thanos_jax.data.annotated import annotate
 from thanos_jax.data.splits import ArraySplit
 
 IMAGES = np.arange(5, dtype=np.uint8).reshape(5, 1, 1, 1)
@@ -11,7 +11,7 @@ SPLIT = ArraySplit(IMAGES, np.arange(5), np.arange(5) % 2)
 
 
 def test_columns_and_repetitions_go_with_their_examples():
-    found = AnnotatedSplit(SPLIT, {"weight": np.arange(5) / 2}, np.array([4, 1, 1]))
+    found = annotate(SPLIT, {"weight": np.arange(5) / 2}, np.array([4, 1, 1]))
     assert len(found) == 3
     assert found.in_memory
     assert found.fine.tolist() == [4, 1, 1]
@@ -20,7 +20,7 @@ def test_columns_and_repetitions_go_with_their_examples():
     assert batch["image"].ravel().tolist() == batch["fine"].tolist() == [1, 4]
     assert batch["weight"].tolist() == [0.5, 2.0]
     assert found.subset(np.array([0])).read(np.array([0]))["weight"].tolist() == [2.0]
-    whole = AnnotatedSplit(SPLIT, {})
+    whole = annotate(SPLIT, {})
     assert whole.read(np.arange(5))["coarse"].tolist() == [0, 1, 0, 1, 0]
 
 
@@ -35,4 +35,4 @@ def test_columns_and_repetitions_go_with_their_examples():
 )
 def test_what_does_not_fit_is_refused(columns, rows, words):
     with pytest.raises(ValueError, match=words):
-        AnnotatedSplit(SPLIT, columns, rows)
+        annotate(SPLIT, columns, rows)

@@ -347,14 +347,14 @@ def test_normalize_and_back():
 @pytest.mark.parametrize(
     ("settings", "match"),
     [
-        ({"crop_scale": (0.0, 1.0)}, "crop_scale must be .*got"),
+        ({"crop_scale": (0.0, 1.0)}, "crop_scale: expected .*got"),
         ({"crop_scale": (0.5, 1.5)}, "crop_scale"),
         ({"crop_ratio": (2.0, 1.0)}, "crop_ratio"),
         ({"crop_ratio": (1.0,)}, "crop_ratio"),
-        ({"flip": 1.5}, "flip must be a probability.*1.5"),
+        ({"flip": 1.5}, "flip: expected a share.*1.5"),
         ({"jitter_probability": -0.1}, "jitter_probability"),
         ({"grey_probability": 2}, "grey_probability"),
-        ({"jitter": (0.4, 0.4, 0.4)}, "jitter must be four"),
+        ({"jitter": (0.4, 0.4, 0.4)}, "jitter: expected four"),
         ({"jitter": (0.4, -0.4, 0.4, 0.1)}, "jitter"),
         ({"jitter": (0.4, 0.4, 0.4, 0.6)}, "hue at most 0.5"),
     ],
@@ -366,18 +366,18 @@ def test_settings_out_of_range_are_named(settings, match):
 
 def test_images_that_do_not_fit_are_named():
     key = jax.random.key(0)
-    with pytest.raises(ValueError, match=r"images must be \[n, h, w, c\]; got shape \(4, 4, 3\)"):
+    with pytest.raises(ValueError, match=r"images: expected \[n, h, w, c\], got shape \(4, 4, 3\)"):
         augment.augment(key, jnp.zeros((4, 4, 3)))
-    with pytest.raises(TypeError, match="uint8 or floating; got int32"):
+    with pytest.raises(TypeError, match="uint8 or floating, got int32"):
         augment.augment(key, jnp.zeros((1, 4, 4, 3), jnp.int32))
     with pytest.raises(ValueError, match="1 or 3 channels"):
         augment.augment(key, jnp.zeros((1, 4, 4, 2)))
     # Without colour changes any number of channels will do.
     many = augment.augment(key, jnp.ones((1, 4, 4, 5)), **{**OFF, "flip": 0.5})
     np.testing.assert_array_equal(many, 1)
-    with pytest.raises(ValueError, match="num_views must be at least 1; got 0"):
+    with pytest.raises(ValueError, match="num_views: expected at least 1, got 0"):
         augment.views(key, jnp.zeros((1, 4, 4, 3)), 0)
-    with pytest.raises(ValueError, match="mean must hold one number per channel"):
+    with pytest.raises(ValueError, match="mean: expected one number per channel"):
         augment.normalize(jnp.zeros((1, 4, 4, 3)), (0.5,), (0.5,))
-    with pytest.raises(ValueError, match="std must be positive"):
+    with pytest.raises(ValueError, match="std: expected positive"):
         augment.unnormalize(jnp.zeros((1, 4, 4, 1)), (0.5,), (0.0,))

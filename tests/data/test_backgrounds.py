@@ -224,8 +224,12 @@ def streamed(split):
 
 def test_from_disk_is_in_memory():
     plain = digits(background="none").splits["test"]
-    held = backgrounds.lay_over_photographs(plain, 5, "test")
-    lazy = backgrounds.lay_over_photographs(streamed(plain), 5, "test")
+    held, lazy = (
+        backgrounds.with_images(
+            split, lambda images, rows: over_photographs(images, 5, "test", numbers=rows)
+        )
+        for split in (plain, streamed(plain))
+    )
     assert held.in_memory
     assert not lazy.in_memory
     assert len(lazy) == len(held)

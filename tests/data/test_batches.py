@@ -81,7 +81,7 @@ def test_permutation_depends_on_seed_and_stream():
     [((-1, 0, 3), "seed"), ((2**64, 0, 3), "seed"), ((0, -1, 3), "stream"), ((0, 0, 0), "size")],
 )
 def test_permutation_refuses(arguments, message):
-    with pytest.raises(ValueError, match=f"{message} must"):
+    with pytest.raises(ValueError, match=f"{message}: expected"):
         permutation(*arguments)
 
 
@@ -126,8 +126,8 @@ def test_sample_indices_may_be_changed_by_their_owner():
     [
         ({"batch_size": 0}, "batch_size: expected at least 1, got 0"),
         ({"size": 0}, "size: expected at least 1, got 0"),
-        ({"step": -1}, "step: expected 0 or more, got -1"),
-        ({"seed": -1}, "seed must be in"),
+        ({"step": -1}, "step: expected at least 0, got -1"),
+        ({"seed": -1}, "seed: expected at least 0 and below"),
     ],
 )
 def test_sample_indices_refuses(changes, message):
@@ -236,9 +236,9 @@ def test_without_grain_the_extra_is_named(monkeypatch):
         ({"batch_size": 0}, "batch_size: expected at least 1"),
         ({"first_step": -1}, "0 <= first_step <= last_step, got -1 and 5"),
         ({"first_step": 6}, "0 <= first_step <= last_step, got 6 and 5"),
-        ({"seed": -1}, "seed must be in"),
-        ({"read_threads": -1}, "read_threads: expected 0 or more"),
-        ({"split": array_split(0)}, "size must be at least 1, got 0"),
+        ({"seed": -1}, "seed: expected at least 0 and below"),
+        ({"read_threads": -1}, "read_threads: expected at least 0"),
+        ({"split": array_split(0)}, "size: expected at least 1, got 0"),
     ],
 )
 def test_train_batches_refuses_before_the_first_batch(changes, message):
@@ -285,7 +285,7 @@ def test_evaluation_sees_every_example_once_and_in_order(kind, size, batch_size)
     ("changes", "message"),
     [
         ({"batch_size": 0}, "batch_size: expected at least 1, got 0"),
-        ({"read_threads": -1}, "read_threads: expected 0 or more, got -1"),
+        ({"read_threads": -1}, "read_threads: expected at least 0, got -1"),
         ({"split": array_split(0)}, "split: expected at least one example, got 0"),
     ],
 )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from thanos_jax import config as schema
-from thanos_jax.data import sources
+from thanos_jax.data import DatasetNotFound, sources
 from thanos_jax.data.dataset import moments
 from thanos_jax.data.specs import SPECS
 from thanos_jax.data.splits import ArraySplit, DataError
@@ -363,7 +363,7 @@ def test_most_of_a_split_is_not_left_out(tmp_path):
 def test_without_a_table_the_message_has_its_columns(tmp_path):
     for folder in ("", str(tmp_path)):
         with pytest.raises(
-            sources.DatasetNotFound,
+            DatasetNotFound,
             match=rf"data\.data_dir: .*labels\.csv, with the columns filename, .* got '{folder}'",
         ):
             load(folder)

@@ -70,9 +70,11 @@ def test_no_bits_change_nothing(images):
 
 def test_bad_arguments_are_named(images):
     inputs = jnp.ones((4, 3, 3, 1))
-    with pytest.raises(ValueError, match="bits must be 0 to 32; got 33"):
+    with pytest.raises(ValueError, match="bits: expected 0 to 32, got 33"):
         random_bits.append(inputs, images[:4], bits=33)
-    with pytest.raises(ValueError, match="form must be one of channels, integer; got 'bits'"):
+    with pytest.raises(
+        ValueError, match=r"form: expected one of .*'channels', 'integer'.*, got 'bits'"
+    ):
         random_bits.append(inputs, images[:4], bits=3, form="bits")
-    with pytest.raises(TypeError, match="images must be uint8 to be hashed; got float32"):
+    with pytest.raises(TypeError, match="images: expected uint8, to be hashed, got float32"):
         random_bits.append(inputs, np.ones((4, 3, 3, 1), np.float32), bits=3)

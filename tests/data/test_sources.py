@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from thanos_jax import config as schema
-from thanos_jax.data import prepared, sources
+from thanos_jax.data import DatasetNotFound, prepared, sources
 from thanos_jax.data.batches import train_batches
 from thanos_jax.data.rare import thin_out
 from thanos_jax.data.specs import SPECS
@@ -316,7 +316,7 @@ def test_moments_that_an_entry_leaves_out_are_measured(tmp_path, monkeypatch):
 
 
 def test_missing_data_set_says_where_it_looked_and_both_ways_out(tmp_path):
-    with pytest.raises(sources.DatasetNotFound) as caught:
+    with pytest.raises(DatasetNotFound) as caught:
         sources.load(config("cifar10", data_dir=str(tmp_path)))
     message = str(caught.value)
     assert isinstance(caught.value, FileNotFoundError)
@@ -328,18 +328,16 @@ def test_missing_data_set_says_where_it_looked_and_both_ways_out(tmp_path):
 
 def test_default_folder_is_that_of_tfds(tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "here"))
-    with pytest.raises(sources.DatasetNotFound, match=str(tmp_path / "here" / "mnist")):
+    with pytest.raises(DatasetNotFound, match=str(tmp_path / "here" / "mnist")):
         sources.load(config("mnist"))
     monkeypatch.delenv("TFDS_DATA_DIR")
     monkeypatch.setenv("HOME", str(tmp_path))
-    with pytest.raises(
-        sources.DatasetNotFound, match=str(tmp_path / "tensorflow_datasets" / "mnist")
-    ):
+    with pytest.raises(DatasetNotFound, match=str(tmp_path / "tensorflow_datasets" / "mnist")):
         sources.load(config("mnist"))
 
 
 def test_cifar100_u_is_prepared_as_cifar100(tmp_path):
-    with pytest.raises(sources.DatasetNotFound, match="tfds build cifar100 "):
+    with pytest.raises(DatasetNotFound, match="tfds build cifar100 "):
         sources.load(config("cifar100_u", data_dir=str(tmp_path)))
 
 
@@ -363,7 +361,7 @@ def test_newest_version_is_read_and_interrupted_downloads_are_not(tmp_path):
     assert prepared.find("mnist", str(tmp_path)).folder.name == "3.0.10"
     for version in ("3.0.1", "3.0.9", "3.0.10"):
         shutil.rmtree(folder.parent / version)
-    with pytest.raises(sources.DatasetNotFound):
+    with pytest.raises(DatasetNotFound):
         prepared.find("mnist", str(tmp_path))
 
 

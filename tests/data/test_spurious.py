@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from thanos_jax import config as schema
-from thanos_jax.data import group_counts, sources, spurious
-from thanos_jax.data.backgrounds import lay_over_photographs
+from thanos_jax.data import backgrounds, group_counts, sources
+from thanos_jax.data.backgrounds import over_photographs, with_images
 from thanos_jax.data.splits import RecordSplit
 from thanos_jax.data.spurious import assign, over_backgrounds
 from thanos_jax.errors import ConfigError
@@ -148,7 +148,7 @@ def test_phases_depend_on_number_split_and_seed_only(monkeypatch):
     order = np.array([41, 3, 3, 0, 17])
     part = over_backgrounds(images[order], background[order], numbers=order, **options)
     np.testing.assert_array_equal(part, whole[order])
-    monkeypatch.setattr(spurious, "_CHUNK", 7)
+    monkeypatch.setattr(backgrounds, "_CHUNK", 7)
     np.testing.assert_array_equal(over_backgrounds(images, background, **options), whole)
     for change in ({"seed": 4}, {"split": "test"}):
         other = over_backgrounds(images, background, **{**options, **change})
@@ -289,7 +289,10 @@ def test_group_counts_leave_out_what_would_have_to_be_read():
         counts["test"], np.bincount(dataset.splits["test"].fine, minlength=10)
     )
     unknown = streamed(dataset.splits["test"])
-    for split in (unknown, lay_over_photographs(unknown, 0, "test")):
+    changed = with_images(
+        unknown, lambda images, rows: over_photographs(images, 0, "test", numbers=rows)
+    )
+    for split in (unknown, changed):
         splits = {**dataset.splits, "test": split}
         assert set(group_counts(dataset._replace(splits=splits))) == {"train", "validation"}
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from thanos_jax import config as schema
-from thanos_jax.data import sources
+from thanos_jax.data import DatasetNotFound, sources
 from thanos_jax.data.splits import DataError
 
 tfds = pytest.importorskip("tensorflow_datasets")
@@ -195,7 +195,7 @@ def test_configs_and_versions(tmp_path):
         ("shapes/small:2.0.0", r"2\.0\.0/dataset_info\.json .*tfds build shapes/small:2\.0\.0 "),
         ("shapes", r"holds the configs small\. Either prepare it: .* tfds build shapes "),
     ):
-        with pytest.raises(sources.DatasetNotFound, match=words):
+        with pytest.raises(DatasetNotFound, match=words):
             load(tmp_path, tfds=name)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from thanos_jax import config as schema
-from thanos_jax.data import sources, tiny_imagenet
+from thanos_jax.data import DatasetNotFound, sources, tiny_imagenet
 from thanos_jax.data.splits import DataError
 
 # Not in sorted order, as in the real wnids.txt.
@@ -242,9 +242,7 @@ def test_coarse_map_is_for_tiny_imagenet_only():
 
 @pytest.mark.parametrize("data_dir", ["", "nowhere"])
 def test_missing_data_say_what_to_do(data_dir):
-    with pytest.raises(
-        sources.DatasetNotFound, match=rf"wnids\.txt .*docs/data\.md\), got '{data_dir}'"
-    ):
+    with pytest.raises(DatasetNotFound, match=rf"wnids\.txt .*docs/data\.md\), got '{data_dir}'"):
         load(data_dir)
 
 

@@ -8,7 +8,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from thanos_jax.models import ResNet, resnet18, resnet50
-from thanos_jax.models.resnet import BasicBlock, BottleneckBlock
+from thanos_jax.models.resnet import ResidualBlock
 
 
 def _tiny(**settings):
@@ -73,16 +73,16 @@ def _convolve(maps, kernel, stride):
 
 
 @pytest.mark.parametrize(
-    ("block", "strides", "stride", "channels_in"),
+    ("bottleneck", "strides", "stride", "channels_in"),
     [
-        (BasicBlock, (0, 1), 2, 3),
-        (BasicBlock, (0, 1), 1, 4),
-        (BottleneckBlock, (1,), 2, 3),
-        (BottleneckBlock, (1,), 1, 16),
+        (False, (0, 1), 2, 3),
+        (False, (0, 1), 1, 4),
+        (True, (1,), 2, 3),
+        (True, (1,), 1, 16),
     ],
 )
-def test_blocks_are_those_of_numpy(block, strides, stride, channels_in, fill, apply):
-    model = block(channels=4, stride=stride)
+def test_blocks_are_those_of_numpy(bottleneck, strides, stride, channels_in, fill, apply):
+    model = ResidualBlock(channels=4, bottleneck=bottleneck, stride=stride)
     maps = _images((2, 7, 6, channels_in))
     variables = fill(model, maps)
     params, averages = (
@@ -95,7 +95,7 @@ def test_blocks_are_those_of_numpy(block, strides, stride, channels_in, fill, ap
         return scaled * params[name]["scale"] + params[name]["bias"]
 
     images = np.asarray(maps, np.float64)
-    out, layers = images, 2 if block is BasicBlock else 3
+    out, layers = images, 3 if bottleneck else 2
     for layer in range(layers):
         strided = stride if layer == strides[0] else 1
         out = _convolve(out, params[f"conv_{layer}"]["kernel"], strided)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from thanos_jax.checks import check_at_least, check_share
 from thanos_jax.data import colour
 
 Array = jax.Array
@@ -60,15 +61,15 @@ def augment(
     images = _to_unit(images)
     smallest, largest = _interval("crop_scale", crop_scale, high=1.0)
     ratio = _interval("crop_ratio", crop_ratio)
-    _probability("flip", flip)
-    _probability("jitter_probability", jitter_probability)
-    _probability("grey_probability", grey_probability)
+    check_share("flip", flip)
+    check_share("jitter_probability", jitter_probability)
+    check_share("grey_probability", grey_probability)
     strengths = _strengths(jitter, images.shape[-1])
     jittered = jitter_probability > 0 and any(strengths)
     channels = images.shape[-1]
     if (jittered or grey_probability > 0) and channels not in (1, 3):
         raise ValueError(
-            f"images must have 1 or 3 channels for jitter and grey; got shape {images.shape}; "
+            f"images: expected 1 or 3 channels for jitter and grey, got shape {images.shape}; "
             "set jitter_probability=0 and grey_probability=0 for other images"
         )
 
@@ -105,8 +106,7 @@ def views(key: Array, images: Array, num_views: int, **settings: Any) -> Array:
         TypeError: as `augment`.
         ValueError: num_views < 1; as `augment`.
     """
-    if num_views < 1:
-        raise ValueError(f"num_views must be at least 1; got {num_views}")
+    check_at_least("num_views", num_views, 1)
     drawn = augment(key, jnp.repeat(images, num_views, axis=0), **settings)
     return drawn.reshape(images.shape[0], num_views, *drawn.shape[1:])
 
@@ -223,11 +223,11 @@ def _to_unit(images: Array, rank: int | None = 4) -> Array:
     """Images as float32 in [0, 1]."""
     images = jnp.asarray(images)
     if rank is not None and images.ndim != rank:
-        raise ValueError(f"images must be [n, h, w, c]; got shape {images.shape}")
+        raise ValueError(f"images: expected [n, h, w, c], got shape {images.shape}")
     if images.dtype == jnp.uint8:
         return images.astype(jnp.float32) / 255.0
     if not jnp.issubdtype(images.dtype, jnp.floating):
-        raise TypeError(f"images must be uint8 or floating; got {images.dtype}")
+        raise TypeError(f"images: expected uint8 or floating, got {images.dtype}")
     return images.astype(jnp.float32)
 
 
@@ -239,10 +239,10 @@ def _statistics(
     for name, values in (("mean", mean), ("std", std)):
         if np.shape(values) != shape[-1:]:
             raise ValueError(
-                f"{name} must hold one number per channel of images {shape}; got {values}"
+                f"{name}: expected one number per channel of images {shape}, got {values}"
             )
     if not all(value > 0 for value in std):
-        raise ValueError(f"std must be positive; got {tuple(std)}")
+        raise ValueError(f"std: expected positive numbers, got {tuple(std)}")
     lead = (1,) * (len(shape) - 1) + (-1,)
     return np.array(mean, np.float32).reshape(lead), np.array(std, np.float32).reshape(lead)
 
@@ -250,13 +250,8 @@ def _statistics(
 def _interval(name: str, values: Sequence[float], high: float = math.inf) -> tuple[float, float]:
     values = tuple(values)
     if len(values) != 2 or not 0 < values[0] <= values[1] <= high:
-        raise ValueError(f"{name} must be (low, high) with 0 < low <= high <= {high}; got {values}")
+        raise ValueError(f"{name}: expected 0 < low <= high <= {high}, got {values}")
     return values
-
-
-def _probability(name: str, value: float) -> None:
-    if not 0 <= value <= 1:
-        raise ValueError(f"{name} must be a probability in [0, 1]; got {value}")
 
 
 def _strengths(jitter: Sequence[float], channels: int) -> tuple[float, ...]:
@@ -264,7 +259,7 @@ def _strengths(jitter: Sequence[float], channels: int) -> tuple[float, ...]:
     jitter = tuple(jitter)
     if len(jitter) != 4 or not all(strength >= 0 for strength in jitter) or jitter[3] > 0.5:
         raise ValueError(
-            "jitter must be four strengths >= 0 (brightness, contrast, saturation, hue), "
-            f"hue at most 0.5; got {jitter}"
+            "jitter: expected four strengths >= 0 (brightness, contrast, saturation, hue), hue at "
+            f"most 0.5, got {jitter}"
         )
     return (*jitter[:2], 0.0, 0.0) if channels == 1 else jitter

@@ -56,12 +56,8 @@ def over_photographs(
       >>> over_photographs(np.zeros((2, 8, 8, 1), np.uint8), seed=0, split="train").shape
       (2, 8, 8, 3)
     """
-    if images.dtype != np.uint8:
-        raise TypeError(f"images: expected uint8, got {images.dtype}")
-    if images.ndim != 4 or images.shape[-1] != 1:
-        raise ValueError(f"images: expected shape [n, h, w, 1], got {images.shape}")
-    if split not in PHOTOGRAPH:
-        raise ValueError(f"split: expected one of {', '.join(PHOTOGRAPH)}, got {split!r}")
+    check_grey(images)
+    check_split(split)
     size, height, width, _ = images.shape
     photographs = _photographs()
     middle = photographs.shape[2] // 2
@@ -79,66 +75,72 @@ def over_photographs(
     )
     # A remainder by some hundreds of 64 random bits is as good as uniform.
     places = (words.reshape(-1, 3)[numbers] % np.array(crops.shape[:3], np.uint64)).astype(np.int64)
-    result = np.empty((size, height, width, 3), np.uint8)
-    for start in range(0, size, _CHUNK):
-        rows = slice(start, start + _CHUNK)
+
+    def behind(rows: slice) -> np.ndarray:
         photograph, top, left = places[rows].T
-        result[rows] = white_over(images[rows], np.moveaxis(crops[photograph, top, left], 1, -1))
-    return result
+        return np.moveaxis(crops[photograph, top, left], 1, -1)
+
+    return white_over(images, behind, channels=3)
 
 
-def white_over(images: np.ndarray, background: np.ndarray) -> np.ndarray:
+def white_over(
+    images: np.ndarray, behind: Callable[[slice], np.ndarray], *, channels: int
+) -> np.ndarray:
     """Grey images, in white, over backgrounds: a pixel of level a is a / 255 white.
 
     Args:
       images: uint8 [n, h, w, 1].
-      background: uint8, of a shape that broadcasts with that of images.
+      behind: rows of the images -> their backgrounds, uint8, of a shape that broadcasts to theirs.
+      channels: of the backgrounds.
 
     Returns:
-      uint8, of the broadcast shape, rounded.
+      uint8 [n, h, w, channels], rounded.
     """
-    alpha = images.astype(np.uint16)
-    return ((alpha * 255 + (255 - alpha) * background + 127) // 255).astype(np.uint8)
+    result = np.empty((*images.shape[:3], channels), np.uint8)
+    for start in range(0, len(images), _CHUNK):
+        rows = slice(start, start + _CHUNK)
+        alpha = images[rows].astype(np.uint16)
+        result[rows] = (alpha * 255 + (255 - alpha) * behind(rows) + 127) // 255
+    return result
 
 
-def lay_over_photographs(grey: Split, seed: int, split: str, *, first: int = 0) -> Split:
-    """The same examples over photographs, in memory if they were; see `over_photographs`.
+def check_grey(images: np.ndarray) -> None:
+    """Raises TypeError or ValueError unless images are uint8 [n, h, w, 1]."""
+    if images.dtype != np.uint8:
+        raise TypeError(f"images: expected uint8, got {images.dtype}")
+    if images.ndim != 4 or images.shape[-1] != 1:
+        raise ValueError(f"images: expected shape [n, h, w, 1], got {images.shape}")
 
-    Args:
-      grey: one-channel images, as stored.
-      seed: as in `over_photographs`.
-      split: "train" or "test".
-      first: number of the first image.
 
-    Returns:
-      A split of images with three channels.
-    """
-    return with_images(
-        grey,
-        lambda images, rows: over_photographs(images, seed, split, numbers=first + rows),
-    )
+def check_split(split: str) -> None:
+    """Raises ValueError unless a split has draws of its own: "train" or "test"."""
+    if split not in PHOTOGRAPH:
+        raise ValueError(f"split: expected one of {', '.join(PHOTOGRAPH)}, got {split!r}")
 
 
 def with_images(
     split: Split,
     change: Callable[[np.ndarray, np.ndarray], np.ndarray],
     fine: np.ndarray | None = None,
+    *,
+    first: int = 0,
 ) -> Split:
     """The same examples with other images, changed at once if they are in memory.
 
     Args:
       split: n examples.
-      change: (uint8 [b, h, w, c], int64 [b] their numbers in the split) -> uint8 [b, h, w, other].
+      change: (uint8 [b, h, w, c], int64 [b] their numbers) -> uint8 [b, h, w, other].
       fine: int32 [n], the fine labels afterwards; None: as they were.
+      first: number of the first image.
 
     Returns:
       A split of the changed images.
     """
     if isinstance(split, ArraySplit):
-        images = change(split.images, np.arange(len(split)))
+        images = change(split.images, first + np.arange(len(split)))
         return ArraySplit(images, split.fine if fine is None else fine, split.coarse)
     return DerivedSplit(
         split,
         {} if fine is None else {"fine": fine},
-        change=lambda batch, rows: {**batch, "image": change(batch["image"], rows)},
+        change=lambda batch, rows: {**batch, "image": change(batch["image"], first + rows)},
     )

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from thanos_jax.checks import check_at_least
 from thanos_jax.data.splits import Batch, Split
 from thanos_jax.errors import MissingDependencyError
 from thanos_jax.permutations import permutation
@@ -33,11 +34,9 @@ def sample_indices(*, seed: int, step: int, batch_size: int, size: int) -> np.nd
       TypeError: an argument is not an integer.
       ValueError: an argument out of range.
     """
-    _check_batch_size(batch_size)
-    if operator.index(step) < 0:
-        raise ValueError(f"step: expected 0 or more, got {step}")
-    if operator.index(size) < 1:
-        raise ValueError(f"size: expected at least 1, got {size}")
+    check_at_least("batch_size", operator.index(batch_size), 1)
+    check_at_least("step", operator.index(step), 0)
+    check_at_least("size", operator.index(size), 1)
     parts = []
     position, end = step * batch_size, (step + 1) * batch_size
     while position < end:
@@ -78,7 +77,7 @@ def train_batches(
       TypeError: an argument is not an integer.
       ValueError: an argument out of range.
     """
-    _check_batch_size(batch_size)
+    check_at_least("batch_size", operator.index(batch_size), 1)
     if not 0 <= operator.index(first_step) <= operator.index(last_step):
         raise ValueError(
             f"steps: expected 0 <= first_step <= last_step, got {first_step} and {last_step}"
@@ -116,7 +115,7 @@ def evaluation_batches(
       TypeError: an argument is not an integer.
       ValueError: an argument out of range, or a split without examples.
     """
-    _check_batch_size(batch_size)
+    check_at_least("batch_size", operator.index(batch_size), 1)
     size = len(split)
     if size < 1:
         raise ValueError("split: expected at least one example, got 0")
@@ -130,27 +129,8 @@ def evaluation_batches(
     return _each(read, 0, -(-size // batch_size), split.in_memory, read_threads)
 
 
-def _check_batch_size(batch_size: int) -> None:
-    if operator.index(batch_size) < 1:
-        raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
-
-
-class _Numbered:
-    """Batches by number, as a source for Grain."""
-
-    def __init__(self, read: Any, first: int, last: int) -> None:
-        self._read, self._first, self._last = read, first, last
-
-    def __len__(self) -> int:
-        return self._last - self._first
-
-    def __getitem__(self, number: Any) -> Batch:
-        return self._read(self._first + operator.index(number))
-
-
 def _each(read: Any, first: int, last: int, in_memory: bool, read_threads: int) -> Iterator[Batch]:
-    if operator.index(read_threads) < 0:
-        raise ValueError(f"read_threads: expected 0 or more, got {read_threads}")
+    check_at_least("read_threads", operator.index(read_threads), 0)
     if in_memory or read_threads == 0 or first == last:
         return map(read, range(first, last))
     try:
@@ -161,7 +141,7 @@ def _each(read: Any, first: int, last: int, in_memory: bool, read_threads: int) 
             " pip install '.[tfds]' in the project's folder, or pass read_threads=0"
         ) from error
     options = grain.ReadOptions(num_threads=read_threads, prefetch_buffer_size=read_threads + 2)
-    source = grain.MapDataset.source(_Numbered(read, first, last))
+    source = grain.MapDataset.range(first, last).map(read)
     return _closing(iter(source.to_iter_dataset(options)))
 
 

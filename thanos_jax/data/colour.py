@@ -1,4 +1,8 @@
-"""Changes of colour: brightness, contrast, saturation, hue, grey, with torchvision's meanings."""
+"""Changes of colour: brightness, contrast, saturation, hue, grey, with torchvision's meanings.
+
+Images are float32 [n, h, w, c] in [0, 1], 3 channels unless said otherwise, and so are results. A
+factor is float32 and broadcasts to the images.
+"""
 
 import functools
 from collections.abc import Sequence
@@ -14,54 +18,28 @@ _GREY = (0.299, 0.587, 0.114)
 
 
 def brightness(factor: Array, images: Array) -> Array:
-    """Images multiplied: factor * images, clipped to [0, 1].
-
-    Args:
-        factor: float32, broadcastable to images.
-        images: float32 [n, h, w, c] in [0, 1].
-
-    Returns:
-        float32 [n, h, w, c] in [0, 1].
-    """
+    """Images, of any channels, multiplied: factor * images, clipped to [0, 1]."""
     return jnp.clip(images * factor, 0.0, 1.0)
 
 
 def contrast(factor: Array, images: Array) -> Array:
     """Mean grey blended in: factor * images + (1 - factor) * mean grey, clipped to [0, 1].
 
-    Args:
-        factor: float32, broadcastable to images.
-        images: float32 [n, h, w, c] in [0, 1], 1 or 3 channels.
-
-    Returns:
-        float32 [n, h, w, c] in [0, 1].
+    Images have 1 or 3 channels.
     """
     mean = images.mean(axis=(1, 2), keepdims=True)
     return _blend(images, _luma(mean) if images.shape[-1] == 3 else mean, factor)
 
 
 def saturation(factor: Array, images: Array) -> Array:
-    """Grey blended in: factor * images + (1 - factor) * grey(images), clipped to [0, 1].
-
-    Args:
-        factor: float32, broadcastable to images.
-        images: float32 [n, h, w, 3] in [0, 1].
-
-    Returns:
-        float32 [n, h, w, 3] in [0, 1].
-    """
+    """Grey blended in: factor * images + (1 - factor) * grey(images), clipped to [0, 1]."""
     return _blend(images, _luma(images), factor)
 
 
 def hue(shift: Array, images: Array) -> Array:
     """Colours turned on the colour circle, value and saturation (HSV) kept.
 
-    Args:
-        shift: float32 [n, 1, 1, 1] or broadcastable, in turns: 1/3 takes red to green.
-        images: float32 [n, h, w, 3] in [0, 1].
-
-    Returns:
-        float32 [n, h, w, 3] in [0, 1].
+    The shift is float32 [n, 1, 1, 1] or broadcastable, in turns: 1/3 takes red to green.
     """
     red, green, blue = (images[..., channel : channel + 1] for channel in range(3))
     value = jnp.maximum(jnp.maximum(red, green), blue)
@@ -79,14 +57,7 @@ def hue(shift: Array, images: Array) -> Array:
 
 
 def grey(images: Array) -> Array:
-    """Every channel replaced by the pixel's grey, 0.299 R + 0.587 G + 0.114 B.
-
-    Args:
-        images: float32 [n, h, w, 3] in [0, 1].
-
-    Returns:
-        float32 [n, h, w, 3] in [0, 1].
-    """
+    """Every channel replaced by the pixel's grey, 0.299 R + 0.587 G + 0.114 B."""
     return jnp.broadcast_to(_luma(images), images.shape)
 
 

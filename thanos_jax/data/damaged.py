@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from thanos_jax.data.splits import DataError, RecordSplit, Split, to_memory
+from thanos_jax.data.splits import DataError, RecordSplit, Split, in_threads, to_memory
 
 OPTIONS = ("stop", "skip")
 
@@ -89,6 +87,5 @@ def _errors(records: RecordSplit, threads: int | None) -> dict[int, DataError]:
                 found[number] = error
         return found
 
-    with ThreadPoolExecutor(threads or min(os.cpu_count() or 1, 16)) as pool:
-        found = list(pool.map(look, range(0, len(records), _CHUNK)))
+    found = in_threads(look, range(0, len(records), _CHUNK), threads)
     return {number: error for part in found for number, error in part.items()}

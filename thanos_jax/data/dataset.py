@@ -5,13 +5,12 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from thanos_jax.data.splits import ArraySplit, DataError, Split
+from thanos_jax.data.splits import ArraySplit, DataError, Split, in_threads
 from thanos_jax.permutations import HOLD_OUT, MOMENTS, TEST_SPLIT, permutation
 
 # What one-channel images can be laid over -> channels of the images that result.
@@ -124,11 +123,7 @@ def moments(
         return np.stack([np.bincount(channel, minlength=256) for channel in channels])
 
     # Integers: neither the order nor the number of threads shows in the sum.
-    pool = ThreadPoolExecutor(1 if split.in_memory else min(os.cpu_count() or 1, 16))
-    try:
-        counts = sum(pool.map(count, starts), np.zeros(1, np.int64))
-    finally:
-        pool.shutdown(cancel_futures=True)
+    counts = np.sum(in_threads(count, starts, 1 if split.in_memory else None), axis=0)
     levels = np.arange(256) / 255
     mean = counts @ levels / counts.sum(axis=1)
     variance = (counts * (levels - mean[:, None]) ** 2).sum(axis=1) / counts.sum(axis=1)
@@ -179,11 +174,10 @@ def group_counts(dataset: Dataset) -> dict[str, np.ndarray]:
     Returns:
       split -> int64 [num_fine].
     """
-    known = {name: split.fine for name, split in dataset.splits.items()}
     return {
         name: np.bincount(fine, minlength=len(dataset.fine_names)).astype(np.int64)
-        for name, fine in known.items()
-        if fine is not None
+        for name, split in dataset.splits.items()
+        if (fine := split.fine) is not None
     }
 
 

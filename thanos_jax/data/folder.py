@@ -1,4 +1,10 @@
-"""A user's own images: a folder with labels.csv, one line for each image."""
+"""Sets of image files: a folder, and a table in it with a line for each image.
+
+OWN is the layout of a user's own images. Its labels.csv has the columns filename (below its
+folder), coarse, fine and perhaps split. Classes are numbered in the order of their names. A fine
+class is a pair of a coarse and a fine name; where a fine name occurs below several coarse names, it
+is shown as "coarse / fine".
+"""
 
 from __future__ import annotations
 
@@ -6,7 +12,6 @@ import collections
 import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,10 +20,8 @@ from ml_collections import ConfigDict
 from thanos_jax.data.dataset import Dataset, draw_test, read_table
 from thanos_jax.data.image_files import ImageFiles, open_image, open_splits
 from thanos_jax.data.prepared import DatasetNotFound
-from thanos_jax.data.splits import DataError
+from thanos_jax.data.splits import DataError, in_threads
 
-TABLE = "labels.csv"
-_COLUMNS = ("filename", "coarse", "fine")
 SPLITS = ("train", "validation", "test")
 _GREY_MODES = ("1", "L", "LA")
 _ORIENTATION = 0x0112  # of Exif; from 5 on, the picture lies on its side
@@ -42,84 +45,66 @@ class Row(NamedTuple):
     split: str
 
 
-def load(config_data: ConfigDict) -> Dataset:
-    """Loads a user's own images.
+class Layout(NamedTuple):
+    """How a set of image files is stored: a table in a folder, one line for each image.
 
-    `data_dir` holds labels.csv, with the columns filename (below data_dir), coarse, fine and
-    perhaps split. Without a split column, a fifth of each fine class (at least one image) is the
-    test split, the same for every seed; without validation rows, a seeded share of the training
-    rows is held out.
-
-    Classes are numbered in the order of their names. A fine class is a pair of a coarse and a fine
-    name; where a fine name occurs below several coarse names, it is shown as "coarse / fine".
-
-    Images are turned upright by their Exif orientation, and become grey if all files are, RGB
-    otherwise (transparency is dropped). Mean and standard deviation are those of the training
-    images, or of 10,000 drawn from them.
-
-    Args:
-      config_data: `config.data`. image_size may be 0 only if all images have
-        one size.
-
-    Returns:
-      The data set.
-
-    Raises:
-      DatasetNotFound: there is no labels.csv.
-      DataError: a table or an image that cannot be used; names the line and the file.
-    """
-    table = find(
-        config_data.data_dir,
-        TABLE,
-        f"a folder that holds {TABLE}, with the columns filename, coarse, fine and perhaps split",
-    )
-    rows = read_rows(table, _COLUMNS[0], _COLUMNS[1:], _classify)
-    pairs, fine_names = _name_classes(rows)
-    return from_rows(
-        config_data,
-        rows,
-        name="folder",
-        table=table,
-        coarse_names=tuple(sorted({row.coarse for row in rows})),
-        pairs=pairs,
-        fine_names=fine_names,
-    )
-
-
-def from_rows(
-    config_data: ConfigDict,
-    rows: list[Row],
-    *,
-    name: str,
-    table: str,
-    coarse_names: tuple[str, ...],
-    pairs: Sequence[tuple[str, str]],
-    fine_names: tuple[str, ...],
-    mode: str | None = None,
-    units: tuple[tuple[float, ...], tuple[float, ...]] = ((), ()),
-) -> Dataset:
-    """Makes a data set of the files that a table names; `load` says how it is split and read.
-
-    Args:
-      config_data: `config.data`.
-      rows: those of the table.
-      name: name of the data set.
-      table: path of the table, in the folder below which the files are.
-      coarse_names: names of the coarse classes, in the order of their ids.
-      pairs: (coarse, fine) as in the rows, for each fine class, in the order of their ids.
-      fine_names: the names by which these are shown.
+    Attributes:
+      name: of the data set.
+      table: name of the table's file.
+      expected: what `config.data.data_dir` should be, for messages.
+      column: the column that has the files, below the folder of the table.
+      required: the other columns that are needed.
+      classify: (column -> cell, file and line for messages) -> coarse class, fine class and split,
+        as in `Row`; raises DataError.
+      pairs: (coarse, fine), as `classify` has them, of each fine class in the order of their ids;
+        (): in the order of their names, as coarse classes always are.
+      inside: name of the folder of the table where that is distributed; "" for any.
       mode: "L" or "RGB", what images become; None for "L" if all files are grey, "RGB" otherwise.
       units: (mean, std) of each channel; empty for those of the training images.
+    """
+
+    name: str
+    table: str
+    expected: str
+    column: str
+    required: tuple[str, ...]
+    classify: Callable[[Mapping[str, str], str], tuple[str, str, str]]
+    pairs: Sequence[tuple[str, str]] = ()
+    inside: str = ""
+    mode: str | None = None
+    units: tuple[tuple[float, ...], tuple[float, ...]] = ((), ())
+
+
+def load(layout: Layout, config_data: ConfigDict) -> Dataset:
+    """Loads a set of image files that a table names.
+
+    Where the table has no split, a fifth of each fine class (at least one image) is the test split,
+    the same for every seed; without validation rows, a seeded share of the training rows is held
+    out. Images are turned upright by their Exif orientation (transparency is dropped). Mean and
+    standard deviation are those of the training images, or of 10,000 drawn from them, unless the
+    layout has them.
+
+    Args:
+      layout: of the set.
+      config_data: `config.data`. image_size may be 0 only if all images have one size.
 
     Returns:
       The data set.
 
     Raises:
-      DataError: as of `load`.
+      DatasetNotFound: there is no such table.
+      DataError: a table or an image that cannot be used; names the line and the file.
     """
+    name, size = layout.name, config_data.image_size
+    table = find(config_data.data_dir, layout.table, layout.expected, inside=layout.inside)
     folder = os.path.dirname(table)
+    rows = _read_rows(table, layout)
+    pairs, fine_names = layout.pairs, tuple(fine for _, fine in layout.pairs)
+    if not pairs:
+        pairs, fine_names = _name_classes(rows)
+    coarse_names = tuple(sorted({coarse for coarse, _ in pairs}))
     fine_of = {pair: number for number, pair in enumerate(pairs)}
-    coarse_of = {name: number for number, name in enumerate(coarse_names)}
+    coarse_of = {coarse: number for number, coarse in enumerate(coarse_names)}
     files = ImageFiles(
         [os.path.join(folder, row.filename) for row in rows],
         np.array([fine_of[row.coarse, row.fine] for row in rows], np.int32),
@@ -130,21 +115,19 @@ def from_rows(
     numbers = {name: np.flatnonzero(split_of == name) for name in SPLITS if name in split_of}
     _check_classes(table, rows, files.fine, fine_names, numbers)
 
-    size = config_data.image_size
     height, width, found_mode = _inspect(files, size, name, config_data.on_damaged)
-    final_mode = mode or found_mode
-    image_shape = (size or height, size or width, len(final_mode))
+    mode = layout.mode or found_mode
+    image_shape = (size or height, size or width, len(mode))
     splits, skipped = open_splits(
         config_data,
         {split: files.take(members) for split, members in numbers.items()},
-        lambda image: _upright(image, final_mode),
+        lambda image: _upright(image, mode),
         dataset=name,
         num_fine=len(fine_names),
         num_coarse=len(coarse_names),
         image_shape=image_shape,
     )
-    mean, std = units
-    return Dataset(name, splits, coarse_names, fine_names, image_shape, mean, std, skipped)
+    return Dataset(name, splits, coarse_names, fine_names, image_shape, *layout.units, skipped)
 
 
 def find(data_dir: str, table: str, expected: str, *, inside: str = "") -> str:
@@ -166,34 +149,20 @@ def find(data_dir: str, table: str, expected: str, *, inside: str = "") -> str:
     raise DatasetNotFound(f"data.data_dir: expected {expected}, got {data_dir!r}")
 
 
-def read_rows(
-    table: str,
-    column: str,
-    required: Sequence[str],
-    classify: Callable[[Mapping[str, str], str], tuple[str, str, str]],
-) -> list[Row]:
-    """Reads and checks a table of images.
-
-    Args:
-      table: its path, in the folder below which the images are.
-      column: the column that has their files.
-      required: the other columns that are needed.
-      classify: (column -> cell, file and line for messages) -> coarse class, fine class and split,
-        as in `Row`; raises DataError.
-
-    Returns:
-      Its rows, in order; at least one.
+def _read_rows(table: str, layout: Layout) -> list[Row]:
+    """The rows of a table, checked, in order; at least one.
 
     Raises:
       DataError: a row that cannot be used, a path that leaves the folder, a file in two rows, or
         one that is not there.
     """
+    column = layout.column
     folder = os.path.dirname(table)
     rows: list[Row] = []
     line_of: dict[str, int] = {}
-    for line, cells in read_table(table, (column, *required)):
+    for line, cells in read_table(table, (column, *layout.required)):
         where = f"{table}, line {line}"
-        coarse, fine, split = classify(cells, where)
+        coarse, fine, split = layout.classify(cells, where)
         if not cells[column]:
             raise DataError(f"{where}: {column} is empty")
         filename = os.path.normpath(cells[column])
@@ -229,7 +198,7 @@ def one_of(cells: Mapping[str, str], column: str, options: Sequence[str], where:
 
 
 def _classify(cells: Mapping[str, str], where: str) -> tuple[str, str, str]:
-    for column in _COLUMNS:
+    for column in ("filename", "coarse", "fine"):
         if not cells[column]:
             raise DataError(f"{where}: {column} is empty")
     split = one_of(cells, "split", SPLITS, where) if "split" in cells else ""
@@ -313,11 +282,7 @@ def _inspect(
                 raise damage from error
             return damage
 
-    pool = ThreadPoolExecutor(min(os.cpu_count() or 1, 16))
-    try:
-        found = list(pool.map(header, range(len(files.paths))))
-    finally:
-        pool.shutdown(cancel_futures=True)
+    found = in_threads(header, range(len(files)))
     # The others are left out when they are read.
     headers = {n: one for n, one in enumerate(found) if not isinstance(one, DataError)}
     if not headers:
@@ -348,3 +313,14 @@ def _upright(image: Any, mode: str) -> Any:
         # Pillow warns of what it loses when this is done at once.
         image = image.convert("RGBA")
     return image.convert(mode)
+
+
+OWN = Layout(
+    name="folder",
+    table="labels.csv",
+    expected="a folder that holds labels.csv, with the columns filename, coarse, fine and perhaps"
+    " split",
+    column="filename",
+    required=("coarse", "fine"),
+    classify=_classify,
+)

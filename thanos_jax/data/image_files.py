@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -16,8 +17,9 @@ from thanos_jax.data.prepared import resize
 from thanos_jax.data.splits import RecordSplit, Split
 
 
-class ImageFiles(NamedTuple):
-    """The files of a split and their labels.
+@dataclasses.dataclass(frozen=True)
+class ImageFiles:
+    """The files of a split and their labels; item i is the bytes, fine and coarse label of file i.
 
     Attributes:
       paths: of n files.
@@ -31,6 +33,13 @@ class ImageFiles(NamedTuple):
     coarse: np.ndarray
     sources: Sequence[str]
 
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, number: int) -> tuple[bytes, int, int]:
+        content = pathlib.Path(self.paths[number]).read_bytes()
+        return content, int(self.fine[number]), int(self.coarse[number])
+
     def take(self, indices: np.ndarray) -> ImageFiles:
         """The files named, in that order."""
         return ImageFiles(
@@ -39,25 +48,6 @@ class ImageFiles(NamedTuple):
             self.coarse[indices],
             [self.sources[index] for index in indices],
         )
-
-
-class _Record(NamedTuple):
-    content: bytes
-    fine: int
-    coarse: int
-
-
-class _Records:
-    def __init__(self, files: ImageFiles) -> None:
-        self._files = files
-
-    def __len__(self) -> int:
-        return len(self._files.paths)
-
-    def __getitem__(self, number: int) -> _Record:
-        files = self._files
-        content = pathlib.Path(files.paths[number]).read_bytes()
-        return _Record(content, int(files.fine[number]), int(files.coarse[number]))
 
 
 def open_splits(
@@ -87,14 +77,20 @@ def open_splits(
     Raises:
       DataError: a file that cannot be used, if it is read now.
     """
-    size = sum(len(part.paths) for part in files.values())
-    stream = exceeds_memory(size, image_shape, config_data)
+
+    def decode(record: Any) -> tuple[np.ndarray, int, int]:
+        content, fine, coarse = record
+        with open_image(io.BytesIO(content)) as image:
+            pixels = np.asarray(resize(convert(image), config_data.image_size))
+        return pixels.reshape(*pixels.shape[:2], -1), fine, coarse
+
+    stream = exceeds_memory(sum(map(len, files.values())), image_shape, config_data)
     splits: dict[str, Split] = {}
     skipped: tuple[str, ...] = ()
     for name, part in files.items():
         records = RecordSplit(
-            _Records(part),
-            lambda record: _decode(cast(_Record, record), convert, config_data.image_size),
+            part,
+            decode,
             image_shape=image_shape,
             num_fine=num_fine,
             num_coarse=num_coarse,
@@ -108,14 +104,6 @@ def open_splits(
         )
         skipped += found
     return splits, skipped
-
-
-def _decode(
-    record: _Record, convert: Callable[[Any], Any], image_size: int
-) -> tuple[np.ndarray, int, int]:
-    with open_image(io.BytesIO(record.content)) as image:
-        pixels = np.asarray(resize(convert(image), image_size))
-    return pixels.reshape(*pixels.shape[:2], -1), record.fine, record.coarse
 
 
 def open_image(file: Any) -> Any:

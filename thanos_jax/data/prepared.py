@@ -283,8 +283,10 @@ def _read_tfrecords(
 ) -> list[bytes]:
     reason = ""
     if stream:
-        reason = "tfrecord files cannot be read record by record, and the images exceed the memory"
-        reason += " allowed by data.memory_limit_gib"
+        reason = (
+            "tfrecord files cannot be read record by record, and the images exceed the memory"
+            " allowed by data.memory_limit_gib"
+        )
     elif not _has_tensorflow():
         reason = "reading tfrecord files needs TensorFlow, which is not installed"
     if reason:

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from thanos_jax.checks import check_option
+
 Array = jax.Array
 
 FORMS = ("channels", "integer")
@@ -26,9 +28,8 @@ def channels(bits: int, form: str) -> int:
         ValueError: bits or form out of range.
     """
     if not 0 <= bits <= 32:
-        raise ValueError(f"bits must be 0 to 32; got {bits}")
-    if form not in FORMS:
-        raise ValueError(f"form must be one of {', '.join(FORMS)}; got {form!r}")
+        raise ValueError(f"bits: expected 0 to 32, got {bits}")
+    check_option("form", form, FORMS)
     return bits if form == "channels" else min(bits, 1)
 
 
@@ -49,7 +50,7 @@ def hash_images(images: Array) -> Array:
     """
     images = jnp.asarray(images)
     if images.dtype != jnp.uint8:
-        raise TypeError(f"images must be uint8 to be hashed; got {images.dtype}")
+        raise TypeError(f"images: expected uint8, to be hashed, got {images.dtype}")
     weights = np.random.default_rng(0).integers(2**32, size=images.shape[1:], dtype=np.uint32)
     value = jnp.sum(images.astype(jnp.uint32) * weights[None], axis=(1, 2, 3), dtype=jnp.uint32)
     for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from thanos_jax.checks import check_labels
 from thanos_jax.data.dataset import Dataset
-from thanos_jax.data.labels import check_labels
-from thanos_jax.data.splits import ArraySplit, Batch, DerivedSplit, Split
+from thanos_jax.data.splits import INT32, ArraySplit, DerivedSplit, Split
 
 
 def relabel(split: Split, coarse: np.ndarray | None) -> Split:
@@ -20,9 +20,9 @@ def relabel(split: Split, coarse: np.ndarray | None) -> Split:
       TypeError: labels are not integers.
       ValueError: negative labels, or not n of them.
     """
-    labels = split.fine if coarse is None else check_labels(coarse, 2**31 - 1, "coarse labels")
+    labels = split.fine if coarse is None else check_labels(coarse, "coarse labels", **INT32)
     if labels is None:
-        return DerivedSplit(split, change=_coarse_is_fine)
+        return DerivedSplit(split, change=lambda batch, _: {**batch, "coarse": batch["fine"]})
     if labels.shape != (len(split),):
         raise ValueError(f"coarse labels: expected shape ({len(split)},), got {labels.shape}")
     if isinstance(split, ArraySplit):
@@ -34,7 +34,3 @@ def with_fine_classes(dataset: Dataset) -> Dataset:
     """Returns the data set whose classes are the fine labels: nothing is hidden within them."""
     splits = {name: relabel(split, None) for name, split in dataset.splits.items()}
     return dataset._replace(splits=splits, coarse_names=dataset.fine_names)
-
-
-def _coarse_is_fine(batch: Batch, _: np.ndarray) -> Batch:
-    return {**batch, "coarse": batch["fine"]}

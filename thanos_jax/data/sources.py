@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -26,23 +27,9 @@ from thanos_jax.data.dataset import (
     labels,
     moments,
 )
-from thanos_jax.data.labels import check_labels
-from thanos_jax.data.prepared import DatasetNotFound
 from thanos_jax.data.relabelled import with_fine_classes
 from thanos_jax.data.specs import SPECS
 from thanos_jax.data.splits import ArraySplit, DataError, Split
-
-__all__ = [
-    "BACKGROUNDS",
-    "CLASSES",
-    "NAMES",
-    "ArraySplit",
-    "DataError",
-    "Dataset",
-    "DatasetNotFound",
-    "Split",
-    "load",
-]
 
 BACKGROUNDS: tuple[str, ...] = ("none", *BACKGROUND_CHANNELS)
 CLASSES = ("coarse", "fine")
@@ -133,32 +120,39 @@ def _over_background(dataset: Dataset, config_data: ConfigDict) -> Dataset:
         ("test", ("test",), 0, 0.5),
     ):
         present = [part for part in parts if part in splits]
-        if background != "photographs":
+        ends = np.cumsum([0, *(len(splits[part]) for part in present)])
+        behind = group = None
+        if background in spurious.BACKGROUNDS:
             coarse = np.concatenate([labels(splits[part])[1] for part in present])
             behind = spurious.assign(coarse, correlation=correlation, seed=seed, split=split)
-        first = 0
-        for part in present:
-            grey = splits[part]
-            if background == "photographs":
-                splits[part] = backgrounds.lay_over_photographs(grey, seed, split, first=first)
-            else:
-                rows = slice(first, first + len(grey))
-                splits[part] = spurious.lay_over_backgrounds(
-                    grey,
-                    coarse[rows],
-                    behind[rows],
-                    kind=background,
-                    seed=seed,
-                    split=split,
-                    first=first,
-                )
-            first += len(grey)
+            group = (2 * coarse + behind).astype(np.int32)
+        change = functools.partial(_compose, kind=background, seed=seed, split=split, behind=behind)
+        for part, start, end in zip(present, ends, ends[1:], strict=False):
+            fine = None if group is None else group[start:end]
+            splits[part] = backgrounds.with_images(splits[part], change, fine, first=int(start))
     fine_names = dataset.fine_names
     if background in spurious.BACKGROUNDS:
         fine_names = spurious.group_names(dataset.coarse_names, background)
     shape = (*dataset.image_shape[:2], BACKGROUND_CHANNELS[background])
     return dataset._replace(
         splits=splits, fine_names=fine_names, image_shape=shape, mean=(), std=()
+    )
+
+
+def _compose(
+    images: np.ndarray,
+    numbers: np.ndarray,
+    *,
+    kind: str,
+    seed: int,
+    split: str,
+    behind: np.ndarray | None,
+) -> np.ndarray:
+    """Numbered images over photographs, or over the backgrounds assigned to their numbers."""
+    if behind is None:
+        return backgrounds.over_photographs(images, seed, split, numbers=numbers)
+    return spurious.over_backgrounds(
+        images, behind[numbers], kind=kind, seed=seed, split=split, numbers=numbers
     )
 
 
@@ -174,7 +168,7 @@ def _digits(config_data: ConfigDict) -> Dataset:
         from PIL import Image
 
         images = np.stack([prepared.resize(Image.fromarray(image), size) for image in images])
-    fine = check_labels(fine, 10, "digits labels")
+    fine = fine.astype(np.int32)
     whole = ArraySplit(images[..., None], fine, spec.coarse_of_fine[fine])
     test = draw_test(fine, spec.fine_names)
     splits: dict[str, Split] = {
@@ -190,8 +184,9 @@ _LOADERS: dict[str, Callable[[ConfigDict], Dataset]] = {
     "digits": _digits,
     "tfds": tfds_sets.load_any,
     "tiny_imagenet": tiny_imagenet.load,
-    "folder": folder.load,
-    "waterbirds": waterbirds.load,
-    "isic": isic.load,
+    **{
+        x.name: functools.partial(folder.load, x)
+        for x in (folder.OWN, waterbirds.LAYOUT, isic.LAYOUT)
+    },
 }
 NAMES: tuple[str, ...] = tuple(_LOADERS)

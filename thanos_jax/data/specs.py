@@ -26,7 +26,7 @@ class Spec:
       tfds: TFDS's name of the set; "" for one that does not come from TFDS.
       splits: the stored splits that are read.
       mean: mean of each channel of images in [0, 1]; (): measured on the training images.
-      std: standard deviation of each channel, likewise.
+      std: standard deviation of each channel.
       fine_keys: the feature of a record that is its fine label; of several, each is one bit.
       coarse_key: the feature that is the coarse label, and must agree with `coarse_of_fine` where
         both are given; "": none.

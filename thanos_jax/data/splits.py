@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 
-from thanos_jax.data.labels import check_labels
+from thanos_jax.checks import check_labels
 from thanos_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
+Result = TypeVar("Result")
 # From a stored record to its image [h, w, c], fine label and coarse label.
 Decode = Callable[[bytes], tuple[np.ndarray, int, int]]
+
+# Options of `check_labels` for labels as splits hold them.
+INT32: dict[str, Any] = {"num_classes": 2**31 - 1, "dtype": np.int32}
 
 _CHUNK = 256  # records per task when a split is read into memory
 
@@ -109,8 +113,8 @@ class ArraySplit:
             raise ValueError(f"images: expected shape [n, h, w, c], got {images.shape}")
         # Rows in one piece make the gather several times as fast.
         self.images = np.ascontiguousarray(images)
-        self.fine = check_labels(fine, 2**31 - 1, "fine labels")
-        self.coarse = check_labels(coarse, 2**31 - 1, "coarse labels")
+        self.fine = check_labels(fine, "fine labels", **INT32)
+        self.coarse = check_labels(coarse, "coarse labels", **INT32)
         if not len(images) == len(self.fine) == len(self.coarse):
             raise ValueError(
                 "images, fine and coarse: expected one length, got"
@@ -290,10 +294,22 @@ def to_memory(split: Split, *, threads: int | None = None) -> ArraySplit:
         part = split.read(np.arange(rows.start, rows.stop))
         images[rows], labels[0, rows], labels[1, rows] = part["image"], part["fine"], part["coarse"]
 
+    in_threads(fill, range(0, size, _CHUNK), threads)
+    return ArraySplit(images, labels[0], labels[1])
+
+
+def in_threads(
+    function: Callable[[int], Result], numbers: Iterable[int], threads: int | None = None
+) -> list[Result]:
+    """Returns the results of a function of each number, in order; stops at the first error.
+
+    Args:
+      function: runs in several threads.
+      numbers: its arguments.
+      threads: how many; None for one per processor, at most 16.
+    """
     pool = ThreadPoolExecutor(threads or min(os.cpu_count() or 1, 16))
     try:
-        for _ in pool.map(fill, range(0, size, _CHUNK)):
-            pass
+        return list(pool.map(function, numbers))
     finally:
         pool.shutdown(cancel_futures=True)
-    return ArraySplit(images, labels[0], labels[1])

@@ -13,8 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from thanos_jax.data.backgrounds import white_over, with_images
-from thanos_jax.data.splits import Split
+from thanos_jax.data.backgrounds import check_grey, check_split, white_over
 from thanos_jax.permutations import BACKGROUND, STRIPES, permutation
 
 # Kind -> its two backgrounds; background c is that of class c.
@@ -23,7 +22,6 @@ BACKGROUNDS = {
     "texture": ("horizontal stripes", "vertical stripes"),
 }
 
-_CHUNK = 4096  # images composed at a time
 _LEVEL = 128  # half brightness: white stands out
 _COLOURS = np.array([[_LEVEL, 0, 0], [0, _LEVEL, 0]], np.uint8)
 _STRIPE = 2  # pixels; a period, of twice that, divides the sides of both data sets
@@ -48,7 +46,7 @@ def assign(coarse: np.ndarray, *, correlation: float, seed: int, split: str) -> 
     Raises:
       ValueError: a correlation, split or class out of range.
     """
-    _check_split(split)
+    check_split(split)
     if not 0 <= correlation <= 1:
         raise ValueError(f"correlation: expected a number from 0 to 1, got {correlation}")
     if not np.isin(coarse, (0, 1)).all():
@@ -103,11 +101,8 @@ def over_backgrounds(
     """
     if kind not in BACKGROUNDS:
         raise ValueError(f"kind: expected one of {', '.join(BACKGROUNDS)}, got {kind!r}")
-    _check_split(split)
-    if images.dtype != np.uint8:
-        raise TypeError(f"images: expected uint8, got {images.dtype}")
-    if images.ndim != 4 or images.shape[-1] != 1:
-        raise ValueError(f"images: expected shape [n, h, w, 1], got {images.shape}")
+    check_split(split)
+    check_grey(images)
     if background.shape != images.shape[:1]:
         raise ValueError(f"background: expected shape {images.shape[:1]}, got {background.shape}")
     if kind == "colour":
@@ -115,44 +110,7 @@ def over_backgrounds(
     else:
         numbers = np.arange(len(images)) if numbers is None else np.asarray(numbers)
         behind = _stripes(background, _phases(seed, split, numbers), *images.shape[1:3])
-    result = np.empty((*images.shape[:3], behind.shape[-1]), np.uint8)
-    for start in range(0, len(images), _CHUNK):
-        rows = slice(start, start + _CHUNK)
-        result[rows] = white_over(images[rows], behind[rows])
-    return result
-
-
-def lay_over_backgrounds(
-    grey: Split,
-    coarse: np.ndarray,
-    background: np.ndarray,
-    *,
-    kind: str,
-    seed: int,
-    split: str,
-    first: int = 0,
-) -> Split:
-    """The same examples over backgrounds, in memory if they were.
-
-    Args:
-      grey: n one-channel images, as stored.
-      coarse: int32 [n], 0 or 1, their coarse labels.
-      background: int32 [n], from `assign`.
-      kind: as in `over_backgrounds`.
-      seed: as in `over_backgrounds`.
-      split: "train" or "test".
-      first: number of the first image.
-
-    Returns:
-      A split whose fine label is the group, 2 * coarse + background.
-    """
-
-    def change(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        return over_backgrounds(
-            images, background[rows], kind=kind, seed=seed, split=split, numbers=first + rows
-        )
-
-    return with_images(grey, change, (2 * coarse + background).astype(np.int32))
+    return white_over(images, behind.__getitem__, channels=behind.shape[-1])
 
 
 def group_names(coarse_names: Sequence[str], kind: str) -> tuple[str, ...]:
@@ -168,11 +126,6 @@ def group_names(coarse_names: Sequence[str], kind: str) -> tuple[str, ...]:
     return tuple(
         f"{name}, {background}" for name in coarse_names for background in BACKGROUNDS[kind]
     )
-
-
-def _check_split(split: str) -> None:
-    if split not in STRIPES:
-        raise ValueError(f"split: expected one of {', '.join(STRIPES)}, got {split!r}")
 
 
 def _phases(seed: int, split: str, numbers: np.ndarray) -> np.ndarray:

@@ -65,15 +65,7 @@ def load_any(config_data: ConfigDict) -> Dataset:
     The stored validation split is used where there is one. `test_split` names the stored split that
     is the test; with "train", a fifth of each fine class of the training images is.
 
-    Args:
-      config_data: `config.data`.
-
-    Returns:
-      The data set.
-
-    Raises:
-      DatasetNotFound: there is no prepared copy.
-      DataError: a key that does not fit the set, or files or records that cannot be used.
+    Args, Returns and Raises as `load`; DataError also for a key that does not fit the set.
     """
     name, test = config_data.tfds, config_data.test_split
     match = re.fullmatch(PATTERN, name)

@@ -35,12 +35,10 @@ def nearest_neighbours(
       TypeError, ValueError: as `linear_head`.
     """
     check_at_least("k", k, 1)
-    train, labels = check_labelled(train_embeddings, train_labels, "train_")
-    test = check_embeddings(test_embeddings, "test_embeddings")
-    check_width(test, train.shape[1], "test_embeddings")
+    train, labels, test = _checked_units(train_embeddings, train_labels, test_embeddings)
     # Unit vectors that are nearest by Euclidean distance are nearest by cosine.
     classifier = KNeighborsClassifier(min(k, len(train)), algorithm="brute", metric="euclidean")
-    return classifier.fit(unit_rows(train), labels).predict(unit_rows(test))
+    return classifier.fit(train, labels).predict(test)
 
 
 def class_means(train_embeddings: Any, train_labels: Any, test_embeddings: Any) -> np.ndarray:
@@ -50,14 +48,11 @@ def class_means(train_embeddings: Any, train_labels: Any, test_embeddings: Any) 
     normalized again. Among equal distances the lowest label is taken. Args, Returns and Raises as
     `nearest_neighbours`.
     """
-    train, labels = check_labelled(train_embeddings, train_labels, "train_")
-    test = check_embeddings(test_embeddings, "test_embeddings")
-    check_width(test, train.shape[1], "test_embeddings")
-    present, group = np.unique(labels, return_inverse=True)
-    unit = unit_rows(train)
-    means = np.stack([unit[group == c].mean(axis=0, dtype=np.float64) for c in range(len(present))])
+    train, labels, test = _checked_units(train_embeddings, train_labels, test_embeddings)
+    present = np.unique(labels)
+    means = np.stack([train[labels == c].mean(axis=0, dtype=np.float64) for c in present])
     # |z - m|^2 without |z|^2, which is the same for every class.
-    return present[np.argmin(np.sum(means**2, axis=1) - 2 * unit_rows(test) @ means.T, axis=1)]
+    return present[np.argmin(np.sum(means**2, axis=1) - 2 * test @ means.T, axis=1)]
 
 
 def evaluate(
@@ -167,6 +162,14 @@ def evaluate(
         "fine_accuracy_knn": _accuracy(nearest_neighbours(*known, k=neighbours), y["test"]),
         "fine_accuracy_class_mean": _accuracy(class_means(*known), y["test"]),
     }
+
+
+def _checked_units(train: Any, labels: Any, test: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns unit rows, the labels of the first, and unit rows of the same width."""
+    train, labels = check_labelled(train, labels, "train_")
+    test = check_embeddings(test, "test_embeddings")
+    check_width(test, train.shape[1], "test_embeddings")
+    return unit_rows(train), labels, unit_rows(test)
 
 
 def _accuracy(predictions: np.ndarray, labels: np.ndarray) -> float:

@@ -1,14 +1,17 @@
 """Decoders: embeddings to reconstructions of the normalized images."""
 
+import functools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from thanos_jax.models.resnet import batch_norm, convolution
+from thanos_jax.models.mlp import layers
+from thanos_jax.models.resnet import SHORTCUT, convolve
 
 Array = jax.Array
 
@@ -59,18 +62,14 @@ class ConvDecoder(nn.Module):
             factor = 2 if doublings > 0 and stage < len(self.channels) - 1 else 1
             doublings -= factor - 1
             # ResNet18 has two blocks a stage; mirrored, the second one changes the shape.
-            maps = UpBlock(maps.shape[-1], dtype=self.dtype, name=f"stage_{stage}_block_0")(
-                maps, train=train
-            )
-            maps = UpBlock(width_out, factor, dtype=self.dtype, name=f"stage_{stage}_block_1")(
-                maps, train=train
-            )
+            for index, shape in enumerate([(maps.shape[-1], 1), (width_out, factor)]):
+                block = UpBlock(*shape, dtype=self.dtype, name=f"stage_{stage}_block_{index}")
+                maps = block(maps, train=train)
         for index in range(doublings):
             if index > 0:
-                maps = convolution(self.channels[-1], 3, 1, dtype=self.dtype, name=f"stem_{index}")(
-                    maps
-                )
-                maps = nn.relu(batch_norm(train, dtype=self.dtype, name=f"stem_norm_{index}")(maps))
+                names = (f"stem_{index}", f"stem_norm_{index}")
+                options: Any = {"train": train, "dtype": self.dtype, "names": names}
+                maps = nn.relu(convolve(maps, self.channels[-1], 3, 1, **options))
             maps = enlarge(maps, 2)
         # Cropped after the convolution: the pixels at the border then have real neighbours.
         images = nn.Conv(channels, (3, 3), dtype=self.dtype, name="output")(maps)
@@ -94,15 +93,13 @@ class UpBlock(nn.Module):
     @nn.compact
     def __call__(self, maps: Array, *, train: bool) -> Array:
         """Feature maps [n, h, w, c] to [n, factor * h, factor * w, channels]."""
-        out = convolution(maps.shape[-1], 3, 1, dtype=self.dtype, name="conv_0")(maps)
-        out = nn.relu(batch_norm(train, dtype=self.dtype, name="norm_0")(out))
-        out = enlarge(out, self.factor)
-        out = convolution(self.channels, 3, 1, dtype=self.dtype, name="conv_1")(out)
-        out = batch_norm(train, dtype=self.dtype, name="norm_1")(out)
+        apply = functools.partial(convolve, train=train, dtype=self.dtype)
+        out = apply(maps, maps.shape[-1], 3, 1, names=("conv_0", "norm_0"))
+        out = enlarge(nn.relu(out), self.factor)
+        out = apply(out, self.channels, 3, 1, names=("conv_1", "norm_1"))
         if maps.shape != out.shape:
             # A 1x1 convolution commutes with repeating pixels, and is cheaper before it.
-            maps = convolution(self.channels, 1, 1, dtype=self.dtype, name="shortcut")(maps)
-            maps = batch_norm(train, dtype=self.dtype, name="shortcut_norm")(maps)
+            maps = apply(maps, self.channels, 1, 1, names=SHORTCUT)
             maps = enlarge(maps, self.factor)
         return nn.relu(out + maps)
 
@@ -132,29 +129,14 @@ class MLPDecoder(nn.Module):
             float32 [n, h, w, c], unbounded: the scale is that of normalized images.
         """
         del train
-        hidden = embeddings.astype(self.dtype)
-        for index, width in enumerate(self.widths):
-            hidden = nn.Dense(
-                width,
-                dtype=self.dtype,
-                kernel_init=nn.initializers.he_normal(),
-                name=f"layer_{index}",
-            )(hidden)
-            hidden = nn.relu(hidden)
+        hidden = layers(embeddings.astype(self.dtype), self.widths, dtype=self.dtype)
+        hidden = nn.relu(hidden) if self.widths else hidden
         values = nn.Dense(math.prod(self.image_shape), dtype=self.dtype, name="output")(hidden)
         return values.reshape(-1, *self.image_shape).astype(jnp.float32)
 
 
 def enlarge(maps: Array, factor: int) -> Array:
-    """Every pixel repeated factor x factor times: [n, h, w, c] to [n, factor h, factor w, c].
-
-    Args:
-        maps: [n, h, w, c].
-        factor: positive integer.
-
-    Returns:
-        [n, factor * h, factor * w, c].
-    """
+    """Every pixel repeated factor x factor times: [n, h, w, c] to [n, factor h, factor w, c]."""
     if factor == 1:
         return maps
     count, height, width, channels = maps.shape
@@ -164,13 +146,8 @@ def enlarge(maps: Array, factor: int) -> Array:
 
 
 def number_of_doublings(height: int, width: int) -> int:
-    """How often the decoder doubles its map: to 4 x 4 at the start, at most five times.
+    """How often the decoder doubles its map for an image of height x width pixels.
 
-    Args:
-        height: of the image, in pixels.
-        width: of the image, in pixels.
-
-    Returns:
-        min(5, ceil(log2(max(height, width) / 4))), at least 0.
+    From 4 x 4, at most five times: min(5, ceil(log2(max(height, width) / 4))), at least 0.
     """
     return min(_MOST_DOUBLINGS, max(0, math.ceil(math.log2(max(height, width) / 4))))

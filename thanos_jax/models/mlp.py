@@ -9,6 +9,8 @@ from jax.typing import DTypeLike
 
 Array = jax.Array
 
+_HE_NORMAL = nn.initializers.he_normal()
+
 
 class MLP(nn.Module):
     """Linear layers with ReLU between them; the last layer is linear.
@@ -39,11 +41,20 @@ class MLP(nn.Module):
         if not self.widths:
             raise ValueError("widths: expected at least one layer, got ()")
         hidden = images.reshape(images.shape[0], -1).astype(self.dtype)
-        for index, width in enumerate(self.widths):
-            hidden = nn.Dense(
-                width,
-                dtype=self.dtype,
-                kernel_init=nn.initializers.he_normal(),
-                name=f"layer_{index}",
-            )(hidden if index == 0 else nn.relu(hidden))
-        return hidden.astype(jnp.float32)
+        return layers(hidden, self.widths, dtype=self.dtype).astype(jnp.float32)
+
+
+def layers(
+    hidden: Array,
+    widths: Sequence[int],
+    *,
+    dtype: DTypeLike,
+    name: str = "layer",
+    kernel_init: nn.initializers.Initializer = _HE_NORMAL,
+) -> Array:
+    """Linear layers NAME_0, NAME_1, ... with ReLU between them: [n, d] to [n, widths[-1]]."""
+    for index, width in enumerate(widths):
+        hidden = nn.Dense(width, dtype=dtype, kernel_init=kernel_init, name=f"{name}_{index}")(
+            nn.relu(hidden) if index else hidden
+        )
+    return hidden

@@ -1,5 +1,6 @@
 """Residual networks with a stem for small or for ImageNet-sized images."""
 
+import functools
 from collections.abc import Sequence
 
 import flax.linen as nn
@@ -13,6 +14,8 @@ Array = jax.Array
 
 # torchvision's initialization of convolutions: normal, variance 2 / fan_out.
 _INITIALIZER = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+# Parameters of a block's shortcut and of its normalization.
+SHORTCUT = ("shortcut", "shortcut_norm")
 
 
 class ResNet(nn.Module):
@@ -56,15 +59,17 @@ class ResNet(nn.Module):
         maps = images.astype(self.dtype)
         small = self.stem == "small"
         kernel, stride = (3, 1) if small else (7, 2)
-        maps = convolution(self.width, kernel, stride, dtype=self.dtype, name="stem")(maps)
-        maps = nn.relu(batch_norm(train, dtype=self.dtype, name="stem_norm")(maps))
+        names = ("stem", "stem_norm")
+        maps = nn.relu(
+            convolve(maps, self.width, kernel, stride, train=train, dtype=self.dtype, names=names)
+        )
         if not small:
             maps = nn.max_pool(maps, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
-        block = BottleneckBlock if self.bottleneck else BasicBlock
         for stage, size in enumerate(self.stage_sizes):
             for index in range(size):
-                maps = block(
+                maps = ResidualBlock(
                     channels=self.width * 2**stage,
+                    bottleneck=self.bottleneck,
                     stride=2 if stage > 0 and index == 0 else 1,
                     dtype=self.dtype,
                     name=f"stage_{stage}_block_{index}",
@@ -72,98 +77,79 @@ class ResNet(nn.Module):
         return maps.astype(jnp.float32).mean(axis=(1, 2))
 
 
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions beside a shortcut: relu(f(x) + shortcut(x)).
+class ResidualBlock(nn.Module):
+    """Convolutions beside a shortcut: relu(f(x) + shortcut(x)).
+
+    Two 3x3 convolutions, or, with bottleneck, 1x1, 3x3 and 1x1, the last with 4 times the channels.
+    The shortcut is a 1x1 convolution where shapes differ.
 
     Attributes:
-        channels: channels of both convolutions and of the result.
-        stride: stride of the first convolution and of the shortcut.
+        channels: channels of all convolutions but the last of a bottleneck.
+        bottleneck: three convolutions, not two.
+        stride: stride of the first 3x3 convolution and of the shortcut.
         dtype: dtype of the computation.
     """
 
     channels: int
+    bottleneck: bool
     stride: int = 1
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, maps: Array, *, train: bool) -> Array:
-        """Feature maps [n, h, w, c] to [n, h / stride, w / stride, channels]."""
-        out = convolution(self.channels, 3, self.stride, dtype=self.dtype, name="conv_0")(maps)
-        out = nn.relu(batch_norm(train, dtype=self.dtype, name="norm_0")(out))
-        out = convolution(self.channels, 3, 1, dtype=self.dtype, name="conv_1")(out)
-        out = batch_norm(train, dtype=self.dtype, name="norm_1")(out)
-        return nn.relu(out + _shortcut(maps, out, self.stride, train, self.dtype))
-
-
-class BottleneckBlock(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions beside a shortcut; the last has 4 times the channels.
-
-    Attributes:
-        channels: channels of the first two convolutions.
-        stride: stride of the 3x3 convolution and of the shortcut.
-        dtype: dtype of the computation.
-    """
-
-    channels: int
-    stride: int = 1
-    dtype: DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(self, maps: Array, *, train: bool) -> Array:
-        """Feature maps [n, h, w, c] to [n, h / stride, w / stride, 4 * channels]."""
-        out = convolution(self.channels, 1, 1, dtype=self.dtype, name="conv_0")(maps)
-        out = nn.relu(batch_norm(train, dtype=self.dtype, name="norm_0")(out))
-        out = convolution(self.channels, 3, self.stride, dtype=self.dtype, name="conv_1")(out)
-        out = nn.relu(batch_norm(train, dtype=self.dtype, name="norm_1")(out))
-        out = convolution(4 * self.channels, 1, 1, dtype=self.dtype, name="conv_2")(out)
-        out = batch_norm(train, dtype=self.dtype, name="norm_2")(out)
-        return nn.relu(out + _shortcut(maps, out, self.stride, train, self.dtype))
+        """Feature maps [n, h, w, c] to [n, h / stride, w / stride, channels or 4 * channels]."""
+        channels, stride = self.channels, self.stride
+        layers = [(channels, 3, stride), (channels, 3, 1)]
+        if self.bottleneck:
+            layers = [(channels, 1, 1), (channels, 3, stride), (4 * channels, 1, 1)]
+        apply = functools.partial(convolve, train=train, dtype=self.dtype)
+        out = maps
+        for index, layer in enumerate(layers):
+            out = nn.relu(out) if index else out
+            out = apply(out, *layer, names=(f"conv_{index}", f"norm_{index}"))
+        if maps.shape != out.shape:
+            maps = apply(maps, out.shape[-1], 1, stride, names=SHORTCUT)
+        return nn.relu(out + maps)
 
 
 def resnet18(*, width: int = 64, stem: str = "small", dtype: DTypeLike = jnp.float32) -> ResNet:
-    """ResNet18: 8 * width features, 11.17 million parameters at width 64.
-
-    Args:
-        width: channels of the first stage.
-        stem: "small" or "imagenet".
-        dtype: dtype of the computation.
-
-    Returns:
-        The module.
-    """
+    """ResNet18: 8 * width features, 11.17 million parameters at width 64; Args as `ResNet`."""
     return ResNet((2, 2, 2, 2), bottleneck=False, width=width, stem=stem, dtype=dtype)
 
 
 def resnet50(*, width: int = 64, stem: str = "imagenet", dtype: DTypeLike = jnp.float32) -> ResNet:
-    """ResNet50: 32 * width features, 23.5 million parameters at width 64.
-
-    Args:
-        width: channels of the first stage's narrow convolutions.
-        stem: "small" or "imagenet".
-        dtype: dtype of the computation.
-
-    Returns:
-        The module.
-    """
+    """ResNet50: 32 * width features, 23.5 million parameters at width 64; Args as `ResNet`."""
     return ResNet((3, 4, 6, 3), bottleneck=True, width=width, stem=stem, dtype=dtype)
 
 
-def convolution(channels: int, kernel: int, stride: int, *, dtype: DTypeLike, name: str) -> nn.Conv:
-    """A convolution without bias, padded alike on all sides.
+def convolve(
+    maps: Array,
+    channels: int,
+    kernel: int,
+    stride: int,
+    *,
+    train: bool,
+    dtype: DTypeLike,
+    names: tuple[str, str],
+) -> Array:
+    """A convolution without bias, padded alike on all sides, and batch normalization.
 
-    "SAME" would pad one side only where the stride is 2, which shifts the image.
+    "SAME" would pad one side only where the stride is 2, which shifts the image. Under `jit` over a
+    sharded batch the statistics are the global ones.
 
     Args:
+        maps: feature maps [n, h, w, c].
         channels: output channels.
         kernel: side of the kernel, odd.
         stride: step in both directions.
-        dtype: dtype of the computation.
-        name: name of its parameters.
+        train: normalize by the batch and update the averages, or use the averages.
+        dtype: dtype of the computation; statistics are taken in float32.
+        names: of the parameters of the convolution and of the normalization.
 
     Returns:
-        The module.
+        Feature maps [n, h / stride, w / stride, channels].
     """
-    return nn.Conv(
+    maps = nn.Conv(
         channels,
         (kernel, kernel),
         strides=(stride, stride),
@@ -171,29 +157,8 @@ def convolution(channels: int, kernel: int, stride: int, *, dtype: DTypeLike, na
         use_bias=False,
         dtype=dtype,
         kernel_init=_INITIALIZER,
-        name=name,
-    )
-
-
-def batch_norm(train: bool, *, dtype: DTypeLike, name: str) -> nn.BatchNorm:
-    """Batch normalization; under `jit` over a sharded batch the statistics are the global ones.
-
-    Args:
-        train: normalize by the batch and update the averages, or use the averages.
-        dtype: dtype of the result; statistics are taken in float32.
-        name: name of its parameters.
-
-    Returns:
-        The module.
-    """
+        name=names[0],
+    )(maps)
     return nn.BatchNorm(
-        use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype, name=name
-    )
-
-
-def _shortcut(maps: Array, out: Array, stride: int, train: bool, dtype: DTypeLike) -> Array:
-    """The block's input, projected by a 1x1 convolution where shapes differ."""
-    if maps.shape == out.shape:
-        return maps
-    maps = convolution(out.shape[-1], 1, stride, dtype=dtype, name="shortcut")(maps)
-    return batch_norm(train, dtype=dtype, name="shortcut_norm")(maps)
+        use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype, name=names[1]
+    )(maps)

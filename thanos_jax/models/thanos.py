@@ -10,7 +10,7 @@ from jax.typing import DTypeLike
 
 from thanos_jax.checks import check_at_least, check_option
 from thanos_jax.models.decoder import ConvDecoder, MLPDecoder
-from thanos_jax.models.mlp import MLP
+from thanos_jax.models.mlp import MLP, layers
 from thanos_jax.models.resnet import resnet18, resnet50
 from thanos_jax.models.vit import ViT
 
@@ -94,20 +94,18 @@ class Thanos(nn.Module):
         )
         outputs = {
             "embedding": jax.lax.stop_gradient(embedding) if separate else embedding,
-            "contrastive": _project(parts[0], self.projection, self.dtype),
+            "contrastive": layers(
+                parts[0],
+                self.projection,
+                dtype=self.dtype,
+                name="projection",
+                kernel_init=nn.initializers.lecun_normal(),  # as in all layers of this module
+            ).astype(jnp.float32),
             "logits": logits,
         }
         if self.decoder is not None:
             outputs["reconstruction"] = self.decoder(parts[-1], train=train)
         return outputs
-
-
-def _project(embedding: Array, widths: Sequence[int], dtype: DTypeLike) -> Array:
-    for index, width in enumerate(widths):
-        if index:
-            embedding = nn.relu(embedding)
-        embedding = nn.Dense(width, dtype=dtype, name=f"projection_{index}")(embedding)
-    return embedding.astype(jnp.float32)
 
 
 def build(
@@ -152,43 +150,21 @@ def build(
     )
 
 
-def _vit(config: Any, dtype: DTypeLike) -> nn.Module:
-    return ViT(**dict(config.vit), dtype=dtype)
-
-
-def _resnet18(config: Any, dtype: DTypeLike) -> nn.Module:
-    return resnet18(**dict(config.resnet), dtype=dtype)
-
-
-def _resnet50(config: Any, dtype: DTypeLike) -> nn.Module:
-    return resnet50(**dict(config.resnet), dtype=dtype)
-
-
-def _mlp(config: Any, dtype: DTypeLike) -> nn.Module:
-    return MLP(widths=tuple(config.mlp.widths), dtype=dtype)
-
-
 # Name in the config -> (config.model, dtype) -> encoder.
 ENCODERS: dict[str, Callable[[Any, DTypeLike], nn.Module]] = {
-    "vit": _vit,
-    "resnet18": _resnet18,
-    "resnet50": _resnet50,
-    "mlp": _mlp,
+    "vit": lambda config, dtype: ViT(**config.vit, dtype=dtype),
+    "resnet18": lambda config, dtype: resnet18(**config.resnet, dtype=dtype),
+    "resnet50": lambda config, dtype: resnet50(**config.resnet, dtype=dtype),
+    "mlp": lambda config, dtype: MLP(tuple(config.mlp.widths), dtype=dtype),
 }
-
-
-def _conv_decoder(config: Any, image_shape: tuple[int, ...], dtype: DTypeLike) -> nn.Module:
-    return ConvDecoder(image_shape=image_shape, dtype=dtype)
-
-
-def _mlp_decoder(config: Any, image_shape: tuple[int, ...], dtype: DTypeLike) -> nn.Module:
-    # The mirror of the mlp encoder, whose last width is the embedding itself.
-    widths = tuple(reversed(config.mlp.widths[:-1]))
-    return MLPDecoder(image_shape=image_shape, widths=widths, dtype=dtype)
-
-
-# Name in the config -> (config.model, image_shape, dtype) -> decoder.
-DECODERS: dict[str, Callable[..., nn.Module]] = {"conv": _conv_decoder, "mlp": _mlp_decoder}
+# Name in the config -> (config.model, image_shape, dtype) -> decoder. The mlp decoder mirrors the
+# mlp encoder, whose last width is the embedding itself.
+DECODERS: dict[str, Callable[[Any, tuple[int, ...], DTypeLike], nn.Module]] = {
+    "conv": lambda config, shape, dtype: ConvDecoder(shape, dtype=dtype),
+    "mlp": lambda config, shape, dtype: MLPDecoder(
+        shape, tuple(config.mlp.widths[-2::-1]), dtype=dtype
+    ),
+}
 
 
 def _choose(name: str, value: str, options: dict[str, Any]) -> Any:

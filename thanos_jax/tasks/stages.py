@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 import thanos_jax
 from thanos_jax import agree, workdir
 from thanos_jax import config as schema
-from thanos_jax.data.annotated import AnnotatedSplit
+from thanos_jax.data.annotated import annotate
 from thanos_jax.data.dataset import Dataset
 from thanos_jax.data.dataset import labels as stored_labels
 from thanos_jax.data.splits import Split
@@ -158,7 +158,7 @@ def classifier(
     split = run.dataset.splits["train"]
     if columns is None:
         columns = {"weight": np.ones(len(split), np.float32)}
-    return _stage(name, training, objective(training), AnnotatedSplit(split, columns, rows))
+    return _stage(name, training, objective(training), annotate(split, columns, rows))
 
 
 def _stage(name: str, training: Training, objective: Objective, split: Any) -> Stage:

@@ -149,11 +149,6 @@ class Checkpoints:
                 f"{_newest(self._folder)} Mend the cause, and give the same command again."
             ) from error
 
-    def latest_step(self) -> int | None:
-        """Returns the newest complete step, or None; it may be damaged."""
-        self.wait()
-        return max(steps(self._folder), default=None)
-
     def restore(self, like: Any, step: int) -> Any:
         """Returns the state saved at `step`; see the function `restore`."""
         self.wait()
@@ -223,10 +218,8 @@ class Checkpoints:
         if contents["metrics"]:
             return
         self._metrics[step] = {key: float(value) for key, value in metrics.items()}
-        known = {key: contents[key] for key in ("step", "saved", "arrays", "files")}
-        write_atomically(
-            path / checksums.FILE, checksums.dumps(metrics=self._metrics[step], **known)
-        )
+        annotated = {**contents, "metrics": self._metrics[step]}
+        write_atomically(path / checksums.FILE, checksums.dumps(**annotated))
         self._remove()
 
     def _remove(self) -> None:

@@ -50,37 +50,18 @@ def of_files(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-def dumps(
-    *,
-    step: int,
-    saved: str,
-    metrics: Mapping[str, float],
-    arrays: Mapping[str, Mapping[str, Any]],
-    files: Mapping[str, Mapping[str, Any]],
-) -> str:
+def dumps(**contents: Any) -> str:
     """Returns the text of FILE, with a digest of its own.
 
     Args:
-      step: of the checkpoint.
-      saved: date and time.
-      metrics: numbers kept with it.
-      arrays: from `of_arrays`.
-      files: from `of_files`.
+      **contents: step; saved, date and time; metrics, numbers kept with it; arrays, from
+        `of_arrays`; files, from `of_files`.
     """
-    return _text(
-        {
-            "format": _FORMAT,
-            "step": step,
-            "saved": saved,
-            "metrics": dict(metrics),
-            "arrays": dict(arrays),
-            "files": dict(files),
-        }
-    )
+    return _text({"format": _FORMAT, **contents})
 
 
 def loads(text: str) -> dict[str, Any]:
-    """Returns what `dumps` was given, and "format".
+    """Returns what `dumps` was given, with "format".
 
     Raises:
       ValueError: not a text of `dumps` to the last character, or of a format not known here.

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import adjusted_rand_score, roc_auc_score
+from sklearn.metrics.cluster import contingency_matrix
 
 from thanos_jax.checks import check_at_least, check_floats, check_labels
 
@@ -58,7 +59,7 @@ def recovery_scores(true_groups: Any, recovered: Any, classes: Any) -> dict[str,
     pure = 0
     for name in np.unique(classes):
         mine = classes == name
-        table = _contingency(true_groups[mine], recovered[mine])
+        table = contingency_matrix(true_groups[mine], recovered[mine])
         one_to_one.append(_matched_scores(table))
         many_to_one.append(_union_scores(table))
         sizes.append(table.sum(axis=1))
@@ -173,15 +174,6 @@ def group_auroc(scores: Any, labels: Any, groups: Any, num_groups: int) -> dict[
         "worst_group": worst,
         "auroc": float(roc_auc_score(labels, scores)),
     }
-
-
-def _contingency(true_groups: np.ndarray, recovered: np.ndarray) -> np.ndarray:
-    """Returns the counts [true groups, recovered groups]."""
-    names, row = np.unique(true_groups, return_inverse=True)
-    others, column = np.unique(recovered, return_inverse=True)
-    table = np.zeros((len(names), len(others)), np.int64)
-    np.add.at(table, (row, column), 1)
-    return table
 
 
 def _matched_scores(table: np.ndarray) -> np.ndarray:
