@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -46,6 +48,18 @@ def from_first(make: Callable[[], bytes]) -> bytes:
     return np.asarray(multihost_utils.broadcast_one_to_all(data)).tobytes()
 
 
-def first_says(find: Callable[[], int]) -> int:
-    """Returns, in every process, a number that the first one finds, as in files of its own."""
-    return int(from_first(lambda: str(int(find())).encode()).decode())
+def value_of_first(find: Callable[[], Any]) -> Any:
+    """Returns, in every process, a value that JSON can hold and the first one finds, as in files.
+
+    Which files there are decides what is run next: processes that looked by themselves might see
+    different ones, and wait for each other.
+
+    Args:
+      find: as for `from_first`.
+
+    Raises:
+      OtherProcessError: as `from_first`.
+    """
+    if jax.process_count() == 1:
+        return find()
+    return json.loads(from_first(lambda: json.dumps(find()).encode()))

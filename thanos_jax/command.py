@@ -18,8 +18,8 @@ from thanos_jax.interruption import Interrupted
 _STOPPED = flags.DEFINE_integer(
     "stopped_exit_code",
     0,
-    "Of a run that SIGTERM or SIGINT stopped and that saved its state; for a scheduler that starts "
-    "only failed jobs again, another than 0.",
+    "Exit code of a run that SIGTERM or SIGINT stopped and that saved its state. A scheduler that "
+    "starts only failed jobs again needs another than 0.",
     lower_bound=0,
     upper_bound=255,
 )

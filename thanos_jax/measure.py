@@ -35,8 +35,8 @@ def geometry(
       seed: draws samples, permutations and starting vectors.
 
     Returns:
-      "neural_collapse" of coarse classes, with classifier (of a single encoder); "strata", the same
-      of the strata of each coarse class; "strata_distances" ("coarse", "fine", "distances" of every
+      "neural_collapse" of coarse classes, with classifier (of a single encoder); "strata", the same numbers
+      for the strata of each coarse class; "strata_distances" ("coarse", "fine", "distances" of every
       two, by name); "permutation_test"; "encoder" and, where there is one, "decoder" Lipschitz
       constants.
 

@@ -1,7 +1,7 @@
 """The methods of every task: their names, what each does, and the facts the code asks for.
 
 Data alone, without imports that take time: the schema, the tables and the tasks read it. The losses
-of `METHODS` are those of `thanos_jax.train.objective.METHODS`, which has the same names.
+of a method stand under its name in `thanos_jax.train.objective`.
 """
 
 from __future__ import annotations

@@ -28,10 +28,27 @@ _MAY_CHANGE = (
 )
 
 
-def results(folder: pathlib.Path) -> dict[str, Any] | None:
-    """Returns what results.json holds; None if the run in the folder has not finished."""
-    path = folder / "results.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+def standing(
+    folder: pathlib.Path, config: ml_collections.ConfigDict, *, overwrite: bool = False
+) -> tuple[bool, dict[str, Any] | None]:
+    """Returns whether a folder holds another run, and the results of this one if it has finished.
+
+    Args:
+      folder: of the run, which need not exist.
+      config: of the run.
+      overwrite: whether another run may be there.
+
+    Raises:
+      ConfigError: it holds another run, which is not to be overwritten.
+      WorkdirError: a run is in the folder.
+    """
+    other, path = bool(differences(folder, config)), folder / "results.json"
+    if not overwrite:
+        same_run(folder, config)
+    if not other and path.exists():
+        return False, json.loads(path.read_text(encoding="utf-8"))
+    workdir.require_free(folder)
+    return other, None
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ import ml_collections
 import numpy as np
 from jax.experimental import multihost_utils
 
-from thanos_jax import agree, interruption, resume, sharding, workdir
+from thanos_jax import agree, interruption, resume, sharding
 from thanos_jax import config as schema
 from thanos_jax.data import sources
 from thanos_jax.errors import ConfigError
@@ -77,15 +77,12 @@ def _run(
         raise ConfigError(
             f"workdir: {folder} holds a comparison, of thanos_jax.compare; choose another folder"
         )
-    other = bool(resume.differences(folder, config))
-    if not overwrite:
-        resume.same_run(folder, config)
-    results = None if other else resume.results(folder)
+    other, results = agree.value_of_first(
+        lambda: resume.standing(folder, config, overwrite=overwrite)
+    )
     if results is not None:
         print(f"{folder} holds a finished run; nothing to do", flush=True)
         return results
-    if agree.is_first():
-        workdir.require_free(folder)
     dataset = load_data(config, load)
     task = TASKS[config.task]
     asked = stages.Run(config, dataset, sharding.make_mesh(), folder, resumes=not other)
@@ -128,11 +125,10 @@ def describe(
         if value != schema.FIELDS[key].default
     ]
     dataset = load_data(config, load or sources.load)
-    size = len(dataset.splits["train"])
-    for name, (one, share) in TASKS[config.task].trainings(config).items():
-        lines.append(f"training{name and ' '}{name}, {round(share * size):,} images:")
-        about = build.describe(one, dataset, images=round(share * size))
-        lines += [f"    {line}" for line in about]
+    asked = stages.Run(config, dataset, sharding.make_mesh(), pathlib.Path(), resumes=False)
+    for name, (one, seen, images) in TASKS[config.task].trainings(asked).items():
+        lines.append(f"training{name and ' '}{name}, {images:,} images:")
+        lines += [f"    {line}" for line in build.describe(one, seen, images=images)]
     return lines
 
 

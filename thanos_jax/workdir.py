@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fnmatch
 import os
 import pathlib
 import platform
@@ -79,6 +80,12 @@ def writing(folder: pathlib.Path) -> Iterator[None]:
             f"{error.strerror or error}. Mend that, or choose another folder; the same command "
             "goes on from the last checkpoint."
         ) from error
+
+
+def require_listed(name: str, names: Sequence[str]) -> None:
+    """Raises ValueError for a folder or file of a run that `empty` would leave behind."""
+    if not any(fnmatch.fnmatch(name, pattern) for pattern in names):
+        raise ValueError(f"name: expected one that thanos_jax.workdir lists, {names}, got {name!r}")
 
 
 def trainings(folder: pathlib.Path) -> list[str]:

@@ -11,7 +11,9 @@ from jax.sharding import AxisType
 from thanos_jax import config as schema
 from thanos_jax import run as run_module
 from thanos_jax import sharding
+from thanos_jax.data.annotated import annotate
 from thanos_jax.data.batches import sample_indices
+from thanos_jax.data.splits import ArraySplit
 from thanos_jax.tasks import stages
 from thanos_jax.train import metrics, nonfinite
 
@@ -98,7 +100,8 @@ def test_repeated_images_are_named_by_their_own_numbers(tmp_path):
     config = schema.default()
     config.train.batch_size = 4
     rows = np.repeat(np.arange(40), 3)[::-1]
-    split = type("", (), {"rows": rows, "__len__": lambda self: len(rows)})()
+    images, labels = np.zeros((40, 1, 1, 1), np.uint8), np.zeros(40, np.int32)
+    split = annotate(ArraySplit(images, labels, labels), {}, rows)
     guard = nonfinite.Guard(config, split, tmp_path, epoch_size=40)
     guard.check(1, {}, None)  # no step since the last record
     with pytest.raises(metrics.NonFiniteError, match="step 9"):

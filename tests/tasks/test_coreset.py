@@ -354,7 +354,7 @@ def test_data_that_cannot_be_used_are_refused_likewise(tmp_path, monkeypatch):
 
     config = small()
     config.train.resident = "yes"
-    with pytest.raises(ConfigError, match=r"train\.resident: 'yes' needs a training set"):
+    with pytest.raises(ConfigError, match=r"train\.resident: expected 'auto' or 'no'.*got 'yes'"):
         run_module.run(config, tmp_path / "run", load=on_disk)
     assert not (tmp_path / "run").exists()
 

@@ -73,5 +73,5 @@ def test_choice(in_memory, monkeypatch):
     if in_memory:
         assert loop.on_devices("yes", Split)
     else:
-        with pytest.raises(ConfigError, match=r"train\.resident: 'yes' needs"):
+        with pytest.raises(ConfigError, match=r"train\.resident: expected 'auto' or 'no'"):
             loop.on_devices("yes", Split)

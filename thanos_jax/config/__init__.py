@@ -124,6 +124,16 @@ def check(config: Mapping[str, Any] | ml_collections.ConfigDict) -> None:
         raise ConfigError(
             f"config.model.vit.heads: expected a divisor of model.vit.width = {width}, got {heads}"
         )
+    for section in ("train", "classifier"):
+        schedule, drops = (
+            values[f"{section}.{key}"] or values[f"train.{key}"]
+            for key in ("schedule", "drop_epochs")
+        )
+        if schedule == "step" and not drops:
+            raise ConfigError(
+                f"config.{section}.drop_epochs: expected the epochs after which schedule 'step' "
+                "lowers the learning rate, got none"
+            )
     weights, encoder = values["model.weights"], values["model.encoder"]
     if weights and encoder not in ("resnet18", "resnet50"):
         raise ConfigError(

@@ -57,6 +57,16 @@ def _interval(default: tuple[float, float], meaning: str, low: float, high: floa
     )
 
 
+def _own_or_trains(meaning: str, high: float = _HUGE) -> Field:
+    """A number of the classifier, -1 where it is that of train."""
+    return Field(
+        -1.0,
+        meaning,
+        f"a number from 0 to {high:g}, or -1",
+        lambda v: v == -1 or 0 <= v <= high,
+    )
+
+
 def _epochs(default: tuple[float, ...], meaning: str) -> Field:
     return Field(
         default,
@@ -127,7 +137,7 @@ FIELDS: dict[str, Field] = {
     ),
     "data.classes": _one_of(
         "coarse",
-        "the labels that are trained on; fine: the fine labels, of which then none is hidden",
+        "the labels that are trained on; fine: the fine labels, so that nothing is hidden",
         sources.CLASSES,
     ),
     "data.background": _one_of(
@@ -340,14 +350,14 @@ FIELDS: dict[str, Field] = {
     "classifier.optimizer": _one_of(
         "", "optimizer of the classifier; empty: train.optimizer", ("", *OPTIMIZERS)
     ),
-    "classifier.momentum": _number(
-        -1.0, "momentum of the classifier's optimizer; -1: train.momentum", -1, 0.9999
+    "classifier.momentum": _own_or_trains(
+        "momentum of the classifier's optimizer; -1: train.momentum", 0.9999
     ),
     "classifier.schedule": _one_of(
         "", "learning rate schedule of the classifier; empty: train.schedule", ("", *SCHEDULES)
     ),
-    "classifier.warmup_epochs": _number(
-        -1.0, "epochs of the classifier's warm-up; -1: train.warmup_epochs", low=-1
+    "classifier.warmup_epochs": _own_or_trains(
+        "epochs of the classifier's warm-up; -1: train.warmup_epochs"
     ),
     "classifier.drop_epochs": _epochs(
         (), "epochs after which the classifier's schedule step drops; none: train.drop_epochs"
@@ -355,8 +365,8 @@ FIELDS: dict[str, Field] = {
     "classifier.drop_factor": _number(
         0.0, "factor of the classifier's schedule step; 0: train.drop_factor", high=1
     ),
-    "classifier.weight_decay": _number(
-        -1.0, "weight decay of the classifier; -1: train.weight_decay", low=-1
+    "classifier.weight_decay": _own_or_trains(
+        "weight decay of the classifier; -1: train.weight_decay"
     ),
     "classifier.decay": _one_of(
         "", "which parameters of the classifier decay; empty: train.decay", ("", *DECAYS)

@@ -10,9 +10,18 @@ import numpy as np
 from thanos_jax.data.splits import DerivedSplit, Split
 
 
+class AnnotatedSplit(DerivedSplit):
+    """A split of `annotate`, whose images are known by their numbers in another one."""
+
+    @property
+    def rows(self) -> np.ndarray:
+        """Int [len(self)], the number in `split` of each example."""
+        return self.numbers
+
+
 def annotate(
     split: Split, columns: Mapping[str, Any], rows: np.ndarray | None = None
-) -> DerivedSplit:
+) -> AnnotatedSplit:
     """Returns some or all examples of a split, each any number of times, with further columns.
 
     Args:
@@ -36,4 +45,4 @@ def annotate(
         raise ValueError(
             f"rows: expected numbers from 0 to {len(split) - 1}, got {rows.min()} to {rows.max()}"
         )
-    return DerivedSplit(split, columns, rows)
+    return AnnotatedSplit(split, columns, rows)

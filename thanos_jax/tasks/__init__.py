@@ -2,11 +2,12 @@
 
 A task is a module of three functions, named in `thanos_jax.run.TASKS`:
 
-    trainings(config) -> the name of each training -> `stages.Planned`
-        In their order; the name is its folder's.
+    trainings(run: stages.Run) -> the name of each training -> `stages.Planned`
+        In their order; the name is its folder's. Raises ConfigError for a config that does not fit
+        the data or the devices. Builds nothing.
     prepare(run: stages.Run) -> a NamedTuple that has `first`, a stage
-        Raises ConfigError for a config that does not fit the data or the devices, before anything
-        is compiled; then builds the first training. Writes nothing.
+        Raises as `trainings`, before anything is compiled; then builds the first training. Writes
+        nothing.
     perform(run: stages.Run, prepared) -> what results.json holds
         Trains, evaluates and reports in run.folder, which is locked and the run's own. `first` is
         the training that it starts with.
@@ -19,6 +20,6 @@ The folder holds config.json, which `thanos_jax.run` writes, and of the task
 
 A task may be stopped anywhere. Called again with the same folder, it reads the findings that are
 there, trains on from the newest checkpoints, and ends with the same numbers. Every process of a run
-makes the same calls: what is fitted on the host is fitted once, by the first process
+makes the same calls: what later trainings depend on is found once, by the first process
 (`findings.once`), and only that one writes.
 """

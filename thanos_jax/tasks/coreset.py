@@ -63,25 +63,24 @@ class Prepared(NamedTuple):
     labels: dict[str, np.ndarray]
 
 
-def trainings(config: ml_collections.ConfigDict) -> dict[str, stages.Planned]:
-    """Returns the trainings that score images, and the classifier's; see `thanos_jax.tasks`."""
-    settings, found = config.coreset, {}
-    kind = CORESETS[settings.method].needs
+def trainings(run: stages.Run) -> dict[str, stages.Planned]:
+    """Checks what will be chosen from; returns the trainings that score images, and the last."""
+    config, classes = run.config, _checked(run)["coarse"]
+    kind, found = CORESETS[config.coreset.method].needs, {}
     if kind == "trainings":
-        share = 0.5 if settings.method == "common_strata" else 1.0
-        for number in range(settings.runs):
-            found[f"sample_{number}"] = stages.Planned(scoring_config(config, number), share)
+        for number, stays in enumerate(_samples(config, classes)):
+            one = scoring_config(config, number)
+            found[f"sample_{number}"] = stages.planned(run, one, images=int(stays.sum()))
     elif kind == "training":
-        found["representation"] = stages.Planned(scoring_config(config, 0))
-    share = 1.0 if settings.same_steps else settings.fraction
-    return {**found, "classifier": stages.Planned(stages.classifier_config(config), share)}
+        found["representation"] = stages.planned(run, scoring_config(config, 0))
+    images = len(classes) if config.coreset.same_steps else len(_select(config, "random", classes))
+    last = stages.planned(run, stages.classifier_config(config), images=images)
+    return {**found, "classifier": last}
 
 
 def prepare(run: stages.Run) -> Prepared:
     """Checks what will be chosen from and builds the first training; see `thanos_jax.tasks`."""
-    stages.require_classifiable(run)
-    labels = stages.labels(run.dataset.splits["train"])
-    _require_choosable(run.config, run.dataset, labels["coarse"])
+    labels = _checked(run)
     kind = CORESETS[run.config.coreset.method].needs
     if kind == "trainings":
         first = _sample(run, 0, _samples(run.config, labels["coarse"])[0])
@@ -90,6 +89,14 @@ def prepare(run: stages.Run) -> Prepared:
     else:
         first = _classifier(run, _choose(run.config, labels["coarse"]).stays)
     return Prepared(first, labels)
+
+
+def _checked(run: stages.Run) -> dict[str, np.ndarray]:
+    """Returns the labels of the training split, of which something can be chosen."""
+    stages.require_classifiable(run)
+    labels = stages.labels(run.dataset.splits["train"])
+    _require_choosable(run.config, run.dataset, labels["coarse"])
+    return labels
 
 
 def perform(run: stages.Run, prepared: Prepared) -> dict[str, Any]:
@@ -292,7 +299,7 @@ def _forgetting(run: stages.Run, first: stages.Stage, classes: np.ndarray) -> di
         return stages.accuracy_on_validation(outputs)
 
     _train(run, first, evaluate=evaluate)
-    events = findings.once(path, "events", {"train": classes}, dict)
+    events = findings.once(path, "events", {"train": classes})
     correct = np.unpackbits(events["packed"], axis=1, count=len(classes)).astype(bool)
     return {"scores": coreset.forgetting_events(correct).astype(np.float64)}
 

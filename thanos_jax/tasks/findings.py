@@ -19,14 +19,14 @@ _LABELS = "labels_of_"  # a split's
 
 def there(path: pathlib.Path) -> bool:
     """Whether the first process sees the file; the same in every process."""
-    return bool(agree.first_says(path.exists))
+    return agree.value_of_first(path.exists)
 
 
 def once(
     path: pathlib.Path,
     what: str,
     labels: Mapping[str, np.ndarray],
-    make: Callable[[], Mapping[str, Any]],
+    make: Callable[[], Mapping[str, Any]] | None = None,
 ) -> dict[str, np.ndarray]:
     """Returns the arrays of a file, in every process; the first one makes them if there are none.
 
@@ -35,6 +35,7 @@ def once(
       what: it holds, as in "groups"; for messages.
       labels: split -> integer [n], by which its images are known again.
       make: returns the arrays by name; runs in the first process only, and not if the file exists.
+        None: a training made the file on its way.
 
     Raises:
       ConfigError: the file is of other images or labels than there are now.
@@ -42,11 +43,12 @@ def once(
     """
 
     def content() -> bytes:
-        if not path.exists():
+        if make and not path.exists():
             write(path, make(), labels)
-        return path.read_bytes()
+        return path.read_bytes() if path.exists() else b""
 
-    return _checked(agree.from_first(content), path, what, labels)
+    mend = "Remove it to have it made again" if make else f"Remove {path.parent} to train again"
+    return _checked(agree.from_first(content), path, what, labels, mend)
 
 
 def write(path: pathlib.Path, arrays: Mapping[str, Any], labels: Mapping[str, np.ndarray]) -> None:
@@ -60,6 +62,7 @@ def write(path: pathlib.Path, arrays: Mapping[str, Any], labels: Mapping[str, np
     Raises:
       WorkdirError: it cannot be written.
     """
+    workdir.require_listed(path.name, (*workdir.FINDINGS, workdir.CORRECT))
     temporary = path.with_name(f"{path.name}.tmp")
     known = {f"{_LABELS}{split}": values for split, values in labels.items()}
     with workdir.writing(path.parent):
@@ -70,18 +73,19 @@ def write(path: pathlib.Path, arrays: Mapping[str, Any], labels: Mapping[str, np
 
 def read(path: pathlib.Path, what: str, labels: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Returns the arrays that `write` wrote; arguments and errors as `once`."""
-    return _checked(path.read_bytes(), path, what, labels)
+    mend = f"Remove {path.parent} to train again"
+    return _checked(path.read_bytes(), path, what, labels, mend)
 
 
 def _checked(
-    content: bytes, path: pathlib.Path, what: str, labels: Mapping[str, np.ndarray]
+    content: bytes, path: pathlib.Path, what: str, labels: Mapping[str, np.ndarray], mend: str
 ) -> dict[str, np.ndarray]:
     try:
         with np.load(io.BytesIO(content)) as file:
             arrays = dict(file)
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
         raise workdir.WorkdirError(
-            f"workdir: {path} cannot be read: {error}. Remove it to have it made again"
+            f"workdir: {path} cannot be read: {error or 'it is empty'}. {mend}"
         ) from error
     for split, now in labels.items():
         then = arrays.pop(f"{_LABELS}{split}", np.zeros(0))

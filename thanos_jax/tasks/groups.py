@@ -59,25 +59,25 @@ class Prepared(NamedTuple):
     labels: dict[str, dict[str, np.ndarray]]
 
 
-def trainings(config: ml_collections.ConfigDict) -> dict[str, stages.Planned]:
-    """Returns the first training, if groups are to be found, and the classifier's."""
-    found = {}
+def trainings(run: stages.Run) -> dict[str, stages.Planned]:
+    """Checks the data and returns the first training, if groups are to be found, and the last."""
+    stages.require_classifiable(run)
+    config, found = run.config, {}
     if _facts(config).needs == "training":
-        found["representation"] = stages.Planned(config)
+        found["representation"] = stages.planned(run)
     if _facts(config).needs == "errors":
         one = stages.classifier_config(config)
         one.train.epochs = config.groups.jtt_epochs
-        found["identification"] = stages.Planned(one)
+        found["identification"] = stages.planned(run, one)
     if config.groups.method != "none":
-        found["classifier"] = stages.Planned(stages.classifier_config(config))
+        found["classifier"] = stages.planned(run, stages.classifier_config(config))
     return found
 
 
 def prepare(run: stages.Run) -> Prepared:
     """Checks the data and builds the first training; see `thanos_jax.tasks`."""
-    stages.require_classifiable(run)
-    labels = {name: stages.labels(run.dataset.splits[name]) for name in ("train", "validation")}
-    name, planned = next(iter(trainings(run.config).items()))
+    name, planned = next(iter(trainings(run).items()))
+    labels = {split: stages.labels(run.dataset.splits[split]) for split in ("train", "validation")}
     if name == "representation":
         first = stages.representation(run)
     elif name == "identification":

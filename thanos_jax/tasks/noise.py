@@ -1,8 +1,8 @@
-"""Noisy labels: made wrong on purpose, borne or mended, and a classifier tested on right ones.
+"""Noisy labels: corrupt them, train robustly or repair them first, test on clean labels.
 
-Classes are the coarse labels, or, where labels are wrong within them, the fine ones. Labels of the
-training and validation split are noisy, those of the test split right; right ones of the others are
-looked at to measure only. A run has one training or two:
+Classes are the coarse labels, or, where labels are wrong within them, the fine ones. The training
+and the validation split have noisy labels, the test split has clean ones. The clean labels of
+training and validation images are used to measure only. A run has one training or two:
 
     representation/  config.method, on noisy labels; only where labels are mended
     labels.npz       what was made wrong, what is suspected, and the labels trained on afterwards
@@ -80,23 +80,29 @@ class Prepared(NamedTuple):
     noise: dict[str, Noise]
 
 
-def trainings(config: ml_collections.ConfigDict) -> dict[str, stages.Planned]:
-    """Returns the representation's training, if labels are mended, and the classifier's."""
+def trainings(run: stages.Run) -> dict[str, stages.Planned]:
+    """Makes labels wrong and returns the trainings on them; see `thanos_jax.tasks`."""
+    _, run = _with_noise(run)
     found = {}
-    if NOISE[config.noise.method].needs:
-        found["representation"] = stages.Planned(config)
-    return {**found, "classifier": stages.Planned(stages.classifier_config(config))}
+    if NOISE[run.config.noise.method].needs:
+        found["representation"] = stages.planned(run)
+    return {**found, "classifier": stages.planned(run, stages.classifier_config(run.config))}
 
 
 def prepare(run: stages.Run) -> Prepared:
     """Makes labels wrong and builds the first training; see `thanos_jax.tasks`."""
-    stages.require_classifiable(run)
-    noise, noisy = corrupted(run.config, run.dataset)
-    _require_trainable(run.config, noisy)
-    run = run._replace(dataset=noisy)
+    noise, run = _with_noise(run)
     needs = NOISE[run.config.noise.method].needs
     first = stages.representation(run) if needs else _classifier(run, noise["train"])
-    return Prepared(first, noisy, noise)
+    return Prepared(first, run.dataset, noise)
+
+
+def _with_noise(run: stages.Run) -> tuple[dict[str, Noise], stages.Run]:
+    """Returns `corrupted` of a run, checked, with the run on noisy labels."""
+    stages.require_classifiable(run)
+    noise, noisy = corrupted(run.config, run.dataset)
+    _require_trainable(run.config, noisy, float(np.mean(noise["train"].changed)))
+    return noise, run._replace(dataset=noisy)
 
 
 def perform(run: stages.Run, prepared: Prepared) -> dict[str, Any]:
@@ -141,7 +147,7 @@ def perform(run: stages.Run, prepared: Prepared) -> dict[str, Any]:
     )
 
 
-def _require_trainable(config: ml_collections.ConfigDict, noisy: Dataset) -> None:
+def _require_trainable(config: ml_collections.ConfigDict, noisy: Dataset, wrong: float) -> None:
     """Raises ConfigError, before anything is compiled, if a method has nothing to go by."""
     size, settings = len(noisy.splits["train"]), config.noise
     if settings.method == "mend" and round(settings.assumed_rate * size) == size:
@@ -150,6 +156,12 @@ def _require_trainable(config: ml_collections.ConfigDict, noisy: Dataset) -> Non
             f"to trust, got {settings.assumed_rate:g}"
         )
     if settings.method == "co_teaching":
+        if _forgotten(config, wrong) == 1:
+            raise ConfigError(
+                "config.noise.assumed_rate: expected one below 1 with noise.method 'co_teaching', "
+                f"which would learn nothing in the end, got {settings.assumed_rate:g} where "
+                f"{wrong:g} of the labels are wrong"
+            )
         train = stages.classifier_config(config).train
         steps, steps_per_epoch = count_steps(train, size)
         if settings.forget_epochs * steps_per_epoch > steps:
@@ -158,6 +170,11 @@ def _require_trainable(config: ml_collections.ConfigDict, noisy: Dataset) -> Non
                 f"{steps / steps_per_epoch:g} epochs of the training, in which co_teaching must "
                 f"come to forget what is assumed wrong, got {settings.forget_epochs:g}"
             )
+
+
+def _forgotten(config: ml_collections.ConfigDict, wrong: float) -> float:
+    """Returns the share of images that co-teaching forgets in the end; `wrong` unless assumed."""
+    return wrong if config.noise.assumed_rate < 0 else config.noise.assumed_rate
 
 
 def corrupted(
@@ -288,7 +305,7 @@ def _classifier(run: stages.Run, train: Noise) -> stages.Stage:
         )
         return stage._replace(state=classifier_losses.with_targets(stage.training))
     if config.method == "co_teaching":
-        rate = float(np.mean(train.changed)) if config.assumed_rate < 0 else config.assumed_rate
+        rate = _forgotten(run.config, float(np.mean(train.changed)))
         one = stages.classifier_config(run.config)
         _, steps_per_epoch = count_steps(one.train, size)
         keep_rate = classifier_losses.keep_rate_schedule(
@@ -314,7 +331,7 @@ def _scores(config: Any, train: Noise, found: Findings) -> dict[str, Any]:
             found.suspicion, found.flagged, train.changed
         )
     if config.method == "mend":
-        # Of what is dropped the labels do not matter.
+        # The labels of dropped images do not matter.
         stays = ~found.flagged if config.action == "drop" else np.ones(len(train.given), bool)
         scores["images_trained_on"] = int(np.count_nonzero(stays))
         if train.changed.any():
@@ -327,7 +344,7 @@ def _figures(noisy: Dataset, train: Noise, found: Findings) -> dict[str, tuple[A
     """Draws what the report shows; each figure with a sentence on how to read it."""
     names = noisy.coarse_names
     figures = {}
-    # Only those of which something else is suggested; the most suspicious first.
+    # Only labels with another suggestion, the most suspicious first.
     order = np.argsort(-found.suspicion, kind="stable")
     order = order[(found.flagged & (found.suggested != train.given))[order]][:_EXAMPLES]
     if order.size:

@@ -62,11 +62,13 @@ class Planned(NamedTuple):
 
     Attributes:
       config: of the training.
-      share: of the training images it goes through in an epoch.
+      dataset: whose coarse labels are its classes.
+      images: it goes through in an epoch, where that is known before.
     """
 
     config: ml_collections.ConfigDict
-    share: float = 1.0
+    dataset: Dataset
+    images: int
 
 
 class Trained(NamedTuple):
@@ -87,13 +89,21 @@ class Trained(NamedTuple):
     training: Training
 
 
+def planned(
+    run: Run, config: ml_collections.ConfigDict | None = None, *, images: int | None = None
+) -> Planned:
+    """Returns a training of a run: by default of the run's config, on all of its images."""
+    size = len(run.dataset.splits["train"]) if images is None else images
+    return Planned(run.config if config is None else config, run.dataset, size)
+
+
 def require_classifiable(run: Run) -> None:
     """Raises ConfigError unless a classifier can be trained, as tasks other than transfer do."""
     config, dataset = run.config, run.dataset
     if len(dataset.coarse_names) < 2:
         raise ConfigError(
-            f"config.task: {config.task!r} trains a classifier, and needs two classes; "
-            f"{dataset.name} has {len(dataset.coarse_names)}"
+            f"config.task: expected two classes at least for the classifier of {config.task!r}, "
+            f"got {len(dataset.coarse_names)} in {dataset.name}"
         )
     if config.classifier.batch_size % jax.device_count():
         raise ConfigError(
@@ -162,13 +172,15 @@ def classifier(
 
 
 def _stage(name: str, training: Training, objective: Objective, split: Any) -> Stage:
+    workdir.require_listed(name, ("", *workdir.TRAININGS))
     step = make_step(training, objective)
     return Stage(name, training, step, objective.inputs, split, training.state)
 
 
 def resumes(run: Run, name: str) -> bool:
     """Whether a stage has a checkpoint of this run, from which `train` goes on."""
-    return run.resumes and bool(checkpoint.steps(run.folder / name / "checkpoints"))
+    folder = run.folder / name / "checkpoints"
+    return run.resumes and agree.value_of_first(lambda: bool(checkpoint.steps(folder)))
 
 
 def trace(stage: Stage) -> None:
@@ -244,7 +256,7 @@ def train(
         state, chosen = last, records[-1]["step"]
         if choose is not None:
             checkpoints.wait()  # for the last to be there
-            best = agree.first_says(lambda: _best(folder / "checkpoints", records, choose))
+            best = agree.value_of_first(lambda: _best(folder / "checkpoints", records, choose))
             if best != chosen:
                 chosen, state = best, checkpoints.restore(last, best)
     outputs = [Outputs(embedded, one) for one in (state, last)]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import ml_collections
 import numpy as np
 
 from thanos_jax import sharding
@@ -30,9 +29,14 @@ class Prepared(NamedTuple):
     first: stages.Stage
 
 
-def trainings(config: ml_collections.ConfigDict) -> dict[str, stages.Planned]:
-    """Returns the only training; see `thanos_jax.tasks`."""
-    return {"": stages.Planned(config)}
+def trainings(run: stages.Run) -> dict[str, stages.Planned]:
+    """Checks the data and returns the only training; see `thanos_jax.tasks`.
+
+    Raises:
+      DataError: a fine class is missing where the transfer will need it.
+    """
+    _check_classes(run.dataset)
+    return {"": stages.planned(run)}
 
 
 def prepare(run: stages.Run) -> Prepared:
@@ -42,7 +46,7 @@ def prepare(run: stages.Run) -> Prepared:
       DataError: a fine class is missing where the transfer will need it.
       WeightsError: config.model.weights cannot be used.
     """
-    _check_classes(run.dataset)
+    trainings(run)
     return Prepared(stages.representation(run, ""))
 
 

@@ -33,7 +33,7 @@ class Training(NamedTuple):
       inputs: (images, stored images) -> what the model sees.
       forward: (variables, images uint8) -> outputs of the frozen model, jitted.
       steps: updates of the whole training.
-      steps_per_epoch: not a whole number.
+      steps_per_epoch: need not be whole.
       input_shape: (h, w, c) of what the model sees, c with the random bits.
     """
 
@@ -52,7 +52,7 @@ class Training(NamedTuple):
 
 
 def count_steps(config: Any, size: int) -> tuple[int, float]:
-    """Returns the steps of a whole training, and of an epoch (not a whole number).
+    """Returns the steps of a whole training, and of an epoch, which need not be whole.
 
     Args:
       config: config.train.

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from thanos_jax import interruption, workdir
+from thanos_jax import agree, interruption, workdir
 from thanos_jax.train import metrics, nonfinite, unlogged
 from thanos_jax.train.build import Training
 from thanos_jax.train.checkpoint import Checkpoints
@@ -55,7 +55,7 @@ class Ledger:
         path = folder / "metrics.jsonl"
         with workdir.writing(folder):
             self._file = metrics.MetricsFile(path, resume_step=first) if self._writes else None
-        self.records = [r for r in metrics.read(path) if r["step"] <= first]
+        self.records: list[dict[str, Any]] = agree.value_of_first(lambda: metrics.read(path))
         self._seconds = self.records[-1]["seconds"] if self.records else 0.0
         self._pending: list[Any] = []
         kept = unlogged.read(folder, first)

@@ -56,7 +56,7 @@ class Calendar(NamedTuple):
     Attributes:
       config: config.train.
       steps: of the whole training.
-      steps_per_epoch: not a whole number.
+      steps_per_epoch: need not be whole.
       periods: the epochs between two of each evaluation.
     """
 
@@ -130,6 +130,7 @@ def train(
     )
     ledger = Ledger(training, stage.split, folder, first=first, constants=constants or {})
     advance, longest = _make_advance(stage, first=first)
+    ledger.restart_clock()
     step = first
     with interruption.watch() as watch, watch.deferred(), progress(steps, first) as shown:
         while True:
@@ -222,7 +223,7 @@ def on_devices(choice: str, split: Any) -> bool:
         return split.in_memory and jax.default_backend() != "cpu"
     if choice == "yes" and not split.in_memory:
         raise ConfigError(
-            "config.train.resident: 'yes' needs a training set in memory, and this one is read "
-            "from disk; raise data.memory_limit_gib, or choose 'auto'"
+            "config.train.resident: expected 'auto' or 'no' for a training set that is read from "
+            "disk, got 'yes'; a higher data.memory_limit_gib keeps it in memory"
         )
     return choice == "yes"

@@ -53,7 +53,7 @@ def make_window(
       The state given is donated.
     """
     stored = sharding.replicate(mesh, {name: _array(split, name) for name in inputs})
-    # Of each image of the split, its place among those stored; most splits store them in order.
+    # Where each image of the split is stored; most splits store them in order.
     rows = split.numbers if isinstance(split, DerivedSplit) else np.arange(len(split))
     over_devices = NamedSharding(mesh, P(None, "data"))
 

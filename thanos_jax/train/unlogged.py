@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from thanos_jax import agree
 from thanos_jax.workdir import write_atomically
 
 FILE = "unlogged.json"
@@ -39,7 +40,7 @@ def write(
 
 def read(folder: pathlib.Path, step: int) -> tuple[dict[str, np.ndarray], float] | None:
     """Returns what `write` was given for a step, exactly; None if no run was stopped there."""
-    kept = _read(folder).get(str(step))
+    kept = agree.value_of_first(lambda: _read(folder).get(str(step)))
     if kept is None:
         return None
     metrics = {name: np.array(values, np.float32) for name, values in kept["metrics"].items()}
