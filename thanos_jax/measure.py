@@ -35,10 +35,10 @@ def geometry(
       seed: draws samples, permutations and starting vectors.
 
     Returns:
-      "neural_collapse" of coarse classes, with classifier (of a single encoder); "strata", the same numbers
-      for the strata of each coarse class; "strata_distances" ("coarse", "fine", "distances" of every
-      two, by name); "permutation_test"; "encoder" and, where there is one, "decoder" Lipschitz
-      constants.
+      "neural_collapse" of coarse classes, with the classifier of a single encoder; "strata", the
+      same numbers for the strata of each coarse class; "strata_distances" ("coarse", "fine",
+      "distances" of every two, by name); "permutation_test"; Lipschitz constants of the "encoder"
+      and, where there is one, the "decoder".
 
     Raises:
       NotARunError: there is no run, or none with a checkpoint.

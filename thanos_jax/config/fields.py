@@ -163,7 +163,8 @@ FIELDS: dict[str, Field] = {
     ),
     "data.random_bits_form": _one_of(
         "channels",
-        "channels: each bit a constant channel; integer: one channel, the bits read as a number",
+        "how random bits are appended to an image; channels: each bit a constant channel; integer: "
+        "one channel, the bits read as a number",
         random_bits.FORMS,
     ),
     "data.memory_limit_gib": _number(
@@ -171,8 +172,8 @@ FIELDS: dict[str, Field] = {
     ),
     "data.on_damaged": _one_of(
         "stop",
-        "what follows a stored image that cannot be read; skip: it is left out and counted, after "
-        "every image was read once at the start",
+        "what to do when a stored image cannot be read; stop: end the run; skip: read every image "
+        "once at the start, and leave out and count those that cannot be read",
         damaged.OPTIONS,
     ),
     "data.read_threads": _number(8, "threads that read and decode images from disk", 1, 1024),
