@@ -106,7 +106,7 @@ def statistics(
         # s_ij = <x_i, x_j>; against the bank, which has no gradient, <z_i / temperature, k_j>.
         x = entries.embedding * jnp.sqrt(scale)
         query = None if bank is None else entries.embedding * scale
-        return _pair_sums(choice, x, query, _roles(entries, x), _bank(bank, x))
+        return _compiled_pair_sums(choice, x, query, _roles(entries, x), _bank(bank, x))
 
     if choice.one_positive:
         # In order of labels, most tiles have no class in common and the second pass skips them.
@@ -290,6 +290,9 @@ def _backward(choice: Choice, residuals: Any, cotangents: dict[str, jax.Array]) 
 
 
 _pair_sums.defvjp(_forward, _backward)
+
+# Called outside `jax.jit`, loops over closures would be compiled anew at every call.
+_compiled_pair_sums = jax.jit(_pair_sums, static_argnums=0)
 
 
 def _product(choice: Choice, a: jax.Array, b: jax.Array, contract: tuple[int, int]) -> jax.Array:
