@@ -7,11 +7,13 @@ Notation of one anchor i: `s` are the similarities s_ij = <z_i, z_j> / temperatu
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
@@ -337,3 +339,18 @@ def labels_like(kind: str, batch: int = ENTRIES // 2) -> np.ndarray:
 
 def where_like(kind: str, batch: int = ENTRIES // 2) -> np.ndarray:
     return np.array(WHERE[kind][:batch], dtype=bool)
+
+
+@contextlib.contextmanager
+def lowered_programs() -> Iterator[list[str]]:
+    """A list that gets the name of every program that jax makes meanwhile."""
+    programs: list[str] = []
+    is_open = True
+
+    def listen(event: str, seconds: float, **_: Any) -> None:
+        if is_open and event.endswith("jaxpr_to_mlir_module_duration"):
+            programs.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield programs
+    is_open = False

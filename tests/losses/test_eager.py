@@ -1,6 +1,5 @@
 """Losses called outside `jax.jit`: what is compiled, what is kept, how long a call takes."""
 
-import contextlib
 import functools
 import pathlib
 import resource
@@ -13,20 +12,6 @@ import pytest
 
 from thanos_jax import losses
 from thanos_jax.losses.pairs import streaming
-
-
-@contextlib.contextmanager
-def lowered_programs():
-    """A list that gets the name of every program that jax makes meanwhile."""
-    programs, is_open = [], True
-
-    def listen(event, seconds, **_):
-        if is_open and event.endswith("jaxpr_to_mlir_module_duration"):
-            programs.append(event)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    yield programs
-    is_open = False
 
 
 def gradient_of(loss, implementation, temperature=0.1):
@@ -42,7 +27,7 @@ def test_second_call_compiles_nothing(loss, implementation):
     """Nor does another temperature, if it is of the same kind: a schedule costs nothing."""
     z, labels = jax.numpy.asarray(oracle.embeddings_like(2)), oracle.labels_like("random")
     first = gradient_of(loss, implementation)(z, labels)
-    with lowered_programs() as programs:
+    with oracle.lowered_programs() as programs:
         second = gradient_of(loss, implementation)(z, labels)
         gradient_of(loss, implementation, temperature=0.2)(z, labels)
     assert not programs
@@ -69,10 +54,10 @@ def test_two_hundred_gradients():
     seconds = {}
     for implementation in ("streaming", "dense"):
         call = gradient_of(oracle.BY_NAME["supcon"], implementation)
-        for _ in range(10):
+        for _ in range(40):  # memory is handed out in large pieces at first
             jax.block_until_ready(call(z, labels))
         before, times = resident(), []
-        with lowered_programs() as programs:
+        with oracle.lowered_programs() as programs:
             for _ in range(200 if implementation == "streaming" else 20):
                 begun = time.perf_counter()
                 jax.block_until_ready(call(z, labels))

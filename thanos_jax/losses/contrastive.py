@@ -5,14 +5,13 @@ The arguments they share are described in `thanos_jax.losses`.
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import jax
 
-from thanos_jax.losses import checks, pairs
-from thanos_jax.losses.memory_bank import MemoryBank, candidates
-from thanos_jax.losses.pairs.entries import AxisName
+from thanos_jax.losses import checks, pairs, placement
+from thanos_jax.losses.memory_bank import MemoryBank, candidates, checked
+from thanos_jax.losses.pairs.axes import AxisName
 from thanos_jax.losses.reduction import OPTIONS as REDUCTIONS
 from thanos_jax.losses.reduction import reduce
 
@@ -343,6 +342,26 @@ def _supcon(denominator: str) -> _Term:
     return _SUPCON[denominator]
 
 
+class _Form(NamedTuple):
+    """What a loss is made of and how it is computed; static.
+
+    Attributes:
+      terms: one or more; of the second and further ones there are weights.
+      views: as the callers have it.
+      normalize: as the callers have it.
+      implementation: as the callers have it.
+      reduction: as the callers have it.
+      coldest: what the temperature is known not to be below, or None.
+    """
+
+    terms: tuple[_Term, ...]
+    views: str
+    normalize: bool
+    implementation: str
+    reduction: str
+    coldest: float | None
+
+
 def _loss(
     embeddings: Any,
     labels: Any,
@@ -357,67 +376,81 @@ def _loss(
     checks.boolean("normalize", shared.normalize)
     checks.option("implementation", shared.implementation, pairs.OPTIONS)
     embeddings = checks.embeddings(embeddings)
-    # In order: that of a set differs between processes, and with it the program and its last bits.
-    names = sorted({*term, *(other or ()), "has_same"})
-    batch, num_views, _ = embeddings.shape
-    if num_views < 2 and ("mean_own" in names or shared.views == "cross"):
+    terms = (term,) if other is None else (term, other)
+    own_views = any("mean_own" in term for term in terms)
+    batch, num_views, dim = embeddings.shape
+    if num_views < 2 and (own_views or shared.views == "cross"):
         reason = (
-            "the loss compares an anchor with its other views"
-            if "mean_own" in names
-            else 'views="cross"'
+            "the loss compares an anchor with its other views" if own_views else 'views="cross"'
         )
         raise ValueError(
             f"embeddings: expected at least two views ({reason}), [batch, views, dim], "
             f"got {num_views} view: {list(embeddings.shape)}"
         )
-    statistics = _statistics(embeddings, labels, shared, names)
+    bank = shared.memory_bank
+    if labels is not _EVERY_IMAGE_ITS_OWN:
+        labels = checks.labels(labels, batch, rename=bank is None)
+    else:
+        labels = None
+    if bank is not None:
+        bank = checked("memory_bank", bank, dim)
+    where = checks.where(shared.where, batch)
+    temperature = checks.temperature(shared.temperature)
+    implementation = pairs.choose(
+        shared.implementation, batch * num_views, 0 if bank is None else len(bank.filled)
+    )
+    return placement.place(
+        _computed,
+        _Form(
+            terms, shared.views, bool(shared.normalize), shared.implementation, shared.reduction,
+            pairs.coldest(temperature),
+        ),
+        {"embeddings": embeddings, "labels": labels, "where": where},
+        {"temperature": temperature, "weight": weight, "bank": bank},
+        shared.axis_name,
+        per_row=shared.reduction == "none",
+        divide=implementation != "dense",
+        check_vma=shared.implementation != "pallas",
+    )  # fmt: skip
+
+
+def _computed(
+    form: _Form, rows: dict[str, Any], shared: dict[str, Any], axis_name: AxisName | None
+) -> jax.Array:
+    """The loss of what lies on this device, among the global batch."""
+    embeddings, labels = rows["embeddings"], rows["labels"]
+    bank = shared["bank"]
+    if bank is not None:
+        labels, bank = candidates(bank, embeddings, labels, normalized=form.normalize)
+    statistics = pairs.statistics(
+        pairs.make_entries(
+            embeddings,
+            labels,
+            rows["where"],
+            normalized=form.normalize,
+            axis_name=axis_name,
+        ),
+        temperature=shared["temperature"],
+        coldest=form.coldest,
+        views=form.views,
+        # In order: that of a set differs between processes, and with it the program and its last
+        # bits.
+        names=sorted({"has_same"}.union(*form.terms)),
+        axis_name=axis_name,
+        implementation=form.implementation,
+        bank=bank,
+    )
 
     def value(term: _Term) -> jax.Array:
         values = [statistics[name] for name in term]
         return values[0] - values[1] if len(values) == 2 else values[0]
 
-    per_anchor = value(term)
-    if other is not None:
+    per_anchor = value(form.terms[0])
+    if len(form.terms) == 2:
+        weight = shared["weight"]
         if isinstance(weight, jax.Array):
             weight = weight.astype(per_anchor.dtype)
-        per_anchor = (1.0 - weight) * per_anchor + weight * value(other)
+        per_anchor = (1.0 - weight) * per_anchor + weight * value(form.terms[1])
     # An average over the anchors that have a positive; the others are worth 0.
-    loss = reduce(
-        per_anchor,
-        statistics["has_same"],
-        reduction=shared.reduction,
-        axis_name=shared.axis_name,
-    )
-    return loss.reshape(batch, num_views) if shared.reduction == "none" else loss
-
-
-def _statistics(
-    embeddings: jax.Array, labels: Any, shared: _Shared, names: Collection[str]
-) -> dict[str, jax.Array]:
-    """The named pair statistics of a batch; checks the arguments that they depend on."""
-    batch = len(embeddings)
-    if labels is _EVERY_IMAGE_ITS_OWN:
-        labels = None
-    else:
-        labels = checks.labels(labels, batch, rename=shared.memory_bank is None)
-    bank = None
-    if shared.memory_bank is not None:
-        labels, bank = candidates(
-            shared.memory_bank, embeddings, labels, normalized=shared.normalize
-        )
-    entries = pairs.make_entries(
-        embeddings,
-        labels,
-        checks.where(shared.where, batch),
-        normalized=shared.normalize,
-        axis_name=shared.axis_name,
-    )
-    return pairs.statistics(
-        entries,
-        temperature=checks.temperature(shared.temperature),
-        views=shared.views,
-        names=names,
-        axis_name=shared.axis_name,
-        implementation=shared.implementation,
-        bank=bank,
-    )
+    loss = reduce(per_anchor, statistics["has_same"], reduction=form.reduction, axis_name=axis_name)
+    return loss.reshape(embeddings.shape[:2]) if form.reduction == "none" else loss

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from thanos_jax.losses import checks
 from thanos_jax.losses.contrastive import DENOMINATORS, info_nce, spread, supcon
-from thanos_jax.losses.pairs.entries import AxisName
+from thanos_jax.losses.pairs.axes import AxisName
 
 
 def cross_modal(

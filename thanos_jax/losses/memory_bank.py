@@ -37,9 +37,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from thanos_jax.losses import checks
+from thanos_jax.losses import checks, placement
+from thanos_jax.losses.pairs.axes import AxisName, gather_same
 from thanos_jax.losses.pairs.entries import (
-    AxisName,
     Entries,
     compute_dtype,
     make_bank_entries,
@@ -145,22 +145,36 @@ def push(
       [10, 8, 9]
     """
     embeddings = lax.stop_gradient(checks.embeddings(embeddings))
-    batch, views, dim = embeddings.shape
-    bank = _checked("bank", bank, dim)
-    new = {
-        "embeddings": embeddings.reshape(batch * views, -1).astype(bank.embeddings.dtype),
-        "filled": jnp.repeat(checks.where(where, batch), views),
-    }
+    batch, _, dim = embeddings.shape
+    bank = checked("bank", bank, dim)
     if (labels is None) != (bank.labels is None):
         expected = (
             "labels, as the bank has them" if labels is None else "None, as the bank has none"
         )
         raise TypeError(f"labels: expected {expected}, got {checks.describe(labels)}")
     if bank.labels is not None:
-        new["labels"] = jnp.repeat(_fitting(labels, batch, bank.labels.dtype), views)
-    if axis_name is not None:
-        new = {name: _gather(array, axis_name) for name, array in new.items()}
+        labels = _fitting(labels, batch, bank.labels.dtype)
+    rows = {
+        "embeddings": embeddings.astype(bank.embeddings.dtype),
+        "labels": labels,
+        "where": checks.where(where, batch),
+    }
+    return placement.place(_pushed, None, rows, bank, axis_name)
 
+
+def _pushed(
+    _: None, rows: dict[str, Any], bank: MemoryBank, axis_name: AxisName | None
+) -> MemoryBank:
+    """The bank with the rows of all devices put in."""
+    views = rows["embeddings"].shape[1]
+    new = {
+        "embeddings": rows["embeddings"].reshape(-1, rows["embeddings"].shape[-1]),
+        "filled": jnp.repeat(rows["where"], views),
+    }
+    if bank.labels is not None:
+        new["labels"] = jnp.repeat(rows["labels"], views)
+    if axis_name is not None:
+        new = {name: gather_same(array, axis_name) for name, array in new.items()}
     size, number = len(bank.filled), len(new["filled"])
     rank = jnp.cumsum(new["filled"], dtype=jnp.int32)  # 1, 2, ... of what is put in
     count = rank[-1]
@@ -200,7 +214,7 @@ def candidates(
         compared with that of `labels`.
       ValueError: another dim than the embeddings'.
     """
-    bank = _checked("memory_bank", bank, embeddings.shape[-1])
+    bank = checked("memory_bank", bank, embeddings.shape[-1])
     theirs = None
     if labels is not None:
         if bank.labels is None:
@@ -216,7 +230,7 @@ def candidates(
     return labels, entries
 
 
-def _checked(name: str, value: Any, dim: int) -> MemoryBank:
+def checked(name: str, value: Any, dim: int) -> MemoryBank:
     """Returns a MemoryBank of that dim whose arrays are jax's and fit together."""
     if not isinstance(value, MemoryBank):
         raise TypeError(
@@ -262,18 +276,3 @@ def _fitting(labels: Any, batch: int, dtype: Any) -> jax.Array:
             f"got {checks.describe(checked)}; losses.memory_bank.init takes a label_dtype"
         )
     return checked.astype(dtype)
-
-
-def _gather(array: jax.Array, axis_name: AxisName) -> jax.Array:
-    """Collects the rows of all devices, in their order.
-
-    A sum in which each device has its rows where the others have zeros, and not `lax.all_gather`:
-    shard_map then knows that the result is the same on every device.
-    """
-    rows = len(array)
-    shape = (lax.axis_size(axis_name) * rows, *array.shape[1:])
-    summed = jnp.int32 if array.dtype == bool else array.dtype
-    mine = lax.dynamic_update_slice_in_dim(
-        jnp.zeros(shape, summed), array.astype(summed), lax.axis_index(axis_name) * rows, axis=0
-    )
-    return lax.psum(mine, axis_name).astype(array.dtype)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import AxisType
 
-from thanos_jax.losses.pairs.entries import AxisName, Entries
+from thanos_jax.losses.pairs.axes import AxisName, gather, left_by_shard_map
+from thanos_jax.losses.pairs.entries import Entries
 
 
 def count_same(
@@ -27,7 +29,7 @@ def count_same(
     label, valid = entries.label[::num_views], entries.valid[::num_views]
     labels, valids = label, valid
     if axis_name is not None:
-        labels, valids = (lax.all_gather(x, axis_name, tiled=True) for x in (label, valid))
+        labels, valids = (gather(x, axis_name) for x in (label, valid))
     images = _count(label, labels, valids)
     count = images * num_views - 1 if views == "all" else images * (num_views - 1)
     if bank is not None:
@@ -39,6 +41,9 @@ def _count(wanted: jax.Array, labels: jax.Array, valid: jax.Array) -> jax.Array:
     """Counts, for each wanted label, the valid ones equal to it."""
     labels, valid = lax.sort((labels, valid.astype(jnp.int32)), num_keys=1, is_stable=False)
     before = jnp.pad(jnp.cumsum(valid, dtype=jnp.int32), (1, 0))
-    first = jnp.searchsorted(labels, wanted, side="left")
-    last = jnp.searchsorted(labels, wanted, side="right")
+    # In a shard_map over some axes of an Auto mesh, jax refuses the loop of a binary search.
+    # Sorting takes ten times as long or more: 0.5 % of a loss of 65,536 entries on a CPU.
+    method = "sort" if left_by_shard_map(AxisType.Auto) else "scan"
+    first = jnp.searchsorted(labels, wanted, side="left", method=method)
+    last = jnp.searchsorted(labels, wanted, side="right", method=method)
     return before[last] - before[first]

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-AxisName = Any  # one mesh or pmap axis name, or a tuple of them
+from thanos_jax.losses.pairs.axes import AxisName
 
 
 @functools.partial(

@@ -24,7 +24,7 @@ import numpy as np
 from jax import lax
 
 from thanos_jax.losses.pairs import tiles
-from thanos_jax.losses.pairs.entries import AxisName
+from thanos_jax.losses.pairs.axes import AxisName, gather
 
 Tree = Any  # arrays whose leading axes are [entries] or [tiles, size]; of entries, a dictionary
 
@@ -121,7 +121,7 @@ def sweep(what: Sweep, entries: Tree, plan: Plan) -> Tree:
         if devices > 1:
             sums = _ring(what, rows, layout, sums, plan, devices)
     else:
-        everyone = jax.tree.map(lambda x: lax.all_gather(x, plan.axis_name, tiled=True), entries)
+        everyone = jax.tree.map(lambda x: gather(x, plan.axis_name), entries)
         others = tiles.layout(number * devices, groups=plan.groups, largest=plan.tile)
         columns = _split(what, everyone, others)
         pairs = tiles.rectangle(layout, others)

@@ -22,8 +22,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from thanos_jax.losses.pairs import sharded
+from thanos_jax.losses.pairs.axes import AxisName
 from thanos_jax.losses.pairs.counts import count_same
-from thanos_jax.losses.pairs.entries import AxisName, Entries
+from thanos_jax.losses.pairs.entries import Entries
 from thanos_jax.losses.pairs.sharded import Plan, Sweep, Tree, Visits
 
 # Entries in a tile, at most. CPU: of 256, 512, 1024 and 2048, the fastest on two cores; a tile of
@@ -67,6 +68,7 @@ def statistics(
     names: Collection[str],
     axis_name: AxisName | None,
     bank: Entries | None = None,
+    coldest: float | None = None,
     schedule: str = "auto",
     visits: Visits = sharded.LOOPS,
 ) -> dict[str, jax.Array]:
@@ -79,6 +81,7 @@ def statistics(
       names: as there.
       axis_name: as there.
       bank: as there.
+      coldest: as there.
       schedule: one of `sharded.SCHEDULES`.
       visits: the loops over tiles.
     """
@@ -90,7 +93,7 @@ def statistics(
         sets=tuple(key for key, name in sets.items() if name in names),
         same_sum="mean_same" in names,
         one_positive="one_positive" in names,
-        shift=_shift(temperature, dtype) if entries.unit else None,
+        shift=_shift(coldest, dtype) if entries.unit else None,
         operands=_operands(entries),
         plan=Plan(
             visits=visits,
