@@ -148,6 +148,7 @@ def contrastive(
     if normalize:
         z = normalized(z)
     valid = np.ones(num_images, bool) if where is None else np.asarray(where)
+    valid = np.broadcast_to(valid.reshape(num_images, -1), (num_images, num_views))
     classes = [0] * num_images if labels is None else [int(label) for label in np.asarray(labels)]
     remembered = [] if memory_bank is None else in_bank(memory_bank, normalize)
     for name in options.keys() & {"alpha", "beta"}:
@@ -157,13 +158,13 @@ def contrastive(
     counted = np.zeros((num_images, num_views), bool)
     for image in range(num_images):
         for view in range(num_views):
-            if not valid[image]:
+            if not valid[image, view]:
                 continue
             sets: dict[str, list[float]] = {k: [] for k in ("others", "positives", "negatives")}
             sets["own"] = []
             for other in range(num_images):
                 for other_view in range(num_views):
-                    if not valid[other] or (other, other_view) == (image, view):
+                    if not valid[other, other_view] or (other, other_view) == (image, view):
                         continue
                     if views == "cross" and other_view == view:
                         continue

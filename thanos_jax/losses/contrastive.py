@@ -275,7 +275,7 @@ def spread(
         temperature, views, where, normalize, memory_bank, axis_name, implementation, reduction
     )
     alpha = checks.weight("alpha", alpha)
-    return _loss(embeddings, labels, shared, _supcon(denominator), _CLASS_CONDITIONAL, alpha)
+    return _loss(embeddings, labels, shared, _supcon(denominator), (alpha, _CLASS_CONDITIONAL))
 
 
 def joint(
@@ -334,7 +334,7 @@ def joint(
         temperature, views, where, normalize, memory_bank, axis_name, implementation, reduction
     )
     beta = checks.weight("beta", beta)
-    return _loss(embeddings, labels, shared, _INFO_NCE, _supcon(denominator), beta)
+    return _loss(embeddings, labels, shared, _INFO_NCE, (beta, _supcon(denominator)))
 
 
 def _supcon(denominator: str) -> _Term:
@@ -367,16 +367,15 @@ def _loss(
     labels: Any,
     shared: _Shared,
     term: _Term,
-    other: _Term | None = None,
-    weight: jax.Array | float = 0.0,
+    *others: tuple[jax.Array | float, _Term],
 ) -> jax.Array:
-    """The loss made of one term, or of two: (1 - weight) `term` + weight `other`."""
+    """The loss made of a term; with each other one: (1 - weight) what there is + weight other."""
     checks.option("views", shared.views, VIEWS)
     checks.option("reduction", shared.reduction, REDUCTIONS)
     checks.boolean("normalize", shared.normalize)
     checks.option("implementation", shared.implementation, pairs.OPTIONS)
     embeddings = checks.embeddings(embeddings)
-    terms = (term,) if other is None else (term, other)
+    terms = (term, *(other for _, other in others))
     own_views = any("mean_own" in term for term in terms)
     batch, num_views, dim = embeddings.shape
     if num_views < 2 and (own_views or shared.views == "cross"):
@@ -394,7 +393,7 @@ def _loss(
         labels = None
     if bank is not None:
         bank = checked("memory_bank", bank, dim)
-    where = checks.where(shared.where, batch)
+    where = checks.where(shared.where, batch, num_views)
     temperature = checks.temperature(shared.temperature)
     implementation = pairs.choose(
         shared.implementation, batch * num_views, 0 if bank is None else len(bank.filled)
@@ -406,7 +405,7 @@ def _loss(
             pairs.coldest(temperature),
         ),
         {"embeddings": embeddings, "labels": labels, "where": where},
-        {"temperature": temperature, "weight": weight, "bank": bank},
+        {"temperature": temperature, "weights": [weight for weight, _ in others], "bank": bank},
         shared.axis_name,
         per_row=shared.reduction == "none",
         divide=implementation != "dense",
@@ -435,7 +434,7 @@ def _computed(
         views=form.views,
         # In order: that of a set differs between processes, and with it the program and its last
         # bits.
-        names=sorted({"has_same"}.union(*form.terms)),
+        names=sorted({"has_same", "has_own"}.union(*form.terms)),
         axis_name=axis_name,
         implementation=form.implementation,
         bank=bank,
@@ -445,12 +444,22 @@ def _computed(
         values = [statistics[name] for name in term]
         return values[0] - values[1] if len(values) == 2 else values[0]
 
-    per_anchor = value(form.terms[0])
-    if len(form.terms) == 2:
-        weight = shared["weight"]
-        if isinstance(weight, jax.Array):
-            weight = weight.astype(per_anchor.dtype)
-        per_anchor = (1.0 - weight) * per_anchor + weight * value(form.terms[1])
+    def mixed(values: list[jax.Array]) -> jax.Array:
+        result = values[0]
+        for weight, other in zip(shared["weights"], values[1:], strict=True):
+            if isinstance(weight, jax.Array):
+                weight = weight.astype(result.dtype)
+            result = (1.0 - weight) * result + weight * other
+        return result
+
+    def reduced(values: jax.Array, counted: str) -> jax.Array:
+        return reduce(values, statistics[counted], reduction=form.reduction, axis_name=axis_name)
+
     # An average over the anchors that have a positive; the others are worth 0.
-    loss = reduce(per_anchor, statistics["has_same"], reduction=form.reduction, axis_name=axis_name)
+    if rows["where"].ndim == 1:
+        loss = reduced(mixed([value(term) for term in form.terms]), "has_same")
+    else:
+        # Where images lack views, each term has anchors of its own.
+        own = ["has_own" if "mean_own" in term else "has_same" for term in form.terms]
+        loss = mixed([reduced(value(t), name) for t, name in zip(form.terms, own, strict=True)])
     return loss.reshape(embeddings.shape[:2]) if form.reduction == "none" else loss

@@ -87,10 +87,11 @@ def cross_modal(
       Chen, Fu et al., Perfectly Balanced, ICML 2022, equation 4, https://arxiv.org/abs/2204.07596
     """
     alpha = checks.weight("alpha", alpha)
-    spreads = isinstance(alpha, jax.Array) or alpha != 0.0
+    spreads = isinstance(alpha, jax.core.Tracer) or float(alpha) != 0.0
     if labels is None and spreads:
         raise ValueError(
-            f"alpha: expected 0 without labels, where no pairs share a class, got {alpha!r}"
+            "alpha: expected 0 without labels, where no pairs share a class, "
+            f"got {checks.describe(alpha)}"
         )
     checks.option("denominator", denominator, DENOMINATORS)
     embeddings = _stacked(image, text)

@@ -145,7 +145,7 @@ def push(
       [10, 8, 9]
     """
     embeddings = lax.stop_gradient(checks.embeddings(embeddings))
-    batch, _, dim = embeddings.shape
+    batch, views, dim = embeddings.shape
     bank = checked("bank", bank, dim)
     if (labels is None) != (bank.labels is None):
         expected = (
@@ -157,7 +157,7 @@ def push(
     rows = {
         "embeddings": embeddings.astype(bank.embeddings.dtype),
         "labels": labels,
-        "where": checks.where(where, batch),
+        "where": checks.where(where, batch, views),
     }
     return placement.place(_pushed, None, rows, bank, axis_name)
 
@@ -166,10 +166,11 @@ def _pushed(
     _: None, rows: dict[str, Any], bank: MemoryBank, axis_name: AxisName | None
 ) -> MemoryBank:
     """The bank with the rows of all devices put in."""
-    views = rows["embeddings"].shape[1]
+    batch, views, dim = rows["embeddings"].shape
+    filled = rows["where"].reshape(batch, -1)
     new = {
-        "embeddings": rows["embeddings"].reshape(-1, rows["embeddings"].shape[-1]),
-        "filled": jnp.repeat(rows["where"], views),
+        "embeddings": rows["embeddings"].reshape(-1, dim),
+        "filled": jnp.broadcast_to(filled, (batch, views)).reshape(-1),
     }
     if bank.labels is not None:
         new["labels"] = jnp.repeat(rows["labels"], views)
@@ -232,6 +233,7 @@ def candidates(
 
 def checked(name: str, value: Any, dim: int) -> MemoryBank:
     """Returns a MemoryBank of that dim whose arrays are jax's and fit together."""
+    value = checks.held(value)
     if not isinstance(value, MemoryBank):
         raise TypeError(
             f"{name}: expected a MemoryBank, made by losses.memory_bank.init, "

@@ -102,6 +102,7 @@ def statistics(
       mean_own       mean over a(i) of s_ij
       one_positive   mean over p in P(i) of  log sum_{j in {p} and N(i)} exp s_ij - s_ip
       has_same       whether P(i) is not empty
+      has_own        whether a(i) is not empty
 
     The mean over, or the logarithm of, an empty set is given as 0.
 
@@ -119,7 +120,7 @@ def statistics(
       coldest: of the temperature, as `coldest` returns it.
 
     Returns:
-      name -> float [N] (bool [N] for has_same).
+      name -> float [N] (bool [N] for has_same and has_own).
     """
     implementation = choose(
         implementation,

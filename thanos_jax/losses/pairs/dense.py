@@ -65,6 +65,7 @@ def statistics(
         "mean_own": lambda: _mean(similarity, own),
         "one_positive": one_positive,
         "has_same": lambda: jnp.any(same, axis=1),
+        "has_own": lambda: jnp.any(own, axis=1),
     }
     return {name: available[name]() for name in names}
 

@@ -76,7 +76,7 @@ def make_entries(
     Args:
       embeddings: float [batch, views, dim].
       labels: integer [batch], or None: every image is a class of its own.
-      where: bool [batch].
+      where: bool [batch] or [batch, views].
       normalized: whether rows are divided by their length.
       axis_name: the axis over which the global batch is sharded, if any.
 
@@ -86,8 +86,9 @@ def make_entries(
     batch, views, dim = embeddings.shape
     given = embeddings.dtype
     embeddings = embeddings.astype(compute_dtype(embeddings))
+    each = where if where.ndim == 2 else jnp.broadcast_to(where[:, None], (batch, views))
     # Before anything else touches them: 0 * NaN in a backward pass would reach real rows.
-    embeddings = jnp.where(where[:, None, None], embeddings, 0.0)
+    embeddings = jnp.where(each[:, :, None], embeddings, 0.0)
     if normalized:
         embeddings = normalize(embeddings)
     image = jnp.arange(batch, dtype=jnp.int32)
@@ -99,7 +100,7 @@ def make_entries(
         label=jnp.repeat(label, views),
         image=jnp.repeat(image, views),
         view=jnp.tile(jnp.arange(views, dtype=jnp.int32), batch),
-        valid=jnp.repeat(where, views),
+        valid=each.reshape(-1),
         num_views=views,
         unit=normalized,
         given=given,

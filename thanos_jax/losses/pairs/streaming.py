@@ -129,6 +129,7 @@ def statistics(
         "mean_own": lambda: _mean_own(entries) * scale,
         "one_positive": lambda: sums["one_positive"] / positives,
         "has_same": lambda: count > 0,
+        "has_own": lambda: _other_views(entries) > 0,
     }
     return {name: available[name]() for name in names}
 
@@ -139,10 +140,18 @@ def _mean_own(entries: Entries) -> jax.Array:
     z = entries.embedding.reshape(-1, num_views, entries.embedding.shape[-1])
     products = jnp.einsum("ivd,iwd->ivw", z, z, precision=lax.Precision.HIGHEST)
     others = jnp.where(jnp.eye(num_views, dtype=bool)[None], 0.0, products)
-    return jnp.sum(others, axis=-1).reshape(-1) / max(num_views - 1, 1)
+    number = jnp.maximum(_other_views(entries), 1).astype(z.dtype)
+    return jnp.sum(others, axis=-1).reshape(-1) / number
 
 
-def _shift(temperature: jax.Array | float, dtype: Any) -> float | None:
+def _other_views(entries: Entries) -> jax.Array:
+    """How many other views of its image an entry has: int32 [N], 0 if it is not valid."""
+    valid = entries.valid.reshape(-1, entries.num_views)
+    others = jnp.sum(valid, axis=1, keepdims=True, dtype=jnp.int32) - 1
+    return jnp.where(valid, others, 0).reshape(-1)
+
+
+def _shift(temperature: jax.Array | float | None, dtype: Any) -> float | None:
     """A constant c for which exp(s - c) keeps all digits for |s| <= 1 / temperature, if any."""
     if not isinstance(temperature, float | int):
         return None
