@@ -111,8 +111,8 @@ def _stacked(views: Sequence[Any]) -> jax.Array:
 def labels(value: Any, batch: int, *, name: str = "labels", rename: bool = True) -> jax.Array:
     """Returns integer [batch].
 
-    64-bit labels beyond 32 bits, NumPy's or made with x64 on, are renamed to their ranks where jax would cut them off,
-    which could merge two classes; only equality of labels means anything to the losses.
+    64-bit labels beyond 32 bits, NumPy's or made with x64 on, are renamed to their ranks where jax
+    would cut them off, which could merge two classes; only their equality means anything here.
 
     Args:
       value: what the caller gave.

@@ -396,7 +396,7 @@ def _loss(
     where = checks.where(shared.where, batch, num_views)
     temperature = checks.temperature(shared.temperature)
     implementation = pairs.choose(
-        shared.implementation, batch * num_views, 0 if bank is None else len(bank.filled)
+        shared.implementation, batch * num_views, 0 if bank is None else bank.filled.shape[0]
     )
     return placement.place(
         _computed,

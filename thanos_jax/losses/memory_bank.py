@@ -28,14 +28,12 @@ References:
 
 from __future__ import annotations
 
-import dataclasses
-import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jax import export, lax
 
 from thanos_jax.losses import checks, placement
 from thanos_jax.losses.pairs.axes import AxisName, gather_same
@@ -48,14 +46,11 @@ from thanos_jax.losses.pairs.entries import (
 __all__ = ["MemoryBank", "init", "push"]
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=("embeddings", "labels", "filled", "position"),
-    meta_fields=(),
-)
-@dataclasses.dataclass(frozen=True)
-class MemoryBank:
-    """A queue of embeddings; a pytree. Made by `init`.
+class MemoryBank(NamedTuple):
+    """A queue of embeddings; a pytree, which serializers of trees save as it is. Made by `init`.
+
+    What a serializer restores without a target, as a dictionary, is a bank again by
+    `MemoryBank(**restored)`.
 
     Attributes:
       embeddings: float [size, dim], as they were pushed, not normalized.
@@ -68,6 +63,11 @@ class MemoryBank:
     labels: jax.Array | None
     filled: jax.Array
     position: jax.Array
+
+
+export.register_namedtuple_serialization(
+    MemoryBank, serialized_name="thanos_jax.losses.memory_bank.MemoryBank"
+)
 
 
 def init(size: int, dim: int, *, dtype: Any = jnp.float32, label_dtype: Any = int) -> MemoryBank:

@@ -53,7 +53,15 @@ def place(
     names = _names(axis_name)
     if names and all(map(_is_bound, names)):
         rows, shared = jax.tree.map(_whole, (rows, shared))
-        return compute(form, rows, shared, names if len(names) > 1 else names[0])
+        try:
+            return compute(form, rows, shared, names if len(names) > 1 else names[0])
+        except AssertionError as error:
+            if len(names) == 1 or "axis size" not in str(error):
+                raise
+            raise ValueError(
+                f"axis_name: expected one axis of jax.vmap, got {', '.join(map(repr, names))}; "
+                "jax has collectives over several axes at once in shard_map alone"
+            ) from error
     mesh, names = _home(names, rows, shared, divide)
     if mesh is None:
         return compute(form, rows, shared, None)

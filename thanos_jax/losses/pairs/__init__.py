@@ -66,6 +66,9 @@ def choose(implementation: str, anchors: int, others: int = 0, devices: int = 1)
     """
     if implementation != "auto":
         return implementation
+    numbers = (anchors, others)
+    if not all(isinstance(number, int) for number in numbers):
+        return "dense"  # sizes are symbols, as `jax.export` has them, and tiles need numbers
     return "dense" if anchors * (anchors * devices + others) <= DENSE_UNTIL else "streaming"
 
 
@@ -124,8 +127,8 @@ def statistics(
     """
     implementation = choose(
         implementation,
-        len(entries.valid),
-        0 if bank is None else len(bank.valid),
+        entries.valid.shape[0],
+        0 if bank is None else bank.valid.shape[0],
         1 if axis_name is None else lax.axis_size(axis_name),
     )
     return IMPLEMENTATIONS[implementation](

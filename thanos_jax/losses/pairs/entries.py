@@ -130,7 +130,7 @@ def make_bank_entries(
     given = embeddings.dtype
     embeddings = lax.stop_gradient(embeddings).astype(dtype)
     embeddings = jnp.where(filled[:, None], embeddings, 0.0)
-    nowhere = jnp.full(len(filled), -1, jnp.int32)  # images and views are numbered from 0
+    nowhere = jnp.full(filled.shape, -1, jnp.int32)  # images and views are numbered from 0
     return Entries(
         embedding=normalize(embeddings) if normalized else embeddings,
         label=nowhere if labels is None else labels,

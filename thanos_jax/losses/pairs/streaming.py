@@ -109,7 +109,14 @@ def statistics(
         # s_ij = <x_i, x_j>; against the bank, which has no gradient, <z_i / temperature, k_j>.
         x = entries.embedding * jnp.sqrt(scale)
         query = None if bank is None else entries.embedding * scale
-        return _compiled_pair_sums(choice, x, query, _roles(entries, x), _bank(bank, x))
+        try:
+            return _compiled_pair_sums(choice, x, query, _roles(entries, x), _bank(bank, x))
+        except TypeError as error:
+            if "forward-mode" not in str(error):
+                raise
+            raise TypeError(
+                f'{error} implementation="dense" has forward-mode derivatives.'
+            ) from error
 
     if choice.one_positive:
         # In order of labels, most tiles have no class in common and the second pass skips them.
