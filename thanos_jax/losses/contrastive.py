@@ -5,9 +5,13 @@ The arguments they share are described in `thanos_jax.losses`.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+from jax import lax
 
 from thanos_jax.losses import checks, pairs, placement
 from thanos_jax.losses.memory_bank import MemoryBank, candidates, checked
@@ -19,19 +23,19 @@ VIEWS = ("all", "cross")
 DENOMINATORS = ("all", "one_positive")
 
 # In place of labels: an object that no caller can pass by mistake, as None could be.
-_EVERY_IMAGE_ITS_OWN = object()
+EVERY_IMAGE_ITS_OWN = object()
 
 # The terms that losses are made of, per anchor: a pair statistic, or the first less the second.
-_Term = tuple[str, ...]
-_INFO_NCE: _Term = ("log_sum_all", "mean_own")
-_CLASS_CONDITIONAL: _Term = ("log_sum_same", "mean_own")
-_SUPCON: dict[str, _Term] = {
+Term = tuple[str, ...]
+INFO_NCE: Term = ("log_sum_all", "mean_own")
+CLASS_CONDITIONAL: Term = ("log_sum_same", "mean_own")
+_SUPCON: dict[str, Term] = {
     "all": ("log_sum_all", "mean_same"),
     "one_positive": ("one_positive",),
 }
 
 
-class _Shared(NamedTuple):
+class Shared(NamedTuple):
     """The keywords that all contrastive losses take, in the order of their signatures."""
 
     temperature: Any
@@ -90,10 +94,10 @@ def info_nce(
       Chen et al., A Simple Framework for Contrastive Learning of Visual Representations, ICML
       2020, equation 1, https://arxiv.org/abs/2002.05709
     """
-    shared = _Shared(
+    shared = Shared(
         temperature, views, where, normalize, memory_bank, axis_name, implementation, reduction
     )
-    return _loss(embeddings, _EVERY_IMAGE_ITS_OWN, shared, _INFO_NCE)
+    return mixture(embeddings, EVERY_IMAGE_ITS_OWN, shared, INFO_NCE)
 
 
 def supcon(
@@ -151,10 +155,10 @@ def supcon(
       https://arxiv.org/abs/2004.11362; Fu, Chen et al., The Details Matter, 2022, section 3.1,
       https://doi.org/10.3390/cmsf2022003004
     """
-    shared = _Shared(
+    shared = Shared(
         temperature, views, where, normalize, memory_bank, axis_name, implementation, reduction
     )
-    return _loss(embeddings, labels, shared, _supcon(denominator))
+    return mixture(embeddings, labels, shared, supcon_term(denominator))
 
 
 def class_conditional_info_nce(
@@ -208,10 +212,10 @@ def class_conditional_info_nce(
       Chen, Fu et al., Perfectly Balanced, ICML 2022, section 4.1,
       https://arxiv.org/abs/2204.07596
     """
-    shared = _Shared(
+    shared = Shared(
         temperature, views, where, normalize, memory_bank, axis_name, implementation, reduction
     )
-    return _loss(embeddings, labels, shared, _CLASS_CONDITIONAL)
+    return mixture(embeddings, labels, shared, CLASS_CONDITIONAL)
 
 
 def spread(
@@ -271,11 +275,11 @@ def spread(
       Chen, Fu et al., Perfectly Balanced, ICML 2022, equation 4,
       https://arxiv.org/abs/2204.07596
     """
-    shared = _Shared(
+    shared = Shared(
         temperature, views, where, normalize, memory_bank, axis_name, implementation, reduction
     )
     alpha = checks.weight("alpha", alpha)
-    return _loss(embeddings, labels, shared, _supcon(denominator), (alpha, _CLASS_CONDITIONAL))
+    return mixture(embeddings, labels, shared, supcon_term(denominator), (alpha, CLASS_CONDITIONAL))
 
 
 def joint(
@@ -330,14 +334,15 @@ def joint(
       Xue et al., Which Features are Learnt by Contrastive Learning?, ICML 2023, section 5,
       https://arxiv.org/abs/2305.16536
     """
-    shared = _Shared(
+    shared = Shared(
         temperature, views, where, normalize, memory_bank, axis_name, implementation, reduction
     )
     beta = checks.weight("beta", beta)
-    return _loss(embeddings, labels, shared, _INFO_NCE, (beta, _supcon(denominator)))
+    return mixture(embeddings, labels, shared, INFO_NCE, (beta, supcon_term(denominator)))
 
 
-def _supcon(denominator: str) -> _Term:
+def supcon_term(denominator: str) -> Term:
+    """The supervised term with the denominator that the caller named."""
     checks.option("denominator", denominator, DENOMINATORS)
     return _SUPCON[denominator]
 
@@ -352,22 +357,26 @@ class _Form(NamedTuple):
       implementation: as the callers have it.
       reduction: as the callers have it.
       coldest: what the temperature is known not to be below, or None.
+      queue: whether first views are the anchors, and their candidates their second views, each its
+        own, and the memory bank.
     """
 
-    terms: tuple[_Term, ...]
+    terms: tuple[Term, ...]
     views: str
     normalize: bool
     implementation: str
     reduction: str
     coldest: float | None
+    queue: bool
 
 
-def _loss(
+def mixture(
     embeddings: Any,
     labels: Any,
-    shared: _Shared,
-    term: _Term,
-    *others: tuple[jax.Array | float, _Term],
+    shared: Shared,
+    term: Term,
+    *others: tuple[jax.Array | float, Term],
+    queue: bool = False,
 ) -> jax.Array:
     """The loss made of a term; with each other one: (1 - weight) what there is + weight other."""
     checks.option("views", shared.views, VIEWS)
@@ -387,7 +396,7 @@ def _loss(
             f"got {num_views} view: {list(embeddings.shape)}"
         )
     bank = shared.memory_bank
-    if labels is not _EVERY_IMAGE_ITS_OWN:
+    if labels is not EVERY_IMAGE_ITS_OWN:
         labels = checks.labels(labels, batch, rename=bank is None)
     else:
         labels = None
@@ -402,7 +411,7 @@ def _loss(
         _computed,
         _Form(
             terms, shared.views, bool(shared.normalize), shared.implementation, shared.reduction,
-            pairs.coldest(temperature),
+            pairs.coldest(temperature), queue,
         ),
         {"embeddings": embeddings, "labels": labels, "where": where},
         {"temperature": temperature, "weights": [weight for weight, _ in others], "bank": bank},
@@ -421,27 +430,30 @@ def _computed(
     bank = shared["bank"]
     if bank is not None:
         labels, bank = candidates(bank, embeddings, labels, normalized=form.normalize)
-    statistics = pairs.statistics(
-        pairs.make_entries(
-            embeddings,
-            labels,
-            rows["where"],
-            normalized=form.normalize,
-            axis_name=axis_name,
-        ),
+    # In order: that of a set differs between processes, and with it the program and its last bits.
+    names = sorted({"has_same", "has_own"}.union(*form.terms))
+
+    def entries(embeddings: jax.Array, where: jax.Array) -> pairs.Entries:
+        return pairs.make_entries(
+            embeddings, labels, where, normalized=form.normalize, axis_name=axis_name
+        )
+
+    statistics = functools.partial(
+        pairs.statistics,
         temperature=shared["temperature"],
         coldest=form.coldest,
         views=form.views,
-        # In order: that of a set differs between processes, and with it the program and its last
-        # bits.
-        names=sorted({"has_same", "has_own"}.union(*form.terms)),
         axis_name=axis_name,
         implementation=form.implementation,
         bank=bank,
     )
+    if form.queue:
+        found = _of_queue(entries, statistics, embeddings, rows["where"], names)
+    else:
+        found = statistics(entries(embeddings, rows["where"]), names=names)
 
-    def value(term: _Term) -> jax.Array:
-        values = [statistics[name] for name in term]
+    def value(term: Term) -> jax.Array:
+        values = [found[name] for name in term]
         return values[0] - values[1] if len(values) == 2 else values[0]
 
     def mixed(values: list[jax.Array]) -> jax.Array:
@@ -453,7 +465,7 @@ def _computed(
         return result
 
     def reduced(values: jax.Array, counted: str) -> jax.Array:
-        return reduce(values, statistics[counted], reduction=form.reduction, axis_name=axis_name)
+        return reduce(values, found[counted], reduction=form.reduction, axis_name=axis_name)
 
     # An average over the anchors that have a positive; the others are worth 0.
     if rows["where"].ndim == 1:
@@ -462,4 +474,42 @@ def _computed(
         # Where images lack views, each term has anchors of its own.
         own = ["has_own" if "mean_own" in term else "has_same" for term in form.terms]
         loss = mixed([reduced(value(t), name) for t, name in zip(form.terms, own, strict=True)])
-    return loss.reshape(embeddings.shape[:2]) if form.reduction == "none" else loss
+    return loss.reshape(len(embeddings), -1) if form.reduction == "none" else loss
+
+
+def _of_queue(
+    entries: Callable[[jax.Array, jax.Array], pairs.Entries],
+    statistics: functools.partial[dict[str, jax.Array]],
+    embeddings: jax.Array,
+    where: jax.Array,
+    names: Collection[str],
+) -> dict[str, jax.Array]:
+    """The statistics of queries, whose candidates are their own keys and the bank."""
+    there = jnp.broadcast_to(where.reshape(len(where), -1), embeddings.shape[:2])
+    paired = there[:, 0] & there[:, 1]
+    query = entries(embeddings[:, :1], there[:, 0])
+    key = entries(lax.stop_gradient(embeddings[:, 1:]), paired)
+    # Entries of one view are no candidates of each other: what is left is the bank.
+    in_bank = {"log_sum_all", "log_sum_same", "mean_same"}.intersection(names)
+    found = statistics(query, names=sorted(in_bank))
+    dtype, temperature = query.embedding.dtype, statistics.keywords["temperature"]
+    own = jnp.sum(query.embedding * key.embedding, axis=1) / jnp.asarray(temperature, dtype)
+    bank = statistics.keywords["bank"]
+    number = pairs.count_same(query, views="cross", axis_name=None, bank=bank).astype(dtype)
+    met = {"all": jnp.any(bank.valid), "same": number > 0.0}
+
+    def log_sum(kind: str) -> jax.Array:
+        log = found[f"log_sum_{kind}"]
+        with_own = jnp.where(met[kind], jnp.logaddexp(log, own), own)
+        return jnp.where(paired, with_own, log)
+
+    positives = jnp.maximum(number + paired.astype(dtype), 1.0)
+    available = {
+        "log_sum_all": lambda: log_sum("all"),
+        "log_sum_same": lambda: log_sum("same"),
+        "mean_same": lambda: (number * found["mean_same"] + own) / positives,
+        "mean_own": lambda: own,
+        "has_same": lambda: (number > 0.0) | paired,
+        "has_own": lambda: paired,
+    }
+    return {name: available[name]() for name in names}

@@ -21,6 +21,7 @@ from jax import lax
 
 from thanos_jax.losses.pairs import dense, pallas, streaming
 from thanos_jax.losses.pairs.axes import AxisName
+from thanos_jax.losses.pairs.counts import count_same
 from thanos_jax.losses.pairs.entries import (
     Entries,
     make_bank_entries,
@@ -48,6 +49,9 @@ __all__ = [
     "IMPLEMENTATIONS",
     "OPTIONS",
     "Entries",
+    "choose",
+    "coldest",
+    "count_same",
     "make_bank_entries",
     "make_entries",
     "normalize",

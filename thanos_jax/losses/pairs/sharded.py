@@ -80,7 +80,7 @@ class Plan(NamedTuple):
 
     Attributes:
       visits: the loops over tiles.
-      groups: the number of views if entries of one view never meet, otherwise 1.
+      groups: the number of views if entries of one view never meet, otherwise 1; 0 if none do.
       tile: entries in a tile, at most.
       axis_name: the axis over which entries are sharded, or None.
       schedule: "auto", "gather" or "ring".
@@ -104,6 +104,8 @@ def sweep(what: Sweep, entries: Tree, plan: Plan) -> Tree:
     Returns:
       The sums of this device's entries, arrays [N, ...].
     """
+    if not plan.groups:
+        return what.initial(entries)
     number = len(jax.tree.leaves(entries)[0])
     devices = 1 if plan.axis_name is None else lax.axis_size(plan.axis_name)
     schedule = plan.schedule

@@ -97,7 +97,7 @@ def statistics(
         operands=_operands(entries),
         plan=Plan(
             visits=visits,
-            groups=num_views if views == "cross" else 1,
+            groups=1 if views == "all" else num_views if num_views > 1 else 0,
             tile=TILE.get(jax.default_backend(), 2048),
             axis_name=axis_name,
             schedule=schedule,
