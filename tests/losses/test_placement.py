@@ -8,6 +8,7 @@ import functools
 import itertools
 import pathlib
 import sys
+import time
 
 import jax
 import jax.numpy as jnp
@@ -266,6 +267,32 @@ def test_share_of_a_device(monkeypatch):
     found = products(jax.value_and_grad(functools.partial(losses.supcon, temperature=0.1)), *shapes)
     assert 1.0 <= found.flops / (4 * entries**2 * dim / 8) < 1.2
     assert found.largest_buffer.bytes <= 4 * 1024 * 1024 < 4 * entries**2 / 8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["Explicit", "Auto", "Auto, unnamed"])
+def test_time_of_eight_devices(way, monkeypatch):
+    """N = 8,192: eight devices of one machine take no longer than one, by more than 1.3."""
+    monkeypatch.setitem(streaming.TILE, "cpu", 1024)
+    embeddings = oracle.embeddings_like(2, batch=4096, dim=64)
+    labels = (np.arange(4096) % 10).astype(np.int32)
+
+    def compiled(arrays, axis_name=None):
+        call = functools.partial(losses.supcon, temperature=0.1, axis_name=axis_name)
+        call = jax.jit(jax.value_and_grad(call)).lower(*arrays).compile()
+        jax.block_until_ready(call(*arrays))
+        return call, arrays
+
+    kind = way.partition(",")[0]
+    mesh, arrays = on_mesh("8", kind, embeddings, labels)
+    with jax.set_mesh(mesh):
+        many = compiled(arrays, "data" if way == "Auto" else None)
+    seconds = []
+    for call, arguments in [compiled((embeddings, labels)), many] * 5:
+        begun = time.perf_counter()
+        jax.block_until_ready(call(*arguments))
+        seconds.append(time.perf_counter() - begun)
+    assert np.median(seconds[1::2]) < 1.3 * np.median(seconds[::2]), seconds
 
 
 @pytest.mark.parametrize("kind", ["Explicit", "Auto"])

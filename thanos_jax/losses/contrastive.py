@@ -69,7 +69,7 @@ def info_nce(
       embeddings: float [batch, views, dim], at least two views.
       temperature: see `thanos_jax.losses`, as for the following keywords.
       views: "all" or "cross".
-      where: bool [batch] or None.
+      where: bool [batch] or [batch, views], or None.
       normalize: whether embeddings are divided by their length.
       memory_bank: further candidates, made by `losses.memory_bank`, or None.
       axis_name: the axis over which the batch is sharded, or None.
@@ -126,7 +126,7 @@ def supcon(
       temperature: see `thanos_jax.losses`, as for the other keywords.
       denominator: whether an anchor's other positives stand in the denominator too.
       views: "all" or "cross".
-      where: bool [batch] or None.
+      where: bool [batch] or [batch, views], or None.
       normalize: whether embeddings are divided by their length.
       memory_bank: further candidates, made by `losses.memory_bank`, or None.
       axis_name: the axis over which the batch is sharded, or None.
@@ -185,7 +185,7 @@ def class_conditional_info_nce(
       labels: integer [batch].
       temperature: see `thanos_jax.losses`, as for the following keywords.
       views: "all" or "cross".
-      where: bool [batch] or None.
+      where: bool [batch] or [batch, views], or None.
       normalize: whether embeddings are divided by their length.
       memory_bank: further candidates, made by `losses.memory_bank`, or None.
       axis_name: the axis over which the batch is sharded, or None.
@@ -246,7 +246,7 @@ def spread(
       temperature: see `thanos_jax.losses`, as for the other keywords.
       denominator: as in `supcon`.
       views: "all" or "cross".
-      where: bool [batch] or None.
+      where: bool [batch] or [batch, views], or None.
       normalize: whether embeddings are divided by their length.
       memory_bank: further candidates, made by `losses.memory_bank`, or None.
       axis_name: the axis over which the batch is sharded, or None.
@@ -306,7 +306,7 @@ def joint(
       temperature: see `thanos_jax.losses`, as for the other keywords.
       denominator: as in `supcon`.
       views: "all" or "cross".
-      where: bool [batch] or None.
+      where: bool [batch] or [batch, views], or None.
       normalize: whether embeddings are divided by their length.
       memory_bank: further candidates, made by `losses.memory_bank`, or None.
       axis_name: the axis over which the batch is sharded, or None.

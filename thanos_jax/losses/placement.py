@@ -18,6 +18,7 @@ from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec, reshard
 
 from thanos_jax.losses.pairs.axes import AxisName
+from thanos_jax.losses.pairs.entries import at_hand
 
 # (form, rows, shared, axis_name) -> a tree of arrays
 Compute = Callable[[Any, dict[str, Any], Any, AxisName | None], Any]
@@ -140,10 +141,9 @@ def _home(
     if any(map(_is_split, leaves)):
         return mesh, _split_over(_type(embeddings).spec)
     # An array at hand, also while it is differentiated, knows where it lies on Auto axes.
-    traced = isinstance(embeddings, jax.core.Tracer)
-    at_hand = embeddings.to_concrete_value() if traced else embeddings
-    if at_hand is not None:
-        sharding = at_hand.sharding
+    array = at_hand(embeddings)
+    if array is not None:
+        sharding = array.sharding
         names = _split_over(sharding.spec) if isinstance(sharding, NamedSharding) else ()
     elif divide and AxisType.Manual not in mesh.axis_types:
         kinds = zip(mesh.axis_names, mesh.axis_types, strict=True)

@@ -43,6 +43,11 @@ class Entries:
     given: Any
 
 
+def at_hand(array: jax.Array) -> jax.Array | None:
+    """The array with its values, also while it is differentiated; None inside `jax.jit`."""
+    return array.to_concrete_value() if isinstance(array, jax.core.Tracer) else array
+
+
 def compute_dtype(*arrays: jax.Array) -> Any:
     """float64 if any of the arrays is, float32 otherwise; also under strict dtype promotion."""
     return jnp.float64 if any(array.dtype == jnp.float64 for array in arrays) else jnp.float32

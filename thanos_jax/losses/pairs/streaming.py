@@ -24,7 +24,7 @@ from jax import lax
 from thanos_jax.losses.pairs import sharded
 from thanos_jax.losses.pairs.axes import AxisName
 from thanos_jax.losses.pairs.counts import count_same
-from thanos_jax.losses.pairs.entries import Entries
+from thanos_jax.losses.pairs.entries import Entries, at_hand
 from thanos_jax.losses.pairs.sharded import Plan, Sweep, Tree, Visits
 
 # Entries in a tile, at most. CPU: of 256, 512, 1024 and 2048, the fastest on two cores; a tile of
@@ -109,8 +109,9 @@ def statistics(
         # s_ij = <x_i, x_j>; against the bank, which has no gradient, <z_i / temperature, k_j>.
         x = entries.embedding * jnp.sqrt(scale)
         query = None if bank is None else entries.embedding * scale
+        compute = _pair_sums if at_hand(x) is None else _compiled_pair_sums
         try:
-            return _compiled_pair_sums(choice, x, query, _roles(entries, x), _bank(bank, x))
+            return compute(choice, x, query, _roles(entries, x), _bank(bank, x))
         except TypeError as error:
             if "forward-mode" not in str(error):
                 raise
