@@ -15,11 +15,14 @@ import numpy as np
 
 
 def describe(value: Any) -> str:
-    """What a value is, for messages: never the numbers of an array."""
+    """What a value is, for messages: numbers of lists of a few, never those of arrays."""
     shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
     if shape is not None and dtype is not None:
         return f"{dtype}{list(shape)}"
     kind = type(value).__name__
+    few = isinstance(value, list | tuple) and len(value) <= 8
+    if few and all(isinstance(x, int | float) for x in value):
+        return f"{kind} {value!r}"
     if isinstance(value, list | tuple):
         first = ", ".join(map(describe, value[:3])) + (", ..." if len(value) > 3 else "")
         return f"{kind} of {len(value)} ({first})"

@@ -548,11 +548,9 @@ def _not_negative(name: str, value: Any) -> Any:
     """Returns the value, of which nothing that is at hand may be negative, infinite or NaN."""
     seen = _at_hand(value)
     if seen is not None and not np.all((seen >= 0) & (seen < np.inf)):
-        shown = (
-            f"{seen.item():g}"
-            if seen.ndim == 0
-            else f"{checks.describe(value)} from {seen.min():g} to {seen.max():g}"
-        )
+        shown = f"{seen.item():g}" if seen.ndim == 0 else checks.describe(value)
+        if seen.ndim:
+            shown += f" {seen}" if seen.size <= 8 else f" from {seen.min():g} to {seen.max():g}"
         raise ValueError(f"{name}: expected no negative and only finite values, got {shown}")
     return value
 
