@@ -7,11 +7,13 @@ Notation of one anchor i: `s` are the similarities s_ij = <z_i, z_j> / temperatu
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
@@ -146,6 +148,7 @@ def contrastive(
     if normalize:
         z = normalized(z)
     valid = np.ones(num_images, bool) if where is None else np.asarray(where)
+    valid = np.broadcast_to(valid.reshape(num_images, -1), (num_images, num_views))
     classes = [0] * num_images if labels is None else [int(label) for label in np.asarray(labels)]
     remembered = [] if memory_bank is None else in_bank(memory_bank, normalize)
     for name in options.keys() & {"alpha", "beta"}:
@@ -155,13 +158,13 @@ def contrastive(
     counted = np.zeros((num_images, num_views), bool)
     for image in range(num_images):
         for view in range(num_views):
-            if not valid[image]:
+            if not valid[image, view]:
                 continue
             sets: dict[str, list[float]] = {k: [] for k in ("others", "positives", "negatives")}
             sets["own"] = []
             for other in range(num_images):
                 for other_view in range(num_views):
-                    if not valid[other] or (other, other_view) == (image, view):
+                    if not valid[other, other_view] or (other, other_view) == (image, view):
                         continue
                     if views == "cross" and other_view == view:
                         continue
@@ -337,3 +340,18 @@ def labels_like(kind: str, batch: int = ENTRIES // 2) -> np.ndarray:
 
 def where_like(kind: str, batch: int = ENTRIES // 2) -> np.ndarray:
     return np.array(WHERE[kind][:batch], dtype=bool)
+
+
+@contextlib.contextmanager
+def lowered_programs() -> Iterator[list[str]]:
+    """A list that gets the name of every program that jax makes meanwhile."""
+    programs: list[str] = []
+    is_open = True
+
+    def listen(event: str, seconds: float, **_: Any) -> None:
+        if is_open and event.endswith("jaxpr_to_mlir_module_duration"):
+            programs.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield programs
+    is_open = False

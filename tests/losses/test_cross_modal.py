@@ -250,8 +250,9 @@ def test_signature():
     positional = [p.name for p in parameters.values() if p.kind != p.KEYWORD_ONLY]
     assert positional == ["image", "text", "labels"]
     assert {p.name: p.default for p in parameters.values() if p.kind == p.KEYWORD_ONLY} == {
-        "alpha": 0.0, "temperature": 0.07, "denominator": "all", "where": None, "normalize": True,
-        "axis_name": None, "implementation": "auto", "reduction": "mean",
+        "alpha": 0.0, "beta": 1.0, "temperature": 0.07, "denominator": "all", "where": None,
+        "normalize": True, "memory_bank": None, "axis_name": None, "implementation": "auto",
+        "reduction": "mean",
     }  # fmt: skip
     assert parameters["labels"].default is None
 

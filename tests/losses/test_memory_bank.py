@@ -1,7 +1,6 @@
 """The memory bank: what losses make of it, and that it is a queue."""
 
 import collections
-import dataclasses
 import functools
 import inspect
 import re
@@ -64,7 +63,7 @@ def compiled(loss, implementation, views="all", normalize=True):
     def value(embeddings, numbers, vectors, bank, labels, where, reduction="mean"):
         return loss.call(
             losses, embeddings, labels, where=where, views=views, normalize=normalize,
-            memory_bank=dataclasses.replace(bank, embeddings=vectors),
+            memory_bank=bank._replace(embeddings=vectors),
             implementation=implementation, reduction=reduction, **numbers,
         )  # fmt: skip
 
@@ -179,7 +178,7 @@ def test_info_nce_knows_no_labels(implementation):
     call = jax.jit(functools.partial(losses.info_nce, embeddings, implementation=implementation))
     expected = call(memory_bank=bank)
     for labels in (None, np.arange(10, dtype=np.int32), np.full(10, -1, np.int32)):
-        other = dataclasses.replace(bank, labels=labels)
+        other = bank._replace(labels=labels)
         assert call(memory_bank=other) == expected
 
 
@@ -233,7 +232,7 @@ def test_dtypes_of_labels(implementation, x64, labels, dtype, theirs, kept):
     """Numbers are compared, not their bits."""
     loss = oracle.BY_NAME["supcon"]
     labels, theirs = np.array(labels, dtype), np.array(theirs, kept)
-    bank = dataclasses.replace(bank_of(range(6), filled=np.ones(6, bool)), labels=theirs)
+    bank = bank_of(range(6), filled=np.ones(6, bool))._replace(labels=theirs)
     keywords = {"memory_bank": bank, "reduction": "none"}
     embeddings = oracle.embeddings_like(2, seed=39)
     with jax.enable_x64(x64):
@@ -255,7 +254,7 @@ def test_dtypes_of_labels_that_cannot_be_compared():
     assert np.isfinite(losses.supcon(embeddings, far))
     with pytest.raises(ValueError, match=r"labels.*int32.*int64\[6\] from 1099511627776"):
         losses.supcon(embeddings, far, memory_bank=bank)
-    wide = dataclasses.replace(bank, labels=bank.labels.astype(np.int64))
+    wide = bank._replace(labels=bank.labels.astype(np.int64))
     with jax.enable_x64(True), pytest.raises(TypeError, match=r"labels.*int64.*uint64\[6\]"):
         losses.supcon(embeddings, LABELS.astype(np.uint64), memory_bank=wide)
 
@@ -517,7 +516,7 @@ def test_bank_without_labels():
 @ROWS
 def test_banks_that_losses_refuse(loss):
     embeddings, bank = oracle.embeddings_like(2, seed=64), bank_of()
-    replace = functools.partial(dataclasses.replace, bank)
+    replace = bank._replace
     bad = [
         (losses.memory_bank, TypeError, "MemoryBank.*init.*module"),
         (bank.embeddings, TypeError, r"MemoryBank.*init.*float32\[10, 5\]"),

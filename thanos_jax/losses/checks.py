@@ -15,18 +15,36 @@ import numpy as np
 
 
 def describe(value: Any) -> str:
-    """An array's dtype and shape, or another object's type and value, for messages."""
+    """What a value is, for messages: numbers of lists of a few, never those of arrays."""
     shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
-    if shape is None or dtype is None:
-        return f"{type(value).__name__} {value!r}"
-    return f"{dtype}{list(shape)}"
+    if shape is not None and dtype is not None:
+        return f"{dtype}{list(shape)}"
+    kind = type(value).__name__
+    few = isinstance(value, list | tuple) and len(value) <= 8
+    if few and all(isinstance(x, int | float) for x in value):
+        return f"{kind} {value!r}"
+    if isinstance(value, list | tuple):
+        first = ", ".join(map(describe, value[:3])) + (", ..." if len(value) > 3 else "")
+        return f"{kind} of {len(value)} ({first})"
+    plain = value is None or isinstance(value, str | int | float | complex)
+    return f"{kind} {value!r}" if plain else kind
+
+
+def held(value: Any) -> Any:
+    """What a framework's variable holds: nnx's, or another object with `__jax_array__`."""
+    if isinstance(value, jax.Array | np.ndarray):
+        return value
+    for method in ("get_value", "__jax_array__"):  # of nnx's, the first may be a tree of arrays
+        if hasattr(value, method):
+            return getattr(value, method)()
+    return value
 
 
 def option(name: str, value: str, allowed: Sequence[str]) -> None:
     """Raises ValueError unless `value` is one of `allowed`."""
     if not isinstance(value, str) or value not in allowed:
         expected = ", ".join(repr(item) for item in allowed)
-        raise ValueError(f"{name}: expected one of {expected}, got {value!r}")
+        raise ValueError(f"{name}: expected one of {expected}, got {describe(value)}")
 
 
 def boolean(name: str, value: Any) -> None:
@@ -36,15 +54,17 @@ def boolean(name: str, value: Any) -> None:
 
 
 def listed(name: str, value: Any) -> Any:
-    """Returns a list or tuple as an array, anything else as it is.
+    """Returns a list or tuple as an array, what a variable holds, anything else as it is.
 
     Raises:
       TypeError: a list of lists of several lengths.
     """
+    value = held(value)
     if not isinstance(value, Sequence):
         return value
+    traced = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(value))
     try:
-        return np.asarray(value)
+        return (jnp if traced else np).asarray(value)
     except ValueError as error:
         raise TypeError(f"{name}: expected an array, got {describe(value)}: {error}") from error
 
@@ -56,12 +76,15 @@ def floating(name: str, value: Any) -> None:
 
 
 def embeddings(value: Any) -> jax.Array:
-    """Returns float [batch, views, dim]; [batch, dim] becomes one view.
+    """Returns float [batch, views, dim]; [batch, dim] becomes one view, a list of them views.
 
     Raises:
-      TypeError: not a floating point array.
-      ValueError: neither two nor three axes, or an axis of length 0.
+      TypeError: not a floating point array, nor a list of them.
+      ValueError: neither two nor three axes, an axis of length 0, or views that differ.
     """
+    value = held(value)
+    if isinstance(value, list | tuple):
+        value = _stacked(value)
     floating("embeddings", value)
     if value.ndim not in (2, 3) or 0 in value.shape:
         raise ValueError(
@@ -72,11 +95,27 @@ def embeddings(value: Any) -> jax.Array:
     return array[:, None, :] if array.ndim == 2 else array
 
 
+def _stacked(views: Sequence[Any]) -> jax.Array:
+    """Returns views [batch, dim] as [batch, views, dim]."""
+    views = [held(view) for view in views]
+    if not views or any(getattr(view, "ndim", None) != 2 for view in views):
+        raise TypeError(
+            "embeddings: expected an array [batch, views, dim], or a list of views, arrays "
+            f"[batch, dim], got {describe(views)}; stack what is one array: jnp.stack(rows)"
+        )
+    if len({describe(view) for view in views}) > 1:
+        raise ValueError(
+            f"embeddings: expected views of one shape and dtype, got {describe(views)}; a view "
+            "that some images lack is padded, and False in `where` [batch, views]"
+        )
+    return jnp.stack([jnp.asarray(view) for view in views], axis=1)
+
+
 def labels(value: Any, batch: int, *, name: str = "labels", rename: bool = True) -> jax.Array:
     """Returns integer [batch].
 
-    NumPy's 64-bit labels beyond 32 bits are renamed to their ranks where jax would cut them off,
-    which could merge two classes; only equality of labels means anything to the losses.
+    64-bit labels beyond 32 bits, NumPy's or made with x64 on, are renamed to their ranks where jax
+    would cut them off, which could merge two classes; only their equality means anything here.
 
     Args:
       value: what the caller gave.
@@ -96,9 +135,9 @@ def labels(value: Any, batch: int, *, name: str = "labels", rename: bool = True)
             f"{name}: expected shape [{batch}], one label for each row of embeddings, "
             f"got {describe(value)}"
         )
-    if isinstance(value, np.ndarray) and value.dtype.itemsize == 8 and batch:
-        kept = jax.dtypes.canonicalize_dtype(value.dtype)
-        limits = np.iinfo(kept)
+    kept = jax.dtypes.canonicalize_dtype(value.dtype)
+    if kept != value.dtype and batch and not isinstance(value, jax.core.Tracer):
+        value, limits = np.asarray(value), np.iinfo(kept)
         if value.min() < limits.min or value.max() > limits.max:
             if not rename:
                 raise ValueError(
@@ -131,20 +170,22 @@ def comparable(labels: jax.Array, others: jax.Array, name: str) -> tuple[jax.Arr
     return labels.astype(both), others.astype(both)
 
 
-def where(value: Any, batch: int) -> jax.Array:
-    """Returns bool [batch]; None means that every row is real.
+def where(value: Any, batch: int, views: int | None = None) -> jax.Array:
+    """Returns bool [batch], or as given [batch, views]; None means that every row is real.
 
     Raises:
       TypeError: not a bool array.
-      ValueError: another shape than [batch].
+      ValueError: another shape than [batch] and, if views are given, [batch, views].
     """
     if value is None:
         return jnp.ones(batch, bool)
     value = listed("where", value)
     if not hasattr(value, "dtype") or value.dtype != bool:
         raise TypeError(f"where: expected a bool array [batch={batch}], got {describe(value)}")
-    if value.shape != (batch,):
-        raise ValueError(f"where: expected shape [{batch}], got {describe(value)}")
+    shapes = [(batch,)] if views is None else [(batch,), (batch, views)]
+    if value.shape not in shapes:
+        expected = " or ".join(str(list(shape)) for shape in shapes)
+        raise ValueError(f"where: expected shape {expected}, got {describe(value)}")
     return jnp.asarray(value)
 
 
@@ -155,6 +196,7 @@ def scalar(name: str, value: Any) -> jax.Array | float:
       TypeError: not a real number or floating point array.
       ValueError: an array of another shape.
     """
+    value = held(value)
     number = isinstance(value, int | float) and not isinstance(value, bool)
     kind = getattr(value, "dtype", None)
     real = kind is not None and (
@@ -171,7 +213,7 @@ def temperature(value: Any) -> jax.Array | float:
     """Returns a scalar; a value that is at hand must be positive and finite."""
     checked = scalar("temperature", value)
     if not isinstance(checked, jax.core.Tracer) and not 0.0 < float(checked) < float("inf"):
-        raise ValueError(f"temperature: expected a positive finite number, got {value!r}")
+        raise ValueError(f"temperature: expected a positive finite number, got {float(checked):g}")
     return checked
 
 
@@ -179,5 +221,5 @@ def weight(name: str, value: Any) -> jax.Array | float:
     """Returns a scalar; a value that is at hand must lie in [0, 1]."""
     checked = scalar(name, value)
     if not isinstance(checked, jax.core.Tracer) and not 0.0 <= float(checked) <= 1.0:
-        raise ValueError(f"{name}: expected a number in [0, 1], got {value!r}")
+        raise ValueError(f"{name}: expected a number in [0, 1], got {float(checked):g}")
     return checked

@@ -5,14 +5,17 @@ The arguments they share are described in `thanos_jax.losses`.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import functools
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+from jax import lax
 
-from thanos_jax.losses import checks, pairs
-from thanos_jax.losses.memory_bank import MemoryBank, candidates
-from thanos_jax.losses.pairs.entries import AxisName
+from thanos_jax.losses import checks, pairs, placement
+from thanos_jax.losses.memory_bank import MemoryBank, candidates, checked
+from thanos_jax.losses.pairs.axes import AxisName
 from thanos_jax.losses.reduction import OPTIONS as REDUCTIONS
 from thanos_jax.losses.reduction import reduce
 
@@ -20,19 +23,19 @@ VIEWS = ("all", "cross")
 DENOMINATORS = ("all", "one_positive")
 
 # In place of labels: an object that no caller can pass by mistake, as None could be.
-_EVERY_IMAGE_ITS_OWN = object()
+EVERY_IMAGE_ITS_OWN = object()
 
 # The terms that losses are made of, per anchor: a pair statistic, or the first less the second.
-_Term = tuple[str, ...]
-_INFO_NCE: _Term = ("log_sum_all", "mean_own")
-_CLASS_CONDITIONAL: _Term = ("log_sum_same", "mean_own")
-_SUPCON: dict[str, _Term] = {
+Term = tuple[str, ...]
+INFO_NCE: Term = ("log_sum_all", "mean_own")
+CLASS_CONDITIONAL: Term = ("log_sum_same", "mean_own")
+_SUPCON: dict[str, Term] = {
     "all": ("log_sum_all", "mean_same"),
     "one_positive": ("one_positive",),
 }
 
 
-class _Shared(NamedTuple):
+class Shared(NamedTuple):
     """The keywords that all contrastive losses take, in the order of their signatures."""
 
     temperature: Any
@@ -66,7 +69,7 @@ def info_nce(
       embeddings: float [batch, views, dim], at least two views.
       temperature: see `thanos_jax.losses`, as for the following keywords.
       views: "all" or "cross".
-      where: bool [batch] or None.
+      where: bool [batch] or [batch, views], or None.
       normalize: whether embeddings are divided by their length.
       memory_bank: further candidates, made by `losses.memory_bank`, or None.
       axis_name: the axis over which the batch is sharded, or None.
@@ -91,10 +94,10 @@ def info_nce(
       Chen et al., A Simple Framework for Contrastive Learning of Visual Representations, ICML
       2020, equation 1, https://arxiv.org/abs/2002.05709
     """
-    shared = _Shared(
+    shared = Shared(
         temperature, views, where, normalize, memory_bank, axis_name, implementation, reduction
     )
-    return _loss(embeddings, _EVERY_IMAGE_ITS_OWN, shared, _INFO_NCE)
+    return mixture(embeddings, EVERY_IMAGE_ITS_OWN, shared, INFO_NCE)
 
 
 def supcon(
@@ -123,7 +126,7 @@ def supcon(
       temperature: see `thanos_jax.losses`, as for the other keywords.
       denominator: whether an anchor's other positives stand in the denominator too.
       views: "all" or "cross".
-      where: bool [batch] or None.
+      where: bool [batch] or [batch, views], or None.
       normalize: whether embeddings are divided by their length.
       memory_bank: further candidates, made by `losses.memory_bank`, or None.
       axis_name: the axis over which the batch is sharded, or None.
@@ -152,10 +155,10 @@ def supcon(
       https://arxiv.org/abs/2004.11362; Fu, Chen et al., The Details Matter, 2022, section 3.1,
       https://doi.org/10.3390/cmsf2022003004
     """
-    shared = _Shared(
+    shared = Shared(
         temperature, views, where, normalize, memory_bank, axis_name, implementation, reduction
     )
-    return _loss(embeddings, labels, shared, _supcon(denominator))
+    return mixture(embeddings, labels, shared, supcon_term(denominator))
 
 
 def class_conditional_info_nce(
@@ -182,7 +185,7 @@ def class_conditional_info_nce(
       labels: integer [batch].
       temperature: see `thanos_jax.losses`, as for the following keywords.
       views: "all" or "cross".
-      where: bool [batch] or None.
+      where: bool [batch] or [batch, views], or None.
       normalize: whether embeddings are divided by their length.
       memory_bank: further candidates, made by `losses.memory_bank`, or None.
       axis_name: the axis over which the batch is sharded, or None.
@@ -209,10 +212,10 @@ def class_conditional_info_nce(
       Chen, Fu et al., Perfectly Balanced, ICML 2022, section 4.1,
       https://arxiv.org/abs/2204.07596
     """
-    shared = _Shared(
+    shared = Shared(
         temperature, views, where, normalize, memory_bank, axis_name, implementation, reduction
     )
-    return _loss(embeddings, labels, shared, _CLASS_CONDITIONAL)
+    return mixture(embeddings, labels, shared, CLASS_CONDITIONAL)
 
 
 def spread(
@@ -243,7 +246,7 @@ def spread(
       temperature: see `thanos_jax.losses`, as for the other keywords.
       denominator: as in `supcon`.
       views: "all" or "cross".
-      where: bool [batch] or None.
+      where: bool [batch] or [batch, views], or None.
       normalize: whether embeddings are divided by their length.
       memory_bank: further candidates, made by `losses.memory_bank`, or None.
       axis_name: the axis over which the batch is sharded, or None.
@@ -272,11 +275,11 @@ def spread(
       Chen, Fu et al., Perfectly Balanced, ICML 2022, equation 4,
       https://arxiv.org/abs/2204.07596
     """
-    shared = _Shared(
+    shared = Shared(
         temperature, views, where, normalize, memory_bank, axis_name, implementation, reduction
     )
     alpha = checks.weight("alpha", alpha)
-    return _loss(embeddings, labels, shared, _supcon(denominator), _CLASS_CONDITIONAL, alpha)
+    return mixture(embeddings, labels, shared, supcon_term(denominator), (alpha, CLASS_CONDITIONAL))
 
 
 def joint(
@@ -303,7 +306,7 @@ def joint(
       temperature: see `thanos_jax.losses`, as for the other keywords.
       denominator: as in `supcon`.
       views: "all" or "cross".
-      where: bool [batch] or None.
+      where: bool [batch] or [batch, views], or None.
       normalize: whether embeddings are divided by their length.
       memory_bank: further candidates, made by `losses.memory_bank`, or None.
       axis_name: the axis over which the batch is sharded, or None.
@@ -331,93 +334,182 @@ def joint(
       Xue et al., Which Features are Learnt by Contrastive Learning?, ICML 2023, section 5,
       https://arxiv.org/abs/2305.16536
     """
-    shared = _Shared(
+    shared = Shared(
         temperature, views, where, normalize, memory_bank, axis_name, implementation, reduction
     )
     beta = checks.weight("beta", beta)
-    return _loss(embeddings, labels, shared, _INFO_NCE, _supcon(denominator), beta)
+    return mixture(embeddings, labels, shared, INFO_NCE, (beta, supcon_term(denominator)))
 
 
-def _supcon(denominator: str) -> _Term:
+def supcon_term(denominator: str) -> Term:
+    """The supervised term with the denominator that the caller named."""
     checks.option("denominator", denominator, DENOMINATORS)
     return _SUPCON[denominator]
 
 
-def _loss(
+class _Form(NamedTuple):
+    """What a loss is made of and how it is computed; static.
+
+    Attributes:
+      terms: one or more; of the second and further ones there are weights.
+      views: as the callers have it.
+      normalize: as the callers have it.
+      implementation: as the callers have it.
+      reduction: as the callers have it.
+      coldest: what the temperature is known not to be below, or None.
+      queue: whether first views are the anchors, and their candidates their second views, each its
+        own, and the memory bank.
+    """
+
+    terms: tuple[Term, ...]
+    views: str
+    normalize: bool
+    implementation: str
+    reduction: str
+    coldest: float | None
+    queue: bool
+
+
+def mixture(
     embeddings: Any,
     labels: Any,
-    shared: _Shared,
-    term: _Term,
-    other: _Term | None = None,
-    weight: jax.Array | float = 0.0,
+    shared: Shared,
+    term: Term,
+    *others: tuple[jax.Array | float, Term],
+    queue: bool = False,
 ) -> jax.Array:
-    """The loss made of one term, or of two: (1 - weight) `term` + weight `other`."""
+    """The loss made of a term; with each other one: (1 - weight) what there is + weight other."""
     checks.option("views", shared.views, VIEWS)
     checks.option("reduction", shared.reduction, REDUCTIONS)
     checks.boolean("normalize", shared.normalize)
     checks.option("implementation", shared.implementation, pairs.OPTIONS)
     embeddings = checks.embeddings(embeddings)
-    # In order: that of a set differs between processes, and with it the program and its last bits.
-    names = sorted({*term, *(other or ()), "has_same"})
-    batch, num_views, _ = embeddings.shape
-    if num_views < 2 and ("mean_own" in names or shared.views == "cross"):
+    terms = (term, *(other for _, other in others))
+    own_views = any("mean_own" in term for term in terms)
+    batch, num_views, dim = embeddings.shape
+    if num_views < 2 and (own_views or shared.views == "cross"):
         reason = (
-            "the loss compares an anchor with its other views"
-            if "mean_own" in names
-            else 'views="cross"'
+            "the loss compares an anchor with its other views" if own_views else 'views="cross"'
         )
         raise ValueError(
             f"embeddings: expected at least two views ({reason}), [batch, views, dim], "
             f"got {num_views} view: {list(embeddings.shape)}"
         )
-    statistics = _statistics(embeddings, labels, shared, names)
-
-    def value(term: _Term) -> jax.Array:
-        values = [statistics[name] for name in term]
-        return values[0] - values[1] if len(values) == 2 else values[0]
-
-    per_anchor = value(term)
-    if other is not None:
-        if isinstance(weight, jax.Array):
-            weight = weight.astype(per_anchor.dtype)
-        per_anchor = (1.0 - weight) * per_anchor + weight * value(other)
-    # An average over the anchors that have a positive; the others are worth 0.
-    loss = reduce(
-        per_anchor,
-        statistics["has_same"],
-        reduction=shared.reduction,
-        axis_name=shared.axis_name,
-    )
-    return loss.reshape(batch, num_views) if shared.reduction == "none" else loss
-
-
-def _statistics(
-    embeddings: jax.Array, labels: Any, shared: _Shared, names: Collection[str]
-) -> dict[str, jax.Array]:
-    """The named pair statistics of a batch; checks the arguments that they depend on."""
-    batch = len(embeddings)
-    if labels is _EVERY_IMAGE_ITS_OWN:
-        labels = None
+    bank = shared.memory_bank
+    if labels is not EVERY_IMAGE_ITS_OWN:
+        labels = checks.labels(labels, batch, rename=bank is None)
     else:
-        labels = checks.labels(labels, batch, rename=shared.memory_bank is None)
-    bank = None
-    if shared.memory_bank is not None:
-        labels, bank = candidates(
-            shared.memory_bank, embeddings, labels, normalized=shared.normalize
-        )
-    entries = pairs.make_entries(
-        embeddings,
-        labels,
-        checks.where(shared.where, batch),
-        normalized=shared.normalize,
-        axis_name=shared.axis_name,
+        labels = None
+    if bank is not None:
+        bank = checked("memory_bank", bank, dim)
+    where = checks.where(shared.where, batch, num_views)
+    temperature = checks.temperature(shared.temperature)
+    implementation = pairs.choose(
+        shared.implementation, batch * num_views, 0 if bank is None else bank.filled.shape[0]
     )
-    return pairs.statistics(
-        entries,
-        temperature=checks.temperature(shared.temperature),
-        views=shared.views,
-        names=names,
-        axis_name=shared.axis_name,
-        implementation=shared.implementation,
+    return placement.place(
+        _computed,
+        _Form(
+            terms, shared.views, bool(shared.normalize), shared.implementation, shared.reduction,
+            pairs.coldest(temperature), queue,
+        ),
+        {"embeddings": embeddings, "labels": labels, "where": where},
+        {"temperature": temperature, "weights": [weight for weight, _ in others], "bank": bank},
+        shared.axis_name,
+        per_row=shared.reduction == "none",
+        divide=implementation != "dense",
+        check_vma=shared.implementation != "pallas",
+    )  # fmt: skip
+
+
+def _computed(
+    form: _Form, rows: dict[str, Any], shared: dict[str, Any], axis_name: AxisName | None
+) -> jax.Array:
+    """The loss of what lies on this device, among the global batch."""
+    embeddings, labels = rows["embeddings"], rows["labels"]
+    bank = shared["bank"]
+    if bank is not None:
+        labels, bank = candidates(bank, embeddings, labels, normalized=form.normalize)
+    # In order: that of a set differs between processes, and with it the program and its last bits.
+    names = sorted({"has_same", "has_own"}.union(*form.terms))
+
+    def entries(embeddings: jax.Array, where: jax.Array) -> pairs.Entries:
+        return pairs.make_entries(
+            embeddings, labels, where, normalized=form.normalize, axis_name=axis_name
+        )
+
+    statistics = functools.partial(
+        pairs.statistics,
+        temperature=shared["temperature"],
+        coldest=form.coldest,
+        views=form.views,
+        axis_name=axis_name,
+        implementation=form.implementation,
         bank=bank,
     )
+    if form.queue:
+        found = _of_queue(entries, statistics, embeddings, rows["where"], names)
+    else:
+        found = statistics(entries(embeddings, rows["where"]), names=names)
+
+    def value(term: Term) -> jax.Array:
+        values = [found[name] for name in term]
+        return values[0] - values[1] if len(values) == 2 else values[0]
+
+    def mixed(values: list[jax.Array]) -> jax.Array:
+        result = values[0]
+        for weight, other in zip(shared["weights"], values[1:], strict=True):
+            if isinstance(weight, jax.Array):
+                weight = weight.astype(result.dtype)
+            result = (1.0 - weight) * result + weight * other
+        return result
+
+    def reduced(values: jax.Array, counted: str) -> jax.Array:
+        return reduce(values, found[counted], reduction=form.reduction, axis_name=axis_name)
+
+    # An average over the anchors that have a positive; the others are worth 0.
+    if rows["where"].ndim == 1:
+        loss = reduced(mixed([value(term) for term in form.terms]), "has_same")
+    else:
+        # Where images lack views, each term has anchors of its own.
+        own = ["has_own" if "mean_own" in term else "has_same" for term in form.terms]
+        loss = mixed([reduced(value(t), name) for t, name in zip(form.terms, own, strict=True)])
+    return loss.reshape(len(embeddings), -1) if form.reduction == "none" else loss
+
+
+def _of_queue(
+    entries: Callable[[jax.Array, jax.Array], pairs.Entries],
+    statistics: functools.partial[dict[str, jax.Array]],
+    embeddings: jax.Array,
+    where: jax.Array,
+    names: Collection[str],
+) -> dict[str, jax.Array]:
+    """The statistics of queries, whose candidates are their own keys and the bank."""
+    there = jnp.broadcast_to(where.reshape(len(where), -1), embeddings.shape[:2])
+    paired = there[:, 0] & there[:, 1]
+    query = entries(embeddings[:, :1], there[:, 0])
+    key = entries(lax.stop_gradient(embeddings[:, 1:]), paired)
+    # Entries of one view are no candidates of each other: what is left is the bank.
+    in_bank = {"log_sum_all", "log_sum_same", "mean_same"}.intersection(names)
+    found = statistics(query, names=sorted(in_bank))
+    dtype, temperature = query.embedding.dtype, statistics.keywords["temperature"]
+    own = jnp.sum(query.embedding * key.embedding, axis=1) / jnp.asarray(temperature, dtype)
+    bank = statistics.keywords["bank"]
+    number = pairs.count_same(query, views="cross", axis_name=None, bank=bank).astype(dtype)
+    met = {"all": jnp.any(bank.valid), "same": number > 0.0}
+
+    def log_sum(kind: str) -> jax.Array:
+        log = found[f"log_sum_{kind}"]
+        with_own = jnp.where(met[kind], jnp.logaddexp(log, own), own)
+        return jnp.where(paired, with_own, log)
+
+    positives = jnp.maximum(number + paired.astype(dtype), 1.0)
+    available = {
+        "log_sum_all": lambda: log_sum("all"),
+        "log_sum_same": lambda: log_sum("same"),
+        "mean_same": lambda: (number * found["mean_same"] + own) / positives,
+        "mean_own": lambda: own,
+        "has_same": lambda: (number > 0.0) | paired,
+        "has_own": lambda: paired,
+    }
+    return {name: available[name]() for name in names}

@@ -8,8 +8,16 @@ import jax
 import jax.numpy as jnp
 
 from thanos_jax.losses import checks
-from thanos_jax.losses.contrastive import DENOMINATORS, info_nce, spread, supcon
-from thanos_jax.losses.pairs.entries import AxisName
+from thanos_jax.losses.contrastive import (
+    CLASS_CONDITIONAL,
+    EVERY_IMAGE_ITS_OWN,
+    INFO_NCE,
+    Shared,
+    mixture,
+    supcon_term,
+)
+from thanos_jax.losses.memory_bank import MemoryBank
+from thanos_jax.losses.pairs.axes import AxisName
 
 
 def cross_modal(
@@ -18,10 +26,12 @@ def cross_modal(
     labels: Any = None,
     *,
     alpha: Any = 0.0,
+    beta: Any = 1.0,
     temperature: Any = 0.07,
     denominator: str = "all",
     where: Any = None,
     normalize: bool = True,
+    memory_bank: MemoryBank | None = None,
     axis_name: AxisName | None = None,
     implementation: str = "auto",
     reduction: str = "mean",
@@ -40,9 +50,19 @@ def cross_modal(
       with labels, alpha > 0: (1 - alpha) of that and alpha of
                               -s_ii + log sum_{p of image i's class} exp s_ip, which tells apart the
                               pairs of a class: `losses.spread` across modalities
+      with labels, beta < 1:  beta of the supervised loss and 1 - beta of the one without labels,
+                              `losses.joint` across modalities: with types as labels and entities as
+                              pairs the loss of TABi, whose alpha is this beta
 
-    It is `losses.info_nce`, `losses.supcon` or `losses.spread` with views="cross" and the two
-    modalities as views. There is no memory bank: it would have to know the modality of each entry.
+    It is `losses.info_nce`, `losses.supcon`, `losses.joint` or `losses.spread` with views="cross"
+    and the two modalities as views; with alpha and beta at once,
+    (1 - alpha) (beta supcon + (1 - beta) info_nce) + alpha class_conditional_info_nce.
+
+    With a memory bank it is the loss of MoCo: `image` holds queries, `text` the keys that another
+    encoder has of them, and the bank earlier keys. Queries alone are anchors. Candidates of query i
+    are key i and the bank, not the other keys of the batch. Keys get no gradient, as the bank
+    has none. Labels, alpha and beta mean what they mean above. Push the keys afterwards:
+    `losses.memory_bank.push(bank, keys, labels)`.
 
     Args:
       image: float [batch, dim].
@@ -51,23 +71,28 @@ def cross_modal(
         own. None: every pair is.
       alpha: scalar in [0, 1], the weight of the spreading term. 0 unless asked for, as no published
         result for two modalities has it; without labels there is no class to spread.
+      beta: scalar in [0, 1], the weight of the supervised term against the one without labels. 1
+        unless asked for. Without labels there is none.
       temperature: positive number or scalar array, differentiable. 0.07 is where CLIP's begins; it
         learns the logarithm of the inverse: `temperature=jax.numpy.exp(-log_scale)`.
-      denominator: "all" or "one_positive", as in `losses.supcon`; the same without labels.
-      where: bool [batch] or None; False is padding.
+      denominator: "all" or "one_positive", as in `losses.supcon`; the same without labels. With a
+        memory bank, "all".
+      where: bool [batch] or [batch, 2], or None; False is padding, or the missing half of a pair.
       normalize: whether embeddings are divided by their length.
+      memory_bank: keys of earlier batches, made by `losses.memory_bank`, or None.
       axis_name: the axis over which the batch is sharded, or None.
       implementation: how pairs are computed.
       reduction: "mean" or "none".
 
     Returns:
-      Scalar, or [batch, 2] with reduction="none": image to text, text to image. float32, float64
-      for float64 embeddings.
+      Scalar, or [batch, 2] with reduction="none": image to text, text to image ([batch, 1] with a
+      memory bank). float32, float64 for float64 embeddings.
 
     Raises:
       TypeError: an argument of the wrong dtype, or image and text of different ones.
       ValueError: a wrong shape, or image and text of different ones; an unknown option, a
-        temperature that is not positive, an alpha outside [0, 1] or without labels.
+        temperature that is not positive, an alpha or beta outside [0, 1] or without
+        labels, "one_positive" with a memory bank.
 
     Example:
       >>> import jax.numpy as jnp
@@ -84,30 +109,41 @@ def cross_modal(
       Radford et al., Learning Transferable Visual Models From Natural Language Supervision, ICML
       2021, figure 3, https://arxiv.org/abs/2103.00020; Yang et al., Unified Contrastive Learning in
       Image-Text-Label Space, CVPR 2022, https://arxiv.org/abs/2204.03610; for the spreading term,
-      Chen, Fu et al., Perfectly Balanced, ICML 2022, equation 4, https://arxiv.org/abs/2204.07596
+      Chen, Fu et al., Perfectly Balanced, ICML 2022, equation 4, https://arxiv.org/abs/2204.07596;
+      for the joint form, Leszczynski, Fu et al., TABi: Type-Aware Bi-Encoders for Open-Domain
+      Entity Retrieval, ACL 2022, https://arxiv.org/abs/2204.08173; for the memory bank, He et al.,
+      Momentum Contrast for Unsupervised Visual Representation Learning, CVPR 2020, algorithm 1,
+      https://arxiv.org/abs/1911.05722
     """
-    alpha = checks.weight("alpha", alpha)
-    spreads = isinstance(alpha, jax.Array) or alpha != 0.0
-    if labels is None and spreads:
+    alpha, beta = checks.weight("alpha", alpha), checks.weight("beta", beta)
+    spreads, joins = _may_differ(alpha, 0.0), _may_differ(beta, 1.0)
+    for name, weight, asked, without in (("alpha", alpha, spreads, 0), ("beta", beta, joins, 1)):
+        if labels is None and asked:
+            raise ValueError(
+                f"{name}: expected {without} without labels, where no pairs share a class, "
+                f"got {checks.describe(weight)}"
+            )
+    supervised = supcon_term(denominator)
+    if memory_bank is not None and denominator != "all":
         raise ValueError(
-            f"alpha: expected 0 without labels, where no pairs share a class, got {alpha!r}"
+            f'denominator: expected "all" with a memory bank, got {checks.describe(denominator)}'
         )
-    checks.option("denominator", denominator, DENOMINATORS)
-    embeddings = _stacked(image, text)
-    shared: dict[str, Any] = {
-        "temperature": temperature,
-        "views": "cross",
-        "where": where,
-        "normalize": normalize,
-        "axis_name": axis_name,
-        "implementation": implementation,
-        "reduction": reduction,
-    }
+    terms: list[Any] = [supervised]
     if labels is None:
-        return info_nce(embeddings, **shared)
-    if not spreads:
-        return supcon(embeddings, labels, denominator=denominator, **shared)
-    return spread(embeddings, labels, alpha=alpha, denominator=denominator, **shared)
+        labels, terms = EVERY_IMAGE_ITS_OWN, [INFO_NCE]
+    elif joins:
+        terms = [INFO_NCE, (beta, supervised)]
+    if spreads:
+        terms.append((alpha, CLASS_CONDITIONAL))
+    shared = Shared(
+        temperature, "cross", where, normalize, memory_bank, axis_name, implementation, reduction
+    )
+    queue = memory_bank is not None
+    return mixture(_stacked(image, text), labels, shared, *terms, queue=queue)
+
+
+def _may_differ(weight: jax.Array | float, number: float) -> bool:
+    return isinstance(weight, jax.core.Tracer) or float(weight) != number
 
 
 def _stacked(image: Any, text: Any) -> jax.Array:

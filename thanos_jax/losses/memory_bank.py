@@ -28,18 +28,16 @@ References:
 
 from __future__ import annotations
 
-import dataclasses
-import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jax import export, lax
 
-from thanos_jax.losses import checks
+from thanos_jax.losses import checks, placement
+from thanos_jax.losses.pairs.axes import AxisName, gather_same
 from thanos_jax.losses.pairs.entries import (
-    AxisName,
     Entries,
     compute_dtype,
     make_bank_entries,
@@ -48,14 +46,11 @@ from thanos_jax.losses.pairs.entries import (
 __all__ = ["MemoryBank", "init", "push"]
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=("embeddings", "labels", "filled", "position"),
-    meta_fields=(),
-)
-@dataclasses.dataclass(frozen=True)
-class MemoryBank:
-    """A queue of embeddings; a pytree. Made by `init`.
+class MemoryBank(NamedTuple):
+    """A queue of embeddings; a pytree, which serializers of trees save as it is. Made by `init`.
+
+    What a serializer restores without a target, as a dictionary, is a bank again by
+    `MemoryBank(**restored)`.
 
     Attributes:
       embeddings: float [size, dim], as they were pushed, not normalized.
@@ -68,6 +63,11 @@ class MemoryBank:
     labels: jax.Array | None
     filled: jax.Array
     position: jax.Array
+
+
+export.register_namedtuple_serialization(
+    MemoryBank, serialized_name="thanos_jax.losses.memory_bank.MemoryBank"
+)
 
 
 def init(size: int, dim: int, *, dtype: Any = jnp.float32, label_dtype: Any = int) -> MemoryBank:
@@ -146,21 +146,36 @@ def push(
     """
     embeddings = lax.stop_gradient(checks.embeddings(embeddings))
     batch, views, dim = embeddings.shape
-    bank = _checked("bank", bank, dim)
-    new = {
-        "embeddings": embeddings.reshape(batch * views, -1).astype(bank.embeddings.dtype),
-        "filled": jnp.repeat(checks.where(where, batch), views),
-    }
+    bank = checked("bank", bank, dim)
     if (labels is None) != (bank.labels is None):
         expected = (
             "labels, as the bank has them" if labels is None else "None, as the bank has none"
         )
         raise TypeError(f"labels: expected {expected}, got {checks.describe(labels)}")
     if bank.labels is not None:
-        new["labels"] = jnp.repeat(_fitting(labels, batch, bank.labels.dtype), views)
-    if axis_name is not None:
-        new = {name: _gather(array, axis_name) for name, array in new.items()}
+        labels = _fitting(labels, batch, bank.labels.dtype)
+    rows = {
+        "embeddings": embeddings.astype(bank.embeddings.dtype),
+        "labels": labels,
+        "where": checks.where(where, batch, views),
+    }
+    return placement.place(_pushed, None, rows, bank, axis_name)
 
+
+def _pushed(
+    _: None, rows: dict[str, Any], bank: MemoryBank, axis_name: AxisName | None
+) -> MemoryBank:
+    """The bank with the rows of all devices put in."""
+    batch, views, dim = rows["embeddings"].shape
+    filled = rows["where"].reshape(batch, -1)
+    new = {
+        "embeddings": rows["embeddings"].reshape(-1, dim),
+        "filled": jnp.broadcast_to(filled, (batch, views)).reshape(-1),
+    }
+    if bank.labels is not None:
+        new["labels"] = jnp.repeat(rows["labels"], views)
+    if axis_name is not None:
+        new = {name: gather_same(array, axis_name) for name, array in new.items()}
     size, number = len(bank.filled), len(new["filled"])
     rank = jnp.cumsum(new["filled"], dtype=jnp.int32)  # 1, 2, ... of what is put in
     count = rank[-1]
@@ -200,7 +215,7 @@ def candidates(
         compared with that of `labels`.
       ValueError: another dim than the embeddings'.
     """
-    bank = _checked("memory_bank", bank, embeddings.shape[-1])
+    bank = checked("memory_bank", bank, embeddings.shape[-1])
     theirs = None
     if labels is not None:
         if bank.labels is None:
@@ -216,8 +231,9 @@ def candidates(
     return labels, entries
 
 
-def _checked(name: str, value: Any, dim: int) -> MemoryBank:
+def checked(name: str, value: Any, dim: int) -> MemoryBank:
     """Returns a MemoryBank of that dim whose arrays are jax's and fit together."""
+    value = checks.held(value)
     if not isinstance(value, MemoryBank):
         raise TypeError(
             f"{name}: expected a MemoryBank, made by losses.memory_bank.init, "
@@ -262,18 +278,3 @@ def _fitting(labels: Any, batch: int, dtype: Any) -> jax.Array:
             f"got {checks.describe(checked)}; losses.memory_bank.init takes a label_dtype"
         )
     return checked.astype(dtype)
-
-
-def _gather(array: jax.Array, axis_name: AxisName) -> jax.Array:
-    """Collects the rows of all devices, in their order.
-
-    A sum in which each device has its rows where the others have zeros, and not `lax.all_gather`:
-    shard_map then knows that the result is the same on every device.
-    """
-    rows = len(array)
-    shape = (lax.axis_size(axis_name) * rows, *array.shape[1:])
-    summed = jnp.int32 if array.dtype == bool else array.dtype
-    mine = lax.dynamic_update_slice_in_dim(
-        jnp.zeros(shape, summed), array.astype(summed), lax.axis_index(axis_name) * rows, axis=0
-    )
-    return lax.psum(mine, axis_name).astype(array.dtype)

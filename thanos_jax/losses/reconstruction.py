@@ -7,8 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from thanos_jax.losses import checks
-from thanos_jax.losses.pairs.entries import AxisName, compute_dtype
+from thanos_jax.losses import checks, placement
+from thanos_jax.losses.pairs.axes import AxisName
+from thanos_jax.losses.pairs.entries import compute_dtype
 from thanos_jax.losses.reduction import OPTIONS as REDUCTIONS
 from thanos_jax.losses.reduction import reduce
 
@@ -61,6 +62,15 @@ def reconstruction(
         )
     where = checks.where(where, images.shape[0])
     images, reconstructions = jnp.asarray(images), jnp.asarray(reconstructions)
+    rows = {"images": images, "reconstructions": reconstructions, "where": where}
+    per_row = reduction == "none"
+    return placement.place(_computed, reduction, rows, None, axis_name, per_row=per_row)
+
+
+def _computed(
+    reduction: str, rows: dict[str, jax.Array], _: None, axis_name: AxisName | None
+) -> jax.Array:
+    images, reconstructions, where = rows["images"], rows["reconstructions"], rows["where"]
     dtype = compute_dtype(images, reconstructions)
     error = images.astype(dtype) - reconstructions.astype(dtype)
     # Padding may hold anything; 0 * NaN in the backward pass must not reach the model.

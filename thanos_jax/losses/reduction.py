@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from thanos_jax.losses.pairs.entries import AxisName
+from thanos_jax.losses.pairs.axes import AxisName
 
 OPTIONS = ("mean", "none")
 

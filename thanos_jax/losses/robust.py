@@ -30,8 +30,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from thanos_jax.losses import checks
-from thanos_jax.losses.pairs.entries import AxisName, compute_dtype
+from thanos_jax.losses import checks, placement
+from thanos_jax.losses.pairs.axes import AxisName, gather
+from thanos_jax.losses.pairs.entries import compute_dtype
 from thanos_jax.losses.reduction import reduce
 
 __all__ = [
@@ -91,6 +92,14 @@ def group_means(
     groups = _groups(groups, len(values), num_groups)
     where = checks.where(where, len(values))
     values = values.astype(compute_dtype(values))
+    rows = {"values": values, "groups": groups, "where": where}
+    return placement.place(_group_means, num_groups, rows, None, axis_name)
+
+
+def _group_means(
+    num_groups: int, rows: dict[str, jax.Array], _: None, axis_name: AxisName | None
+) -> tuple[jax.Array, jax.Array]:
+    values, groups, where = rows["values"], rows["groups"], rows["where"]
     every = jnp.arange(num_groups, dtype=groups.dtype)
     member = where[:, None] & (groups[:, None] == every[None, :])
     # Sums of a masked matrix, not scattered ones: those of some devices depend on the order.
@@ -306,7 +315,14 @@ def weighted_mean(
     dtype = compute_dtype(values, weights)
     # Padding may hold anything; 0 * NaN in the backward pass must not reach the model.
     values = jnp.where(where, values.astype(dtype), 0.0)
-    return reduce(weights.astype(dtype) * values, where, reduction="mean", axis_name=axis_name)
+    rows = {"values": weights.astype(dtype) * values, "where": where}
+    return placement.place(_mean, None, rows, None, axis_name)
+
+
+def _mean(
+    _: None, rows: dict[str, jax.Array], shared: None, axis_name: AxisName | None
+) -> jax.Array:
+    return reduce(rows["values"], rows["where"], reduction="mean", axis_name=axis_name)
 
 
 def early_learning_regularization(
@@ -358,7 +374,8 @@ def early_learning_regularization(
     # Rounding may leave a target a little above 1, which has no logarithm.
     rest = jnp.maximum(1.0 - lax.stop_gradient(targets.astype(dtype)), 0.0)
     per_row = jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=-1, b=rest)
-    return reduce(per_row, where, reduction="mean", axis_name=axis_name)
+    rows = {"values": per_row, "where": where}
+    return placement.place(_mean, None, rows, None, axis_name)
 
 
 def update_targets(targets: Any, logits: Any, momentum: Any = 0.7) -> jax.Array:
@@ -451,15 +468,23 @@ def small_loss_selection(
     """
     values = lax.stop_gradient(_vector("values", values, "batch"))
     keep_rate = checks.weight("keep_rate", keep_rate)
+    where = checks.where(where, len(values))
+    share = jnp.asarray(keep_rate, compute_dtype(values))
+    rows = {"values": values.astype(share.dtype), "where": where}
+    return placement.place(_small_losses, None, rows, share, axis_name, per_row=True)
+
+
+def _small_losses(
+    _: None, rows: dict[str, jax.Array], keep_rate: jax.Array, axis_name: AxisName | None
+) -> jax.Array:
+    values, where = rows["values"], rows["where"]
     batch = len(values)
-    where = checks.where(where, batch)
-    dtype = compute_dtype(values)
     if axis_name is not None:
-        values, where = (lax.all_gather(x, axis_name, tiled=True) for x in (values, where))
+        values, where = (gather(x, axis_name) for x in (values, where))
     count = jnp.sum(where, dtype=jnp.int32)
-    share = jnp.asarray(keep_rate, dtype) - 2 * float(jnp.finfo(dtype).eps)
-    kept = jnp.ceil(share * count.astype(dtype)).astype(jnp.int32)
-    order = jnp.lexsort((values.astype(dtype), ~where))  # padding last, then by loss, then by row
+    share = keep_rate - 2 * float(jnp.finfo(keep_rate.dtype).eps)
+    kept = jnp.ceil(share * count.astype(share.dtype)).astype(jnp.int32)
+    order = jnp.lexsort((values, ~where))  # padding last, then by loss, then by row
     chosen = jnp.zeros(len(values), bool).at[order].set(jnp.arange(len(values)) < kept)
     if axis_name is None:
         return chosen
@@ -523,7 +548,9 @@ def _not_negative(name: str, value: Any) -> Any:
     """Returns the value, of which nothing that is at hand may be negative, infinite or NaN."""
     seen = _at_hand(value)
     if seen is not None and not np.all((seen >= 0) & (seen < np.inf)):
-        shown = f"{seen.item():g}" if seen.ndim == 0 else f"{checks.describe(value)} {seen}"
+        shown = f"{seen.item():g}" if seen.ndim == 0 else checks.describe(value)
+        if seen.ndim:
+            shown += f" {seen}" if seen.size <= 8 else f" from {seen.min():g} to {seen.max():g}"
         raise ValueError(f"{name}: expected no negative and only finite values, got {shown}")
     return value
 

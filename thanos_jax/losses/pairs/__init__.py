@@ -20,8 +20,9 @@ import jax
 from jax import lax
 
 from thanos_jax.losses.pairs import dense, pallas, streaming
+from thanos_jax.losses.pairs.axes import AxisName
+from thanos_jax.losses.pairs.counts import count_same
 from thanos_jax.losses.pairs.entries import (
-    AxisName,
     Entries,
     make_bank_entries,
     make_entries,
@@ -41,15 +42,49 @@ OPTIONS = ("auto", *IMPLEMENTATIONS)
 # take 4 MB. Up to there dense is as fast, compiles faster, and has every derivative.
 DENSE_UNTIL = 1024 * 1024
 
+# Exponentials of similarities over temperatures from here on keep all digits in any dtype.
+_HIGH_ENOUGH = 1.0 / 60.0
+
 __all__ = [
     "IMPLEMENTATIONS",
     "OPTIONS",
     "Entries",
+    "choose",
+    "coldest",
+    "count_same",
     "make_bank_entries",
     "make_entries",
     "normalize",
     "statistics",
 ]
+
+
+def choose(implementation: str, anchors: int, others: int = 0, devices: int = 1) -> str:
+    """What "auto" stands for: "dense" for up to `DENSE_UNTIL` pairs, otherwise "streaming".
+
+    Args:
+      implementation: one of `OPTIONS`.
+      anchors: entries of a device.
+      others: of the bank.
+      devices: over which the batch is sharded.
+    """
+    if implementation != "auto":
+        return implementation
+    numbers = (anchors, others)
+    if not all(isinstance(number, int) for number in numbers):
+        return "dense"  # sizes are symbols, as `jax.export` has them, and tiles need numbers
+    return "dense" if anchors * (anchors * devices + others) <= DENSE_UNTIL else "streaming"
+
+
+def coldest(temperature: jax.Array | float) -> float | None:
+    """What a temperature is known not to be below, as a static choice; None: nothing is known.
+
+    Of temperatures that are high enough for any implementation, no more is told than that: each
+    would be another program.
+    """
+    if isinstance(temperature, jax.core.Tracer):
+        return None
+    return min(float(temperature), _HIGH_ENOUGH)
 
 
 def statistics(
@@ -61,6 +96,7 @@ def statistics(
     axis_name: AxisName | None,
     implementation: str,
     bank: Entries | None = None,
+    coldest: float | None = None,
 ) -> dict[str, jax.Array]:
     """Computes the named statistics of every anchor.
 
@@ -73,6 +109,7 @@ def statistics(
       mean_own       mean over a(i) of s_ij
       one_positive   mean over p in P(i) of  log sum_{j in {p} and N(i)} exp s_ij - s_ip
       has_same       whether P(i) is not empty
+      has_own        whether a(i) is not empty
 
     The mean over, or the logarithm of, an empty set is given as 0.
 
@@ -87,15 +124,17 @@ def statistics(
         otherwise "streaming".
       bank: further entries that are candidates of every anchor and no anchors, the same on every
         device, with labels of the entries' dtype; or None. They have no gradient.
+      coldest: of the temperature, as `coldest` returns it.
 
     Returns:
-      name -> float [N] (bool [N] for has_same).
+      name -> float [N] (bool [N] for has_same and has_own).
     """
-    if implementation == "auto":
-        anchors = len(entries.valid)
-        candidates = anchors if axis_name is None else anchors * lax.axis_size(axis_name)
-        candidates += 0 if bank is None else len(bank.valid)
-        implementation = "dense" if anchors * candidates <= DENSE_UNTIL else "streaming"
+    implementation = choose(
+        implementation,
+        entries.valid.shape[0],
+        0 if bank is None else bank.valid.shape[0],
+        1 if axis_name is None else lax.axis_size(axis_name),
+    )
     return IMPLEMENTATIONS[implementation](
         entries,
         temperature=temperature,
@@ -103,4 +142,5 @@ def statistics(
         names=names,
         axis_name=axis_name,
         bank=bank,
+        coldest=coldest,
     )

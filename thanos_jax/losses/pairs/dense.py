@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from thanos_jax.losses.pairs.entries import AxisName, Entries
+from thanos_jax.losses.pairs.axes import AxisName, gather
+from thanos_jax.losses.pairs.entries import Entries
 
 
 def statistics(
@@ -25,11 +26,12 @@ def statistics(
     names: Collection[str],
     axis_name: AxisName | None,
     bank: Entries | None = None,
+    coldest: float | None = None,
 ) -> dict[str, jax.Array]:
     """See `thanos_jax.losses.pairs.statistics`."""
     candidates = entries
     if axis_name is not None:
-        candidates = jax.tree.map(lambda x: lax.all_gather(x, axis_name, tiled=True), entries)
+        candidates = jax.tree.map(lambda x: gather(x, axis_name), entries)
     if bank is not None:
         candidates = _append(candidates, bank)
 
@@ -63,6 +65,7 @@ def statistics(
         "mean_own": lambda: _mean(similarity, own),
         "one_positive": one_positive,
         "has_same": lambda: jnp.any(same, axis=1),
+        "has_own": lambda: jnp.any(own, axis=1),
     }
     return {name: available[name]() for name in names}
 

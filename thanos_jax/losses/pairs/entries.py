@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-AxisName = Any  # one mesh or pmap axis name, or a tuple of them
+from thanos_jax.losses.pairs.axes import AxisName
 
 
 @functools.partial(
@@ -41,6 +41,11 @@ class Entries:
     num_views: int
     unit: bool
     given: Any
+
+
+def at_hand(array: jax.Array) -> jax.Array | None:
+    """The array with its values, also while it is differentiated; None inside `jax.jit`."""
+    return array.to_concrete_value() if isinstance(array, jax.core.Tracer) else array
 
 
 def compute_dtype(*arrays: jax.Array) -> Any:
@@ -76,7 +81,7 @@ def make_entries(
     Args:
       embeddings: float [batch, views, dim].
       labels: integer [batch], or None: every image is a class of its own.
-      where: bool [batch].
+      where: bool [batch] or [batch, views].
       normalized: whether rows are divided by their length.
       axis_name: the axis over which the global batch is sharded, if any.
 
@@ -86,8 +91,9 @@ def make_entries(
     batch, views, dim = embeddings.shape
     given = embeddings.dtype
     embeddings = embeddings.astype(compute_dtype(embeddings))
+    each = where if where.ndim == 2 else jnp.broadcast_to(where[:, None], (batch, views))
     # Before anything else touches them: 0 * NaN in a backward pass would reach real rows.
-    embeddings = jnp.where(where[:, None, None], embeddings, 0.0)
+    embeddings = jnp.where(each[:, :, None], embeddings, 0.0)
     if normalized:
         embeddings = normalize(embeddings)
     image = jnp.arange(batch, dtype=jnp.int32)
@@ -99,7 +105,7 @@ def make_entries(
         label=jnp.repeat(label, views),
         image=jnp.repeat(image, views),
         view=jnp.tile(jnp.arange(views, dtype=jnp.int32), batch),
-        valid=jnp.repeat(where, views),
+        valid=each.reshape(-1),
         num_views=views,
         unit=normalized,
         given=given,
@@ -129,7 +135,7 @@ def make_bank_entries(
     given = embeddings.dtype
     embeddings = lax.stop_gradient(embeddings).astype(dtype)
     embeddings = jnp.where(filled[:, None], embeddings, 0.0)
-    nowhere = jnp.full(len(filled), -1, jnp.int32)  # images and views are numbered from 0
+    nowhere = jnp.full(filled.shape, -1, jnp.int32)  # images and views are numbered from 0
     return Entries(
         embedding=normalize(embeddings) if normalized else embeddings,
         label=nowhere if labels is None else labels,

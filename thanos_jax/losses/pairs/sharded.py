@@ -24,7 +24,7 @@ import numpy as np
 from jax import lax
 
 from thanos_jax.losses.pairs import tiles
-from thanos_jax.losses.pairs.entries import AxisName
+from thanos_jax.losses.pairs.axes import AxisName, gather
 
 Tree = Any  # arrays whose leading axes are [entries] or [tiles, size]; of entries, a dictionary
 
@@ -80,7 +80,7 @@ class Plan(NamedTuple):
 
     Attributes:
       visits: the loops over tiles.
-      groups: the number of views if entries of one view never meet, otherwise 1.
+      groups: the number of views if entries of one view never meet, otherwise 1; 0 if none do.
       tile: entries in a tile, at most.
       axis_name: the axis over which entries are sharded, or None.
       schedule: "auto", "gather" or "ring".
@@ -104,6 +104,8 @@ def sweep(what: Sweep, entries: Tree, plan: Plan) -> Tree:
     Returns:
       The sums of this device's entries, arrays [N, ...].
     """
+    if not plan.groups:
+        return what.initial(entries)
     number = len(jax.tree.leaves(entries)[0])
     devices = 1 if plan.axis_name is None else lax.axis_size(plan.axis_name)
     schedule = plan.schedule
@@ -121,7 +123,7 @@ def sweep(what: Sweep, entries: Tree, plan: Plan) -> Tree:
         if devices > 1:
             sums = _ring(what, rows, layout, sums, plan, devices)
     else:
-        everyone = jax.tree.map(lambda x: lax.all_gather(x, plan.axis_name, tiled=True), entries)
+        everyone = jax.tree.map(lambda x: gather(x, plan.axis_name), entries)
         others = tiles.layout(number * devices, groups=plan.groups, largest=plan.tile)
         columns = _split(what, everyone, others)
         pairs = tiles.rectangle(layout, others)

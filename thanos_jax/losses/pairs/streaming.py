@@ -22,8 +22,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from thanos_jax.losses.pairs import sharded
+from thanos_jax.losses.pairs.axes import AxisName
 from thanos_jax.losses.pairs.counts import count_same
-from thanos_jax.losses.pairs.entries import AxisName, Entries
+from thanos_jax.losses.pairs.entries import Entries, at_hand
 from thanos_jax.losses.pairs.sharded import Plan, Sweep, Tree, Visits
 
 # Entries in a tile, at most. CPU: of 256, 512, 1024 and 2048, the fastest on two cores; a tile of
@@ -67,6 +68,7 @@ def statistics(
     names: Collection[str],
     axis_name: AxisName | None,
     bank: Entries | None = None,
+    coldest: float | None = None,
     schedule: str = "auto",
     visits: Visits = sharded.LOOPS,
 ) -> dict[str, jax.Array]:
@@ -79,6 +81,7 @@ def statistics(
       names: as there.
       axis_name: as there.
       bank: as there.
+      coldest: as there.
       schedule: one of `sharded.SCHEDULES`.
       visits: the loops over tiles.
     """
@@ -90,11 +93,11 @@ def statistics(
         sets=tuple(key for key, name in sets.items() if name in names),
         same_sum="mean_same" in names,
         one_positive="one_positive" in names,
-        shift=_shift(temperature, dtype) if entries.unit else None,
+        shift=_shift(coldest, dtype) if entries.unit else None,
         operands=_operands(entries),
         plan=Plan(
             visits=visits,
-            groups=num_views if views == "cross" else 1,
+            groups=1 if views == "all" else num_views if num_views > 1 else 0,
             tile=TILE.get(jax.default_backend(), 2048),
             axis_name=axis_name,
             schedule=schedule,
@@ -106,7 +109,15 @@ def statistics(
         # s_ij = <x_i, x_j>; against the bank, which has no gradient, <z_i / temperature, k_j>.
         x = entries.embedding * jnp.sqrt(scale)
         query = None if bank is None else entries.embedding * scale
-        return _pair_sums(choice, x, query, _roles(entries, x), _bank(bank, x))
+        compute = _pair_sums if at_hand(x) is None else _compiled_pair_sums
+        try:
+            return compute(choice, x, query, _roles(entries, x), _bank(bank, x))
+        except TypeError as error:
+            if "forward-mode" not in str(error):
+                raise
+            raise TypeError(
+                f'{error} implementation="dense" has forward-mode derivatives.'
+            ) from error
 
     if choice.one_positive:
         # In order of labels, most tiles have no class in common and the second pass skips them.
@@ -126,6 +137,7 @@ def statistics(
         "mean_own": lambda: _mean_own(entries) * scale,
         "one_positive": lambda: sums["one_positive"] / positives,
         "has_same": lambda: count > 0,
+        "has_own": lambda: _other_views(entries) > 0,
     }
     return {name: available[name]() for name in names}
 
@@ -136,10 +148,18 @@ def _mean_own(entries: Entries) -> jax.Array:
     z = entries.embedding.reshape(-1, num_views, entries.embedding.shape[-1])
     products = jnp.einsum("ivd,iwd->ivw", z, z, precision=lax.Precision.HIGHEST)
     others = jnp.where(jnp.eye(num_views, dtype=bool)[None], 0.0, products)
-    return jnp.sum(others, axis=-1).reshape(-1) / max(num_views - 1, 1)
+    number = jnp.maximum(_other_views(entries), 1).astype(z.dtype)
+    return jnp.sum(others, axis=-1).reshape(-1) / number
 
 
-def _shift(temperature: jax.Array | float, dtype: Any) -> float | None:
+def _other_views(entries: Entries) -> jax.Array:
+    """How many other views of its image an entry has: int32 [N], 0 if it is not valid."""
+    valid = entries.valid.reshape(-1, entries.num_views)
+    others = jnp.sum(valid, axis=1, keepdims=True, dtype=jnp.int32) - 1
+    return jnp.where(valid, others, 0).reshape(-1)
+
+
+def _shift(temperature: jax.Array | float | None, dtype: Any) -> float | None:
     """A constant c for which exp(s - c) keeps all digits for |s| <= 1 / temperature, if any."""
     if not isinstance(temperature, float | int):
         return None
@@ -290,6 +310,9 @@ def _backward(choice: Choice, residuals: Any, cotangents: dict[str, jax.Array]) 
 
 
 _pair_sums.defvjp(_forward, _backward)
+
+# Called outside `jax.jit`, loops over closures would be compiled anew at every call.
+_compiled_pair_sums = jax.jit(_pair_sums, static_argnums=0)
 
 
 def _product(choice: Choice, a: jax.Array, b: jax.Array, contract: tuple[int, int]) -> jax.Array:

@@ -1,0 +1,126 @@
+"""Two towers in joint form, and queries against keys and a queue (MoCo), held to float64 loops."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from thanos_jax import losses
+
+IMPLEMENTED = pytest.mark.parametrize("implementation", oracle.IMPLEMENTATIONS)
+QUERY, KEY = np.moveaxis(oracle.embeddings_like(2, seed=3), 1, 0)
+LABELS = oracle.labels_like("random")
+close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
+
+
+@IMPLEMENTED
+@pytest.mark.parametrize("denominator", ["all", "one_positive"])
+@pytest.mark.parametrize(("alpha", "beta"), [(0.0, 0.3), (0.4, 0.3), (0.4, 1.0), (0.0, 0.0)])
+def test_joint_form(implementation, denominator, alpha, beta):
+    """(1 - alpha) (beta UniCL + (1 - beta) CLIP) + alpha spreading, value and gradient."""
+
+    def value(image, alpha, beta):
+        return losses.cross_modal(
+            image, KEY, LABELS, alpha=alpha, beta=beta, denominator=denominator, temperature=0.5,
+            implementation=implementation,
+        )  # fmt: skip
+
+    def expected(image):
+        supervised, spreading = (
+            oracle.cross_modal(
+                image, KEY, LABELS, alpha=a, denominator=denominator, temperature=0.5
+            )
+            for a in (0.0, 1.0)
+        )
+        clip = oracle.cross_modal(image, KEY, temperature=0.5)
+        return (1 - alpha) * (beta * supervised + (1 - beta) * clip) + alpha * spreading
+
+    close(value(QUERY, alpha, beta), expected(QUERY))
+    gradient = jax.jit(jax.grad(value))(QUERY, np.float32(alpha), np.float32(beta))
+    close(gradient, oracle.differentiate(expected, QUERY), atol=1e-5)
+
+
+def test_joint_form_needs_labels():
+    with pytest.raises(ValueError, match=r"^beta.*without labels"):
+        losses.cross_modal(QUERY, KEY, beta=0.5)
+
+
+def queue_like(filled=True):
+    rng = np.random.default_rng(9)
+    there = np.array([1, 1, 0, 1, 1, 1, 0], bool) & filled
+    return losses.memory_bank.MemoryBank(
+        rng.normal(size=(7, 5)).astype(np.float32), np.array([0, 2, 2, 7, 1, 2, 0], np.int32),
+        there, np.int32(0),
+    )  # fmt: skip
+
+
+def moco(query, key, labels, bank, *, alpha, beta, temperature, where=None):
+    """He et al., algorithm 1, row by row; with labels, entries of the queue are positives too."""
+    where = np.ones(len(query), bool) if where is None else where
+    z, k = (oracle.normalized(np.asarray(x).astype(np.float64)) for x in (query, key))
+    rows = []
+    for i in np.flatnonzero(where):
+        own = z[i] @ k[i] / temperature
+        there = [(z[i] @ v / temperature, y) for v, y in oracle.in_bank(bank, normalize=True)]
+        every = [own, *(s for s, _ in there)]
+        same = [own, *(s for s, y in there if labels is not None and y == labels[i])]
+        info_nce = oracle.lse(np.array(every)) - own
+        supcon = oracle.lse(np.array(every)) - np.mean(same)
+        cnce = oracle.lse(np.array(same)) - own
+        mixed = beta * supcon + (1 - beta) * info_nce
+        rows.append((1 - alpha) * mixed + alpha * cnce if labels is not None else info_nce)
+    return np.mean(rows)
+
+
+CASES = [(False, 0.0, 1.0), (True, 0.0, 1.0), (True, 0.3, 0.4)]
+
+
+@IMPLEMENTED
+@pytest.mark.parametrize(("labelled", "alpha", "beta"), CASES)
+@pytest.mark.parametrize("filled", [True, False])
+def test_queue(implementation, labelled, alpha, beta, filled):
+    labels, bank, where = LABELS if labelled else None, queue_like(filled), LABELS != 1
+    options = {"alpha": alpha, "beta": beta, "where": where, "temperature": 0.3}
+    call = jax.jit(
+        jax.value_and_grad(
+            lambda q, k: losses.cross_modal(
+                q, k, labels, memory_bank=bank, implementation=implementation, **options
+            ),
+            argnums=(0, 1),
+        )
+    )
+    value, (by_query, by_key) = call(QUERY, KEY)
+    expected = functools.partial(moco, key=KEY, labels=labels, bank=bank, **options)
+    close(value, expected(QUERY))
+    close(by_query, oracle.differentiate(expected, QUERY), atol=2e-5)
+    assert not np.any(by_key)
+
+
+def test_queue_has_no_other_keys():
+    """Keys of other rows are no candidates, which they are of `info_nce` with two views."""
+    call = functools.partial(losses.cross_modal, QUERY[:1], memory_bank=queue_like())
+    alone = call(KEY[:1])
+    both = losses.cross_modal(QUERY, KEY, memory_bank=queue_like(), reduction="none")
+    assert both.shape == (len(QUERY), 1)
+    close(both[0, 0], alone)
+    with pytest.raises(ValueError, match=r"^denominator.*memory bank"):
+        call(KEY[:1], denominator="one_positive")
+
+
+@pytest.mark.skipif(jax.device_count() < 2, reason="needs 2 (host) devices")
+@IMPLEMENTED
+def test_queue_on_devices(implementation):
+    mesh = jax.make_mesh(
+        (2,), ("data",), axis_types=(AxisType.Explicit,), devices=jax.devices()[:2]
+    )
+    placed = jax.device_put((QUERY, KEY, LABELS), NamedSharding(mesh, PartitionSpec("data")))
+    call = functools.partial(
+        losses.cross_modal, memory_bank=queue_like(), beta=0.5, implementation=implementation
+    )
+    with jax.set_mesh(mesh):
+        computed = jax.jit(call)(*placed)
+    close(computed, jnp.asarray(call(QUERY, KEY, LABELS)))
