@@ -344,7 +344,7 @@ def test_data_that_cannot_be_used_are_refused_likewise(tmp_path, monkeypatch):
     def one_class(data):
         return sources.load(data)._replace(coarse_names=("all",))
 
-    with pytest.raises(ConfigError, match=r"task: 'coreset' .*two classes; digits has 1"):
+    with pytest.raises(ConfigError, match=r"two classes at least .*'coreset', got 1 in digits"):
         run_module.run(small(), tmp_path / "run", load=one_class)
 
     def on_disk(data):
