@@ -1,5 +1,6 @@
 """Eight host devices and one cache of compiled programs for every test, before jax starts."""
 
+import collections
 import importlib.metadata
 import os
 import tempfile
@@ -36,6 +37,18 @@ def forget_programs():
     import jax
 
     jax.clear_caches()
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest leaves out what is slow
+def pytest_collection_modifyitems(items):
+    """Makes all but every k-th case of a test that is marked sampled(k) slow."""
+    seen = collections.Counter()
+    for item in items:
+        mark = item.get_closest_marker("sampled")
+        if mark is not None:
+            if seen[item.function] % mark.args[0]:
+                item.add_marker(pytest.mark.slow)
+            seen[item.function] += 1
 
 
 def pytest_addoption(parser):

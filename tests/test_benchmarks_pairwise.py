@@ -105,6 +105,7 @@ def test_what_does_not_fit_is_listed_and_not_run(tmp_path):
     assert rows[1]["status"] == rows[3]["status"] == "has no such loss"
 
 
+@pytest.mark.slow
 def test_fails_when_nothing_ran():
     found = command("--entries=16", "--implementations=", "--peers=lightly")
     assert found.returncode == 1

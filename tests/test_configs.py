@@ -117,7 +117,7 @@ class StopHereError(Exception):
 
 
 # The others are slow: each compiles programs of its own.
-QUICK = ("digits", "mnist", "folder", "waterbirds")
+QUICK = ("digits", "mnist")
 
 
 def slow_but(names, quick):

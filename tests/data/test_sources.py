@@ -250,6 +250,7 @@ def mnist():
     return sources.load(config("mnist", data_dir=str(MNIST)))
 
 
+@pytest.mark.slow
 @needs_mnist
 def test_mnist_is_whole(mnist):
     assert {key: len(split) for key, split in mnist.splits.items()} == {

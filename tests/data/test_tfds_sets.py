@@ -252,6 +252,7 @@ def test_images_that_cannot_be_used_are_named(tmp_path, image, message):
         load(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not (STORED / "fashion_mnist").exists(),
     reason="no Fashion-MNIST beside the checkout (../shared/data/tfds)",

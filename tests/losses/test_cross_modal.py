@@ -153,6 +153,7 @@ def test_modalities_may_change_places(form):
     np.testing.assert_allclose(call(image, text), call(text, image)[:, ::-1], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.sampled(3)
 @COMBINED
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_gradients(form, implementation, dtype):
@@ -195,6 +196,7 @@ def test_gradients(form, implementation, dtype):
         assert np.all(np.asarray(tower)[~where] == 0)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 (host) devices")
 @pytest.mark.parametrize(("form", "implementation", "way"), [
     *[("clip", "dense", way) for way in ("shard_map", "shard_map_unchecked", "pmap")],

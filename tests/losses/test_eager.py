@@ -19,6 +19,7 @@ def gradient_of(loss, implementation, temperature=0.1):
     return jax.grad(lambda z, y: call(z, y, temperature=temperature))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     "loss", [oracle.BY_NAME["spread"], oracle.BY_NAME["joint_attract"]], ids=repr
 )

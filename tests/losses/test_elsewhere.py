@@ -76,6 +76,7 @@ def through_export(bank, folder):
     return export.deserialize(exported.serialize()).call(bank)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.filterwarnings("ignore")  # of Orbax, about restoring without a target
 @pytest.mark.parametrize("way", [through_pickle, through_flax, through_orbax, through_export])
 @pytest.mark.parametrize("labels", ["labels", "none"])
@@ -192,6 +193,7 @@ WAYS = {
 }
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.skipif(jax.device_count() < 4, reason="needs 4 (host) devices")
 @pytest.mark.parametrize("implementation", ["dense", "streaming"])
 @pytest.mark.parametrize("way", WAYS)

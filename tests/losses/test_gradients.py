@@ -58,6 +58,7 @@ def assert_close_in_norm(computed, expected, relative):
         )
 
 
+@pytest.mark.sampled(3)
 @ROWS
 @IMPLEMENTED
 @VIEWS
@@ -132,6 +133,7 @@ def test_padding(loss, implementation, views):
         assert not np.any(np.asarray(broken_gradients[0])[~WHERE])
 
 
+@pytest.mark.sampled(3)
 @ROWS
 @IMPLEMENTED
 @pytest.mark.parametrize(
@@ -245,6 +247,7 @@ def test_nan_reaches_the_gradient(loss, implementation):
     assert np.any(np.isnan(gradient))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("loss", "implementation"),
     # Between them these hold every term; the others are sums of the same terms.

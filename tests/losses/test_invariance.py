@@ -95,6 +95,7 @@ def test_supcon_cross_is_blind_within_views(loss, implementation, seed):
     assert abs(changed - before) > 1e-3
 
 
+@pytest.mark.sampled(3)
 @PAIRED
 @IMPLEMENTED
 @VIEWS

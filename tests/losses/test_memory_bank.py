@@ -105,6 +105,7 @@ def check(loss, implementation, embeddings, bank, labels=LABELS, where=WHERE, *,
     return values
 
 
+@pytest.mark.sampled(3)
 @SEVERAL
 def test_views_all(loss, implementation):
     check(loss, implementation, oracle.embeddings_like(2, seed=31), bank_of())
@@ -157,6 +158,7 @@ def test_padding_alone(implementation):
     assert values["mean"] == 0
 
 
+@pytest.mark.sampled(3)
 @SEVERAL
 def test_empty_bank_is_no_bank(loss, implementation):
     embeddings = oracle.embeddings_like(2, seed=36)
@@ -314,6 +316,7 @@ def sharded_batch(seed=50):
     return embeddings, labels, np.arange(16) % 5 != 1
 
 
+@pytest.mark.sampled(3)
 @NEEDS_EIGHT
 @pytest.mark.parametrize(("name", "implementation", "way", "views"), [
     *[("joint_attract", i, "shard_map", "all") for i in oracle.SHARDED],
@@ -351,6 +354,7 @@ def test_losses_on_eight_devices(name, implementation, way, views):
     np.testing.assert_allclose(expected[0], from_oracle, rtol=1e-5)
 
 
+@pytest.mark.sampled(3)
 @NEEDS_EIGHT
 @pytest.mark.parametrize(("way", "size", "dtype"), [
     ("shard_map", 7, "bfloat16"), ("shard_map", 40, "float32"), ("pmap", 40, "bfloat16"),

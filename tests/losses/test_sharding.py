@@ -135,12 +135,14 @@ LABELS = {
 }
 
 
+@pytest.mark.sampled(3)
 @ROWS
 @IMPLEMENTED
 def test_eight_devices(loss, implementation):
     compare(loss, implementation, "all", "shard_map", 8, batch(LABELS[8]))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("loss", [oracle.BY_NAME["joint_attract"]], ids=repr)
 @pytest.mark.parametrize(
     ("implementation", "way"),
@@ -165,6 +167,7 @@ def test_cross(loss, implementation):
     compare(loss, implementation, "cross", "shard_map", 8, batch(LABELS[8]))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("loss", [oracle.BY_NAME["joint_attract"]], ids=repr)
 @pytest.mark.parametrize(
     ("implementation", "way", "count"),
@@ -218,6 +221,7 @@ def test_padding_everywhere(loss, implementation):
     chex.assert_trees_all_equal(computed, jax.tree.map(jnp.zeros_like, computed))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("name", "implementation"),
     oracle.chosen(
@@ -239,6 +243,7 @@ def test_one_view_with_anchors_on_some_devices(name, implementation):
     compare(loss, implementation, "all", "shard_map", 8, arrays)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("loss", [oracle.BY_NAME["joint_attract"]], ids=repr)
 @pytest.mark.parametrize(
     ("implementation", "check_vma"),

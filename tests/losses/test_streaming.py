@@ -131,6 +131,7 @@ def lowered(loss, entries, dim, *, views="all", implementation="streaming", temp
     )
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("name", "views", "temperature"),
     oracle.chosen(
@@ -238,6 +239,7 @@ def test_a_large_batch_on_eight_devices(schedule, work, monkeypatch):
     np.testing.assert_allclose(gradient, slope, rtol=0, atol=1e-5 * np.abs(slope).max())
 
 
+@pytest.mark.sampled(2)
 @ROWS
 def test_derivatives(loss):
     """In float64 against differences: embeddings, temperature, alpha and beta."""
@@ -287,6 +289,7 @@ def test_auto(monkeypatch):
     chex.assert_trees_all_close(value[0], value[1])
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("entries", [1, 2, 7, 8, 9, 30, 64, 65])
 @pytest.mark.parametrize("groups", [1, 2, 3])
 @pytest.mark.parametrize("even", [True, False])

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import oracle
+import pytest
 from jax import lax
 from jax.sharding import AxisType, PartitionSpec
 
@@ -55,6 +56,7 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize("row", TABLE if whole else covering(), ids="-".join)
 
 
+@pytest.mark.sampled(3)
 def test_row(row):
     case = dict(zip(COLUMNS, row, strict=True))
     loss = oracle.BY_NAME[case["loss"]]

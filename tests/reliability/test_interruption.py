@@ -198,6 +198,7 @@ def test_a_second_signal_ends_the_process_at_once(runs):
     assert process.wait(10) == 128 + signal.SIGTERM
 
 
+@pytest.mark.slow
 def test_the_command_ends_with_the_exit_code_it_was_told_and_goes_on(
     runs, tmp_path, monkeypatch, capsys
 ):

@@ -48,6 +48,7 @@ def one(runs, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_two_processes_stop_together_and_one_goes_on(runs, one, tmp_path, capsys):
     program = (str(runs.root / "tests" / "reliability" / "signalled.py"),)
     command = runs.arguments(tmp_path)

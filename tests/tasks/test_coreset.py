@@ -127,6 +127,7 @@ def test_leaves_what_it_promises(finished, train):
     assert "Training: sample 1" not in report
 
 
+@pytest.mark.slow
 def test_stopped_in_every_stage_it_comes_to_the_same_end(finished, tmp_path):
     folder, results = finished
     for module, name, replacement, left in (

@@ -98,6 +98,7 @@ def test_stopped_in_every_stage_it_comes_to_the_same_end(finished, tmp_path):
     assert run_module.run(small(), tmp_path) == resumed
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("method", ["erm", "reweight", "undersample", "none"])
 def test_other_methods_run(method, tmp_path, no_report):
     config = small(method, steps=2)
@@ -169,6 +170,7 @@ def test_groups_that_a_split_lacks(tmp_path, no_report):
     assert 0.33 < first["largest_group_weight"] < 0.36
 
 
+@pytest.mark.sampled(2)
 def test_a_set_on_the_devices_trains_alike(tmp_path, no_report):
     found = []
     for resident in ("no", "yes"):

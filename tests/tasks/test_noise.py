@@ -154,6 +154,7 @@ def test_the_state_stopped_early_is_that_of_the_best_noisy_validation(finished):
     assert results["chosen_step"] == max(r["step"] for r in records if r.get(key) == best)
 
 
+@pytest.mark.slow
 def test_stopped_in_every_stage_it_comes_to_the_same_end(finished, tmp_path):
     folder, results = finished
     for module, name, replacement, left in (
@@ -168,6 +169,7 @@ def test_stopped_in_every_stage_it_comes_to_the_same_end(finished, tmp_path):
         assert records(folder, name) == records(tmp_path, name)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("method", ["co_teaching", "elr"])
 def test_two_networks_and_targets_go_on_where_they_were(method, tmp_path, no_report):
     whole = run_module.run(small(method), tmp_path / "whole")

@@ -271,6 +271,7 @@ def test_each_of_a_pair_learns_the_small_losses_of_the_other(devices):
     assert after.step == 1
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("train", [_elr, _co_teach])
 def test_eight_devices_do_what_one_does_with_views_and_dropout(train):
     how = {"model": Small(dropout=0.3), "config": _config(plain=False), "steps": 2}
@@ -386,6 +387,7 @@ def test_what_cannot_be_trained_is_refused():
         _elr(lambda training: training.state)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("objective", "state"),
     [
@@ -426,6 +428,7 @@ def built():
     return training, build(config, dataset, mesh).state
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("method", ["elr", "co_teaching"])
 def test_training_goes_on_from_a_checkpoint(built, tmp_path, method):
     training, second = built
