@@ -11,6 +11,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 
 
+@pytest.mark.slow
 def test_the_share_of_saves_is_measured(tmp_path):
     environment = dict(os.environ, JAX_PLATFORMS="cpu", PYTHONPATH=str(ROOT))
     flags = os.environ.get("XLA_FLAGS", "").split()

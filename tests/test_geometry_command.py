@@ -26,6 +26,7 @@ def finished(tmp_path_factory):
     return folder, run.run(config, folder)
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_measured(finished):
     folder, _ = finished
     found = measure.geometry(folder, images=16, samples=128)

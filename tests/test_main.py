@@ -53,7 +53,7 @@ def test_runs_from_the_command_line(tmp_path):
     assert not unexplained(tmp_path / "run")
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["groups", "noise", "coreset"])
 def test_every_task_ends_well_and_stays_ended(task, tmp_path):
     arguments = (

@@ -145,7 +145,7 @@ def test_random_bits_projection_and_transfer_on_the_way(tmp_path):
     assert "Reconstructions" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_runs(method, tmp_path):
     config = small(method, max_steps=2)

@@ -69,7 +69,7 @@ def stored_mnist():
     return tfds_sets.load(config.data)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("name", "changes", "expected"),
     [(name, *row) for name, rows in EXPECTED.items() for row in rows],

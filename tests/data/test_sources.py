@@ -275,6 +275,7 @@ def test_mnist_is_whole(mnist):
     np.testing.assert_array_equal(train.coarse, train.fine >= 5)
 
 
+@pytest.mark.slow
 @needs_mnist
 def test_mnist_is_what_tfds_reads(mnist):
     import tensorflow_datasets as tfds

@@ -109,6 +109,7 @@ def test_traced_temperature(monkeypatch, kernel):
     assert_close(computed, expected, 3e-6)
 
 
+@pytest.mark.slow
 @ON
 def test_bfloat16(monkeypatch, kernel):
     """Products of bfloat16, as on accelerators: nearly the loops', and not far from float32's."""
@@ -143,6 +144,7 @@ def test_float64(monkeypatch, kernel):
     assert_close(computed, expected, 1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(jax.device_count() < 2, reason="needs 2 (host) devices")
 def test_ring_of_two(monkeypatch):
     """Pairs of tiles of two devices, some of them listed at run time."""

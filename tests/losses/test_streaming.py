@@ -44,6 +44,7 @@ def batches(draw):
     return embeddings, labels, rng.random(batch) < draw(st.sampled_from([0.5, 1.0]))
 
 
+@pytest.mark.slow
 @hypothesis.settings(max_examples=15, deadline=None, derandomize=True, database=None)
 @hypothesis.given(
     loss=st.sampled_from(oracle.LOSSES),

@@ -64,7 +64,7 @@ def check(loss, implementation, embeddings, labels, where, *, temperature=0.5, v
     chex.assert_trees_all_close(jax.tree.map(np.float64, computed), expected, rtol=rtol, atol=atol)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
 @ROWS
 @IMPLEMENTED
 @VIEWS
@@ -76,7 +76,7 @@ def test_two_views(loss, implementation, views, labels):
         check(loss, implementation, embeddings, labels_, where_, views=views)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
 @ROWS
 @IMPLEMENTED
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_one_view(name, implementation, num_views):
             check(loss, implementation, embeddings, labels_, where_)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
 @ROWS
 @IMPLEMENTED
 @pytest.mark.parametrize(("batch", "dim"), [(1, 1), (13, 17)])
@@ -161,7 +161,7 @@ def test_defaults(loss):
     np.testing.assert_allclose(value, expected, rtol=1e-5)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
 @ROWS
 @IMPLEMENTED
 @VIEWS
@@ -194,7 +194,7 @@ def test_special_vectors(loss, implementation, views):
     check(loss, implementation, zeros, oracle.labels_like("random"), where_, views=views)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
 @ROWS
 @IMPLEMENTED
 @pytest.mark.parametrize(
@@ -233,7 +233,7 @@ def test_embeddings_decide_the_dtype(loss, implementation, dtype):
             np.testing.assert_allclose(value, expected, rtol=1e-5 if dtype == "float32" else 1e-10)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
 @ROWS
 @IMPLEMENTED
 @pytest.mark.parametrize(

@@ -170,6 +170,7 @@ def test_groups_that_a_split_lacks(tmp_path, no_report):
     assert 0.33 < first["largest_group_weight"] < 0.36
 
 
+@pytest.mark.slow
 @pytest.mark.sampled(2)
 def test_a_set_on_the_devices_trains_alike(tmp_path, no_report):
     found = []

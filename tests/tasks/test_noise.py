@@ -135,6 +135,7 @@ def test_methods_without_a_representation(method, tmp_path, monkeypatch, no_repo
     assert name is None or all(name in record for record in records)
 
 
+@pytest.mark.slow
 def test_co_teaching_forgets_what_is_assumed_wrong(tmp_path, no_report):
     rates = {}
     for assumed in (-1.0, 0.4):
@@ -169,6 +170,7 @@ def test_stopped_in_every_stage_it_comes_to_the_same_end(finished, tmp_path):
         assert records(folder, name) == records(tmp_path, name)
 
 
+@pytest.mark.slow
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("method", ["co_teaching", "elr"])
 def test_two_networks_and_targets_go_on_where_they_were(method, tmp_path, no_report):

@@ -69,7 +69,7 @@ def _train(config, dataset, devices, count):
 
 # Without the convolutional decoder: its gradient is rounded differently at every kink of its ReLUs,
 # by as much as 1e-3, on one device too if the batch is merely put in another order.
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("encoder", "method", "micro_batch_size"),
     [
