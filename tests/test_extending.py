@@ -99,7 +99,7 @@ EXAMPLES = {
         ),
         "models/thanos.py": (
             *(
-                "from thanos_jax.models.mlp import MLP\n",
+                "from thanos_jax.models.decoder import ConvDecoder, MLPDecoder\n",
                 "from thanos_jax.models.linear import Linear\n",
             ),
             *(
@@ -127,12 +127,14 @@ EXAMPLES = {
                 first: stages.Stage
 
 
-            def trainings(config):
-                return {"classifier": stages.Planned(stages.classifier_config(config))}
+            def trainings(run):
+                stages.require_classifiable(run)
+                one = stages.classifier_config(run.config)
+                return {"classifier": stages.planned(run, one)}
 
 
             def prepare(run):
-                stages.require_classifiable(run)
+                trainings(run)
                 return Prepared(stages.classifier(run))
 
 
