@@ -46,6 +46,7 @@ def test_a_finished_run_is_measured(finished):
     assert json.loads(json.dumps(found)) == found
 
 
+@pytest.mark.slow
 def test_what_is_no_run_is_said(finished, tmp_path):
     with pytest.raises(measure.NotARunError, match=r"workdir: expected a run with config\.json"):
         measure.geometry(tmp_path)

@@ -102,6 +102,7 @@ def test_queue(implementation, labelled, alpha, beta, filled):
     assert not np.any(by_key)
 
 
+@pytest.mark.slow
 def test_queue_has_no_other_keys():
     """Keys of other rows are no candidates, which they are of `info_nce` with two views."""
     call = functools.partial(losses.cross_modal, QUERY[:1], memory_bank=queue_like())

@@ -197,6 +197,7 @@ def test_el2n_averages_the_errors_of_networks_of_several_seeds(tmp_path, seen, n
         np.testing.assert_allclose(file["scores"], np.mean(lengths, axis=0), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_forgetting_counts_what_was_right_and_then_wrong_and_resumes(
     tmp_path, seen, no_report, train, monkeypatch
 ):
