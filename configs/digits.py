@@ -19,8 +19,8 @@ TASK is one of
             tested on right ones; docs/noisy_labels.md.
   coreset   the digits 3, 4, 8 and 9 rare: 19 to 25 images each of 685. METHOD is trained on halves
             of the images, four times, to see which images are predicted alike with and without
-            them; those of the most common strata go first, and a classifier is trained on the 206
-            that stay. Accuracy over three seeds: 92.6 ± 1.1 with spread, 86.5 ± 3.3 on random
+            them. Images of the most common strata go first. A classifier is trained on the 206 that
+            stay. Accuracy over three seeds: 92.6 ± 1.1 with spread, 86.5 ± 3.3 on random
             images, 95.5 ± 1.6 on all; docs/coresets.md.
 
 The table of a task, with the methods that need no representation:
