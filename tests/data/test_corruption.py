@@ -55,7 +55,7 @@ def test_the_seed_decides_and_rates_are_nested():
     assert (changed_high | ~changed_low).all()
     np.testing.assert_array_equal(low[changed_low], high[changed_low])
     assert (changed_other != changed_low).any()
-    # Of the same rows, targets differ with the seed too.
+    # Targets of the same rows differ with the seed too.
     both = changed_other & changed_low
     assert (other[both] != low[both]).any()
 
