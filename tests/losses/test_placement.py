@@ -102,7 +102,7 @@ def expected(loss, views, where, bank):
     return value(embeddings), oracle.differentiate(value, embeddings)
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(6)
 def test_row(row):
     case = dict(zip(COLUMNS, row, strict=True))
     embeddings, labels, where, bank = batch_of(case["where"], case["bank"])
@@ -208,7 +208,7 @@ def test_every_other_function(kind):
         return call
 
     arrays = values, groups, where, matrix
-    expected = everything(None)(*arrays)
+    expected = jax.jit(everything(None))(*arrays)
     mesh = mesh_of("4", kind)
     if kind == "Explicit":
         arrays = jax.device_put(arrays, NamedSharding(mesh, PartitionSpec("data")))
