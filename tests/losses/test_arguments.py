@@ -107,7 +107,7 @@ def test_axis_names_in_a_list():
 
 
 @pytest.mark.sampled(2)
-@pytest.mark.parametrize("x64", [True, False])
+@pytest.mark.parametrize("x64", [False, True])
 def test_bank_with_labels_of_64_bits(x64):
     """Made with x64 on, or by NumPy, and met by the labels of a batch of 32 bits."""
     bank = losses.memory_bank.MemoryBank(

@@ -80,7 +80,7 @@ def through_export(bank, folder):
 
 @pytest.mark.sampled(2)
 @pytest.mark.filterwarnings("ignore")  # of Orbax, about restoring without a target
-@pytest.mark.parametrize("way", [through_pickle, through_flax, through_orbax, through_export])
+@pytest.mark.parametrize("way", [through_flax, through_orbax, through_pickle, through_export])
 @pytest.mark.parametrize("labels", ["labels", "none"])
 def test_bank_through_serializers(way, labels, tmp_path):
     bank = banks()[labels]
