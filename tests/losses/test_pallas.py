@@ -40,7 +40,7 @@ LOSSES = pytest.mark.parametrize(
     ("name", "views"),
     [
         pytest.param("info_nce", "cross", marks=pytest.mark.slow),
-        ("supcon", "all"),
+        pytest.param("supcon", "all", marks=pytest.mark.slow),
         ("spread", "cross"),
         pytest.param("attract", "all", marks=pytest.mark.slow),
     ],

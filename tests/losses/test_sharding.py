@@ -161,6 +161,7 @@ def test_other_ways(loss, implementation, way):
     compare(loss, implementation, "all", way, 8, batch(LABELS[8]))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("loss", [oracle.BY_NAME["joint_attract"]], ids=repr)
 @IMPLEMENTED
 def test_cross(loss, implementation):
@@ -292,6 +293,7 @@ def test_one_axis_of_several(implementation):
     np.testing.assert_allclose(computed, expected, rtol=1e-5)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("loss", [oracle.BY_NAME["joint_attract"]], ids=repr)
 @pytest.mark.parametrize(
     ("implementation", "way"),

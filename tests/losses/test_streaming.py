@@ -170,6 +170,7 @@ def test_products(monkeypatch):
     assert 1.0 <= work.exponentials / entries**2 < 1.03
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("devices", [2, 5, 8])
 def test_products_of_the_ring(devices, monkeypatch):
     """Each device has its share of 4 N^2 d, and holds nothing quadratic."""
@@ -255,14 +256,6 @@ def test_derivatives(loss):
     with jax.enable_x64(True):
         arguments = (jnp.asarray(embeddings), jax.tree.map(jnp.asarray, numbers))
         check_grads(value, arguments, order=1, modes=("rev",))
-
-
-def test_forward_mode_is_refused():
-    """And says what to use."""
-    embeddings, labels = oracle.embeddings_like(2), oracle.labels_like("random")
-    value = functools.partial(losses.supcon, labels=labels, implementation="streaming")
-    with pytest.raises(TypeError, match="forward-mode"):
-        jax.jvp(value, (embeddings,), (embeddings,))
 
 
 def test_auto(monkeypatch):

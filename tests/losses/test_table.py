@@ -56,7 +56,7 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize("row", TABLE if whole else covering(), ids="-".join)
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(5)
 def test_row(row):
     case = dict(zip(COLUMNS, row, strict=True))
     loss = oracle.BY_NAME[case["loss"]]

@@ -76,7 +76,7 @@ def test_two_views(loss, implementation, views, labels):
         check(loss, implementation, embeddings, labels_, where_, views=views)
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(5)
 @ROWS
 @IMPLEMENTED
 @pytest.mark.parametrize(
@@ -92,9 +92,16 @@ def test_more_views(loss, implementation, views, num_views):
             check(loss, implementation, embeddings, labels_, where_, views=views)
 
 
-@pytest.mark.parametrize("name", ["supcon", "attract"])
-@IMPLEMENTED
-@pytest.mark.parametrize("num_views", [None, 1])
+@pytest.mark.parametrize(
+    ("name", "implementation", "num_views"),
+    oracle.chosen(
+        [("supcon", "dense", None), ("attract", "dense", 1), ("attract", "streaming", None),
+         ("supcon", "streaming", 1)],
+        ["supcon", "attract"],
+        oracle.IMPLEMENTATIONS,
+        [None, 1],
+    ),
+)  # fmt: skip
 def test_one_view(name, implementation, num_views):
     """[batch, dim] counts as one view: the result of reduction "none" is [batch, 1] for both."""
     loss = oracle.BY_NAME[name]
@@ -105,7 +112,7 @@ def test_one_view(name, implementation, num_views):
             check(loss, implementation, embeddings, labels_, where_)
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(5)
 @ROWS
 @IMPLEMENTED
 @pytest.mark.parametrize(("batch", "dim"), [(1, 1), (13, 17)])
@@ -118,6 +125,7 @@ def test_sizes(loss, implementation, batch, dim):
     check(loss, implementation, embeddings, labels, where)
 
 
+@pytest.mark.sampled(3)
 @ROWS
 @IMPLEMENTED
 @VIEWS
@@ -132,6 +140,7 @@ def test_temperature(loss, implementation, views, temperature):
         )
 
 
+@pytest.mark.sampled(3)
 @ROWS
 @IMPLEMENTED
 @pytest.mark.parametrize("views", ["all", pytest.param("cross", marks=pytest.mark.everything)])
@@ -194,7 +203,7 @@ def test_special_vectors(loss, implementation, views):
     check(loss, implementation, zeros, oracle.labels_like("random"), where_, views=views)
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(5)
 @ROWS
 @IMPLEMENTED
 @pytest.mark.parametrize(
@@ -215,6 +224,7 @@ def test_float64(loss, implementation, views, normalize):
                 )  # fmt: skip
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("loss", [oracle.BY_NAME["spread"], oracle.BY_NAME["joint"]], ids=repr)
 @IMPLEMENTED
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -233,7 +243,7 @@ def test_embeddings_decide_the_dtype(loss, implementation, dtype):
             np.testing.assert_allclose(value, expected, rtol=1e-5 if dtype == "float32" else 1e-10)
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(5)
 @ROWS
 @IMPLEMENTED
 @pytest.mark.parametrize(
@@ -436,6 +446,7 @@ class TestReconstruction:
 
     SHAPES = ((7, 4, 3, 2), (7, 5), (1, 1))
 
+    @pytest.mark.sampled(2)
     @pytest.mark.parametrize("shape", SHAPES)
     @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "float64"])
     def test_value(self, shape, dtype):
