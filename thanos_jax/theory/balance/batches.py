@@ -6,13 +6,12 @@ numbers of kinds, not of classes.
 
 from __future__ import annotations
 
-import math
 import numbers
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.stats import binom, hypergeom
+from scipy.special import gammaln, xlog1py, xlogy
 
 from thanos_jax.checks import check_option
 from thanos_jax.errors import UserError
@@ -38,7 +37,8 @@ class Batches(NamedTuple):
       kind: int [S], the kind of the anchor's class.
       probability: float64 [S], adds up to 1.
       same: float64 [S], other images of the anchor's class in the batch.
-      others: float64 [S, K], images of other classes in the batch, by the kind of their class.
+      others: float64 [S], images of other classes in the batch.
+      mix: float64 [K, K], the share of each kind in them, by the anchor's kind; rows add up to 1.
     """
 
     kind_of_class: np.ndarray
@@ -50,6 +50,7 @@ class Batches(NamedTuple):
     probability: np.ndarray
     same: np.ndarray
     others: np.ndarray
+    mix: np.ndarray
 
 
 def make_batches(
@@ -110,12 +111,11 @@ def make_batches(
     if uniform:
         size = _batch_size(pairs, per_kind, held, shown)
         cases = _uniform(size, per_kind, held, shown)
-        importance = _shares(per_kind, held, shown)
         meets = held > 1
     else:
         cases = _balanced(int(present), per_kind, shown)
-        importance = _shares(per_kind, held, shown)
         meets = shown > 1
+    importance = _shares(per_kind, held, shown)
     return Batches(kind_of_class, per_kind, held, meets, importance, *cases)
 
 
@@ -169,12 +169,18 @@ def _shares(per_kind: np.ndarray, held: np.ndarray, shown: np.ndarray) -> np.nda
 
 
 def _balanced(present: int, per_kind: np.ndarray, shown: np.ndarray) -> tuple[np.ndarray, ...]:
-    count = per_kind.sum()
     # Where a batch holds some of the classes, the others of each kind in the mean.
-    drawn = (present - 1) / (count - 1)
-    others = (per_kind - np.eye(len(shown))) * shown * drawn
+    drawn = (present - 1) / (per_kind.sum() - 1)
+    totals, mix = _others(per_kind, shown)
     weights = per_kind * shown
-    return np.arange(len(shown)), weights / weights.sum(), shown - 1, others
+    return np.arange(len(shown)), weights / weights.sum(), shown - 1, drawn * totals, mix
+
+
+def _others(per_kind: np.ndarray, size: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The images of all classes but one of each kind, [K], and the kinds' shares in it, [K, K]."""
+    others = (per_kind - np.eye(len(size))) * size
+    totals = others.sum(axis=1)
+    return totals, others / totals[:, None]
 
 
 def _batch_size(
@@ -210,20 +216,26 @@ def _uniform(
     """
     share = _shares(per_kind, held, shown)
     of_class = share / per_kind
-    kinds = len(held)
-    found: list[tuple[np.ndarray, ...]] = []
-    for kind in range(kinds):
-        if math.isinf(held[kind]):
-            law = binom(size - 1, of_class[kind])
-        else:
-            law = hypergeom(round(float(per_kind @ held)) - 1, round(held[kind]) - 1, size - 1)
-        same = np.arange(size, dtype=float)
-        probability = law.pmf(same)
-        kept = probability > _RARE
-        same, probability = same[kept], probability[kept]
-        rest = (per_kind - np.eye(kinds)[kind]) * of_class
-        others = (size - 1 - same)[:, None] * rest / rest.sum()
-        weight = share[kind] * probability / probability.sum()
-        found.append((np.full(len(same), kind), weight, same, others))
-    kind_, probability, same, others = (np.concatenate(part) for part in zip(*found, strict=True))
-    return kind_, probability, same, others
+    same = np.broadcast_to(np.arange(size, dtype=float), (len(held), size))
+    if np.any(np.isinf(held)):
+        rest, chance = size - 1 - same, of_class[:, None]
+        logs = _log_binomial(size - 1.0, same) + xlogy(same, chance) + xlog1py(rest, -chance)
+    else:  # without replacement
+        own, rest, total = held[:, None] - 1, size - 1 - same, float(per_kind @ held) - 1
+        logs = _log_binomial(own, same) + _log_binomial(total - own, rest)
+        logs -= _log_binomial(total, size - 1.0)
+    probability = np.exp(logs)
+    probability *= probability > _RARE
+    probability *= share[:, None] / probability.sum(axis=1, keepdims=True)
+    kind, number = np.nonzero(probability)
+    others = size - 1.0 - number
+    mix = _others(per_kind, of_class)[1]
+    return kind, probability[kind, number], number.astype(float), others, mix
+
+
+def _log_binomial(n: Any, k: Any) -> np.ndarray:
+    """The log of n over k; minus infinity where k is not in 0 .. n."""
+    fits = (k >= 0) & (k <= n)
+    k = np.where(fits, k, 0.0)
+    n = np.maximum(n, k)
+    return np.where(fits, gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1), -np.inf)

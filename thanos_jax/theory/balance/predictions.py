@@ -75,7 +75,7 @@ def within_class_spread(
       >>> round(balance.within_class_spread(classes=2, **setting), 2)
       0.97
       >>> round(balance.within_class_spread(classes=1000, **setting), 2)
-      0.02
+      0.2
 
     Source: the family of embeddings is that of Lee et al., "A Theoretical Framework for Preventing
     Class Collapse in Supervised Contrastive Learning", AISTATS 2025,
@@ -172,7 +172,7 @@ def alpha_for(
       >>> setting = dict(temperature=0.5, classes=10, images_per_class=25)
       >>> alpha = balance.alpha_for(0.5, **setting)
       >>> round(alpha, 3), round(balance.within_class_spread(alpha=alpha, **setting), 6)
-      (0.487, 0.5)
+      (0.467, 0.5)
     """
     batches, form = make_batches(**drawn), _form(loss, temperature, denominator, views)
     _require_weight(loss)

@@ -7,7 +7,6 @@ with views="all" both views of another image are met, with views="cross" one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -66,29 +65,22 @@ def slopes(
     h = times * batches.same
     own, near = 1.0 / t, same[batches.kind] / t
     with np.errstate(divide="ignore"):
-        logs = np.log(times * batches.others) + other[batches.kind] / t
-        log_h = np.log(h)
-    far = logsumexp(logs, axis=1)
-    # A batch without another class has nothing to share out.
-    some = np.isfinite(far)
-    shares = np.exp(logs - np.where(some, far, 0.0)[:, None])
-    terms: Mapping[str, float] = {
-        f"supcon_{loss.denominator}": 1.0 - weight, loss.spreading: weight
-    }  # fmt: skip
-    value = np.zeros_like(h)
-    by_near, by_far = np.zeros_like(h), np.zeros_like(h)
+        logs = np.log(batches.mix) + other / t
+        log_h, log_others = np.log(h), np.log(times * batches.others)
+    of_mix = logsumexp(logs, axis=1)
+    far = log_others + of_mix[batches.kind]
+    terms = {f"supcon_{loss.denominator}": 1.0 - weight, loss.spreading: weight}
+    # Value, and derivatives with respect to near and to far, of each case.
+    parts = np.zeros((3, len(h)))
     for term, factor in terms.items():
         if factor:
-            parts = _TERMS[term](own, near, far, h, log_h)
-            value += factor * parts[0]
-            by_near += factor * parts[1]
-            by_far += factor * parts[2]
+            parts += factor * np.stack(_TERMS[term](own, near, far, h, log_h))
     kinds = len(batches.classes)
-    found = np.zeros((kinds, kinds))
-    weighted = batches.probability / t
-    np.add.at(found, batches.kind, (weighted * by_far)[:, None] * shares)
-    near_slopes = np.bincount(batches.kind, weighted * by_near, minlength=kinds)
-    return Slopes(float(batches.probability @ value), near_slopes, found)
+    value, by_near, by_far = (
+        np.bincount(batches.kind, batches.probability * part, minlength=kinds) for part in parts
+    )
+    shares = np.exp(logs - of_mix[:, None])
+    return Slopes(float(value.sum()), by_near / t, by_far[:, None] / t * shares)
 
 
 Parts = tuple[np.ndarray, np.ndarray, np.ndarray]
