@@ -13,7 +13,6 @@ cosines between kinds. The two views of an image are one point: see docs/balance
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import numpy as np
@@ -115,44 +114,41 @@ def _of_kinds(
     """Returns w [K] and the cosines between classes [K, K] of several kinds, by descent.
 
     A class of kind a has a mean of length^2 1 - w_a: |r_a|^2 for what the classes of its kind have
-    in common, and s_a^2 for a simplex among them. (r_a, s_a, sqrt(w_a)) is a unit vector, and any
-    unit vectors will do: the embeddings need no constraint. Cosines are r_a . r_b, and
-    |r_a|^2 - s_a^2 / (k_a - 1) within a kind of k_a classes. With r_a of more than sqrt(2 K)
-    entries descent is not caught elsewhere (Boumal, Voroninski and Bandeira, 2016, arXiv
-    1606.04970).
+    in common, r_a of K entries, and s_a^2 for a simplex among them. (r_a, s_a, sqrt(w_a)) is a unit
+    vector, and any unit vectors will do: descent needs no constraint. Cosines are r_a . r_b, and
+    |r_a|^2 - s_a^2 / (k_a - 1) within a kind of k_a classes.
     """
     kinds, ratio = len(batches.classes), _ratio(batches)
-    rank = min(kinds, math.isqrt(2 * kinds) + 2)
-    allowed = np.ones((kinds, rank + 2))
-    allowed[:, rank] = batches.classes > 1
-    allowed[:, rank + 1] = batches.meets if free else 0.0
+    allowed = np.ones((kinds, kinds + 2))
+    allowed[:, kinds] = batches.classes > 1
+    allowed[:, kinds + 1] = batches.meets if free else 0.0
     between = np.maximum(batches.classes - 1.0, 1.0)
     diagonal = np.arange(kinds)
 
     def cosines(unit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        w, common = unit[:, rank + 1] ** 2, unit[:, :rank]
+        w, common = unit[:, kinds + 1] ** 2, unit[:, :kinds]
         other = common @ common.T
-        other[diagonal, diagonal] -= unit[:, rank] ** 2 / between
+        other[diagonal, diagonal] -= unit[:, kinds] ** 2 / between
         return w, other
 
     def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
-        rows = flat.reshape(kinds, rank + 2) * allowed
+        rows = flat.reshape(kinds, kinds + 2) * allowed
         length = np.linalg.norm(rows, axis=1, keepdims=True)
         unit = rows / length
         w, other = cosines(unit)
         at = slopes(batches, loss, weight, 1.0 - w * ratio, other)
         slope = np.zeros_like(unit)
-        slope[:, :rank] = (at.other + at.other.T) @ unit[:, :rank]
-        slope[:, rank] = -2 * at.other[diagonal, diagonal] / between * unit[:, rank]
-        slope[:, rank + 1] = -2 * ratio * at.same * unit[:, rank + 1]
+        slope[:, :kinds] = (at.other + at.other.T) @ unit[:, :kinds]
+        slope[:, kinds] = -2 * at.other[diagonal, diagonal] / between * unit[:, kinds]
+        slope[:, kinds + 1] = -2 * ratio * at.same * unit[:, kinds + 1]
         slope -= np.sum(slope * unit, axis=1, keepdims=True) * unit
         return at.value, (slope / length * allowed).ravel()
 
-    start = np.random.default_rng(0).normal(size=(kinds, rank + 2)) * allowed
-    start[:, rank + 1] = allowed[:, rank + 1] * np.linalg.norm(start[:, :-1], axis=1)
+    start = np.random.default_rng(0).normal(size=(kinds, kinds + 2)) * allowed
+    start[:, kinds + 1] = allowed[:, kinds + 1] * np.linalg.norm(start[:, :-1], axis=1)
     found = minimize(
         objective, start.ravel(), jac=True, method="L-BFGS-B",
         options={"maxiter": 20000, "maxfun": 40000, "ftol": 1e-16, "gtol": 1e-10, "maxcor": 20},
     ).x  # fmt: skip
-    rows = found.reshape(kinds, rank + 2) * allowed
+    rows = found.reshape(kinds, kinds + 2) * allowed
     return cosines(rows / np.linalg.norm(rows, axis=1, keepdims=True))
