@@ -19,7 +19,7 @@ import numpy as np
 from scipy.optimize import brentq, minimize
 
 from thanos_jax.theory.balance.batches import Batches
-from thanos_jax.theory.balance.terms import Loss, slopes
+from thanos_jax.theory.balance.terms import Loss, Slopes, slopes
 
 
 class Steepness(NamedTuple):
@@ -59,14 +59,19 @@ def spreads(batches: Batches, loss: Loss, weight: float) -> np.ndarray:
 
 def steepness(batches: Batches, loss: Loss, w: float) -> Steepness:
     """The steepness of both terms with classes of one kind, all spread by w."""
-    count, ratio = batches.classes[0], _ratio(batches)
-    same, other = 1.0 - w * ratio, np.array([[-(1.0 - w) / (count - 1)]])
+    ratio, between = _ratio(batches), batches.classes[0] - 1
 
     def total(weight: float) -> np.ndarray:
-        found = slopes(batches, loss, weight, same, other)
-        return -ratio * found.same + found.other[0] / (count - 1)
+        found = at_spread(batches, loss, weight, w)
+        return -ratio * found.same + found.other[0] / between
 
     return Steepness(total(0.0), total(1.0))
+
+
+def at_spread(batches: Batches, loss: Loss, weight: float, w: float) -> Slopes:
+    """The loss with classes of one kind, all spread by w."""
+    other = -(1.0 - w) / (batches.classes[:, None] - 1.0)
+    return slopes(batches, loss, weight, 1.0 - w * _ratio(batches), other)
 
 
 def collapsed_steepness(batches: Batches, loss: Loss, weight: float) -> Steepness:

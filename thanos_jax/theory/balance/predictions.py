@@ -6,17 +6,9 @@ from collections.abc import Sequence
 from typing import Required, TypedDict, Unpack
 
 import numpy as np
-from scipy.optimize import brentq
 
-from thanos_jax.theory.balance import minimum
-from thanos_jax.theory.balance.batches import (
-    BalanceError,
-    Batches,
-    check,
-    check_number,
-    make_batches,
-)
-from thanos_jax.theory.balance.terms import DENOMINATORS, LOSSES, VIEWS, Loss
+from thanos_jax.theory.balance import minimum, weights
+from thanos_jax.theory.balance.batches import BalanceError, check_number, make_batches
 
 Sizes = float | Sequence[float] | np.ndarray
 
@@ -82,8 +74,8 @@ def within_class_spread(
     https://arxiv.org/abs/2503.08203; the loss over it, batches and unequal classes are this
     project's, docs/balance.md.
     """
-    weight = _weight(loss, alpha, beta)
-    batches, form = make_batches(**drawn), _form(loss, temperature, denominator, views)
+    weight = weights.of_spreading(loss, alpha, beta)
+    batches, form = make_batches(**drawn), weights.make_loss(loss, temperature, denominator, views)
     return float(batches.importance @ minimum.spreads(batches, form, weight))
 
 
@@ -101,8 +93,8 @@ def each_class(
 
     See `within_class_spread`.
     """
-    weight = _weight(loss, alpha, beta)
-    batches, form = make_batches(**drawn), _form(loss, temperature, denominator, views)
+    weight = weights.of_spreading(loss, alpha, beta)
+    batches, form = make_batches(**drawn), weights.make_loss(loss, temperature, denominator, views)
     return minimum.spreads(batches, form, weight)[batches.kind_of_class]
 
 
@@ -136,9 +128,9 @@ def threshold(
       >>> [round(balance.threshold(classes=m, **setting), 3) for m in (2, 10, 1000)]
       [0.035, 0.355, 0.498]
     """
-    batches, form = make_batches(**drawn), _form(loss, temperature, denominator, views)
-    _require_weight(loss)
-    return _named(loss, _threshold(batches, form))
+    batches, form = make_batches(**drawn), weights.make_loss(loss, temperature, denominator, views)
+    weights.require(loss)
+    return weights.named(loss, weights.first_to_spread(batches, form))
 
 
 def alpha_for(
@@ -174,8 +166,8 @@ def alpha_for(
       >>> round(alpha, 3), round(balance.within_class_spread(alpha=alpha, **setting), 6)
       (0.467, 0.5)
     """
-    batches, form = make_batches(**drawn), _form(loss, temperature, denominator, views)
-    _require_weight(loss)
+    batches, form = make_batches(**drawn), weights.make_loss(loss, temperature, denominator, views)
+    weights.require(loss)
     wanted = check_number(
         "within_class_spread", within_class_spread, "a number in [0, 1]", 0.0, 1.0
     )
@@ -184,87 +176,4 @@ def alpha_for(
             "images_per_class: expected batches with at least two images of a class, for nothing "
             f"spreads a single one, got {drawn['images_per_class']!r}"
         )
-    return _named(loss, _weight_for(wanted, batches, form))
-
-
-def _form(loss: str, temperature: float, denominator: str, views: str) -> Loss:
-    check("loss", loss, LOSSES)
-    check("denominator", denominator, DENOMINATORS)
-    check("views", views, VIEWS)
-    smallest, largest = np.finfo(float).tiny, np.finfo(float).max
-    temperature = check_number("temperature", temperature, "a positive number", smallest, largest)
-    spreading = "info_nce" if loss == "joint" else "class_conditional"
-    return Loss(spreading, denominator, views, temperature)
-
-
-def _weight(loss: str, alpha: float | None, beta: float | None) -> float:
-    """The weight of the spreading term."""
-    given = {"alpha": alpha, "beta": beta}
-    wanted = {"spread": "alpha", "joint": "beta"}.get(loss)
-    for name, value in given.items():
-        if name != wanted and value is not None:
-            raise BalanceError(f"{name}: expected None with loss={loss!r}, got {value!r}")
-    if wanted is None:
-        return 0.0
-    value = check_number(wanted, given[wanted], "a number in [0, 1]", 0.0, 1.0)
-    return _named(loss, value)
-
-
-def _named(loss: str, weight: float) -> float:
-    """Returns alpha or beta for a weight of the spreading term, and that weight for one of them."""
-    return 1.0 - weight if loss == "joint" else weight
-
-
-def _require_weight(loss: str) -> None:
-    if loss == "supcon":
-        raise BalanceError("loss: expected 'spread' or 'joint', which have a weight, got 'supcon'")
-
-
-def _threshold(batches: Batches, form: Loss) -> float:
-    meets = batches.meets
-
-    def first(weight: float) -> float:
-        found = minimum.collapsed_steepness(batches, form, weight)
-        return float(np.min(_balancing(found)[meets], initial=1.0))
-
-    found = first(0.0)
-    if minimum.placed_alike(batches, form) or found == 1.0:
-        return found
-    # Where the points lie depends on the weight: this one balances the terms where it puts them.
-    return float(brentq(lambda weight: first(weight) - weight, 0.0, 1.0, xtol=1e-12))
-
-
-def _balancing(found: minimum.Steepness) -> np.ndarray:
-    """The weight at which both terms hold each other; 1 where the spreading one does not spread."""
-    spreads = found.spreading < 0
-    gap = np.where(spreads, found.supcon - found.spreading, 1.0)
-    return np.where(spreads, found.supcon / gap, 1.0)
-
-
-def _weight_for(wanted: float, batches: Batches, form: Loss) -> float:
-    if wanted == 0:
-        return 0.0
-    if len(batches.classes) == 1:
-        found = minimum.steepness(batches, form, wanted)
-        # With all weight on it the spreading term alone decides.
-        if found.spreading[0] > 0:
-            raise _unreached(wanted, batches, form)
-        return float(_balancing(found)[0])
-
-    def lacking(weight: float) -> float:
-        return float(batches.importance @ minimum.spreads(batches, form, weight)) - wanted
-
-    low = _threshold(batches, form)
-    if lacking(1.0) < -1e-6:
-        raise _unreached(wanted, batches, form)
-    if lacking(1.0) <= 0:
-        return 1.0
-    return float(brentq(lacking, low, 1.0, xtol=1e-9))
-
-
-def _unreached(wanted: float, batches: Batches, form: Loss) -> BalanceError:
-    most = float(batches.importance @ minimum.spreads(batches, form, 1.0))
-    return BalanceError(
-        f"within_class_spread: expected at most {most:.6g}, which the spreading term reaches alone,"
-        f" got {wanted:g}"
-    )
+    return weights.named(loss, weights.reaching(wanted, batches, form))
