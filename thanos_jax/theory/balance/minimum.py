@@ -47,7 +47,7 @@ def spreads(batches: Batches, loss: Loss, weight: float) -> np.ndarray:
     ):
         return np.zeros(len(batches.classes))
     if len(batches.classes) > 1:
-        return _of_kinds(batches, loss, weight, free=True)[0]
+        return of_kinds(batches, loss, weight)[0]
 
     def slope(w: float) -> float:
         return float(_slope_by_weight(steepness(batches, loss, w), weight)[0])
@@ -84,7 +84,7 @@ def collapsed_steepness(batches: Batches, loss: Loss, weight: float) -> Steepnes
     if len(batches.classes) == 1:
         return steepness(batches, loss, 0.0)
     placed = 0.0 if placed_alike(batches, loss) else weight
-    _, other = _of_kinds(batches, loss, placed, free=False)
+    _, other = of_kinds(batches, loss, placed, free=False)
     ratio, found = _ratio(batches), []
     for term in (0.0, 1.0):
         at = slopes(batches, loss, term, np.ones(len(ratio)), other)
@@ -113,8 +113,8 @@ def _ratio(batches: Batches) -> np.ndarray:
     return np.where(np.isinf(images), 1.0, 1.0 / (1.0 - 1.0 / images))
 
 
-def _of_kinds(
-    batches: Batches, loss: Loss, weight: float, *, free: bool
+def of_kinds(
+    batches: Batches, loss: Loss, weight: float, *, free: bool = True
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns w [K] and the cosines between classes [K, K] of several kinds, by descent.
 

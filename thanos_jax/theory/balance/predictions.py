@@ -74,8 +74,8 @@ def within_class_spread(
     https://arxiv.org/abs/2503.08203; the loss over it, batches and unequal classes are this
     project's, docs/balance.md.
     """
-    weight = weights.of_spreading(loss, alpha, beta)
-    batches, form = make_batches(**drawn), weights.make_loss(loss, temperature, denominator, views)
+    form = weights.make_loss(loss, temperature, denominator, views)
+    weight, batches = weights.of_spreading(loss, alpha, beta), make_batches(**drawn)
     return float(batches.importance @ minimum.spreads(batches, form, weight))
 
 
@@ -93,8 +93,8 @@ def each_class(
 
     See `within_class_spread`.
     """
-    weight = weights.of_spreading(loss, alpha, beta)
-    batches, form = make_batches(**drawn), weights.make_loss(loss, temperature, denominator, views)
+    form = weights.make_loss(loss, temperature, denominator, views)
+    weight, batches = weights.of_spreading(loss, alpha, beta), make_batches(**drawn)
     return minimum.spreads(batches, form, weight)[batches.kind_of_class]
 
 

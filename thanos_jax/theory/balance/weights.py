@@ -82,15 +82,19 @@ def reaching(wanted: float, batches: Batches, form: Loss) -> float:
             raise _unreached(wanted, batches, form)
         return float(balancing(found)[0])
 
-    def lacking(weight: float) -> float:
-        return float(batches.importance @ minimum.spreads(batches, form, weight)) - wanted
-
     low = first_to_spread(batches, form)
-    if lacking(1.0) < -1e-6:
+
+    def lacking(weight: float) -> float:
+        if weight <= low:
+            return -wanted
+        return float(batches.importance @ minimum.of_kinds(batches, form, weight)[0]) - wanted
+
+    most = lacking(1.0)
+    if most < -1e-6:
         raise _unreached(wanted, batches, form)
-    if lacking(1.0) <= 0:
+    if most <= 0:
         return 1.0
-    return float(brentq(lacking, low, 1.0, xtol=1e-9))
+    return float(brentq(lacking, 0.0, 1.0, xtol=1e-6))
 
 
 def _unreached(wanted: float, batches: Batches, form: Loss) -> BalanceError:
