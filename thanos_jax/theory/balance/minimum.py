@@ -54,7 +54,7 @@ def spreads(batches: Batches, loss: Loss, weight: float) -> np.ndarray:
 
     if slope(1.0) <= 0:
         return np.ones(1)
-    return np.array([brentq(slope, 0.0, 1.0, xtol=1e-14)])
+    return np.array([brentq(slope, 0.0, 1.0, xtol=1e-12)])
 
 
 def steepness(batches: Batches, loss: Loss, w: float) -> Steepness:
