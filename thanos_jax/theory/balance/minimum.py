@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import brentq, minimize
+from threadpoolctl import threadpool_limits
 
 from thanos_jax.theory.balance.batches import Batches
 from thanos_jax.theory.balance.terms import Loss, Slopes, slopes
@@ -151,9 +152,11 @@ def of_kinds(
 
     start = np.random.default_rng(0).normal(size=(kinds, kinds + 2)) * allowed
     start[:, kinds + 1] = allowed[:, kinds + 1] * np.linalg.norm(start[:, :-1], axis=1)
-    found = minimize(
-        objective, start.ravel(), jac=True, method="L-BFGS-B",
-        options={"maxiter": 20000, "maxfun": 40000, "ftol": 1e-16, "gtol": 1e-10, "maxcor": 20},
-    ).x  # fmt: skip
+    # Threads of so small a problem wait for each other, on a busy machine for long.
+    with threadpool_limits(1, user_api="blas"):
+        found = minimize(
+            objective, start.ravel(), jac=True, method="L-BFGS-B",
+            options={"maxiter": 5000, "maxfun": 10000, "ftol": 1e-15, "gtol": 1e-9, "maxcor": 20},
+        ).x  # fmt: skip
     rows = found.reshape(kinds, kinds + 2) * allowed
     return cosines(rows / np.linalg.norm(rows, axis=1, keepdims=True))
