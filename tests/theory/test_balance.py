@@ -12,7 +12,7 @@ from thanos_jax.errors import UserError
 from thanos_jax.theory import balance
 from thanos_jax.theory.balance import minimum
 from thanos_jax.theory.balance.batches import Batches
-from thanos_jax.theory.balance.weights import make_loss
+from thanos_jax.theory.balance.weights import first_to_spread, make_loss, named
 
 FORMS = pytest.mark.parametrize(
     ("loss", "denominator", "views"),
@@ -151,9 +151,11 @@ def test_classes_of_several_kinds_are_what_one_kind_is(loss, denominator, views)
     )  # fmt: skip
     form = {"loss": loss, "temperature": 0.5, "denominator": denominator, "views": views}
     weight = balance.alpha_for(0.4, **form, **one)
-    of_term = 1 - weight if loss == "joint" else weight
-    found = minimum.spreads(two, make_loss(loss, 0.5, denominator, views), of_term)
+    of_terms = make_loss(loss, 0.5, denominator, views)
+    found = minimum.spreads(two, of_terms, named(loss, weight))
     np.testing.assert_allclose(found, 0.4, atol=1e-5)
+    edge = first_to_spread(two, of_terms)
+    assert named(loss, edge) == pytest.approx(balance.threshold(**form, **one), abs=1e-9)
 
 
 def test_unequal_classes():

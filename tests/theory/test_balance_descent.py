@@ -5,6 +5,7 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import scipy.optimize
 
@@ -124,3 +125,115 @@ def test_random_settings_end_at_the_prediction(keywords, sizes):
         z = descended(loss, labels, iterations=6000, tolerance=1e-12)
     found = balance.within_class_spread(loss=name, **keywords, **sizes)
     assert float(np.mean(spreads_of(z, labels))) == pytest.approx(found, abs=0.002)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("keywords", "sizes"),
+    [
+        ({"alpha": 0.3, "temperature": 0.5}, [8, 4]),
+        ({"alpha": 0.5, "temperature": 0.3, "views": "cross"}, [8, 4, 4]),
+        ({"beta": 0.4, "temperature": 0.4, "denominator": "one_positive"}, [4, 8, 8, 4]),
+        ({"alpha": 0.09, "temperature": 0.5}, [8, 4, 4]),  # the large class spreads, alone
+    ],
+    ids=str,
+)
+def test_unequal_classes_end_at_the_prediction(keywords, sizes):
+    name, loss = loss_of(keywords)
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    with jax.enable_x64(True):
+        z = descended(loss, labels, iterations=3000)
+    setting = {"loss": name, "classes": len(sizes), "images_per_class": sizes, **keywords}
+    found, each = spreads_of(z, labels), balance.each_class(**setting)
+    assert each.max() - each.min() > 0.02
+    np.testing.assert_allclose(found, each, atol=2e-3)
+    mean = np.average(found, weights=sizes)
+    assert mean == pytest.approx(balance.within_class_spread(**setting), abs=1e-3)
+
+
+@pytest.mark.slow
+def test_unequal_classes_drawn_uniformly():
+    # All 84 batches of three out of nine; other classes are met in the mean, so not exactly.
+    labels = np.repeat(np.arange(3), [5, 2, 2])
+    batches = np.array(list(itertools.combinations(range(9), 3)))
+    keywords = {"alpha": 0.5, "temperature": 0.5}
+    _, loss = loss_of(keywords)
+    with jax.enable_x64(True):
+        z = descended(loss, labels, batches, iterations=3000)
+    drawn = {"images_per_class": 1.0, "images_in_all": [5, 2, 2], "draw": "uniform"}
+    each = balance.each_class(classes=3, **drawn, **keywords)
+    np.testing.assert_allclose(spreads_of(z, labels), each, atol=0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("classes", "shown", "temperature"), [(2, 4, 0.5), (4, 3, 0.4), (3, 2, 1.0)]
+)
+def test_the_threshold_is_where_descent_begins_to_spread(classes, shown, temperature):
+    labels = np.repeat(np.arange(classes), shown)
+
+    def spread(alpha):
+        _, loss = loss_of({"alpha": alpha, "temperature": temperature})
+        with jax.enable_x64(True):
+            z = descended(loss, labels, iterations=2000, tolerance=1e-16)
+        return float(np.mean(spreads_of(z, labels)))
+
+    low, high = 0.0, 1.0
+    for _ in range(8):
+        middle = (low + high) / 2
+        low, high = (low, middle) if spread(middle) > 1e-3 else (middle, high)
+    found = balance.threshold(temperature=temperature, classes=classes, images_per_class=shown)
+    assert found == pytest.approx((low + high) / 2, abs=0.005)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("classes", "held", "shown", "keywords", "draw"),
+    [
+        (10, 16, 2, {"alpha": 0.5, "temperature": 0.2}, "balanced"),
+        (4, 32, 4, {"alpha": 0.5, "temperature": 0.2}, "balanced"),
+        (4, 16, 4, {"beta": 0.4, "temperature": 0.3}, "balanced"),
+        (10, 16, 2, {"alpha": 0.5, "temperature": 0.2}, "uniform"),
+        (4, 16, 4, {"alpha": 0.4, "temperature": 0.4, "views": "cross"}, "uniform"),
+    ],
+    ids=str,
+)
+def test_drawn_batches_end_at_the_prediction(classes, held, shown, keywords, draw):
+    name, loss = loss_of(keywords)
+    images, steps, at_once = classes * held, 6000, 8
+    labels = jnp.repeat(jnp.arange(classes), held)
+    optimizer = optax.adam(optax.cosine_decay_schedule(0.02, steps))
+
+    def rows(key):
+        if draw == "uniform":
+            return jax.random.choice(key, images, (classes * shown,), replace=False)
+        orders = jax.vmap(lambda k: jax.random.permutation(k, held))(jax.random.split(key, classes))
+        return (orders[:, :shown] + held * jnp.arange(classes)[:, None]).reshape(-1)
+
+    @jax.jit
+    def trained(z):
+        def step(state, key):
+            z, moments = state
+            drawn = jax.vmap(rows)(jax.random.split(key, at_once))
+            slope = jax.grad(lambda z: jnp.mean(jax.vmap(lambda r: loss(z[r], labels[r]))(drawn)))(
+                z
+            )
+            updates, moments = optimizer.update(slope, moments)
+            return (z + updates, moments), None
+
+        keys = jax.random.split(jax.random.key(0), steps)
+        return jax.lax.scan(step, (z, optimizer.init(z)), keys)[0][0]
+
+    start = jax.random.normal(jax.random.key(1), (images, 2, images)) / np.sqrt(images)
+    z = np.asarray(trained(start), np.float64)
+    z /= np.linalg.norm(z, axis=-1, keepdims=True)
+    found = balance.within_class_spread(
+        loss=name,
+        classes=classes,
+        images_per_class=shown,
+        images_in_all=held,
+        draw=draw,
+        **keywords,
+    )
+    measured = float(np.mean(spreads_of(z, np.asarray(labels))))
+    assert measured == pytest.approx(found, abs=0.002 if draw == "balanced" else 0.01)
