@@ -1,0 +1,117 @@
+"""The papers' comparison: the weights at which a spread-out set beats collapse and uniformity.
+
+Perfectly Balanced compares a family of spread-out sets with class collapse and with the uniform
+set, and shows that for weights in a range the family has the lower loss. For given numbers the
+range is exact: a loss is linear in its weight.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Unpack
+
+from thanos_jax.theory.balance import minimum, weights
+from thanos_jax.theory.balance.batches import BalanceError, Batches, check_number, make_batches
+from thanos_jax.theory.balance.predictions import Drawn
+from thanos_jax.theory.balance.terms import Loss
+
+
+class Range(NamedTuple):
+    """An open interval of alpha, or of beta; empty where low is not below high."""
+
+    low: float
+    high: float
+
+
+def uniform_spread(**drawn: Unpack[Drawn]) -> float:
+    """Returns W of the uniform set: all images apart, those of a class like any others.
+
+    Args:
+      **drawn: as `thanos_jax.theory.balance.within_class_spread` has it; classes of one size.
+
+    Returns:
+      m (N - 1) / (m N - 1) with m classes of N images: at most 1, and near it.
+
+    Raises:
+      BalanceError: a ValueError; an argument out of its range, or classes of several sizes.
+    """
+    return _uniform(_one_size(make_batches(**drawn)))
+
+
+def winning_range(
+    spread: float | None = None,
+    *,
+    loss: str = "spread",
+    temperature: float,
+    denominator: str = "all",
+    views: str = "all",
+    **drawn: Unpack[Drawn],
+) -> Range:
+    """Calculates the weights at which spread-out sets beat both collapse and the uniform set.
+
+    Args:
+      spread: W of one set, above 0 and below `uniform_spread`; None: the best of these for each
+        weight.
+      loss: "spread" or "joint".
+      temperature: positive.
+      denominator: of supcon.
+      views: "all" or "cross".
+      **drawn: as `thanos_jax.theory.balance.within_class_spread` has it; classes of one size.
+
+    Returns:
+      Alphas, or betas for the joint loss. At and below the low alpha (at and above the high beta)
+      collapse is no worse than the set, at the other end the uniform set is no worse.
+
+    Raises:
+      BalanceError: a ValueError; an argument out of its range, a loss without a weight, classes of
+        several sizes.
+
+    Example:
+      >>> from thanos_jax.theory import balance
+      >>> found = balance.winning_range(temperature=0.5, classes=10, images_per_class=64)
+      >>> [round(alpha, 3) for alpha in found]
+      [0.355, 0.512]
+
+    Source: Chen, Fu et al., Perfectly Balanced, ICML 2022, section 4,
+    https://arxiv.org/abs/2204.07596. The sets are those of `minimum` here, not the paper's.
+    """
+    batches = _one_size(make_batches(**drawn))
+    form = weights.make_loss(loss, temperature, denominator, views)
+    weights.require(loss)
+    most = _uniform(batches)
+    if spread is None:
+        low = weights.first_to_spread(batches, form)
+        high = float(weights.balancing(minimum.steepness(batches, form, most))[0])
+    else:
+        wanted = check_number("spread", spread, f"a number above 0 and below {most:g}", 0.0, most)
+        if not 0 < wanted < most:
+            raise BalanceError(f"spread: expected above 0 and below {most:g}, got {spread!r}")
+        set_, collapsed, uniform = (_terms(batches, form, w) for w in (wanted, 0.0, most))
+        low = _even(set_, collapsed)
+        high = _even(set_, uniform)
+    ends = (weights.named(loss, low), weights.named(loss, high))
+    return Range(min(ends), max(ends)) if low < high else Range(ends[0], ends[0])
+
+
+def _one_size(batches: Batches) -> Batches:
+    if len(batches.classes) > 1:
+        raise BalanceError("images_per_class: expected classes of one size, got several")
+    return batches
+
+
+def _uniform(batches: Batches) -> float:
+    # m (N - 1) / (m N - 1), without infinity over infinity.
+    one = 1.0 / float(batches.images[0])
+    return (1.0 - one) / (1.0 - one / float(batches.classes[0]))
+
+
+def _terms(batches: Batches, form: Loss, w: float) -> tuple[float, float]:
+    """What supcon and the spreading term are worth where all classes are spread by w."""
+    supcon, spreading = (minimum.at_spread(batches, form, weight, w) for weight in (0.0, 1.0))
+    return supcon.value, spreading.value
+
+
+def _even(one: tuple[float, float], other: tuple[float, float]) -> float:
+    """The weight at which two sets are worth the same; clipped to [0, 1]."""
+    supcon, spreading = one[0] - other[0], one[1] - other[1]
+    gap = supcon - spreading
+    return min(max(supcon / gap, 0.0), 1.0) if gap else 1.0

@@ -1,0 +1,105 @@
+"""The weight of the spreading term: alpha of the spread loss, 1 - beta of the joint loss."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.optimize import brentq
+
+from thanos_jax.theory.balance import minimum
+from thanos_jax.theory.balance.batches import BalanceError, Batches, check, check_number
+from thanos_jax.theory.balance.terms import DENOMINATORS, LOSSES, VIEWS, Loss
+
+
+def make_loss(loss: str, temperature: float, denominator: str, views: str) -> Loss:
+    """Returns a loss from the words of `thanos_jax.losses`, checked."""
+    check("loss", loss, LOSSES)
+    check("denominator", denominator, DENOMINATORS)
+    check("views", views, VIEWS)
+    smallest, largest = np.finfo(float).tiny, np.finfo(float).max
+    temperature = check_number("temperature", temperature, "a positive number", smallest, largest)
+    spreading = "info_nce" if loss == "joint" else "class_conditional"
+    return Loss(spreading, denominator, views, temperature)
+
+
+def of_spreading(loss: str, alpha: float | None, beta: float | None) -> float:
+    """Returns the weight of the spreading term from alpha or beta, checked; 0 for supcon."""
+    given = {"alpha": alpha, "beta": beta}
+    wanted = {"spread": "alpha", "joint": "beta"}.get(loss)
+    for name, value in given.items():
+        if name != wanted and value is not None:
+            raise BalanceError(f"{name}: expected None with loss={loss!r}, got {value!r}")
+    if wanted is None:
+        return 0.0
+    value = check_number(wanted, given[wanted], "a number in [0, 1]", 0.0, 1.0)
+    return named(loss, value)
+
+
+def named(loss: str, weight: float) -> float:
+    """Returns alpha or beta for a weight of the spreading term, and that weight for one of them."""
+    return 1.0 - weight if loss == "joint" else weight
+
+
+def require(loss: str) -> None:
+    """Raises BalanceError for a loss without a weight."""
+    if loss == "supcon":
+        raise BalanceError("loss: expected 'spread' or 'joint', which have a weight, got 'supcon'")
+
+
+def first_to_spread(batches: Batches, form: Loss) -> float:
+    """Returns the weight above which a class spreads, the first where they differ; 1: none does."""
+    meets = batches.meets
+
+    def first(weight: float) -> float:
+        found = minimum.collapsed_steepness(batches, form, weight)
+        return float(np.min(balancing(found)[meets], initial=1.0))
+
+    found = first(0.0)
+    if minimum.placed_alike(batches, form) or found == 1.0:
+        return found
+    # Where the points lie depends on the weight: this one balances the terms where it puts them.
+    return float(brentq(lambda weight: first(weight) - weight, 0.0, 1.0, xtol=1e-12))
+
+
+def balancing(found: minimum.Steepness) -> np.ndarray:
+    """The weight at which both terms hold each other; 1 where the spreading one does not spread."""
+    spreads = found.spreading < 0
+    gap = np.where(spreads, found.supcon - found.spreading, 1.0)
+    return np.where(spreads, found.supcon / gap, 1.0)
+
+
+def reaching(wanted: float, batches: Batches, form: Loss) -> float:
+    """Returns the smallest weight whose minimum spreads classes by `wanted`, in the mean.
+
+    Raises:
+      BalanceError: no weight does.
+    """
+    if wanted == 0:
+        return 0.0
+    if len(batches.classes) == 1:
+        found = minimum.steepness(batches, form, wanted)
+        # With all weight on it the spreading term alone decides.
+        if found.spreading[0] > 0:
+            raise _unreached(wanted, batches, form)
+        return float(balancing(found)[0])
+
+    low = first_to_spread(batches, form)
+
+    def lacking(weight: float) -> float:
+        if weight <= low:
+            return -wanted
+        return float(batches.importance @ minimum.of_kinds(batches, form, weight)[0]) - wanted
+
+    most = lacking(1.0)
+    if most < -1e-6:
+        raise _unreached(wanted, batches, form)
+    if most <= 0:
+        return 1.0
+    return float(brentq(lacking, 0.0, 1.0, xtol=1e-6))
+
+
+def _unreached(wanted: float, batches: Batches, form: Loss) -> BalanceError:
+    most = float(batches.importance @ minimum.spreads(batches, form, 1.0))
+    return BalanceError(
+        f"within_class_spread: expected at most {most:.6g}, which the spreading term reaches alone,"
+        f" got {wanted:g}"
+    )
