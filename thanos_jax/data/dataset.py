@@ -132,7 +132,7 @@ def moments(
 
 
 def labels(split: Split, chunk: int = 1024) -> tuple[np.ndarray, np.ndarray]:
-    """The labels of every example of a split; one on disk is read whole.
+    """The labels of every example of a split; one on disk is read whole, by several threads.
 
     Args:
       split: the split, not empty.
@@ -146,11 +146,12 @@ def labels(split: Split, chunk: int = 1024) -> tuple[np.ndarray, np.ndarray]:
     """
     if isinstance(split, ArraySplit):
         return split.fine, split.coarse
-    starts = range(0, len(split), chunk)
-    parts = []
-    for start in starts:
+
+    def read(start: int) -> tuple[np.ndarray, np.ndarray]:
         batch = split.read(np.arange(start, min(start + chunk, len(split))))
-        parts.append((batch["fine"], batch["coarse"]))
+        return batch["fine"], batch["coarse"]
+
+    parts = in_threads(read, range(0, len(split), chunk), 1 if split.in_memory else None)
     fine, coarse = (np.concatenate(part) for part in zip(*parts, strict=True))
     return fine, coarse
 

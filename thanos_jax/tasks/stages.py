@@ -121,7 +121,8 @@ def require_classifiable(run: Run) -> None:
 def classifier_config(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """Returns the config of a classifier's training: config.classifier in place of train.
 
-    A key of config.classifier at its default is that of config.train.
+    A key of config.classifier at its default is that of config.train, but for the sizes of
+    micro-batches and of classes in a batch, which are of the representation's training.
     """
     one = config.copy_and_resolve_references()
     one.method = "ce"
@@ -129,6 +130,7 @@ def classifier_config(config: ml_collections.ConfigDict) -> ml_collections.Confi
         if key != "augment" and value != schema.FIELDS[f"classifier.{key}"].default:
             one.train[key] = value
     one.train.micro_batch_size = 0
+    one.train.images_per_class = 0  # images are drawn as the task asks
     if not config.classifier.augment:
         one.augment.crop_scale = (1.0, 1.0)
         one.augment.flip = 0.0
