@@ -63,6 +63,11 @@ def test_leaves_what_it_promises(finished):
     assert all(r["images_per_second"] > 0 for r in records)
     assert sum("validation_coarse_accuracy" in r for r in records) == 2
     assert records[-1]["loss"] < records[0]["loss"]
+    # Drawn alike, so that the two coarse classes have half the batch of 128 in the mean.
+    assert results["batches"]["classes_in_batch"] == 2
+    assert results["batches"]["class_images_mean"] == 64
+    assert 40 < results["batches"]["class_images_min"] < 60
+    assert 68 < results["batches"]["class_images_max"] < 88
     assert checkpoint.steps(folder / "checkpoints")[-1] == results["steps"]
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from thanos_jax.data.balanced import ClassBalance
+from thanos_jax.data.balanced import ClassBalance, class_counts
 from thanos_jax.data.batches import sample_indices, train_batches
 from thanos_jax.data.splits import ArraySplit
 from thanos_jax.permutations import CLASS_ORDER, IMAGE_ORDER, permutation
@@ -153,3 +153,13 @@ def test_batches_of_a_split():
         np.testing.assert_array_equal(found["fine"], expected["fine"])
     with pytest.raises(ValueError, match="of 1 to 4 classes, got 15"):
         train_batches(split, first_step=0, balance=balance, **{**options, "batch_size": 15})
+
+
+def test_counts_of_classes_in_batches():
+    batches = [np.array([0, 0, 1, 5]), np.array([5, 5, 5, 2]), np.array([7, 7, 7, 7])]
+    assert class_counts(map(np.asarray, batches)) == {
+        "classes_in_batch": (3 + 2 + 1) / 3,
+        "class_images_min": 1,
+        "class_images_mean": 12 / 6,
+        "class_images_max": 4,
+    }

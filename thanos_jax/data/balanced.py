@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import math
 import operator
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -137,3 +138,23 @@ class ClassBalance:
             order = pass_order(seed, stream, number, size=size, width=self.images_per_class)
             self._passes[index] = known = (seed, number), order
         return known[1]
+
+
+def class_counts(batches: Iterable[np.ndarray]) -> dict[str, float]:
+    """Counts the images of a class in batches.
+
+    Args:
+      batches: the labels of each batch, integer [b]; at least one.
+
+    Returns:
+      "classes_in_batch", the mean number of classes in a batch, and "class_images_min",
+      "class_images_mean" and "class_images_max": images of a class, over the classes of each batch.
+    """
+    counts = [np.unique(labels, return_counts=True)[1] for labels in batches]
+    images = np.concatenate(counts)
+    return {
+        "classes_in_batch": len(images) / len(counts),
+        "class_images_min": int(images.min()),
+        "class_images_mean": float(images.mean()),
+        "class_images_max": int(images.max()),
+    }

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from thanos_jax.data.splits import ArraySplit, DataError, Split, in_threads
+from thanos_jax.data.splits import ArraySplit, DataError, DerivedSplit, Split, in_threads
 from thanos_jax.permutations import HOLD_OUT, MOMENTS, TEST_SPLIT, permutation
 
 # What one-channel images can be laid over -> channels of the images that result.
@@ -154,6 +154,16 @@ def labels(split: Split, chunk: int = 1024) -> tuple[np.ndarray, np.ndarray]:
     parts = in_threads(read, range(0, len(split), chunk), 1 if split.in_memory else None)
     fine, coarse = (np.concatenate(part) for part in zip(*parts, strict=True))
     return fine, coarse
+
+
+def known_coarse(split: Split) -> np.ndarray | None:
+    """Returns the coarse labels, int32 [n]; None if images would have to be read for them."""
+    if isinstance(split, ArraySplit):
+        return split.coarse
+    if not isinstance(split, DerivedSplit) or split.change is not None:
+        return None
+    coarse = split.columns.get("coarse", known_coarse(split.split))
+    return None if coarse is None else coarse[split.numbers]
 
 
 def exceeds_memory(size: int, image_shape: tuple[int, int, int], config_data: ConfigDict) -> bool:

@@ -16,7 +16,9 @@ import thanos_jax
 from thanos_jax import agree, workdir
 from thanos_jax import config as schema
 from thanos_jax.data.annotated import annotate
-from thanos_jax.data.dataset import Dataset
+from thanos_jax.data.balanced import class_counts
+from thanos_jax.data.batches import sample_indices
+from thanos_jax.data.dataset import Dataset, known_coarse
 from thanos_jax.data.dataset import labels as stored_labels
 from thanos_jax.data.splits import Split
 from thanos_jax.downstream import transfer
@@ -376,6 +378,7 @@ def finish(
         "method": first.training.config.method,
         **totals(run),
         **results,
+        "batches": batch_classes(first),
         "parameters": sum(x.size for x in jax.tree.leaves(trained.training.state.params)),
         "images_per_second": float(np.median(speeds)) if speeds else None,
         "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
@@ -397,6 +400,28 @@ def finish(
         text = json.dumps(results, indent=2) + "\n"
         workdir.write_atomically(run.folder / "results.json", text)
     return results
+
+
+def batch_classes(stage: Stage) -> dict[str, float]:
+    """Returns `class_counts` of some of a training's batches, from its first step to its last.
+
+    Args:
+      stage: whose batches they are. Where labels are not known without reading images, few are.
+    """
+    training, split, known = stage.training, stage.split, known_coarse(stage.split)
+    steps = np.unique(np.linspace(0, training.steps - 1, 5 if known is None else 100, dtype=int))
+
+    def labels_of(step: int) -> np.ndarray:
+        rows = sample_indices(
+            seed=training.config.seed,
+            step=step,
+            batch_size=training.config.train.batch_size,
+            size=len(split),
+            balance=training.balance,
+        )
+        return split.read(rows)["coarse"] if known is None else known[rows]
+
+    return class_counts(map(labels_of, steps.tolist()))
 
 
 def training_figures(folder: pathlib.Path, *, of_samples: str = "sample_0") -> Figures:
