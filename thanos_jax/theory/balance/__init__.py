@@ -1,0 +1,23 @@
+"""How far a class spreads at the minimum of a contrastive loss, without training.
+
+    python -m thanos_jax.theory.balance --workdir=DIR
+
+For `losses.spread`, `losses.supcon` and `losses.joint` over batches of two views:
+
+- `within_class_spread`: W of the minimum, the report's within_class_spread; 0 is class collapse;
+- `threshold`: the alpha (beta) at which collapse begins;
+- `alpha_for`: the alpha (beta) for a W that is wanted.
+
+It is the minimum of the contrastive loss alone, with embeddings wide enough for a direction to each
+image. docs/balance.md says what that means for a training, and `minimum` how it is calculated.
+"""
+
+from thanos_jax.theory.balance.batches import BalanceError
+from thanos_jax.theory.balance.predictions import (
+    alpha_for,
+    each_class,
+    threshold,
+    within_class_spread,
+)
+
+__all__ = ["BalanceError", "alpha_for", "each_class", "threshold", "within_class_spread"]

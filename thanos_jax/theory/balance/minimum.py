@@ -1,0 +1,154 @@
+"""The minimum of a loss over all embeddings, as a problem of few numbers.
+
+A loss is convex in the matrix of cosines. Averaging over permutations of the images of a class, and
+of the classes of a kind, keeps what it is worth or lowers it. So the minimum is among embeddings
+
+    z_ci = mu_c + sqrt(w_c) b_ci,   |mu_c|^2 = 1 - w_c,
+
+b_ci the vertices of a regular simplex of the class's N images, in directions of their own: cosine
+1 - w_c N / (N - 1) within a class, mu_c . mu_d between two. With classes of one size the mu_c are a
+regular simplex too, and w is what is left to be found; with several, the w of each kind and the
+cosines between kinds. The two views of an image are one point: see docs/balance.md.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy.optimize import brentq, minimize
+
+from thanos_jax.theory.balance.batches import Batches
+from thanos_jax.theory.balance.terms import Loss, slopes
+
+
+class Steepness(NamedTuple):
+    """How the terms change with the w of a class, at fixed w; float64 [K], per class of a kind.
+
+    Attributes:
+      supcon: at least 0, it holds a class together.
+      spreading: of the spreading term.
+    """
+
+    supcon: np.ndarray
+    spreading: np.ndarray
+
+
+def spreads(batches: Batches, loss: Loss, weight: float) -> np.ndarray:
+    """Returns the w of each kind at the minimum, float64 [K].
+
+    Args:
+      batches: what anchors meet.
+      loss: its terms.
+      weight: of the spreading term, in [0, 1].
+    """
+    if not np.any(batches.meets) or not np.any(
+        _slope_by_weight(collapsed_steepness(batches, loss, weight), weight) < 0
+    ):
+        return np.zeros(len(batches.classes))
+    if len(batches.classes) > 1:
+        return _of_kinds(batches, loss, weight, free=True)[0]
+
+    def slope(w: float) -> float:
+        return float(_slope_by_weight(steepness(batches, loss, w), weight)[0])
+
+    if slope(1.0) <= 0:
+        return np.ones(1)
+    return np.array([brentq(slope, 0.0, 1.0, xtol=1e-14)])
+
+
+def steepness(batches: Batches, loss: Loss, w: float) -> Steepness:
+    """The steepness of both terms with classes of one kind, all spread by w."""
+    count, ratio = batches.classes[0], _ratio(batches)
+    same, other = 1.0 - w * ratio, np.array([[-(1.0 - w) / (count - 1)]])
+
+    def total(weight: float) -> np.ndarray:
+        found = slopes(batches, loss, weight, same, other)
+        return -ratio * found.same + found.other[0] / (count - 1)
+
+    return Steepness(total(0.0), total(1.0))
+
+
+def collapsed_steepness(batches: Batches, loss: Loss, weight: float) -> Steepness:
+    """The steepness of both terms where all classes are points, at the best place for the points.
+
+    As a class spreads, its mean becomes shorter and can be less far from the others. What that
+    costs is the multiplier of the mean's length, -sum_d F_cd mu_c . mu_d, with F the derivative of
+    the loss with respect to the matrix of mu_c . mu_d.
+    """
+    if len(batches.classes) == 1:
+        return steepness(batches, loss, 0.0)
+    placed = 0.0 if placed_alike(batches, loss) else weight
+    _, other = _of_kinds(batches, loss, placed, free=False)
+    ratio, found = _ratio(batches), []
+    for term in (0.0, 1.0):
+        at = slopes(batches, loss, term, np.ones(len(ratio)), other)
+        pulls = (at.other + at.other.T) / 2 * other
+        found.append((-ratio * at.same - pulls.sum(axis=1)) / batches.classes)
+    return Steepness(*found)
+
+
+def placed_alike(batches: Batches, loss: Loss) -> bool:
+    """Whether classes that are points have their place whatever the weight.
+
+    The class-conditional term is constant then, and InfoNCE is what supcon is with all in its
+    denominator.
+    """
+    one_kind = len(batches.classes) == 1
+    return one_kind or loss.spreading == "class_conditional" or loss.denominator == "all"
+
+
+def _slope_by_weight(found: Steepness, weight: float) -> np.ndarray:
+    return (1.0 - weight) * found.supcon + weight * found.spreading
+
+
+def _ratio(batches: Batches) -> np.ndarray:
+    """N / (N - 1): how far images are from each other beside how far from their mean."""
+    images = np.maximum(batches.images, 2.0)  # an image alone does not spread
+    return np.where(np.isinf(images), 1.0, 1.0 / (1.0 - 1.0 / images))
+
+
+def _of_kinds(
+    batches: Batches, loss: Loss, weight: float, *, free: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns w [K] and the cosines between classes [K, K] of several kinds, by descent.
+
+    A class of kind a has a mean of length^2 1 - w_a: |r_a|^2 for what the classes of its kind have
+    in common, [K], and s_a^2 for a simplex among them. (r_a, s_a, sqrt(w_a)) is a unit vector, and
+    any unit vectors will do: the embeddings need no constraint. Cosines are r_a . r_b, and
+    |r_a|^2 - s_a^2 / (k_a - 1) within a kind of k_a classes.
+    """
+    kinds, ratio = len(batches.classes), _ratio(batches)
+    allowed = np.ones((kinds, kinds + 2))
+    allowed[:, kinds] = batches.classes > 1
+    allowed[:, kinds + 1] = batches.meets if free else 0.0
+    between = np.maximum(batches.classes - 1.0, 1.0)
+    diagonal = np.arange(kinds)
+
+    def cosines(unit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        w, common = unit[:, kinds + 1] ** 2, unit[:, :kinds]
+        other = common @ common.T
+        other[diagonal, diagonal] -= unit[:, kinds] ** 2 / between
+        return w, other
+
+    def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
+        rows = flat.reshape(kinds, kinds + 2) * allowed
+        length = np.linalg.norm(rows, axis=1, keepdims=True)
+        unit = rows / length
+        w, other = cosines(unit)
+        at = slopes(batches, loss, weight, 1.0 - w * ratio, other)
+        slope = np.zeros_like(unit)
+        slope[:, :kinds] = (at.other + at.other.T) @ unit[:, :kinds]
+        slope[:, kinds] = -2 * at.other[diagonal, diagonal] / between * unit[:, kinds]
+        slope[:, kinds + 1] = -2 * ratio * at.same * unit[:, kinds + 1]
+        slope -= np.sum(slope * unit, axis=1, keepdims=True) * unit
+        return at.value, (slope / length * allowed).ravel()
+
+    start = np.random.default_rng(0).normal(size=(kinds, kinds + 2)) * allowed
+    start[:, kinds + 1] = allowed[:, kinds + 1] * np.linalg.norm(start[:, :-1], axis=1)
+    found = minimize(
+        objective, start.ravel(), jac=True, method="L-BFGS-B",
+        options={"maxiter": 20000, "maxfun": 40000, "ftol": 1e-16, "gtol": 1e-11, "maxcor": 30},
+    ).x  # fmt: skip
+    rows = found.reshape(kinds, kinds + 2) * allowed
+    return cosines(rows / np.linalg.norm(rows, axis=1, keepdims=True))

@@ -1,0 +1,134 @@
+"""The losses' terms at given cosines, and how they change with them.
+
+An anchor's similarities, over the temperature: s0 to its other view, s to another image of its
+class, and to another class. As in `thanos_jax.losses`, two views of each image are in the batch:
+with views="all" both views of another image are met, with views="cross" one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+from scipy.special import expit, logsumexp
+
+from thanos_jax.theory.balance.batches import Batches
+
+LOSSES = ("spread", "supcon", "joint")
+DENOMINATORS = ("all", "one_positive")
+VIEWS = ("all", "cross")
+
+
+class Loss(NamedTuple):
+    """A loss: supcon and a term that spreads.
+
+    Attributes:
+      spreading: "class_conditional" or "info_nce".
+      denominator: of supcon.
+      views: how often another image is met.
+      temperature: positive.
+    """
+
+    spreading: str
+    denominator: str
+    views: str
+    temperature: float
+
+
+class Slopes(NamedTuple):
+    """A mean over anchors, and its derivatives with respect to cosines, for K kinds of classes.
+
+    Attributes:
+      value: the loss.
+      same: float64 [K], with respect to the cosine within a class, of all classes of a kind.
+      other: float64 [K, K], with respect to that of the anchor's kind with another class.
+    """
+
+    value: float
+    same: np.ndarray
+    other: np.ndarray
+
+
+def slopes(
+    batches: Batches, loss: Loss, weight: float, same: np.ndarray, other: np.ndarray
+) -> Slopes:
+    """Evaluates (1 - weight) supcon + weight spreading.
+
+    Args:
+      batches: what anchors meet.
+      loss: its terms.
+      weight: of the spreading term, in [0, 1].
+      same: float64 [K], cosines of images of a class.
+      other: float64 [K, K], cosines of images of two classes, by their kinds.
+    """
+    t, times = loss.temperature, 2.0 if loss.views == "all" else 1.0
+    h = times * batches.same
+    own, near = 1.0 / t, same[batches.kind] / t
+    with np.errstate(divide="ignore"):
+        logs = np.log(times * batches.others) + other[batches.kind] / t
+        log_h = np.log(h)
+    far = logsumexp(logs, axis=1)
+    # A batch without another class has nothing to share out.
+    some = np.isfinite(far)
+    shares = np.exp(logs - np.where(some, far, 0.0)[:, None])
+    terms: Mapping[str, float] = {
+        f"supcon_{loss.denominator}": 1.0 - weight, loss.spreading: weight
+    }  # fmt: skip
+    value = np.zeros_like(h)
+    by_near, by_far = np.zeros_like(h), np.zeros_like(h)
+    for term, factor in terms.items():
+        if factor:
+            parts = _TERMS[term](own, near, far, h, log_h)
+            value += factor * parts[0]
+            by_near += factor * parts[1]
+            by_far += factor * parts[2]
+    kinds = len(batches.classes)
+    found = np.zeros((kinds, kinds))
+    weighted = batches.probability / t
+    np.add.at(found, batches.kind, (weighted * by_far)[:, None] * shares)
+    near_slopes = np.bincount(batches.kind, weighted * by_near, minlength=kinds)
+    return Slopes(float(batches.probability @ value), near_slopes, found)
+
+
+Parts = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def _info_nce(
+    own: float, near: np.ndarray, far: np.ndarray, h: np.ndarray, log_h: np.ndarray
+) -> Parts:
+    everything = np.logaddexp(np.logaddexp(own, log_h + near), far)
+    return everything - own, np.exp(log_h + near - everything), np.exp(far - everything)
+
+
+def _class_conditional(
+    own: float, near: np.ndarray, far: np.ndarray, h: np.ndarray, log_h: np.ndarray
+) -> Parts:
+    of_class = np.logaddexp(own, log_h + near)
+    return of_class - own, np.exp(log_h + near - of_class), np.zeros_like(near)
+
+
+def _supcon(
+    own: float, near: np.ndarray, far: np.ndarray, h: np.ndarray, log_h: np.ndarray
+) -> Parts:
+    everything = np.logaddexp(np.logaddexp(own, log_h + near), far)
+    value = everything - (own + h * near) / (1.0 + h)
+    # -1 / (1 + h) + exp(near - everything), without the cancellation.
+    lacking = np.exp(own - everything) * -np.expm1(near - own) + np.exp(far - everything)
+    return value, -h / (1.0 + h) * lacking, np.exp(far - everything)
+
+
+def _one_positive(
+    own: float, near: np.ndarray, far: np.ndarray, h: np.ndarray, log_h: np.ndarray
+) -> Parts:
+    value = (np.logaddexp(0.0, far - own) + h * np.logaddexp(0.0, far - near)) / (1.0 + h)
+    by_near = h * expit(far - near) / (1.0 + h)
+    return value, -by_near, expit(far - own) / (1.0 + h) + by_near
+
+
+_TERMS = {
+    "supcon_all": _supcon,
+    "supcon_one_positive": _one_positive,
+    "info_nce": _info_nce,
+    "class_conditional": _class_conditional,
+}
