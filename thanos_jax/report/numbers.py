@@ -160,6 +160,15 @@ NUMBERS: dict[str, Number] = {
     "kept_share": _percent("share of the training images of a fine label that was kept"),
     # Geometry
     "within_class_spread": Number("mean squared distance to the coarse class's mean on the sphere"),
+    "predicted_within_class_spread": Number(
+        "within_class_spread at the minimum of the contrastive loss alone, of training images in "
+        "an embedding with a direction for each, see docs/balance.md"
+    ),
+    "spread_threshold": Number(
+        "alpha at and below which, or with the joint loss beta at and above which, collapse is "
+        "that minimum"
+    ),
+    "prediction_leaves_out": Number("what acts on the measured spread beside the contrastive loss"),
     "between_class_spread": Number("mean squared distance of class means to the overall mean"),
     "within_stratum_spread": Number("mean squared distance to the mean of the fine class"),
     "collapse_index": Number(

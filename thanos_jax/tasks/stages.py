@@ -25,6 +25,7 @@ from thanos_jax.downstream import transfer
 from thanos_jax.downstream.groups import scores as group_scores
 from thanos_jax.errors import ConfigError
 from thanos_jax.report import html, plots
+from thanos_jax.tasks import predicted_spread
 from thanos_jax.train import checkpoint, loop, metrics, nonfinite
 from thanos_jax.train.build import Training, build
 from thanos_jax.train.checkpoint import Checkpoints
@@ -379,6 +380,7 @@ def finish(
         **totals(run),
         **results,
         "batches": batch_classes(first),
+        **predicted_spread.results(first.training.config, first.training.dataset, results),
         "parameters": sum(x.size for x in jax.tree.leaves(trained.training.state.params)),
         "images_per_second": float(np.median(speeds)) if speeds else None,
         "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
