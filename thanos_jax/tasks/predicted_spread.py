@@ -268,7 +268,7 @@ def _in_words(train: Any, setting: Mapping[str, Any]) -> str:
 
 
 def _leaves_out(config: ml_collections.ConfigDict, images: int) -> tuple[str, ...]:
-    found = ["augmentation", f"an embedding of fewer than {images - 1:,} dimensions"]
+    found = ["augmentation", f"the embedding's width ({images - 1:,} is assumed)"]
     if config.loss.cross_entropy_weight:
         found.append("cross-entropy")
     if METHODS[config.method].reconstruct:
