@@ -96,12 +96,16 @@ def test_the_order_is_fixed_for_good():
 def test_other_seeds_and_other_passes_are_other_orders():
     labels = np.repeat(np.arange(20), 15)
     balance = ClassBalance(labels, images_per_class=3)
+    options = {"batch_size": 60, "size": 300}
     whole = {
-        (seed, step): tuple(balance.draw(seed=seed, step=step, batch_size=60, size=300))
-        for seed in (0, 1)
+        (seed, step): tuple(balance.draw(seed=seed, step=step, **options).tolist())
         for step in range(10)
+        for seed in (0, 1)
     }
     assert len(set(whole.values())) == 20
+    # In whatever order they are asked for.
+    again = ClassBalance(labels, images_per_class=3).draw(seed=1, step=7, **options)
+    assert whole[1, 7] == tuple(again.tolist())
     # Classes meet at random: of 64 steps, each of 20 classes is in half with each other one.
     halves = [labels[balance.draw(seed=0, step=s, batch_size=33, size=300)] for s in range(400)]
     present = np.stack([np.bincount(half, minlength=20) > 0 for half in halves]).astype(int)

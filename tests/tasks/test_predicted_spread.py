@@ -150,6 +150,16 @@ def test_a_loss_that_collapses_is_named_with_what_spreads(config, collapse, advi
     assert advice in words
 
 
+def test_weights_that_spread_are_told_from_those_that_hardly_do():
+    dataset = images([645, 649])
+    assert predicted_spread.warning(predict(config_of("joint", beta=0.5), dataset)) is None
+    assert predicted_spread.warning(predict(config_of(alpha=0.1), dataset)) is None
+    little = predict(config_of(alpha=0.045), dataset)
+    assert 0.01 < little.within_class_spread < 0.1
+    assert little.pull > 1.25
+    assert "alpha 0.045 at temperature 0.5 hardly" in predicted_spread.warning(little)
+
+
 def test_both_losses_of_islam_et_al_are_the_joint_loss():
     dataset = images([450] * 20)
     both = predict(config_of("supcon_info_nce", beta=0.9), dataset)
