@@ -162,7 +162,7 @@ NUMBERS: dict[str, Number] = {
     "within_class_spread": Number("mean squared distance to the coarse class's mean on the sphere"),
     "predicted_within_class_spread": Number(
         "within_class_spread at the minimum of the contrastive loss alone, of training images in "
-        "an embedding with a direction for each, see docs/balance.md"
+        "an embedding with a direction for each, see docs/methods.md"
     ),
     "spread_threshold": Number(
         "alpha at and below which, or with the joint loss beta at and above which, collapse is "

@@ -163,7 +163,7 @@ def warning(prediction: Prediction) -> str | None:
         f"{'hardly spreads' if spread else 'collapses'} {prediction.batches}: within_class_spread "
         f"{spread:.2g} is predicted for the contrastive loss{_collapse(prediction)}."
         f"{' What spreads them: ' + ', or '.join(advice) + '.' if advice else ''} See "
-        "docs/balance.md"
+        "docs/methods.md"
     )
 
 
