@@ -203,11 +203,11 @@ def test_images_are_counted_where_labels_are_known_or_not():
     split = dataset.splits["train"]
     unread = DerivedSplit(split, change=lambda batch, _: batch)
     config = config_of(batch_size=32)
-    for kind, batches in ((split, 100), (unread, 5)):
+    for kind in (split, unread):
         training = type("", (), {"config": config, "steps": 300, "balance": None})
         stage = type("", (), {"training": training, "split": kind})
         found = stages.batch_classes(stage)
-        assert found["classes_in_batch"] == 3, batches
+        assert found["classes_in_batch"] == 3
         np.testing.assert_allclose(found["class_images_mean"], 32 / 3)
         assert found["class_images_min"] < 6 * 160 / 32 / 3
         assert found["class_images_max"] > 18

@@ -1,8 +1,8 @@
 """Class-balanced batches: some classes a batch, as many images of each.
 
-The order of the classes is the endless concatenation of passes, each a permutation of all classes;
-the order of a class's images likewise, of that class's. Step s takes the next classes, and of each
-its next images. Which pass a class is in says how often it was drawn before, so that a batch is a
+The order of the classes is the endless concatenation of passes, each a permutation of all classes.
+The images of each class have an order of the same kind. A step takes the next classes, and the next
+images of each. The pass that a class is in says how often it was drawn before, so that a batch is a
 function of seed and step alone. Passes are arranged so that no batch has a class or an image twice.
 """
 
@@ -56,10 +56,10 @@ def pass_order(seed: int, stream: int, number: int, *, size: int, width: int) ->
 class ClassBalance:
     """The classes of a split, and how many images of each a batch has.
 
-    Of any two classes, at any step, one was drawn once more often than the other at most; so was
-    one of any two images of a class. A batch has a class once, and an image once, unless its class
-    has fewer than `images_per_class`: it then has each of them as often, but for one more of some.
-    Classes without images are not drawn.
+    At any step, two classes differ by one draw at most, and so do two images of a class. A batch
+    has a class once. It has an image once too, unless the class has fewer than `images_per_class`:
+    it then has each of them equally often, but for one more of some. Classes without images are not
+    drawn.
 
     Args:
       labels: integer [n], none negative: the class of each example.

@@ -411,7 +411,7 @@ def batch_classes(stage: Stage) -> dict[str, float]:
       stage: whose batches they are. Where labels are not known without reading images, few are.
     """
     training, split, known = stage.training, stage.split, known_coarse(stage.split)
-    steps = np.unique(np.linspace(0, training.steps - 1, 5 if known is None else 100, dtype=int))
+    steps = np.unique(np.linspace(0, training.steps - 1, 5 if known is None else 20, dtype=int))
 
     def labels_of(step: int) -> np.ndarray:
         rows = sample_indices(
