@@ -63,6 +63,15 @@ def test_leaves_what_it_promises(finished):
     assert all(r["images_per_second"] > 0 for r in records)
     assert sum("validation_coarse_accuracy" in r for r in records) == 2
     assert records[-1]["loss"] < records[0]["loss"]
+    # Drawn alike, so that the two coarse classes have half the batch of 128 in the mean.
+    assert results["batches"]["classes_in_batch"] == 2
+    assert results["batches"]["class_images_mean"] == 64
+    assert 40 < results["batches"]["class_images_min"] < 60
+    assert 68 < results["batches"]["class_images_max"] < 88
+    spread = results["spread"]
+    assert spread["within_class_spread"] == results["geometry"]["train"]["within_class_spread"]
+    assert 0.97 < spread["predicted_within_class_spread"] < 0.98
+    assert "<h2>Spread</h2>" in report
     assert checkpoint.steps(folder / "checkpoints")[-1] == results["steps"]
 
 
@@ -129,8 +138,9 @@ def test_an_interrupted_run_continues_to_the_same_end(finished, tmp_path, monkey
     assert resumed["fine_accuracy"] == results["fine_accuracy"]
 
 
-def test_random_bits_projection_and_transfer_on_the_way(tmp_path):
+def test_random_bits_projection_and_transfer_on_the_way(tmp_path, capsys):
     config = small(max_steps=24)
+    config.loss.alpha = 0.01
     config.data.random_bits = 3
     config.model.projection = (16, 8)
     config.transfer.every_epochs = 1.0
@@ -143,6 +153,10 @@ def test_random_bits_projection_and_transfer_on_the_way(tmp_path):
     assert results["along_training"]["validation_fine_accuracy"] == curve
     assert all(0 <= r["validation_collapse_index"] <= 1 for r in measured)
     assert "Reconstructions" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    words = "WARNING: method thanos with alpha 0.01 at temperature 0.5 collapses 2 classes"
+    assert words in capsys.readouterr().err
+    assert results["spread"]["predicted_within_class_spread"] == 0
+    assert "the projection head" in results["spread"]["prediction_leaves_out"]
 
 
 @pytest.mark.sampled(9)
@@ -174,11 +188,13 @@ def test_a_run_that_cannot_start_claims_nothing(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_folder_with_nothing_to_lose_is_free(tmp_path):
+def test_a_folder_with_nothing_to_lose_is_free(tmp_path, capsys):
     other = {**small().to_dict(), "seed": 7}
     (tmp_path / "config.json").write_text(json.dumps(other), encoding="utf-8")
     results = run_module.run(small("ce", max_steps=1), tmp_path)
     assert results["seed"] == 0
+    assert "spread" not in results  # cross-entropy alone predicts none, and nothing is said
+    assert "WARNING" not in capsys.readouterr().err
     assert json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))["seed"] == 0
 
 

@@ -6,10 +6,15 @@ other draw has a stream here, so that no two draws of one seed are the same.
 
 import functools
 import operator
+from collections.abc import Callable
 
 import numpy as np
 
-# Epochs count up from zero and never reach these. Data, by split where both are drawn:
+# Epochs count up from zero and never reach these. Class-balanced batches: the order of the classes,
+# plus the pass over them; that of a class's images, plus 2**32 times the class and the pass over
+# them, for up to 2**26 classes.
+CLASS_ORDER, IMAGE_ORDER = 2**57, 2**58
+# Data, by split where both are drawn:
 BACKGROUND = {"train": 2**59, "test": 2**59 + 1}  # colour or texture of each image
 STRIPES = {"train": 2**59 + 2, "test": 2**59 + 3}  # where each image's stripes begin
 PHOTOGRAPH = {"train": 2**60, "test": 2**60 + 1}  # the crop behind each image
@@ -52,3 +57,24 @@ def permutation(seed: int, stream: int, size: int) -> np.ndarray:
     order = np.argsort(words, kind="stable").astype(np.int64, copy=False)
     order.flags.writeable = False
     return order
+
+
+def stretch(passes: Callable[[int], np.ndarray], size: int, start: int, stop: int) -> np.ndarray:
+    """A part of the endless concatenation of passes.
+
+    Args:
+      passes: number from 0 -> [size], an order of 0 .. size - 1.
+      size: length of a pass, at least 1.
+      start: position of the first element of the part, from 0.
+      stop: position after its last, above `start`.
+
+    Returns:
+      int64 [stop - start].
+    """
+    parts = []
+    while start < stop:
+        number, within = divmod(start, size)
+        part = passes(number)[within : within + stop - start]
+        parts.append(part)
+        start += len(part)
+    return np.concatenate(parts)

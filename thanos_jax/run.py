@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import sys
 import time
 import zlib
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from thanos_jax import agree, interruption, resume, sharding
 from thanos_jax import config as schema
 from thanos_jax.data import sources
 from thanos_jax.errors import ConfigError
-from thanos_jax.tasks import coreset, groups, noise, stages, transfer
+from thanos_jax.tasks import coreset, groups, noise, predicted_spread, stages, transfer
 from thanos_jax.train import build
 
 # config.task -> its module; `thanos_jax.tasks` says what a task is.
@@ -89,6 +90,7 @@ def _run(
     prepared = task.prepare(asked)
     # A folder is claimed only by a run that can start.
     stages.trace(prepared.first)
+    _warn_of_collapse(prepared.first.training)
     with resume.claimed(folder, config, overwrite=overwrite):
         return task.perform(asked._replace(resumes=True), prepared)
 
@@ -128,8 +130,17 @@ def describe(
     asked = stages.Run(config, dataset, sharding.make_mesh(), pathlib.Path(), resumes=False)
     for name, (one, seen, images) in TASKS[config.task].trainings(asked).items():
         lines.append(f"training{name and ' '}{name}, {images:,} images:")
-        lines += [f"    {line}" for line in build.describe(one, seen, images=images)]
+        said = build.describe(one, seen, images=images) + predicted_spread.lines(one, seen)
+        lines += [f"    {line}" for line in said]
     return lines
+
+
+def _warn_of_collapse(training: build.Training) -> None:
+    """Says on stderr, once for all processes, if the classes of a training will hardly spread."""
+    prediction = predicted_spread.predict(training.config, training.dataset)
+    words = prediction and predicted_spread.warning(prediction)
+    if words and agree.is_first():
+        print(words, file=sys.stderr, flush=True)
 
 
 def load_data(

@@ -78,6 +78,18 @@ def test_four_processes_are_as_one(resident, runs, one, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("resident", ["no", "yes"])
+def test_two_processes_balance_classes_as_one(resident, runs, tmp_path):
+    balanced = {"data.classes": "fine", "train.images_per_class": 16, "train.resident": resident}
+    run_module.run(runs.config(**balanced), tmp_path / "one")
+    command = runs.arguments(tmp_path / "two", **balanced)
+    ended([runs.start(*command, *each) for each in runs.several(2)], [0, 0])
+    results = json.loads((tmp_path / "two" / "results.json").read_text(encoding="utf-8"))
+    assert (results["devices"], results["batches"]["class_images_min"]) == ("2 x cpu", 16)
+    require_close(runs, tmp_path / "two", tmp_path / "one")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "victim"), [(9, 1), (9, 0), (signal.SIGSTOP, 1)])
 def test_when_one_is_killed_or_hangs_the_other_ends(number, victim, runs, tmp_path):
     endless = {"train.max_steps": 10**9, "train.epochs": 1e9, "train.checkpoint_every_epochs": 1e6}

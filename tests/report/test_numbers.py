@@ -27,7 +27,9 @@ geometry.test.collapse_index geometry.test.fine_within_coarse geometry.test.alig
 geometry.test.alignment_fine geometry.test.uniformity geometry.test.nc1 geometry.test.nc2_norms
 geometry.test.nc2_cosines geometry.test.nc1_strata geometry.test.nc2_norms_strata
 geometry.test.nc2_cosines_strata along_training.epoch along_training.validation_fine_accuracy
-along_training.validation_collapse_index
+along_training.validation_collapse_index batches.classes_in_batch batches.class_images_min
+batches.class_images_mean batches.class_images_max spread.within_class_spread
+spread.predicted_within_class_spread spread.spread_threshold spread.prediction_leaves_out
 """
 RECORDS = """
 step epoch loss cross_entropy contrastive reconstruction early_learning_regularization keep_rate

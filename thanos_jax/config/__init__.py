@@ -141,6 +141,12 @@ def check(config: Mapping[str, Any] | ml_collections.ConfigDict) -> None:
             f"parameters {weights!r} may hold, got {encoder!r}"
         )
     batch, micro = values["train.batch_size"], values["train.micro_batch_size"]
+    each = values["train.images_per_class"]
+    if each and (batch % each or batch == each):
+        raise ConfigError(
+            "config.train.images_per_class: expected 0 or a divisor of train.batch_size = "
+            f"{batch} below it, got {each}"
+        )
     if micro and batch % micro:
         raise ConfigError(
             "config.train.micro_batch_size: expected 0 or a divisor of train.batch_size = "

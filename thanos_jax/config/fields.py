@@ -284,6 +284,13 @@ FIELDS: dict[str, Field] = {
         0,
         2**31 - 1,
     ),
+    "train.images_per_class": _number(
+        0,
+        "images of each class in a batch of config.method's training, which has train.batch_size "
+        "over this number of classes; 0: all images are drawn alike; see docs/methods.md",
+        0,
+        2**31 - 1,
+    ),
     "train.resident": _one_of(
         "auto",
         "whether the training set lies on the devices and many steps run in one program; auto: "

@@ -3,9 +3,11 @@
 The training stream is the endless concatenation of seeded epoch permutations. Step s takes its
 positions s * B to (s + 1) * B. So the state of the data is the step: nothing is lost or repeated
 when a run is stopped, or when it goes on with another number of processes, each of which reads its
-rows of a batch (`thanos_jax.sharding.LocalRows`).
+rows of a batch (`thanos_jax.sharding.LocalRows`). Class-balanced batches have another stream, of
+the same kind; see `thanos_jax.data.balanced`.
 """
 
+import functools
 import operator
 from collections.abc import Iterator
 from typing import Any
@@ -13,12 +15,15 @@ from typing import Any
 import numpy as np
 
 from thanos_jax.checks import check_at_least
+from thanos_jax.data.balanced import ClassBalance
 from thanos_jax.data.splits import Batch, Split
 from thanos_jax.errors import MissingDependencyError
-from thanos_jax.permutations import permutation
+from thanos_jax.permutations import permutation, stretch
 
 
-def sample_indices(*, seed: int, step: int, batch_size: int, size: int) -> np.ndarray:
+def sample_indices(
+    *, seed: int, step: int, batch_size: int, size: int, balance: ClassBalance | None = None
+) -> np.ndarray:
     """The examples of one training step, as positions in the split.
 
     Args:
@@ -26,25 +31,27 @@ def sample_indices(*, seed: int, step: int, batch_size: int, size: int) -> np.nd
       step: the training step, from 0.
       batch_size: examples per step, over all processes.
       size: number of examples of the split.
+      balance: the classes of the split, from which every batch takes as many images; None: all
+        examples are drawn alike.
 
     Returns:
       int64 [batch_size].
 
     Raises:
       TypeError: an argument is not an integer.
-      ValueError: an argument out of range.
+      ValueError: an argument out of range, or a batch that the balance does not fit.
     """
     check_at_least("batch_size", operator.index(batch_size), 1)
     check_at_least("step", operator.index(step), 0)
     check_at_least("size", operator.index(size), 1)
-    parts = []
-    position, end = step * batch_size, (step + 1) * batch_size
-    while position < end:
-        epoch, within = divmod(position, size)
-        part = permutation(seed, epoch, size)[within : within + end - position]
-        parts.append(part)
-        position += len(part)
-    return np.concatenate(parts)
+    if balance is not None:
+        return balance.draw(seed=seed, step=step, batch_size=batch_size, size=size)
+    return stretch(
+        lambda epoch: permutation(seed, epoch, size),
+        size,
+        step * batch_size,
+        (step + 1) * batch_size,
+    )
 
 
 def train_batches(
@@ -54,6 +61,7 @@ def train_batches(
     batch_size: int,
     first_step: int,
     last_step: int,
+    balance: ClassBalance | None = None,
     read_threads: int = 8,
 ) -> Iterator[Batch]:
     """The batches of steps first_step .. last_step - 1.
@@ -67,6 +75,7 @@ def train_batches(
       batch_size: examples per step, over all processes.
       first_step: the step to begin with; what a checkpoint stores.
       last_step: the step to stop before.
+      balance: as for `sample_indices`.
       read_threads: threads that read ahead from disk; 0 for none.
 
     Returns:
@@ -82,14 +91,16 @@ def train_batches(
         raise ValueError(
             f"steps: expected 0 <= first_step <= last_step, got {first_step} and {last_step}"
         )
-    size = len(split)
+    draw = functools.partial(
+        sample_indices, seed=seed, batch_size=batch_size, size=len(split), balance=balance
+    )
 
     def read(step: int) -> Batch:
-        return split.read(sample_indices(seed=seed, step=step, batch_size=batch_size, size=size))
+        return split.read(draw(step=step))
 
     if first_step < last_step:
-        # What is wrong with seed or size shows here, not at the first `next`.
-        permutation(seed, first_step * batch_size // max(size, 1), size)
+        # What is wrong with seed, size or balance shows here, not at the first `next`.
+        draw(step=first_step)
     return _each(read, first_step, last_step, split.in_memory, read_threads)
 
 

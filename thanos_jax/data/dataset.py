@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from thanos_jax.data.splits import ArraySplit, DataError, Split, in_threads
+from thanos_jax.data.splits import ArraySplit, DataError, DerivedSplit, Split, in_threads
 from thanos_jax.permutations import HOLD_OUT, MOMENTS, TEST_SPLIT, permutation
 
 # What one-channel images can be laid over -> channels of the images that result.
@@ -132,7 +132,7 @@ def moments(
 
 
 def labels(split: Split, chunk: int = 1024) -> tuple[np.ndarray, np.ndarray]:
-    """The labels of every example of a split; one on disk is read whole.
+    """The labels of every example of a split; one on disk is read whole, by several threads.
 
     Args:
       split: the split, not empty.
@@ -146,13 +146,24 @@ def labels(split: Split, chunk: int = 1024) -> tuple[np.ndarray, np.ndarray]:
     """
     if isinstance(split, ArraySplit):
         return split.fine, split.coarse
-    starts = range(0, len(split), chunk)
-    parts = []
-    for start in starts:
+
+    def read(start: int) -> tuple[np.ndarray, np.ndarray]:
         batch = split.read(np.arange(start, min(start + chunk, len(split))))
-        parts.append((batch["fine"], batch["coarse"]))
+        return batch["fine"], batch["coarse"]
+
+    parts = in_threads(read, range(0, len(split), chunk), 1 if split.in_memory else None)
     fine, coarse = (np.concatenate(part) for part in zip(*parts, strict=True))
     return fine, coarse
+
+
+def known_coarse(split: Split) -> np.ndarray | None:
+    """Returns the coarse labels, int32 [n]; None if images would have to be read for them."""
+    if isinstance(split, ArraySplit):
+        return split.coarse
+    if not isinstance(split, DerivedSplit) or split.change is not None:
+        return None
+    coarse = split.columns.get("coarse", known_coarse(split.split))
+    return None if coarse is None else coarse[split.numbers]
 
 
 def exceeds_memory(size: int, image_shape: tuple[int, int, int], config_data: ConfigDict) -> bool:

@@ -160,6 +160,15 @@ NUMBERS: dict[str, Number] = {
     "kept_share": _percent("share of the training images of a fine label that was kept"),
     # Geometry
     "within_class_spread": Number("mean squared distance to the coarse class's mean on the sphere"),
+    "predicted_within_class_spread": Number(
+        "within_class_spread at the minimum of the contrastive loss alone, of training images in "
+        "an embedding with a direction for each, see docs/methods.md"
+    ),
+    "spread_threshold": Number(
+        "alpha at and below which, or with the joint loss beta at and above which, collapse is "
+        "that minimum"
+    ),
+    "prediction_leaves_out": Number("what acts on the measured spread beside the contrastive loss"),
     "between_class_spread": Number("mean squared distance of class means to the overall mean"),
     "within_stratum_spread": Number("mean squared distance to the mean of the fine class"),
     "collapse_index": Number(
@@ -221,6 +230,10 @@ NUMBERS: dict[str, Number] = {
     "chosen_step": _count("step of the best evaluation on validation, by worst group or accuracy"),
     "skipped_steps": _count("steps left out, whose loss or gradient was not finite"),
     "skipped_examples": _count("stored images left out, which could not be read"),
+    "classes_in_batch": Number("classes that a batch of the first training has, in the mean"),
+    "class_images_min": _count("fewest images of a class that a batch has"),
+    "class_images_mean": Number("mean number of images of a class that a batch has"),
+    "class_images_max": _count("most images of a class that a batch has"),
     "seconds": _seconds("time spent training so far"),
     "train_seconds": _seconds("time spent training, over all starts of the run", printed=True),
     "scoring_seconds": _seconds("time in train_seconds of the trainings that scored images"),

@@ -16,13 +16,16 @@ import thanos_jax
 from thanos_jax import agree, workdir
 from thanos_jax import config as schema
 from thanos_jax.data.annotated import annotate
-from thanos_jax.data.dataset import Dataset
+from thanos_jax.data.balanced import class_counts
+from thanos_jax.data.batches import sample_indices
+from thanos_jax.data.dataset import Dataset, known_coarse
 from thanos_jax.data.dataset import labels as stored_labels
 from thanos_jax.data.splits import Split
 from thanos_jax.downstream import transfer
 from thanos_jax.downstream.groups import scores as group_scores
 from thanos_jax.errors import ConfigError
 from thanos_jax.report import html, plots
+from thanos_jax.tasks import predicted_spread
 from thanos_jax.train import checkpoint, loop, metrics, nonfinite
 from thanos_jax.train.build import Training, build
 from thanos_jax.train.checkpoint import Checkpoints
@@ -121,7 +124,8 @@ def require_classifiable(run: Run) -> None:
 def classifier_config(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """Returns the config of a classifier's training: config.classifier in place of train.
 
-    A key of config.classifier at its default is that of config.train.
+    A key of config.classifier at its default is that of config.train, but for the sizes of
+    micro-batches and of classes in a batch, which are of the representation's training.
     """
     one = config.copy_and_resolve_references()
     one.method = "ce"
@@ -129,6 +133,7 @@ def classifier_config(config: ml_collections.ConfigDict) -> ml_collections.Confi
         if key != "augment" and value != schema.FIELDS[f"classifier.{key}"].default:
             one.train[key] = value
     one.train.micro_batch_size = 0
+    one.train.images_per_class = 0  # images are drawn as the task asks
     if not config.classifier.augment:
         one.augment.crop_scale = (1.0, 1.0)
         one.augment.flip = 0.0
@@ -374,6 +379,8 @@ def finish(
         "method": first.training.config.method,
         **totals(run),
         **results,
+        "batches": batch_classes(first),
+        **predicted_spread.results(first.training.config, first.training.dataset, results),
         "parameters": sum(x.size for x in jax.tree.leaves(trained.training.state.params)),
         "images_per_second": float(np.median(speeds)) if speeds else None,
         "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
@@ -395,6 +402,28 @@ def finish(
         text = json.dumps(results, indent=2) + "\n"
         workdir.write_atomically(run.folder / "results.json", text)
     return results
+
+
+def batch_classes(stage: Stage) -> dict[str, float]:
+    """Returns `class_counts` of some of a training's batches, from its first step to its last.
+
+    Args:
+      stage: whose batches they are. Where labels are not known without reading images, few are.
+    """
+    training, split, known = stage.training, stage.split, known_coarse(stage.split)
+    steps = np.unique(np.linspace(0, training.steps - 1, 5 if known is None else 20, dtype=int))
+
+    def labels_of(step: int) -> np.ndarray:
+        rows = sample_indices(
+            seed=training.config.seed,
+            step=step,
+            batch_size=training.config.train.batch_size,
+            size=len(split),
+            balance=training.balance,
+        )
+        return split.read(rows)["coarse"] if known is None else known[rows]
+
+    return class_counts(map(labels_of, steps.tolist()))
 
 
 def training_figures(folder: pathlib.Path, *, of_samples: str = "sample_0") -> Figures:

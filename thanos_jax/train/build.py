@@ -12,7 +12,9 @@ from jax.sharding import Mesh
 
 from thanos_jax import sharding
 from thanos_jax.data import random_bits
-from thanos_jax.data.dataset import Dataset
+from thanos_jax.data.balanced import ClassBalance
+from thanos_jax.data.dataset import Dataset, labels
+from thanos_jax.errors import ConfigError
 from thanos_jax.models import pretrained, thanos
 from thanos_jax.train import forward, optimizers
 from thanos_jax.train import state as train_state
@@ -35,6 +37,8 @@ class Training(NamedTuple):
       steps: updates of the whole training.
       steps_per_epoch: need not be whole.
       input_shape: (h, w, c) of what the model sees, c with the random bits.
+      balance: the classes of the training images, if every batch has as many images of each class
+        in it.
     """
 
     config: ml_collections.ConfigDict
@@ -49,6 +53,7 @@ class Training(NamedTuple):
     steps: int
     steps_per_epoch: float
     input_shape: tuple[int, int, int]
+    balance: ClassBalance | None = None
 
 
 def count_steps(config: Any, size: int) -> tuple[int, float]:
@@ -75,8 +80,10 @@ def build(
       resumes: a checkpoint will replace the state, so that config.model.weights is not read.
 
     Raises:
+      ConfigError: a class-balanced batch would have more classes than there are.
       WeightsError: config.model.weights cannot be used for the encoder; before anything compiles.
     """
+    balance = balanced_classes(config, dataset)
     model, input_shape = make_model(config, dataset)
     steps, steps_per_epoch = count_steps(config.train, len(dataset.splits["train"]))
     schedule = optimizers.learning_rate(config.train, steps=steps, steps_per_epoch=steps_per_epoch)
@@ -110,7 +117,43 @@ def build(
         steps=steps,
         steps_per_epoch=steps_per_epoch,
         input_shape=input_shape,
+        balance=balance,
     )
+
+
+def balanced_classes(config: ml_collections.ConfigDict, dataset: Dataset) -> ClassBalance | None:
+    """Returns the classes that the batches of a training balance; None: its batches do not.
+
+    The classes are the coarse labels, those of the contrastive loss and of the cross-entropy. A
+    split on disk is read whole for them.
+
+    Args:
+      config: the whole config.
+      dataset: what is trained on.
+
+    Raises:
+      ConfigError: a batch would have more classes than there are.
+    """
+    each = config.train.images_per_class
+    if not each:
+        return None
+    # Those that are named first: they are known without reading.
+    _require_classes(config, dataset, len(dataset.coarse_names))
+    balance = ClassBalance(labels(dataset.splits["train"])[1], images_per_class=each)
+    _require_classes(config, dataset, len(balance.sizes))
+    return balance
+
+
+def _require_classes(config: ml_collections.ConfigDict, dataset: Dataset, classes: int) -> None:
+    each, batch_size = config.train.images_per_class, config.train.batch_size
+    if batch_size // each > classes:
+        fit = (n for n in range(each, batch_size) if batch_size % n == 0)
+        least = next((f" or {n} at least" for n in fit if batch_size // n <= classes), "")
+        raise ConfigError(
+            f"config.train.images_per_class: expected 0{least}, with train.batch_size = "
+            f"{batch_size} and {dataset.name}, which has training images of {classes} classes, "
+            f"got {each}"
+        )
 
 
 def make_model(
@@ -148,7 +191,11 @@ def describe(config: ml_collections.ConfigDict, dataset: Dataset, *, images: int
       config: of the training.
       dataset: what it is trained on.
       images: of an epoch.
+
+    Raises:
+      ConfigError: a class-balanced batch would have more classes than there are.
     """
+    balance = balanced_classes(config, dataset)
     model, input_shape = make_model(config, dataset)
     key, seen = jax.random.key(0), jax.ShapeDtypeStruct((1, *input_shape), jax.numpy.float32)
     outputs, variables = jax.eval_shape(
@@ -157,12 +204,20 @@ def describe(config: ml_collections.ConfigDict, dataset: Dataset, *, images: int
     size = sum(x.size for x in jax.tree.leaves(variables["params"]))
     train = config.train
     steps, steps_per_epoch = count_steps(train, images)
+    batch = ""
+    if balance is not None:
+        each = balance.images_per_class
+        batch = f" ({train.batch_size // each} classes, {each} of each)"
+        rare = int((balance.sizes < each).sum())
+        if rare:
+            batch += f", which repeat images of {rare} classes that have fewer than {each}"
     momentum = "" if train.optimizer in ("adamw", "lamb") else f", momentum {train.momentum:g}"
     return [
         f"{config.method}, {len(model.encoders)} x {config.model.encoder}, {size:,} parameters",
         f"input {' x '.join(map(str, input_shape))}, embedding {outputs['embedding'].shape[-1]}, "
         f"{len(dataset.coarse_names)} classes",
-        f"{steps:,} steps of {train.batch_size} images, {steps / steps_per_epoch:.4g} epochs",
+        f"{steps:,} steps of {train.batch_size} images{batch}, "
+        f"{steps / steps_per_epoch:.4g} epochs",
         f"{train.optimizer}{momentum}, learning rate {train.learning_rate:g}, {train.schedule} "
         f"after {train.warmup_epochs:g} epochs of warm-up, weight decay {train.weight_decay:g} on "
         f"{'all parameters' if train.decay == 'all' else 'kernels'}",

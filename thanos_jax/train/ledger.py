@@ -64,7 +64,9 @@ class Ledger:
             found, self._seconds = kept
             self._pending = [nonfinite.as_configured(found, training.config)] if found else []
         size = round(training.steps_per_epoch * training.config.train.batch_size)
-        self._guard = nonfinite.Guard(training.config, split, folder, epoch_size=size)
+        self._guard = nonfinite.Guard(
+            training.config, split, folder, epoch_size=size, balance=training.balance
+        )
         self.restart_clock()
 
     @property

@@ -188,6 +188,7 @@ def _make_advance(stage: Stage, *, first: int) -> tuple[Advance, int]:
             batch_size=config.train.batch_size,
             longest=longest,
             inputs=stage.inputs,
+            balance=training.balance,
         )
         return window, longest
     stream = batches.train_batches(
@@ -196,6 +197,7 @@ def _make_advance(stage: Stage, *, first: int) -> tuple[Advance, int]:
         batch_size=config.train.batch_size,
         first_step=first,
         last_step=training.steps,
+        balance=training.balance,
         read_threads=config.data.read_threads,
     )
     seed = np.uint32(config.seed)

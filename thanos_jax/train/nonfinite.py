@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from thanos_jax.data.balanced import ClassBalance
 from thanos_jax.data.batches import sample_indices
 from thanos_jax.train.metrics import NonFiniteError, require_finite
 from thanos_jax.workdir import write_atomically
@@ -23,9 +24,26 @@ SKIPPED = "skipped_steps"
 class Guard:
     """Looks at the metrics of every step, and stops a run as its config says."""
 
-    def __init__(self, config: Any, split: Any, folder: pathlib.Path, *, epoch_size: int) -> None:
-        """Takes the whole config, the training split, the run's folder, images of an epoch."""
+    def __init__(
+        self,
+        config: Any,
+        split: Any,
+        folder: pathlib.Path,
+        *,
+        epoch_size: int,
+        balance: ClassBalance | None = None,
+    ) -> None:
+        """Takes what is asked for, and what `thanos_jax.data.batches` draws batches from.
+
+        Args:
+          config: the whole config.
+          split: the training split.
+          folder: of the training.
+          epoch_size: images of an epoch.
+          balance: as for `thanos_jax.data.batches.sample_indices`.
+        """
         self._config, self._folder, self._epoch_size = config, folder, epoch_size
+        self._balance = balance
         # A split that repeats or leaves out images says which they are.
         self._rows = getattr(split, "rows", np.arange(len(split)))
         self._in_a_row = 0
@@ -77,7 +95,11 @@ class Guard:
         step, config = first + index, self._config
         batch_size = config.train.batch_size
         drawn = sample_indices(
-            seed=config.seed, step=step - 1, batch_size=batch_size, size=len(self._rows)
+            seed=config.seed,
+            step=step - 1,
+            batch_size=batch_size,
+            size=len(self._rows),
+            balance=self._balance,
         )
         values = {name: float(array[index]) for name, array in metrics.items()}
         report = {

@@ -16,6 +16,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from thanos_jax import sharding
+from thanos_jax.data.balanced import ClassBalance
 from thanos_jax.data.batches import sample_indices
 from thanos_jax.data.splits import ArraySplit, DerivedSplit
 from thanos_jax.train.state import TrainState
@@ -34,6 +35,7 @@ def make_window(
     batch_size: int,
     longest: int,
     inputs: Sequence[str],
+    balance: ClassBalance | None = None,
 ) -> Window:
     """Puts a split on every device and returns the function that runs steps there.
 
@@ -47,6 +49,7 @@ def make_window(
       batch_size: images in a step, over all devices.
       longest: the most steps that a call may ask for.
       inputs: what of a batch the step is given.
+      balance: as for `thanos_jax.data.batches.sample_indices`.
 
     Returns:
       (state, first, last) -> (state, metrics): arrays [last - first], of steps first .. last - 1.
@@ -82,7 +85,9 @@ def make_window(
             raise ValueError(f"a window has 1 to {longest} steps; got {first} to {last}")
         indices = np.zeros((longest, batch_size), np.int32)
         for row, number in enumerate(range(first, last)):
-            drawn = sample_indices(seed=seed, step=number, batch_size=batch_size, size=len(split))
+            drawn = sample_indices(
+                seed=seed, step=number, batch_size=batch_size, size=len(split), balance=balance
+            )
             indices[row] = rows[drawn]
         state, records = compiled(
             state,
