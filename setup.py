@@ -5,7 +5,7 @@ from setuptools import find_packages, setup
 
 HERE = pathlib.Path(__file__).parent
 VERSION = re.search(
-    r'__version__ = "(.+)"', (HERE / "thanos_jax" / "__init__.py").read_text(encoding="utf-8")
+    r'__version__ = "(.+)"', (HERE / "thanos_jax" / "version.py").read_text(encoding="utf-8")
 ).group(1)
 
 CORE = [

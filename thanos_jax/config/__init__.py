@@ -43,6 +43,19 @@ def read(path: str | os.PathLike[str]) -> ml_collections.ConfigDict:
         stored = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: expected the config.json of a run: {error}") from error
+    return parse(stored, path)
+
+
+def parse(stored: Mapping[str, Any], path: str | os.PathLike[str]) -> ml_collections.ConfigDict:
+    """Returns a config out of what JSON holds of it; younger keys at their defaults.
+
+    Args:
+      stored: nested; lists stand for tuples.
+      path: of the file, for messages.
+
+    Raises:
+      ConfigError: a config outside the schema.
+    """
     given = {k: tuple(v) if isinstance(v, list) else v for k, v in flatten(stored).items()}
     config = default()
     try:

@@ -497,4 +497,9 @@ FIELDS: dict[str, Field] = {
         20, "number of nearest training images that vote on a test image's fine label", 1, 1e6
     ),
     "report.map_points": _number(2000, "images in a map of embeddings, at most", 10, 1e5),
+    "report.keep_embeddings": Field(
+        False,
+        "whether embeddings and predictions of every split are kept, in embeddings_SPLIT.npz; see "
+        "docs/after_training.md",
+    ),
 }

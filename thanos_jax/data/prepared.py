@@ -392,12 +392,31 @@ def resize(image: Any, size: int) -> Any:
     Returns:
       A PIL image of size x size.
     """
-    if not size or image.size == (size, size):
+    if not size:
+        return image
+    return fit(image, size, size)
+
+
+def fit(image: Any, height: int, width: int) -> Any:
+    """Resizes the largest centred box of a shape in a picture to that shape, as `resize` does.
+
+    Args:
+      image: a PIL image.
+      height: in pixels.
+      width: in pixels.
+
+    Returns:
+      A PIL image of this height and width.
+    """
+    if image.size == (width, height):
         return image
     from PIL import Image
 
-    width, height = image.size
-    side = min(width, height)
-    left, top = (width - side) / 2, (height - side) / 2
-    box = (left, top, left + side, top + side)
-    return image.resize((size, size), Image.Resampling.BILINEAR, box=box)
+    columns, rows = image.size
+    if columns * height <= rows * width:
+        rows_kept, columns_kept = columns * height / width, columns
+    else:
+        rows_kept, columns_kept = rows, rows * width / height
+    left, top = (columns - columns_kept) / 2, (rows - rows_kept) / 2
+    box = (left, top, left + columns_kept, top + rows_kept)
+    return image.resize((width, height), Image.Resampling.BILINEAR, box=box)
