@@ -38,6 +38,7 @@ EXTRAS = {
     # its own, for jax looks for TPUs wherever libtpu is installed.
     "pod": ["jax[tpu]>=0.10.2"],
     "tfds": TFDS,
+    "parquet": ["pyarrow>=16"],  # thanos_jax.embed --out=PATH.parquet
     "umap": ["umap-learn>=0.5"],  # thanos_jax.downstream.groups with projection="umap"
     # Downloads and prepares TFDS data; best in an environment of its own, for TensorFlow holds
     # numpy and protobuf back. The tfds command imports the last two whatever it is asked to do.
@@ -49,6 +50,7 @@ EXTRAS = {
         "chex>=0.1.90",
         "hypothesis>=6.100",
         "mypy>=1.11",
+        "pyarrow>=16",
         "pytest>=8.0",
         "pytest-xdist>=3.6",
         "ruff>=0.8",

@@ -325,6 +325,21 @@ def _integer(features: Any, key: str) -> int:
     return int(features[key].int64_list.value[0])
 
 
+def _image(features: Any) -> io.BytesIO:
+    if "image" not in features or len(features["image"].bytes_list.value) != 1:
+        raise ValueError(f"image: expected one in the record, which has {sorted(features)}")
+    return io.BytesIO(features["image"].bytes_list.value[0])
+
+
+def encoded_image(record: bytes) -> io.BytesIO:
+    """Returns the image of a tf.train.Example as it is encoded there.
+
+    Raises:
+      ValueError: the record has none, or several.
+    """
+    return _image(_features(record))
+
+
 def decoder(
     spec: Spec, stored_shape: tuple[int | None, int | None, int], image_size: int
 ) -> Decode:
@@ -360,10 +375,7 @@ def decoder(
             raise ValueError(
                 f"{spec.coarse_key}: expected {coarse} for fine label {fine}, got {stated}"
             )
-        if "image" not in features or len(features["image"].bytes_list.value) != 1:
-            raise ValueError(f"image: expected one in the record, which has {sorted(features)}")
-        encoded = io.BytesIO(features["image"].bytes_list.value[0])
-        with Image.open(encoded, formats=("PNG", "JPEG")) as image:
+        with Image.open(_image(features), formats=("PNG", "JPEG")) as image:
             if None in stored_shape:
                 picture: Any = image.convert(mode)
             elif (image.size, image.mode) == ((width, height), mode):

@@ -210,7 +210,7 @@ class Model:
         Returns:
           A function that waits for the outputs, name -> [n, ...].
         """
-        missing = self._padded(batch_size) - len(images)
+        missing = self.padded(batch_size) - len(images)
         padded = np.concatenate([images, np.repeat(images[:1], missing, axis=0)])
         function = self._project if "contrastive" in keep else self._forward
         outputs = function(self.variables, sharding.shard(self._mesh, padded))
@@ -223,7 +223,7 @@ class Model:
         """Outputs of all images, by name."""
         under_way: collections.deque[Any] = collections.deque()
         parts = []
-        for batch in self._batches(images, self._padded(batch_size)):
+        for batch in self._batches(images, self.padded(batch_size)):
             under_way.append(self.submit(batch, keep, batch_size))
             if len(under_way) > _UNDER_WAY:
                 parts.append(under_way.popleft()())
@@ -236,8 +236,8 @@ class Model:
             }
         return {name: np.concatenate([part[name] for part in parts]) for name in keep}
 
-    def _padded(self, batch_size: int | None) -> int:
-        """A batch size as a multiple of the devices."""
+    def padded(self, batch_size: int | None) -> int:
+        """Returns a batch size, None for the usual one, rounded up to a multiple of the devices."""
         check_at_least("batch_size", batch_size, 1)
         size = self.batch_size if batch_size is None else batch_size
         return -(-size // self._mesh.size) * self._mesh.size
