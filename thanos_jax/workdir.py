@@ -33,7 +33,7 @@ MODEL = "model.json"
 _RECORDS = ("metrics.jsonl", "unlogged.json", "nonfinite.json", MODEL, CORRECT)
 # Outputs of the run's model on each split, where report.keep_embeddings asks for them.
 EMBEDDINGS = tuple(f"embeddings_{split}.npz" for split in ("train", "validation", "test"))
-_REPORTS = ("geometry.json", "report.html", *EMBEDDINGS)
+_REPORTS = ("geometry.json", "neighbours.html", "report.html", *EMBEDDINGS)
 # By these a folder is known to hold a run: they go last.
 _MARKS = ("results.json", "config.json")
 _CHECKPOINT = re.compile(r"\d+(\.tmp|\.damaged)?")

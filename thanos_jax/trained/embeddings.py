@@ -89,7 +89,16 @@ def to_file(model: Model, source: Source, path: pathlib.Path, settings: Settings
     tables.require(path.suffix[1:])
     with workdir.writing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-    return _embed(model, source, [range(len(source.names))], [path], settings)
+    rows = range(len(source.names))
+    return _embed(model, source, [rows], lambda _, table: tables.write(path, table), settings)
+
+
+def in_memory(model: Model, source: Source, settings: Settings) -> Table:
+    """Returns the embeddings of all images of a source; arguments and errors as `to_file`."""
+    found: list[Table] = []
+    rows = range(len(source.names))
+    _embed(model, source, [rows], lambda _, table: found.append(table), settings)
+    return found[0]
 
 
 def to_shards(
@@ -131,7 +140,9 @@ def to_shards(
     if not todo:
         return Done(0, 0, 0.0)
     paths, rows = zip(*todo, strict=True)
-    return _embed(model, source, rows, paths, settings)
+    return _embed(
+        model, source, rows, lambda number, table: tables.write(paths[number], table), settings
+    )
 
 
 def read(path: str | pathlib.Path) -> Table:
@@ -213,10 +224,10 @@ def _embed(
     model: Model,
     source: Source,
     shards: Sequence[range],
-    paths: Sequence[pathlib.Path],
+    keep: Callable[[int, Table], None],
     settings: Settings,
 ) -> Done:
-    """Embeds shards and writes each as soon as it is whole."""
+    """Embeds shards, and passes the number and table of each on as soon as it is whole."""
     nothing = np.zeros((1, *model.image_shape), np.uint8)
     model.submit(nothing, _OUTPUTS, settings.batch_size)()  # compiles
     started = time.perf_counter()
@@ -234,7 +245,7 @@ def _embed(
     parts = _counted(ahead(read_one, tasks, threads=settings.read_threads), total)
     for number, group in itertools.groupby(parts, key=lambda part: part[0]):
         table = _of_shard(model, source, (part for _, part in group), settings)
-        tables.write(paths[number], table)
+        keep(number, table)
         skipped += table.skipped.tolist()
     return Done(total, len(skipped), time.perf_counter() - started)
 
