@@ -22,6 +22,7 @@ CORE = [
     "pillow>=10.0",  # resizing images
     "matplotlib>=3.8",  # figures of the report
     "rich>=13.0",  # progress bars
+    "flatbuffers>=24.3",  # in which jax.export writes programs
 ]
 # Reading prepared TFDS data (array_record), without TensorFlow.
 TFDS = [

@@ -147,12 +147,6 @@ def check(config: Mapping[str, Any] | ml_collections.ConfigDict) -> None:
                 f"config.{section}.drop_epochs: expected the epochs after which schedule 'step' "
                 "lowers the learning rate, got none"
             )
-    weights, encoder = values["model.weights"], values["model.encoder"]
-    if weights and encoder not in ("resnet18", "resnet50"):
-        raise ConfigError(
-            "config.model.weights: expected a model.encoder of resnet18 or resnet50, whose "
-            f"parameters {weights!r} may hold, got {encoder!r}"
-        )
     batch, micro = values["train.batch_size"], values["train.micro_batch_size"]
     if micro and batch % micro:
         raise ConfigError(

@@ -224,9 +224,9 @@ FIELDS: dict[str, Field] = {
     ),
     "model.weights": Field(
         "",
-        "file of weights that every encoder starts from, a ResNet's: .safetensors or .npz with "
-        "torchvision's names, or of models.pretrained.save_npz; empty: random weights; see "
-        "docs/groups.md",
+        "file of weights that every encoder starts from: encoder.safetensors of "
+        "thanos_jax.export, of the same encoder; for a ResNet also .safetensors or .npz with "
+        "torchvision's names; empty: random weights; see docs/after_training.md",
     ),
     "model.vit.patch": _number(4, "side in pixels of the patches of the vit encoder", 1, 512),
     "model.vit.width": _number(256, "width of the vit encoder", 1, 65536),

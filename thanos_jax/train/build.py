@@ -88,14 +88,13 @@ def build(
     key = jax.random.key(config.seed, impl="rbg")
     state: Any = train_state.create(model, optimizer, key, input_shape)
     if weights is not None:
-        averages = state.model_state["batch_stats"]
-        state = state.replace(
-            params=pretrained.replace_encoders(state.params, weights["params"]),
-            model_state={
-                **state.model_state,
-                "batch_stats": pretrained.replace_encoders(averages, weights["batch_stats"]),
-            },
-        )
+        # Not every encoder has averages, nor every model.
+        averages = {
+            name: pretrained.replace_encoders(part, weights[name]) if weights.get(name) else part
+            for name, part in state.model_state.items()
+        }
+        params = pretrained.replace_encoders(state.params, weights["params"])
+        state = state.replace(params=params, model_state=averages)
     inputs = forward.make_inputs(config.data, dataset)
     return Training(
         config=config,

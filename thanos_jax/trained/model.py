@@ -62,6 +62,7 @@ class Model:
       config: the whole config of the training.
       part: which training of the run: "representation", "classifier" or another's name.
       step: of the checkpoint.
+      reported: whether the run's results, if there are any, are about this part and step.
       dataset: name of the data set that it was trained on.
       classes: names of the classes that it was trained on, and that it predicts.
       fine_classes: names of the fine classes (strata), which it was not told.
@@ -80,6 +81,7 @@ class Model:
         variables: Any,
         *,
         step: int,
+        reported: bool,
         fingerprint: str,
     ) -> None:
         dataset = description.dataset_of(described)
@@ -88,7 +90,7 @@ class Model:
         )  # fmt: skip
         self.part: str = described["part"]
         self.dataset = dataset.name
-        self.step, self.fingerprint = step, fingerprint
+        self.step, self.reported, self.fingerprint = step, reported, fingerprint
         self.classes, self.fine_classes = dataset.coarse_names, dataset.fine_names
         self.image_shape = dataset.image_shape
         self.batch_size: int = described["batch_size"]
@@ -294,7 +296,8 @@ def load(
     described = description.read(place)
     config = schema.parse(described["config"], place / workdir.MODEL)
     checkpoints = place / "checkpoints"
-    step = _step(run, checkpoints, config, described["part"], step)
+    usual = _step(run, checkpoints, config, described["part"], None)
+    step = usual if step is None else _step(run, checkpoints, config, described["part"], step)
     module, input_shape = make_model(config, description.dataset_of(described))
     pair = described["part"] == _CLASSIFIER and _teaches_another(config)
     variables = _restore(checkpoints, step, module, input_shape, pair=pair)
@@ -304,6 +307,7 @@ def load(
         module,
         variables,
         step=step,
+        reported=place == _find(run, None) and step == usual,
         fingerprint=_fingerprint(checkpoints / str(step)),
     )
 
