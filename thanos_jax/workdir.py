@@ -121,6 +121,11 @@ def empty(folder: pathlib.Path) -> None:
         _remove_files(folder, FINDINGS + _REPORTS + _MARKS)
 
 
+def reopen(folder: pathlib.Path) -> None:
+    """Removes what a finished run has found in the end, so that it is one that goes on."""
+    _remove_files(folder, ("results.json", *_REPORTS))
+
+
 def _remove_files(folder: pathlib.Path, names: Sequence[str]) -> None:
     for name in names:
         (folder / f"{name}.tmp").unlink(missing_ok=True)

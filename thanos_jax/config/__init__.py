@@ -147,6 +147,17 @@ def check(config: Mapping[str, Any] | ml_collections.ConfigDict) -> None:
                 f"config.{section}.drop_epochs: expected the epochs after which schedule 'step' "
                 "lowers the learning rate, got none"
             )
+    restarts, epochs = values["train.restart_epochs"], values["train.epochs"]
+    if restarts and values["task"] != "transfer":
+        raise ConfigError(
+            "config.train.restart_epochs: expected none with config.task "
+            f"{values['task']!r}, which has several trainings, got {tuple(restarts)}"
+        )
+    if restarts and restarts[-1] >= epochs:
+        raise ConfigError(
+            f"config.train.restart_epochs: expected epochs below train.epochs = {epochs:g}, got "
+            f"{tuple(restarts)}"
+        )
     batch, micro = values["train.batch_size"], values["train.micro_batch_size"]
     if micro and batch % micro:
         raise ConfigError(

@@ -314,6 +314,11 @@ FIELDS: dict[str, Field] = {
     "train.drop_factor": _number(
         0.1, "what schedule step multiplies the learning rate by, at each drop", high=1
     ),
+    "train.restart_epochs": _epochs(
+        (),
+        "epochs after which the learning rate begins anew, with its warm-up and schedule; with the "
+        "epochs of a finished run, this one goes on; see docs/after_training.md",
+    ),
     "train.weight_decay": _number(0.01, "weight decay"),
     "train.decay": _one_of(
         "kernels",

@@ -157,12 +157,15 @@ def describe(config: ml_collections.ConfigDict, dataset: Dataset, *, images: int
     train = config.train
     steps, steps_per_epoch = count_steps(train, images)
     momentum = "" if train.optimizer in ("adamw", "lamb") else f", momentum {train.momentum:g}"
+    anew = ", ".join(f"{epoch:g}" for epoch in train.restart_epochs)
+    restarts = f" (anew after {anew} epochs)" if anew else ""
     return [
         f"{config.method}, {len(model.encoders)} x {config.model.encoder}, {size:,} parameters",
         f"input {' x '.join(map(str, input_shape))}, embedding {outputs['embedding'].shape[-1]}, "
         f"{len(dataset.coarse_names)} classes",
         f"{steps:,} steps of {train.batch_size} images, {steps / steps_per_epoch:.4g} epochs",
         f"{train.optimizer}{momentum}, learning rate {train.learning_rate:g}, {train.schedule} "
-        f"after {train.warmup_epochs:g} epochs of warm-up, weight decay {train.weight_decay:g} on "
+        f"after {train.warmup_epochs:g} epochs of warm-up{restarts}, weight decay "
+        f"{train.weight_decay:g} on "
         f"{'all parameters' if train.decay == 'all' else 'kernels'}",
     ]
