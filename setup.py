@@ -5,7 +5,7 @@ from setuptools import find_packages, setup
 
 HERE = pathlib.Path(__file__).parent
 VERSION = re.search(
-    r'__version__ = "(.+)"', (HERE / "thanos_jax" / "__init__.py").read_text(encoding="utf-8")
+    r'__version__ = "(.+)"', (HERE / "thanos_jax" / "version.py").read_text(encoding="utf-8")
 ).group(1)
 
 CORE = [
@@ -22,6 +22,7 @@ CORE = [
     "pillow>=10.0",  # resizing images
     "matplotlib>=3.8",  # figures of the report
     "rich>=13.0",  # progress bars
+    "flatbuffers>=24.3",  # in which jax.export writes programs
 ]
 # Reading prepared TFDS data (array_record), without TensorFlow.
 TFDS = [
@@ -38,6 +39,7 @@ EXTRAS = {
     # its own, for jax looks for TPUs wherever libtpu is installed.
     "pod": ["jax[tpu]>=0.10.2"],
     "tfds": TFDS,
+    "parquet": ["pyarrow>=16"],  # thanos_jax.embed --out=PATH.parquet
     "umap": ["umap-learn>=0.5"],  # thanos_jax.downstream.groups with projection="umap"
     # Downloads and prepares TFDS data; best in an environment of its own, for TensorFlow holds
     # numpy and protobuf back. The tfds command imports the last two whatever it is asked to do.
@@ -49,6 +51,7 @@ EXTRAS = {
         "chex>=0.1.90",
         "hypothesis>=6.100",
         "mypy>=1.11",
+        "pyarrow>=16",
         "pytest>=8.0",
         "pytest-xdist>=3.6",
         "ruff>=0.8",

@@ -30,3 +30,7 @@ def require_one_of(what: str, name: str, options: Sequence[str]) -> None:
         raise ConfigError(
             f"{what}: expected one of {', '.join(options)}, got {name!r}{nearest(name, options)}"
         )
+
+
+class NotARunError(UserError, FileNotFoundError):
+    """A folder without what a run leaves: its config, its model, a checkpoint."""

@@ -13,14 +13,10 @@ from thanos_jax import config as schema
 from thanos_jax import sharding
 from thanos_jax.data import sources
 from thanos_jax.downstream import class_fixing, lipschitz, neural_collapse, strata
-from thanos_jax.errors import UserError
+from thanos_jax.errors import NotARunError
 from thanos_jax.train import checkpoint
 from thanos_jax.train.build import build
 from thanos_jax.train.embed import embed
-
-
-class NotARunError(UserError, FileNotFoundError):
-    """A folder without a run that has a checkpoint."""
 
 
 def geometry(

@@ -14,18 +14,24 @@ from thanos_jax import agree, workdir
 from thanos_jax import config as schema
 from thanos_jax.errors import ConfigError
 
-# Where data lies, how fast it is read and what is kept may change between two starts of one run.
+# Where data lies, how fast it is read, and what is logged, drawn and kept may change between two
+# starts of one run.
 _MAY_CHANGE = (
     "data.data_dir",
     "data.read_threads",
     "data.memory_limit_gib",
     "data.on_damaged",
     "train.resident",
+    "train.log_every",
+    "train.checkpoint_every_epochs",
     "train.checkpoints_kept",
     "train.checkpoints_kept_every",
     "train.on_nonfinite",
     "train.nonfinite_limit",
+    "report.map_points",
+    "report.keep_embeddings",
 )
+_LENGTH = ("train.epochs", "train.restart_epochs")
 
 
 def standing(
@@ -45,7 +51,7 @@ def standing(
     other, path = bool(differences(folder, config)), folder / "results.json"
     if not overwrite:
         same_run(folder, config)
-    if not other and path.exists():
+    if not other and path.exists() and not more_epochs(folder, config):
         return False, json.loads(path.read_text(encoding="utf-8"))
     workdir.require_free(folder)
     return other, None
@@ -92,6 +98,13 @@ def claim(
     if _other_keys(folder, config):
         workdir.empty(folder)  # of what has nothing to lose, so that nothing of it is counted
     with workdir.writing(folder):
+        if more_epochs(folder, config):
+            print(
+                f"{folder}: the run goes on, from {_read(folder)['train.epochs']:g} to "
+                f"{config.train.epochs:g} epochs",
+                flush=True,
+            )
+            workdir.reopen(folder)
         text = json.dumps(_plain(config), indent=2) + "\n"
         workdir.write_atomically(folder / "config.json", text)
 
@@ -107,7 +120,7 @@ def same_run(folder: pathlib.Path, config: ml_collections.ConfigDict) -> None:
         raise ConfigError(
             f"workdir: {folder} holds a run of another config; choose another folder, give the "
             "same config to resume, or start thanos_jax.main with --overwrite to begin anew:\n"
-            + "\n".join(found)
+            + "\n".join([*found, *_how_to_go_on(folder, config, found)])
         )
 
 
@@ -123,15 +136,61 @@ def differences(folder: pathlib.Path, config: ml_collections.ConfigDict) -> list
     return _other_keys(folder, config) if started else []
 
 
-def _other_keys(folder: pathlib.Path, config: ml_collections.ConfigDict) -> list[str]:
-    """As `differences`, whether or not there is something to lose."""
+def more_epochs(folder: pathlib.Path, config: ml_collections.ConfigDict) -> bool:
+    """Whether a config is that of the run in a folder with more epochs, and changes none before.
+
+    So it is where the learning rate begins anew at the old end (`train.restart_epochs`), or where
+    the schedule does not depend on the end. Only of a run with one training.
+    """
+    before, now = _read(folder), schema.flatten(_plain(config))
+    every = before.keys() | now.keys()
+    changed = {key for key in every if before.get(key) != now.get(key)} - set(_MAY_CHANGE)
+    if not changed or not changed <= set(_LENGTH) or now["task"] != "transfer":
+        return False
+    end, known = before["train.epochs"], before["train.restart_epochs"]
+    restarts = now["train.restart_epochs"]
+    added = restarts[len(known) :]
+    # A schedule that does not end must have come to its peak.
+    last = end - max(known, default=0)
+    endless = now["train.schedule"] != "cosine" and last > now["train.warmup_epochs"]
+    return (
+        now["train.epochs"] > end
+        and not before["train.max_steps"]
+        and restarts[: len(known)] == known
+        and (added[:1] == [end] or (endless and not added))
+    )
+
+
+def _how_to_go_on(
+    folder: pathlib.Path, config: ml_collections.ConfigDict, found: list[str]
+) -> list[str]:
+    """A line on how a run goes on, where nothing but more epochs are asked for."""
+    before = _read(folder)
+    anew = config.copy_and_resolve_references()
+    anew.train.restart_epochs = (*before["train.restart_epochs"], before["train.epochs"])
+    if len(found) > 1 or not more_epochs(folder, anew):
+        return []
+    return [
+        f"To train on from its {before['train.epochs']:g} epochs, with a new schedule from the "
+        f"last state, add '--config.train.restart_epochs={anew.train.restart_epochs}'"
+    ]
+
+
+def _read(folder: pathlib.Path) -> dict[str, Any]:
+    """The flat config of the run in a folder; {} without one."""
     path = folder / "config.json"
     if not path.exists():
-        return []
-    now = schema.flatten(_plain(config))
+        return {}
     # A key younger than the run had no effect then, as its default has none now.
     defaults = schema.flatten(_plain(schema.default()))
-    before = defaults | schema.flatten(json.loads(path.read_text(encoding="utf-8")))
+    return defaults | schema.flatten(json.loads(path.read_text(encoding="utf-8")))
+
+
+def _other_keys(folder: pathlib.Path, config: ml_collections.ConfigDict) -> list[str]:
+    """As `differences`, whether or not there is something to lose."""
+    before, now = _read(folder), schema.flatten(_plain(config))
+    if not before or more_epochs(folder, config):
+        return []
     return [
         f"  {key}: {before.get(key)!r} there, {now.get(key)!r} now"
         for key in sorted(before.keys() | now.keys())

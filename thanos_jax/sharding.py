@@ -17,6 +17,13 @@ def make_mesh() -> Mesh:
     return Mesh(np.array(ring(usual.devices.tolist())), ("data",), axis_types=(AxisType.Auto,))
 
 
+def make_local_mesh() -> Mesh:
+    """Returns the mesh of this process's devices alone, for programs that it runs by itself."""
+    if jax.process_count() == 1:
+        return make_mesh()
+    return Mesh(np.array(ring(jax.local_devices())), ("data",), axis_types=(AxisType.Auto,))
+
+
 def ring(devices: Sequence[Any]) -> list[Any]:
     """Orders devices so that each has the next as its neighbour, and the last the first.
 

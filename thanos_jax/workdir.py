@@ -11,7 +11,10 @@ import platform
 import re
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
 
 from thanos_jax.errors import UserError
 
@@ -25,8 +28,12 @@ TRAININGS = (
 FINDINGS = ("groups.npz", "labels.npz", "coreset.npz")
 # Of a training on the way: which training images were right at each evaluation.
 CORRECT = "correct.npz"
-_RECORDS = ("metrics.jsonl", "unlogged.json", "nonfinite.json", CORRECT)
-_REPORTS = ("geometry.json", "report.html")
+# What the model of a training is: names, shapes, preprocessing.
+MODEL = "model.json"
+_RECORDS = ("metrics.jsonl", "unlogged.json", "nonfinite.json", MODEL, CORRECT)
+# Outputs of the run's model on each split, where report.keep_embeddings asks for them.
+EMBEDDINGS = tuple(f"embeddings_{split}.npz" for split in ("train", "validation", "test"))
+_REPORTS = ("geometry.json", "neighbours.html", "report.html", *EMBEDDINGS)
 # By these a folder is known to hold a run: they go last.
 _MARKS = ("results.json", "config.json")
 _CHECKPOINT = re.compile(r"\d+(\.tmp|\.damaged)?")
@@ -114,6 +121,11 @@ def empty(folder: pathlib.Path) -> None:
         _remove_files(folder, FINDINGS + _REPORTS + _MARKS)
 
 
+def reopen(folder: pathlib.Path) -> None:
+    """Removes what a finished run has found in the end, so that it is one that goes on."""
+    _remove_files(folder, ("results.json", *_REPORTS))
+
+
 def _remove_files(folder: pathlib.Path, names: Sequence[str]) -> None:
     for name in names:
         (folder / f"{name}.tmp").unlink(missing_ok=True)
@@ -170,6 +182,20 @@ def _lock(folder: pathlib.Path, *, create: bool) -> int | None:
             if os.path.samestat(os.fstat(descriptor), os.stat(path)):
                 return descriptor
         os.close(descriptor)
+
+
+def write_arrays(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> None:
+    """Writes an .npz without pickles that is there whole or not at all.
+
+    Args:
+      path: of the file.
+      arrays: by name, of numbers or text.
+    """
+    path = pathlib.Path(path)
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "wb") as file:  # a name would get .npz appended
+        np.savez(file, allow_pickle=False, **arrays)
+    os.replace(temporary, path)
 
 
 def write_atomically(path: str | os.PathLike[str], text: str) -> None:

@@ -547,14 +547,15 @@ def test_nothing_compiles_before_the_file_is_checked(small, digits, monkeypatch)
         build(small, *digits)
 
 
-def test_an_encoder_that_is_no_resnet_is_refused():
-    config = schema.default()
-    config.model.weights = "w.npz"
+def test_weights_of_a_resnet_are_refused_for_another_encoder(small, digits, monkeypatch):
+    monkeypatch.setattr(train_state, "create", None)
+    small.model.encoder = "vit"
+    schema.check(small)
     with pytest.raises(
-        ConfigError,
-        match=r"config\.model\.weights: expected a model\.encoder of resnet18 or .*got 'vit'",
+        pretrained.WeightsError,
+        match=r"config\.model\.weights: .*expected names such as params/.*, for ViT, got",
     ):
-        schema.check(config)
+        build(small, *digits)
 
 
 class BuiltError(Exception):

@@ -43,6 +43,19 @@ def read(path: str | os.PathLike[str]) -> ml_collections.ConfigDict:
         stored = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: expected the config.json of a run: {error}") from error
+    return parse(stored, path)
+
+
+def parse(stored: Mapping[str, Any], path: str | os.PathLike[str]) -> ml_collections.ConfigDict:
+    """Returns a config out of what JSON holds of it; younger keys at their defaults.
+
+    Args:
+      stored: nested; lists stand for tuples.
+      path: of the file, for messages.
+
+    Raises:
+      ConfigError: a config outside the schema.
+    """
     given = {k: tuple(v) if isinstance(v, list) else v for k, v in flatten(stored).items()}
     config = default()
     try:
@@ -134,11 +147,16 @@ def check(config: Mapping[str, Any] | ml_collections.ConfigDict) -> None:
                 f"config.{section}.drop_epochs: expected the epochs after which schedule 'step' "
                 "lowers the learning rate, got none"
             )
-    weights, encoder = values["model.weights"], values["model.encoder"]
-    if weights and encoder not in ("resnet18", "resnet50"):
+    restarts, epochs = values["train.restart_epochs"], values["train.epochs"]
+    if restarts and values["task"] != "transfer":
         raise ConfigError(
-            "config.model.weights: expected a model.encoder of resnet18 or resnet50, whose "
-            f"parameters {weights!r} may hold, got {encoder!r}"
+            "config.train.restart_epochs: expected none with config.task "
+            f"{values['task']!r}, which has several trainings, got {tuple(restarts)}"
+        )
+    if restarts and restarts[-1] >= epochs:
+        raise ConfigError(
+            f"config.train.restart_epochs: expected epochs below train.epochs = {epochs:g}, got "
+            f"{tuple(restarts)}"
         )
     batch, micro = values["train.batch_size"], values["train.micro_batch_size"]
     each = values["train.images_per_class"]

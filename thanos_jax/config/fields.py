@@ -224,9 +224,9 @@ FIELDS: dict[str, Field] = {
     ),
     "model.weights": Field(
         "",
-        "file of weights that every encoder starts from, a ResNet's: .safetensors or .npz with "
-        "torchvision's names, or of models.pretrained.save_npz; empty: random weights; see "
-        "docs/groups.md",
+        "file of weights that every encoder starts from: encoder.safetensors of "
+        "thanos_jax.export, of the same encoder; for a ResNet also .safetensors or .npz with "
+        "torchvision's names; empty: random weights; see docs/after_training.md",
     ),
     "model.vit.patch": _number(4, "side in pixels of the patches of the vit encoder", 1, 512),
     "model.vit.width": _number(256, "width of the vit encoder", 1, 65536),
@@ -320,6 +320,11 @@ FIELDS: dict[str, Field] = {
     "train.drop_epochs": _epochs((), "epochs after which schedule step lowers the learning rate"),
     "train.drop_factor": _number(
         0.1, "what schedule step multiplies the learning rate by, at each drop", high=1
+    ),
+    "train.restart_epochs": _epochs(
+        (),
+        "epochs after which the learning rate begins anew, with its warm-up and schedule; with the "
+        "epochs of a finished run, this one goes on; see docs/after_training.md",
     ),
     "train.weight_decay": _number(0.01, "weight decay"),
     "train.decay": _one_of(
@@ -504,4 +509,9 @@ FIELDS: dict[str, Field] = {
         20, "number of nearest training images that vote on a test image's fine label", 1, 1e6
     ),
     "report.map_points": _number(2000, "images in a map of embeddings, at most", 10, 1e5),
+    "report.keep_embeddings": Field(
+        False,
+        "whether embeddings and predictions of every split are kept, in embeddings_SPLIT.npz; see "
+        "docs/after_training.md",
+    ),
 }

@@ -121,7 +121,7 @@ def load(layout: Layout, config_data: ConfigDict) -> Dataset:
     splits, skipped = open_splits(
         config_data,
         {split: files.take(members) for split, members in numbers.items()},
-        lambda image: _upright(image, mode),
+        lambda image: upright(image, mode),
         dataset=name,
         num_fine=len(fine_names),
         num_coarse=len(coarse_names),
@@ -305,7 +305,8 @@ def _inspect(
     return height, width, "L" if grey else "RGB"
 
 
-def _upright(image: Any, mode: str) -> Any:
+def upright(image: Any, mode: str) -> Any:
+    """Returns a PIL image turned upright by its Exif orientation, in mode "L" or "RGB"."""
     from PIL import ImageOps
 
     image = ImageOps.exif_transpose(image)

@@ -325,6 +325,21 @@ def _integer(features: Any, key: str) -> int:
     return int(features[key].int64_list.value[0])
 
 
+def _image(features: Any) -> io.BytesIO:
+    if "image" not in features or len(features["image"].bytes_list.value) != 1:
+        raise ValueError(f"image: expected one in the record, which has {sorted(features)}")
+    return io.BytesIO(features["image"].bytes_list.value[0])
+
+
+def encoded_image(record: bytes) -> io.BytesIO:
+    """Returns the image of a tf.train.Example as it is encoded there.
+
+    Raises:
+      ValueError: the record has none, or several.
+    """
+    return _image(_features(record))
+
+
 def decoder(
     spec: Spec, stored_shape: tuple[int | None, int | None, int], image_size: int
 ) -> Decode:
@@ -360,10 +375,7 @@ def decoder(
             raise ValueError(
                 f"{spec.coarse_key}: expected {coarse} for fine label {fine}, got {stated}"
             )
-        if "image" not in features or len(features["image"].bytes_list.value) != 1:
-            raise ValueError(f"image: expected one in the record, which has {sorted(features)}")
-        encoded = io.BytesIO(features["image"].bytes_list.value[0])
-        with Image.open(encoded, formats=("PNG", "JPEG")) as image:
+        with Image.open(_image(features), formats=("PNG", "JPEG")) as image:
             if None in stored_shape:
                 picture: Any = image.convert(mode)
             elif (image.size, image.mode) == ((width, height), mode):
@@ -392,12 +404,31 @@ def resize(image: Any, size: int) -> Any:
     Returns:
       A PIL image of size x size.
     """
-    if not size or image.size == (size, size):
+    if not size:
+        return image
+    return fit(image, size, size)
+
+
+def fit(image: Any, height: int, width: int) -> Any:
+    """Resizes the largest centred box of a shape in a picture to that shape, as `resize` does.
+
+    Args:
+      image: a PIL image.
+      height: in pixels.
+      width: in pixels.
+
+    Returns:
+      A PIL image of this height and width.
+    """
+    if image.size == (width, height):
         return image
     from PIL import Image
 
-    width, height = image.size
-    side = min(width, height)
-    left, top = (width - side) / 2, (height - side) / 2
-    box = (left, top, left + side, top + side)
-    return image.resize((size, size), Image.Resampling.BILINEAR, box=box)
+    columns, rows = image.size
+    if columns * height <= rows * width:
+        rows_kept, columns_kept = columns * height / width, columns
+    else:
+        rows_kept, columns_kept = rows, rows * width / height
+    left, top = (columns - columns_kept) / 2, (rows - rows_kept) / 2
+    box = (left, top, left + columns_kept, top + rows_kept)
+    return image.resize((width, height), Image.Resampling.BILINEAR, box=box)

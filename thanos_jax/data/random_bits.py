@@ -89,5 +89,5 @@ def append(inputs: Array, images: Array, *, bits: int, form: str = "channels") -
     if form == "integer":
         weights = 2.0**shifts / (2.0**bits - 1)
         values = (values * weights.astype(inputs.dtype)).sum(axis=1, keepdims=True)
-    values = values.reshape(len(values), *(1,) * (inputs.ndim - 2), count)
+    values = values.reshape(values.shape[0], *(1,) * (inputs.ndim - 2), count)
     return jnp.concatenate([inputs, jnp.broadcast_to(values, (*inputs.shape[:-1], count))], axis=-1)

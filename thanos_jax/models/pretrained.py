@@ -1,12 +1,10 @@
-"""Parameters of a ResNet out of a file: torchvision's, or those of an encoder trained here.
+"""Parameters of an encoder out of a file: one trained here, or torchvision's ResNet.
 
-Nothing is unpickled: files are .safetensors, read here, or .npz.
+Nothing is unpickled: files are .safetensors or .npz.
 """
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import pathlib
 import zipfile
@@ -19,30 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from thanos_jax.errors import UserError
+from thanos_jax.models.resnet import ResNet
+from thanos_jax.models.safetensors import WeightsError, read_safetensors
 
 PyTree = Any
 
-# Names of number types in safetensors; the bytes are little-endian.
-_DTYPES: dict[str, np.dtype] = {
-    "BOOL": np.dtype(np.bool_),
-    "U8": np.dtype("u1"),
-    "I8": np.dtype("i1"),
-    "F8_E4M3": np.dtype(jnp.float8_e4m3fn),
-    "F8_E5M2": np.dtype(jnp.float8_e5m2),
-    "U16": np.dtype("<u2"),
-    "I16": np.dtype("<i2"),
-    "F16": np.dtype("<f2"),
-    "BF16": np.dtype(jnp.bfloat16),
-    "U32": np.dtype("<u4"),
-    "I32": np.dtype("<i4"),
-    "F32": np.dtype("<f4"),
-    "U64": np.dtype("<u8"),
-    "I64": np.dtype("<i8"),
-    "F64": np.dtype("<f8"),
-    "C64": np.dtype("<c8"),
-}
-_LARGEST_HEADER = 100_000_000  # bytes, as in the format's own library
+_EMBEDDING = "embedding/"  # of our names, a layer after the encoder
 _PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
 
 # Our layers and parameters under torchvision's names; conv_0 is conv1, and norm_0 is bn1.
@@ -61,18 +41,16 @@ _LEAVES = {
 }
 
 
-class WeightsError(UserError, ValueError):
-    """A file of parameters that cannot be used; the message names the file and the tensor."""
-
-
 def load(
     path: str | os.PathLike[str], encoder: nn.Module, image_shape: tuple[int, int, int]
 ) -> dict[str, PyTree]:
     """Reads an encoder's parameters and batch statistics; compiles nothing.
 
     Args:
-        path: .safetensors or .npz, with the names of torchvision's ResNet or of `save_npz`.
-        encoder: a `thanos_jax.models.ResNet`.
+        path: .safetensors or .npz, with the names of `to_ours` or `save_npz`; or, for a ResNet,
+            with torchvision's. A layer after the encoder, "embedding/..." or torchvision's fc, is
+            not looked at.
+        encoder: any of `thanos_jax.models.ENCODERS`.
         image_shape: (height, width, channels) of its input.
 
     Returns:
@@ -88,6 +66,11 @@ def load(
     like = {name: shapes.get(name, {}) for name in ("params", "batch_stats")}
     ours = any(name.startswith(("params/", "batch_stats/")) for name in tensors)
     try:
+        if not ours and not isinstance(encoder, ResNet):
+            raise WeightsError(
+                "expected names such as params/..., of an encoder trained here, for "
+                f"{type(encoder).__name__}, got {next(iter(tensors), 'no tensor')!r}"
+            )
         return from_ours(tensors, like) if ours else from_torchvision(tensors, like)
     except WeightsError as error:
         raise WeightsError(f"config.model.weights: {path}: {error}") from None
@@ -174,6 +157,50 @@ def torchvision_name(path: Sequence[str]) -> str:
     return f"{prefix}{theirs}.{_LEAVES[leaf]}"
 
 
+def to_torchvision(
+    variables: PyTree, embedding: Mapping[str, Any] | None = None
+) -> dict[str, np.ndarray]:
+    """Returns a ResNet's variables as a state dictionary of torchvision's; bit for bit.
+
+    Args:
+        variables: {"params": ..., "batch_stats": ...} of a `thanos_jax.models.ResNet`.
+        embedding: "kernel" and "bias" of a linear layer after it, which becomes fc; None: no fc.
+
+    Returns:
+        Name -> array, kernels [out, in, height, width]; what `from_torchvision` reads.
+    """
+    found: dict[str, np.ndarray] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(dict(variables)):
+        keys, array = [key.key for key in path[1:]], np.asarray(leaf)
+        name = torchvision_name(keys)
+        turned = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array
+        found[name] = np.ascontiguousarray(turned)
+        if name.endswith("running_mean"):
+            counted = name.replace("running_mean", "num_batches_tracked")
+            found[counted] = np.zeros((), np.int64)
+    if embedding is not None:
+        found["fc.weight"] = np.ascontiguousarray(np.asarray(embedding["kernel"]).T)
+        found["fc.bias"] = np.asarray(embedding["bias"])
+    return found
+
+
+def to_ours(variables: PyTree, embedding: Mapping[str, Any] | None = None) -> dict[str, np.ndarray]:
+    """Returns the variables of any encoder by name, such as params/layer_0/kernel; bit for bit.
+
+    Args:
+        variables: {"params": ..., "batch_stats": ...}; the latter may be missing.
+        embedding: "kernel" and "bias" of a linear layer after it; None: none.
+
+    Returns:
+        Name -> array; what `from_ours` reads, and embedding/kernel and embedding/bias.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(dict(variables))
+    layer = {} if embedding is None else embedding
+    return {_our_name(path): np.asarray(leaf) for path, leaf in leaves} | {
+        _EMBEDDING + name: np.asarray(array) for name, array in layer.items()
+    }
+
+
 def from_ours(tensors: Mapping[str, np.ndarray], like: PyTree) -> PyTree:
     """Takes variables out of what `save_npz` wrote, bit for bit.
 
@@ -190,7 +217,7 @@ def from_ours(tensors: Mapping[str, np.ndarray], like: PyTree) -> PyTree:
     """
     leaves, structure = jax.tree_util.tree_flatten_with_path(like)
     wanted = {_our_name(path): leaf for path, leaf in leaves}
-    _require_names(list(wanted), list(tensors))
+    _require_names(list(wanted), [name for name in tensors if not name.startswith(_EMBEDDING)])
     for name, leaf in wanted.items():
         array = tensors[name]
         if (array.shape, array.dtype) != (leaf.shape, leaf.dtype):
@@ -217,8 +244,7 @@ def save_npz(path: str | os.PathLike[str], params: PyTree, batch_stats: PyTree) 
     path = pathlib.Path(path)
     if path.suffix != ".npz":
         raise WeightsError(f"path: expected a name that ends in .npz, got {path}")
-    leaves = jax.tree_util.tree_leaves_with_path({"params": params, "batch_stats": batch_stats})
-    arrays: dict[str, Any] = {_our_name(keys): np.asarray(leaf) for keys, leaf in leaves}
+    arrays: dict[str, Any] = to_ours({"params": params, "batch_stats": batch_stats})
     for name, array in arrays.items():
         if array.dtype.kind not in "fiub":  # bfloat16 would be read back as bytes
             raise WeightsError(
@@ -279,89 +305,6 @@ def read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
     except (ValueError, TypeError, AttributeError, EOFError, KeyError, NotImplementedError,
             RuntimeError, zipfile.BadZipFile, zlib.error) as error:  # fmt: skip
         raise WeightsError(f"expected a .npz file of arrays of numbers: {error}") from error
-
-
-def read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """Reads the tensors of a .safetensors file.
-
-    8 bytes, the length of the header; the header, JSON: name -> dtype, shape and place in the data;
-    the data. Every byte of the data is one tensor's.
-
-    Returns:
-        Name -> array, not writable, in the order of the header.
-
-    Raises:
-        WeightsError: not such a file, cut short, or longer than its header says.
-
-    Source: https://github.com/huggingface/safetensors, section Format.
-    """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if size < 8 or length > min(size - 8, _LARGEST_HEADER):
-            raise WeightsError(
-                f"not a whole .safetensors file: a header of {length} bytes in a file of {size}"
-            )
-        header = _parse_header(file.read(length))
-        data = size - 8 - length
-        end = 0
-        for name, (_, begin, stop) in sorted(header.items(), key=lambda item: item[1][1:]):
-            if begin != end or stop > data:
-                raise WeightsError(
-                    f"{name}: at bytes {begin} to {stop} of the data; expected them to begin at "
-                    f"{end} and end within the {data} there are: the file is damaged"
-                )
-            end = stop
-        if end != data:
-            raise WeightsError(f"{data} bytes of data, of which the header knows {end}")
-        found = {}
-        for name, ((dtype, shape), begin, stop) in header.items():
-            file.seek(8 + length + begin)
-            flat = np.frombuffer(file.read(stop - begin), dtype)
-            try:
-                found[name] = flat.reshape(shape)
-            except (ValueError, OverflowError) as error:
-                raise WeightsError(f"{name}: no array has the shape {list(shape)}") from error
-    return found
-
-
-def _parse_header(text: bytes) -> dict[str, tuple[tuple[np.dtype, tuple[int, ...]], int, int]]:
-    """Name -> ((dtype, shape), first byte of the data, byte after the last), checked."""
-
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            raise ValueError("a name is there twice")
-        return found
-
-    def is_count(value: Any) -> bool:
-        return type(value) is int and value >= 0
-
-    try:
-        header = json.loads(text.decode("utf-8"), object_pairs_hook=once)
-        if not isinstance(header, dict):
-            raise ValueError("expected an object")
-    except (ValueError, RecursionError) as error:
-        raise WeightsError(f"the header is not that of a .safetensors file: {error}") from error
-    header.pop("__metadata__", None)
-    found = {}
-    for name, entry in header.items():
-        if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
-            raise WeightsError(f"{name}: expected dtype, shape and data_offsets, got {entry!r}")
-        label, shape, place = entry["dtype"], entry["shape"], entry["data_offsets"]
-        if not isinstance(label, str) or label not in _DTYPES:
-            raise WeightsError(f"{name}: unknown dtype {label!r}; known are {', '.join(_DTYPES)}")
-        if not isinstance(shape, list) or not all(map(is_count, shape)):
-            raise WeightsError(f"{name}: expected a shape of integers >= 0, got {shape!r}")
-        if not isinstance(place, list) or len(place) != 2 or not all(map(is_count, place)):
-            raise WeightsError(f"{name}: expected two data_offsets >= 0, got {place!r}")
-        needed = math.prod(shape) * _DTYPES[label].itemsize
-        if place[1] - place[0] != needed:
-            raise WeightsError(
-                f"{name}: {label} {shape} takes {needed} bytes, but data_offsets are {place}"
-            )
-        found[name] = ((_DTYPES[label], tuple(shape)), place[0], place[1])
-    return found
 
 
 def _require_names(wanted: Sequence[str], given: Sequence[str]) -> None:

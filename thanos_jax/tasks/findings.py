@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import pathlib
 import zipfile
 from collections.abc import Callable, Mapping
@@ -63,12 +62,9 @@ def write(path: pathlib.Path, arrays: Mapping[str, Any], labels: Mapping[str, np
       WorkdirError: it cannot be written.
     """
     workdir.require_listed(path.name, (*workdir.FINDINGS, workdir.CORRECT))
-    temporary = path.with_name(f"{path.name}.tmp")
     known = {f"{_LABELS}{split}": values for split, values in labels.items()}
     with workdir.writing(path.parent):
-        with open(temporary, "wb") as file:  # a name would get .npz appended
-            np.savez(file, allow_pickle=False, **arrays, **known)
-        os.replace(temporary, path)
+        workdir.write_arrays(path, {**arrays, **known})
 
 
 def read(path: pathlib.Path, what: str, labels: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

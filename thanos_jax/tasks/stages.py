@@ -12,7 +12,6 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
-import thanos_jax
 from thanos_jax import agree, workdir
 from thanos_jax import config as schema
 from thanos_jax.data.annotated import annotate
@@ -26,7 +25,7 @@ from thanos_jax.downstream.groups import scores as group_scores
 from thanos_jax.errors import ConfigError
 from thanos_jax.report import html, plots
 from thanos_jax.tasks import predicted_spread
-from thanos_jax.train import checkpoint, loop, metrics, nonfinite
+from thanos_jax.train import checkpoint, description, loop, metrics, nonfinite
 from thanos_jax.train.build import Training, build
 from thanos_jax.train.checkpoint import Checkpoints
 from thanos_jax.train.classifier_losses import weighted
@@ -34,6 +33,7 @@ from thanos_jax.train.embed import Embedded, Outputs
 from thanos_jax.train.loop import Stage
 from thanos_jax.train.two_views import two_views
 from thanos_jax.train.update import Objective, make_step
+from thanos_jax.version import __version__
 
 _LABELS = ("fine", "coarse")
 ACCURACY = "validation_coarse_accuracy"  # on the validation split, of the training's own labels
@@ -238,6 +238,8 @@ def train(
         stage = stage._replace(training=stage.training._replace(config=config))
     with workdir.writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
+        if agree.is_first():
+            description.write(folder, stage.training, stage.name)
     embedded = Embedded(stage.training, stage.network)
 
     def of_state(evaluation: Evaluate) -> Any:
@@ -372,6 +374,7 @@ def finish(
     Raises:
       WorkdirError: one cannot be written.
     """
+    kept = _outputs_to_keep(run, trained)
     speeds = [r["images_per_second"] for r in trained.records if "images_per_second" in r]
     results = {
         "dataset": run.dataset.name,
@@ -384,10 +387,13 @@ def finish(
         "parameters": sum(x.size for x in jax.tree.leaves(trained.training.state.params)),
         "images_per_second": float(np.median(speeds)) if speeds else None,
         "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-        "versions": {"jax": jax.__version__, "thanos_jax": thanos_jax.__version__},
+        "versions": {"jax": jax.__version__, "thanos_jax": __version__},
     }
     if not agree.is_first():
         return results
+    with workdir.writing(run.folder):
+        for name, arrays in kept.items():
+            workdir.write_arrays(run.folder / name, arrays)
     print("report", flush=True)
     html.write(
         run.folder / "report.html",
@@ -424,6 +430,27 @@ def batch_classes(stage: Stage) -> dict[str, float]:
         return split.read(rows)["coarse"] if known is None else known[rows]
 
     return class_counts(map(labels_of, steps.tolist()))
+
+
+def _outputs_to_keep(run: Run, trained: Trained) -> dict[str, dict[str, Any]]:
+    """Returns file name -> arrays, a row for each image, if config.report.keep_embeddings asks."""
+    found: dict[str, dict[str, Any]] = {}
+    if not run.config.report.keep_embeddings:
+        return found
+    dataset = trained.training.dataset
+    classes, strata = np.array(dataset.coarse_names), np.array(dataset.fine_names)
+    for name in workdir.EMBEDDINGS:
+        split = name.removeprefix("embeddings_").removesuffix(".npz")
+        outputs = trained.outputs(split, "probability")
+        chosen = outputs["prediction"]
+        found[name] = {
+            "embedding": outputs["embedding"],
+            "prediction": classes[chosen],
+            "probability": outputs["probability"][np.arange(len(chosen)), chosen],
+            "coarse": classes[outputs["coarse"]],
+            "fine": strata[outputs["fine"]],
+        }
+    return found
 
 
 def training_figures(folder: pathlib.Path, *, of_samples: str = "sample_0") -> Figures:

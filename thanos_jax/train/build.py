@@ -95,14 +95,13 @@ def build(
     key = jax.random.key(config.seed, impl="rbg")
     state: Any = train_state.create(model, optimizer, key, input_shape)
     if weights is not None:
-        averages = state.model_state["batch_stats"]
-        state = state.replace(
-            params=pretrained.replace_encoders(state.params, weights["params"]),
-            model_state={
-                **state.model_state,
-                "batch_stats": pretrained.replace_encoders(averages, weights["batch_stats"]),
-            },
-        )
+        # Not every encoder has averages, nor every model.
+        averages = {
+            name: pretrained.replace_encoders(part, weights[name]) if weights.get(name) else part
+            for name, part in state.model_state.items()
+        }
+        params = pretrained.replace_encoders(state.params, weights["params"])
+        state = state.replace(params=params, model_state=averages)
     inputs = forward.make_inputs(config.data, dataset)
     return Training(
         config=config,
@@ -212,6 +211,8 @@ def describe(config: ml_collections.ConfigDict, dataset: Dataset, *, images: int
         if rare:
             batch += f", which repeat images of {rare} classes that have fewer than {each}"
     momentum = "" if train.optimizer in ("adamw", "lamb") else f", momentum {train.momentum:g}"
+    anew = ", ".join(f"{epoch:g}" for epoch in train.restart_epochs)
+    restarts = f" (anew after {anew} epochs)" if anew else ""
     return [
         f"{config.method}, {len(model.encoders)} x {config.model.encoder}, {size:,} parameters",
         f"input {' x '.join(map(str, input_shape))}, embedding {outputs['embedding'].shape[-1]}, "
@@ -219,6 +220,7 @@ def describe(config: ml_collections.ConfigDict, dataset: Dataset, *, images: int
         f"{steps:,} steps of {train.batch_size} images{batch}, "
         f"{steps / steps_per_epoch:.4g} epochs",
         f"{train.optimizer}{momentum}, learning rate {train.learning_rate:g}, {train.schedule} "
-        f"after {train.warmup_epochs:g} epochs of warm-up, weight decay {train.weight_decay:g} on "
+        f"after {train.warmup_epochs:g} epochs of warm-up{restarts}, weight decay "
+        f"{train.weight_decay:g} on "
         f"{'all parameters' if train.decay == 'all' else 'kernels'}",
     ]

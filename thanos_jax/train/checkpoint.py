@@ -315,10 +315,20 @@ def restore(folder: pathlib.Path, like: Any, step: int) -> Any:
       DamagedError: the checkpoint is not what was written; names the file or array.
       CheckpointError: it holds another state; names the first array that differs.
     """
+    return _restore(folder, like, step, part=False)
+
+
+def restore_part(folder: pathlib.Path, like: Any, step: int) -> Any:
+    """As `restore`, for a part of a state: of what was saved, `like` names some arrays only."""
+    return _restore(folder, like, step, part=True)
+
+
+def _restore(folder: pathlib.Path, like: Any, step: int, *, part: bool) -> Any:
     path = folder.absolute() / str(step)
     contents = read_contents(path)
     leaves = named(like)
-    _require_same(path, contents["arrays"], leaves)
+    there = contents["arrays"]
+    _require_same(path, {k: v for k, v in there.items() if not part or k in leaves}, leaves)
     arrays = read_arrays(path, contents)
     placed = [_placed(arrays[name], leaf) for name, leaf in leaves.items()]
     return jax.tree.unflatten(jax.tree.structure(like), placed)

@@ -13,6 +13,7 @@ from thanos_jax import sharding
 from thanos_jax.data import batches
 from thanos_jax.data.splits import Split
 from thanos_jax.train.build import Training
+from thanos_jax.train.description import evaluation_batch_size
 from thanos_jax.train.state import TrainState
 
 OUTPUTS = ("embedding", "prediction")
@@ -38,7 +39,7 @@ def embed(
     parts: dict[str, list[np.ndarray]] = {name: [] for name in (*keep, *labels)}
     for batch in batches.evaluation_batches(
         cast(Split, sharding.LocalRows(split, mesh)),
-        batch_size=config.train.micro_batch_size or config.train.batch_size,
+        batch_size=evaluation_batch_size(config),
         read_threads=config.data.read_threads,
     ):
         outputs: dict[str, Any] = training.forward(variables, sharding.shard(mesh, batch["image"]))

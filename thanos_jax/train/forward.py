@@ -67,6 +67,24 @@ def make_forward(model: nn.Module, inputs: Inputs) -> Forward:
     return forward
 
 
+def make_projection(model: nn.Module, inputs: Inputs) -> Forward:
+    """Returns the jitted (variables, images) -> "contrastive" float32 [n, d] of the frozen model.
+
+    What the contrastive loss sees; a program of its own, so that evaluations keep theirs.
+
+    Args:
+      model: a `thanos_jax.models.thanos.Thanos`.
+      inputs: from `make_inputs`.
+    """
+
+    @jax.jit
+    def project(variables: Mapping[str, Any], images: jax.Array) -> dict[str, jax.Array]:
+        outputs: Any = model.apply(variables, inputs(images, images), train=False)
+        return {"contrastive": outputs["contrastive"]}
+
+    return project
+
+
 def make_train_forward(
     model: nn.Module, inputs: Inputs, augmentation: Mapping[str, Any], mesh: Mesh, *, views: int
 ) -> TrainForward:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import jax
@@ -18,11 +19,25 @@ def learning_rate(config: Any, *, steps: int, steps_per_epoch: float) -> optax.S
     step      the peak, multiplied by config.drop_factor at each of config.drop_epochs
     constant  the peak
 
+    After each of config.restart_epochs all of it begins anew, the warm-up included: the end of what
+    went before is where a shorter run would have ended. Warm restarts are Loshchilov & Hutter's,
+    arXiv 1608.03983.
+
     Args:
       config: config.train.
       steps: updates of the whole run.
-      steps_per_epoch: what an epoch of warm-up, or of a drop, means.
+      steps_per_epoch: what an epoch of warm-up, of a drop or a restart means.
     """
+    restarts = [max(1, round(epoch * steps_per_epoch)) for epoch in config.restart_epochs]
+    starts = [0, *(step for step in restarts if step < steps)]
+    parts = [
+        _without_restart(config, steps=end - start, steps_per_epoch=steps_per_epoch)
+        for start, end in itertools.pairwise([*starts, steps])
+    ]
+    return parts[0] if len(parts) == 1 else optax.join_schedules(parts, starts[1:])
+
+
+def _without_restart(config: Any, *, steps: int, steps_per_epoch: float) -> optax.Schedule:
     peak = config.learning_rate
     # A run shorter than its warm-up rises to its peak in its last step.
     warmup = min(round(config.warmup_epochs * steps_per_epoch), max(steps - 1, 0))

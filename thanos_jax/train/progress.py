@@ -34,10 +34,10 @@ class Progress:
 
 
 @contextmanager
-def progress(total: int, first: int) -> Iterator[Progress]:
-    """Opens a bar of `total` steps, of which `first` are done."""
+def open_bar() -> Iterator[rich.progress.Progress | None]:
+    """Opens a bar on a terminal; None elsewhere."""
     if not sys.stdout.isatty():
-        yield Progress(None, total, first)
+        yield None
         return
     columns = (
         rich.progress.BarColumn(),
@@ -46,4 +46,11 @@ def progress(total: int, first: int) -> Iterator[Progress]:
         rich.progress.TextColumn("{task.description}"),
     )
     with rich.progress.Progress(*columns) as bar:
+        yield bar
+
+
+@contextmanager
+def progress(total: int, first: int) -> Iterator[Progress]:
+    """Opens a bar of `total` steps, of which `first` are done."""
+    with open_bar() as bar:
         yield Progress(bar, total, first)

@@ -1,0 +1,105 @@
+"""model.json: what it takes to use a trained model without its data set, beside its checkpoints.
+
+    part            of the run: "representation", "classifier", ...
+    dataset         its name
+    sizes           images by split
+    classes         names, in the order of the model's outputs
+    fine_classes    names
+    images          height, width, channels, mean and std of each channel (of pixels in [0, 1]), and
+                    in words how any picture is brought to this shape
+    batch_size      of evaluations
+    config          of the training, whole
+    versions        of thanos_jax and jax
+
+Each training of a run has one in its own folder.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from typing import Any
+
+import jax
+import ml_collections
+
+from thanos_jax.data import preprocess
+from thanos_jax.data.dataset import Dataset
+from thanos_jax.errors import NotARunError
+from thanos_jax.train.build import Training
+from thanos_jax.version import __version__
+from thanos_jax.workdir import MODEL, write_atomically
+
+REPRESENTATION = "representation"
+
+
+def describe(training: Training, name: str) -> dict[str, Any]:
+    """Returns what model.json holds of a training.
+
+    Args:
+      training: from `thanos_jax.train.build.build`.
+      name: of its stage; "" for the only training of a run, which is its representation.
+    """
+    dataset = training.dataset
+    height, width, channels = dataset.image_shape
+    return {
+        "part": name or REPRESENTATION,
+        "dataset": dataset.name,
+        "sizes": {split: len(examples) for split, examples in dataset.splits.items()},
+        "classes": list(dataset.coarse_names),
+        "fine_classes": list(dataset.fine_names),
+        "images": {
+            "height": height,
+            "width": width,
+            "channels": channels,
+            "mean": list(dataset.mean),
+            "std": list(dataset.std),
+            "preprocessing": preprocess.RULE,
+        },
+        "batch_size": evaluation_batch_size(training.config),
+        "config": training.config.to_dict(),
+        "versions": {"thanos_jax": __version__, "jax": jax.__version__},
+    }
+
+
+def evaluation_batch_size(config: ml_collections.ConfigDict) -> int:
+    """Returns the images that are embedded at a time, over all devices."""
+    return config.train.micro_batch_size or config.train.batch_size
+
+
+def write(folder: pathlib.Path, training: Training, name: str) -> None:
+    """Writes model.json to the folder of a training; arguments as `describe`."""
+    text = json.dumps(describe(training, name), indent=2) + "\n"
+    write_atomically(folder / MODEL, text)
+
+
+def read(folder: pathlib.Path) -> dict[str, Any]:
+    """Returns what model.json of a training's folder holds.
+
+    Raises:
+      NotARunError: there is none, or it is not one.
+    """
+    path = folder / MODEL
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        missing = {"part", "dataset", "classes", "fine_classes", "images", "batch_size", "config"}
+        missing -= found.keys()
+    except (OSError, ValueError, AttributeError) as error:
+        raise NotARunError(f"{path}: expected the description of a model, got: {error}") from error
+    if missing:
+        raise NotARunError(f"{path}: expected the description of a model, without {min(missing)!r}")
+    return found
+
+
+def dataset_of(described: dict[str, Any]) -> Dataset:
+    """Returns the data set of a model without its splits: names, shape and moments."""
+    images = described["images"]
+    return Dataset(
+        described["dataset"],
+        {},
+        tuple(described["classes"]),
+        tuple(described["fine_classes"]),
+        (images["height"], images["width"], images["channels"]),
+        tuple(images["mean"]),
+        tuple(images["std"]),
+    )

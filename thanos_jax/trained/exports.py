@@ -1,0 +1,163 @@
+"""A model of a run for others to use: weights, a program, and a card, without this package.
+
+    encoder.safetensors          the encoder; a ResNet's tensors have torchvision's names
+    second_encoder.safetensors   where there are two: that of the autoencoder
+    encoder.stablehlo            uint8 images in, embeddings and probabilities out, by jax.export
+    model.json                   names, shapes, preprocessing, config, versions
+    README.md                    the model card
+
+The weights are for any framework and any version; the program for jax as new as its writer.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.export
+import numpy as np
+
+from thanos_jax import workdir
+from thanos_jax.errors import ConfigError, UserError
+from thanos_jax.models import ResNet, pretrained
+from thanos_jax.models.safetensors import write_safetensors
+from thanos_jax.train import forward
+from thanos_jax.trained import card
+from thanos_jax.trained.model import Model
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+PROGRAM = "encoder.stablehlo"
+WEIGHTS = ("encoder.safetensors", "second_encoder.safetensors")
+_OUTPUTS = ("embedding", "probability")
+
+
+class ExportError(UserError):
+    """An exported program that cannot be used here; says what would do."""
+
+
+def export(model: Model, folder: pathlib.Path, results: dict[str, Any]) -> list[str]:
+    """Writes a model to a folder; see the module.
+
+    Args:
+      model: from `thanos_jax.load`.
+      folder: made if need be; an earlier export in it is replaced.
+      results: of the run, for the card; see `results_of`.
+
+    Returns:
+      The names of the files.
+
+    Raises:
+      ConfigError: the folder holds something else.
+      WorkdirError: it cannot be written.
+    """
+    exported = {
+        "step": model.step,
+        "embedding_dim": model.embedding_dim,
+        "fingerprint": model.fingerprint,
+        "jax": jax.__version__,
+        "platforms": list(PLATFORMS),
+    }
+    config = model.config.to_dict()
+    config["data"]["data_dir"] = config["model"]["weights"] = ""  # of this machine
+    described = {**model.described, "config": config, "export": exported}
+    files: dict[str, Callable[[pathlib.Path], Any]] = {}
+    for number, name in enumerate(WEIGHTS[: len(model.module.encoders)]):
+        tensors = _tensors(model, number)
+        facts = {"format": "pt", "thanos_jax": model.fingerprint}
+        files[name] = functools.partial(write_safetensors, tensors=tensors, metadata=facts)
+    files[PROGRAM] = functools.partial(_write_bytes, content=_program(model))
+    texts = {
+        workdir.MODEL: json.dumps(described, indent=2) + "\n",
+        card.NAME: card.card(model, described, results),
+    }
+    for name, text in texts.items():
+        files[name] = functools.partial(workdir.write_atomically, text=text)
+    if folder.is_dir() and any(path.name not in files for path in folder.iterdir()):
+        raise ConfigError(f"out: expected a new folder, or an earlier export, got {folder}")
+    with workdir.writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, write in files.items():
+            write(folder / name)
+    return list(files)
+
+
+def results_of(run: pathlib.Path, model: Model) -> dict[str, Any]:
+    """Returns what results.json of a run holds, if it is about this model; else {}."""
+    path = run / "results.json"
+    if not model.reported or not path.exists():
+        return {}
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def read(folder: str | os.PathLike[str]) -> Callable[[Any], dict[str, np.ndarray]]:
+    """Reads the program of an export.
+
+    Args:
+      folder: of `export`.
+
+    Returns:
+      A function of images, uint8 [n, h, w, c] of any n, as `Model.preprocess` brings them to the
+      shape; returns "embedding" float32 [n, d] and "probability" float32 [n, classes].
+
+    Raises:
+      ExportError: there is no such program, or this version of jax cannot read it.
+    """
+    folder = pathlib.Path(folder).expanduser()
+    try:
+        written_by = json.loads((folder / workdir.MODEL).read_text(encoding="utf-8"))["export"][
+            "jax"
+        ]
+        content = (folder / PROGRAM).read_bytes()
+    except (OSError, ValueError, KeyError) as error:
+        raise ExportError(
+            f"{folder}: expected an export, with {PROGRAM} and {workdir.MODEL}: {error}"
+        ) from error
+    try:
+        program = jax.export.deserialize(bytearray(content))
+        call = jax.jit(program.call)
+        jax.eval_shape(call, jax.ShapeDtypeStruct((1, *program.in_avals[0].shape[1:]), np.uint8))
+    except Exception as error:  # of many kinds, from several layers
+        raise ExportError(
+            f"{folder / PROGRAM} was written by jax {written_by}, and jax {jax.__version__} cannot "
+            f"read it; expected jax {written_by} or newer. {WEIGHTS[0]} can be read by any."
+        ) from error
+    return lambda images: {name: np.asarray(x) for name, x in call(images).items()}
+
+
+def _tensors(model: Model, number: int) -> dict[str, np.ndarray]:
+    """The tensors of one encoder, with the layer after it if there is one."""
+    params = model.variables["params"]
+    name, layer = f"encoders_{number}", params.get(f"embedding_{number}")
+    variables = {"params": params[name]}
+    averages = model.variables.get("batch_stats", {})
+    if name in averages:
+        variables["batch_stats"] = averages[name]
+    is_resnet = isinstance(model.module.encoders[number], ResNet)
+    return (pretrained.to_torchvision if is_resnet else pretrained.to_ours)(variables, layer)
+
+
+def _program(model: Model) -> bytes:
+    """The whole model as a program of jax.export, for any number of images."""
+    # On no device: those of this process are not part of the program.
+    variables = jax.tree.map(np.asarray, model.variables)
+    apply = forward.make_forward(model.module, model.inputs)
+
+    def encode(images: jax.Array) -> dict[str, jax.Array]:
+        outputs = apply(variables, images)
+        return {name: outputs[name] for name in _OUTPUTS}
+
+    height, width, channels = model.image_shape
+    shape = jax.export.symbolic_shape(f"n, {height}, {width}, {channels}")
+    images = jax.ShapeDtypeStruct(shape, np.uint8)
+    return bytes(jax.export.export(jax.jit(encode), platforms=PLATFORMS)(images).serialize())
+
+
+def _write_bytes(path: pathlib.Path, content: bytes) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_bytes(content)
+    os.replace(temporary, path)

@@ -1,0 +1,399 @@
+"""The model of a run, out of its folder, without the run's data set."""
+
+from __future__ import annotations
+
+import collections
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import ml_collections
+import numpy as np
+from flax import linen as nn
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from thanos_jax import config as schema
+from thanos_jax import sharding, workdir
+from thanos_jax.checks import check_at_least
+from thanos_jax.data import augment, preprocess
+from thanos_jax.data.ahead import ahead
+from thanos_jax.data.splits import DataError
+from thanos_jax.downstream.arrays import unit_rows
+from thanos_jax.errors import ConfigError, NotARunError
+from thanos_jax.train import checkpoint, description, forward
+from thanos_jax.train.build import make_model
+
+# A path, a PIL image, or uint8 [h, w, c].
+Picture = Any
+Pictures = np.ndarray | Picture | Iterable[Picture]
+_UNDER_WAY = 2  # batches that wait for the devices
+_CLASSIFIER = "classifier"
+
+
+class Predictions(NamedTuple):
+    """Predicted classes of n images.
+
+    Attributes:
+      names: str [n], of the most probable class.
+      probability: float32 [n], of that class.
+      probabilities: float32 [n, classes], in the order of `Model.classes`; each row's sum is 1.
+    """
+
+    names: np.ndarray
+    probability: np.ndarray
+    probabilities: np.ndarray
+
+
+class Model:
+    """A trained model, on all devices of this process; made by `thanos_jax.load`.
+
+    Wherever it takes images, they are uint8 [n, h, w, c], or a path, a PIL image or an array
+    uint8 [h, w, c], or any number of these in a sequence or iterator. `preprocess` says how they
+    are brought to the shape of the training images. Outputs are those of an evaluation of the run,
+    bit for bit on the same devices, with the same batch size and order: no augmentation, no
+    dropout, statistics of BatchNorm as they were in the end.
+
+    Attributes:
+      config: the whole config of the training.
+      part: which training of the run: "representation", "classifier" or another's name.
+      step: of the checkpoint.
+      reported: whether the run's results, if there are any, are about this part and step.
+      dataset: name of the data set that it was trained on.
+      classes: names of the classes that it was trained on, and that it predicts.
+      fine_classes: names of the fine classes (strata), which it was not told.
+      image_shape: (height, width, channels) of images as `preprocess` returns them.
+      batch_size: images encoded at a time unless said otherwise: the run's own in evaluation.
+      fingerprint: hexadecimal digits that tell the parameters from others'.
+      module: a `thanos_jax.models.thanos.Thanos`.
+      variables: its parameters and statistics, of `module.apply`, on the devices.
+    """
+
+    def __init__(
+        self,
+        described: dict[str, Any],
+        config: ml_collections.ConfigDict,
+        module: nn.Module,
+        variables: Any,
+        *,
+        step: int,
+        reported: bool,
+        fingerprint: str,
+    ) -> None:
+        dataset = description.dataset_of(described)
+        self.described, self.config, self.module, self.variables = (
+            described, config, module, variables,
+        )  # fmt: skip
+        self.part: str = described["part"]
+        self.dataset = dataset.name
+        self.step, self.reported, self.fingerprint = step, reported, fingerprint
+        self.classes, self.fine_classes = dataset.coarse_names, dataset.fine_names
+        self.image_shape = dataset.image_shape
+        self.batch_size: int = described["batch_size"]
+        self.inputs = forward.make_inputs(config.data, dataset)
+        self._units = (dataset.mean, dataset.std)
+        self._mesh = sharding.make_local_mesh()
+        self._forward = forward.make_forward(module, self.inputs)
+        self._project = forward.make_projection(module, self.inputs)
+
+    @property
+    def embedding_dim(self) -> int:
+        """The width of `encode`'s result."""
+        return self._shapes["embedding"].shape[-1]
+
+    @property
+    def reconstructs(self) -> bool:
+        """Whether the model has a decoder."""
+        return "reconstruction" in self._shapes
+
+    def encode(
+        self,
+        images: Pictures,
+        *,
+        batch_size: int | None = None,
+        normalize: bool = False,
+        projected: bool = False,
+    ) -> np.ndarray:
+        """Embeds images.
+
+        Args:
+          images: see the class.
+          batch_size: images encoded at a time, over all devices; rounded up to a multiple of
+            these. None: `self.batch_size`. It does not change the result beyond rounding.
+          normalize: whether each embedding is divided by its length.
+          projected: whether embeddings are what the projection head makes of them, as the
+            contrastive loss saw them; not those of the encoder.
+
+        Returns:
+          float32 [n, d]: the encoder's output, those of two encoders side by side.
+
+        Raises:
+          DataError: an image that cannot be used; names it.
+          ValueError: a batch size below 1, or `projected` of a model without a projection head.
+        """
+        if projected and not self.module.projection:
+            raise ValueError(
+                "projected: expected False of a model without a projection head "
+                "(config.model.projection), got True"
+            )
+        name = "contrastive" if projected else "embedding"
+        found = self._all(images, (name,), batch_size)[name]
+        return unit_rows(found) if normalize else found
+
+    def predict(self, images: Pictures, *, batch_size: int | None = None) -> Predictions:
+        """Predicts the class of images, with probabilities; arguments and errors as `encode`."""
+        found = self._all(images, ("prediction", "probability"), batch_size)
+        return self.predictions(found)
+
+    def reconstruct(self, images: Pictures, *, batch_size: int | None = None) -> np.ndarray:
+        """Passes images through encoder and decoder.
+
+        Args:
+          images: see the class.
+          batch_size: as for `encode`.
+
+        Returns:
+          float32 [n, h, w, c] in [0, 1], of the shape that `preprocess` returns.
+
+        Raises:
+          DataError: an image that cannot be used; names it.
+          ValueError: the model has no decoder, or a batch size below 1.
+        """
+        if not self.reconstructs:
+            raise ValueError(
+                "reconstruct: expected a model with a decoder, of a method with an autoencoder, "
+                f"got method {self.config.method!r}"
+            )
+        found = self._all(images, ("reconstruction",), batch_size)["reconstruction"]
+        pixels = found[..., : self.image_shape[2]]  # the random bits come after them
+        return np.asarray(augment.unnormalize(jax.numpy.asarray(pixels), *self._units))
+
+    def preprocess(self, images: Pictures) -> np.ndarray:
+        """Brings images to the shape of the training images, as training does.
+
+        A picture is turned upright, gets as many channels, and its largest centred box of the
+        training images' proportions is resized to their height and width. An array that has their
+        shape is left as it is. Normalization is the model's own, on the devices.
+
+        Args:
+          images: see the class.
+
+        Returns:
+          uint8 [n, h, w, c].
+
+        Raises:
+          DataError: an image that cannot be used; names it.
+        """
+        parts = list(self._batches(images, 256))
+        return np.concatenate(parts) if parts else self._nothing()
+
+    def predictions(self, found: dict[str, np.ndarray]) -> Predictions:
+        """Returns "prediction" and "probability" of `submit` as names and probabilities."""
+        chosen = found["prediction"]
+        probabilities = found["probability"]
+        each = probabilities[np.arange(len(chosen)), chosen]
+        return Predictions(np.array(self.classes)[chosen], each, probabilities)
+
+    def submit(
+        self, images: np.ndarray, keep: Sequence[str], batch_size: int | None = None
+    ) -> Callable[[], dict[str, np.ndarray]]:
+        """Starts one batch on the devices.
+
+        Args:
+          images: uint8 [n, h, w, c] as from `preprocess`, n at most the batch size.
+          keep: outputs: "contrastive" alone, or some of "embedding", "prediction", "probability",
+            "input" and "reconstruction"; see `thanos_jax.train.forward.make_forward`.
+          batch_size: as for `encode`; fewer images are filled up, so that nothing compiles anew.
+
+        Returns:
+          A function that waits for the outputs, name -> [n, ...].
+        """
+        missing = self.padded(batch_size) - len(images)
+        padded = np.concatenate([images, np.repeat(images[:1], missing, axis=0)])
+        function = self._project if "contrastive" in keep else self._forward
+        outputs = function(self.variables, sharding.shard(self._mesh, padded))
+        kept = {name: outputs[name] for name in keep}
+        return lambda: {name: np.asarray(array)[: len(images)] for name, array in kept.items()}
+
+    def _all(
+        self, images: Pictures, keep: Sequence[str], batch_size: int | None
+    ) -> dict[str, np.ndarray]:
+        """Outputs of all images, by name."""
+        under_way: collections.deque[Any] = collections.deque()
+        parts = []
+        for batch in self._batches(images, self.padded(batch_size)):
+            under_way.append(self.submit(batch, keep, batch_size))
+            if len(under_way) > _UNDER_WAY:
+                parts.append(under_way.popleft()())
+        parts += [wait() for wait in under_way]
+        if not parts:
+            shapes = [self._shapes[name] for name in keep]
+            return {
+                name: np.zeros((0, *shape.shape[1:]), shape.dtype)
+                for name, shape in zip(keep, shapes, strict=True)
+            }
+        return {name: np.concatenate([part[name] for part in parts]) for name in keep}
+
+    def padded(self, batch_size: int | None) -> int:
+        """Returns a batch size, None for the usual one, rounded up to a multiple of the devices."""
+        check_at_least("batch_size", batch_size, 1)
+        size = self.batch_size if batch_size is None else batch_size
+        return -(-size // self._mesh.size) * self._mesh.size
+
+    def _batches(self, images: Pictures, size: int) -> Iterator[np.ndarray]:
+        """Yields images as `preprocess` returns them, `size` at a time."""
+        if isinstance(images, np.ndarray) and images.ndim == 4:
+            if images.shape[1:] == self.image_shape and images.dtype == np.uint8:
+                yield from (images[start : start + size] for start in range(0, len(images), size))
+                return
+        elif isinstance(images, np.ndarray | str | os.PathLike) or not _is_many(images):
+            images = [images]
+        batch = []
+        threads = min(os.cpu_count() or 1, 16)
+        for image in ahead(self._one, enumerate(images), threads=threads):
+            batch.append(image)
+            if len(batch) == size:
+                yield np.stack(batch)
+                batch = []
+        if batch:
+            yield np.stack(batch)
+
+    def _one(self, numbered: tuple[int, Picture]) -> np.ndarray:
+        number, picture = numbered
+        try:
+            return preprocess.preprocess(picture, self.image_shape)
+        except Exception as error:
+            named = f" ({picture})" if isinstance(picture, str | os.PathLike) else ""
+            raise DataError(f"image {number}{named}: {error}") from error
+
+    def _nothing(self) -> np.ndarray:
+        return np.zeros((0, *self.image_shape), np.uint8)
+
+    @property
+    def _shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Name -> shape and dtype of the outputs for one image; compiles nothing."""
+        one = jax.ShapeDtypeStruct((1, *self.image_shape), np.uint8)
+        return jax.eval_shape(self._forward, self.variables, one) | jax.eval_shape(
+            self._project, self.variables, one
+        )
+
+
+def _is_many(images: Any) -> bool:
+    """Whether it is an iterable of images; a PIL image or an open file is one."""
+    return hasattr(images, "__iter__") and not hasattr(images, "read")
+
+
+def load(
+    folder: str | os.PathLike[str], *, step: int | None = None, part: str | None = None
+) -> Model:
+    """Loads a model; see `thanos_jax.load`."""
+    run = pathlib.Path(folder).expanduser()
+    place = _find(run, part)
+    described = description.read(place)
+    config = schema.parse(described["config"], place / workdir.MODEL)
+    checkpoints = place / "checkpoints"
+    usual = _step(run, checkpoints, config, described["part"], None)
+    step = usual if step is None else _step(run, checkpoints, config, described["part"], step)
+    module, input_shape = make_model(config, description.dataset_of(described))
+    pair = described["part"] == _CLASSIFIER and _teaches_another(config)
+    variables = _restore(checkpoints, step, module, input_shape, pair=pair)
+    return Model(
+        described,
+        config,
+        module,
+        variables,
+        step=step,
+        reported=place == _find(run, None) and step == usual,
+        fingerprint=_fingerprint(checkpoints / str(step)),
+    )
+
+
+def _find(run: pathlib.Path, part: str | None) -> pathlib.Path:
+    """The folder of a training of a run.
+
+    Raises:
+      NotARunError: there is no such training.
+      ConfigError: the run has no such part; names those it has.
+    """
+    names = [
+        name for name in ("", *workdir.trainings(run)) if (run / name / workdir.MODEL).exists()
+    ]
+    parts = {name or description.REPRESENTATION: run / name for name in names}
+    if not parts:
+        raise NotARunError(
+            f"workdir: expected the folder of a run, with {workdir.MODEL} and checkpoints, got "
+            f"{run}"
+        )
+    if part is not None and part not in parts:
+        raise ConfigError(f"part: expected one of {', '.join(parts)} in {run}, got {part!r}")
+    for name in (part, _CLASSIFIER, description.REPRESENTATION):
+        if name in parts:
+            return parts[name]
+    raise ConfigError(f"part: expected one of {', '.join(parts)} in {run}, got none")
+
+
+def _step(
+    run: pathlib.Path,
+    checkpoints: pathlib.Path,
+    config: ml_collections.ConfigDict,
+    part: str,
+    asked: int | None,
+) -> int:
+    """The step to load: the one asked for, the one that the run reports, or the newest."""
+    steps = checkpoint.steps(checkpoints)
+    if not steps:
+        raise NotARunError(f"workdir: expected a checkpoint in {checkpoints}, got none yet")
+    if asked is None:
+        results = run / "results.json"
+        # Of hidden groups the state that was best on validation is tested; elsewhere the last one.
+        if config.task == "groups" and part == _CLASSIFIER and results.exists():
+            return json.loads(results.read_text(encoding="utf-8"))["chosen_step"]
+        return steps[-1]
+    if asked not in steps:
+        raise NotARunError(
+            f"step: expected one of {', '.join(map(str, steps))} in {checkpoints}, got {asked}"
+        )
+    return asked
+
+
+def _teaches_another(config: ml_collections.ConfigDict) -> bool:
+    """Whether a classifier is the first of a pair; see `train.classifier_losses.pair`."""
+    return config.task == "noise" and config.noise.method == "co_teaching"
+
+
+def _restore(
+    checkpoints: pathlib.Path,
+    step: int,
+    module: nn.Module,
+    input_shape: tuple[int, int, int],
+    *,
+    pair: bool,
+) -> Any:
+    """Restores parameters and statistics, on every device of this process."""
+    placement = NamedSharding(sharding.make_local_mesh(), P())
+    image = jax.ShapeDtypeStruct((1, *input_shape), np.float32)
+    shapes = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), image)
+    like = {
+        "params": shapes["params"],
+        "model_state": {name: part for name, part in shapes.items() if name != "params"},
+    }
+    if pair:
+        like = {name: {"first": part} for name, part in like.items()}
+    like = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placement), like
+    )
+    found = checkpoint.restore_part(checkpoints, like, step)
+    if pair:
+        found = {name: part["first"] for name, part in found.items()}
+    return {"params": found["params"], **found["model_state"]}
+
+
+def _fingerprint(path: pathlib.Path) -> str:
+    """Of a checkpoint's parameters and statistics."""
+    arrays = checkpoint.read_contents(path)["arrays"]
+    used = {k: v for k, v in arrays.items() if k.startswith(("params.", "model_state."))}
+    return hashlib.sha256(json.dumps(used, sort_keys=True).encode()).hexdigest()[:16]
