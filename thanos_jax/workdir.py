@@ -26,7 +26,9 @@ FINDINGS = ("groups.npz", "labels.npz", "coreset.npz")
 # Of a training on the way: which training images were right at each evaluation.
 CORRECT = "correct.npz"
 _RECORDS = ("metrics.jsonl", "unlogged.json", "nonfinite.json", CORRECT)
-_REPORTS = ("geometry.json", "report.html")
+# What the report is made of besides, so that it can be made again without the data.
+MAP, PICTURES = "map.npz", "pictures.json"
+_REPORTS = ("geometry.json", "report.html", MAP, PICTURES)
 # By these a folder is known to hold a run: they go last.
 _MARKS = ("results.json", "config.json")
 _CHECKPOINT = re.compile(r"\d+(\.tmp|\.damaged)?")

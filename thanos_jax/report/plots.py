@@ -117,12 +117,12 @@ def embedding_map(points: Any, labels: Any, names: Sequence[str], title: str) ->
     if points.shape[1] != 2:
         raise ValueError(f"points: expected [n, 2], got shape {points.shape}")
     labels = check_labels(labels, "labels", length=len(points), num_classes=len(names))
-    colors = _colors(len(names))
+    by_label = colors(len(names))
     figure = Figure(figsize=(WIDTH, 5.2), dpi=200, layout="constrained")
     axes = figure.add_subplot()
     size = min(14.0, max(1.5, 2e4 / len(points)))
     axes.scatter(
-        points[:, 0], points[:, 1], c=colors[labels], s=size, alpha=0.85, linewidths=0,
+        points[:, 0], points[:, 1], c=by_label[labels], s=size, alpha=0.85, linewidths=0,
         rasterized=len(points) > 3000,
     )  # fmt: skip
     axes.set_aspect("equal", adjustable="datalim")
@@ -132,7 +132,8 @@ def embedding_map(points: Any, labels: Any, names: Sequence[str], title: str) ->
     axes.set_title(title, loc="left", fontsize=10, color=INK, parse_math=False)
     if len(names) <= 20:
         dots = [
-            Line2D([], [], linestyle="", marker="o", markersize=6, color=color) for color in colors
+            Line2D([], [], linestyle="", marker="o", markersize=6, color=color)
+            for color in by_label
         ]
         legend_below(figure, dots, names, columns=4, fontsize=9, handletextpad=0.1)
     else:
@@ -360,8 +361,8 @@ def _series(records: Sequence[Mapping[str, Any]], name: str) -> list[tuple[float
     return [(step, y) for step, y in found if y is not None and math.isfinite(y)]
 
 
-def _colors(count: int) -> np.ndarray:
-    """Returns RGBA [count, 4]."""
+def colors(count: int) -> np.ndarray:
+    """Returns the colours of so many labels, RGBA [count, 4]."""
     if count <= len(PALETTE):
         return np.array([to_rgba(color) for color in PALETTE[:count]])
     if count <= 20:
