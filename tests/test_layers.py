@@ -12,7 +12,15 @@ ROOT = pathlib.Path(__file__).parents[1] / PACKAGE
 # From the top; a name stands for all below it that has none of its own. What shares a layer is
 # apart: only modules of one name import each other.
 LAYERS = (
-    ("main", "compare", "checkpoint", "geometry", "theory.__main__", "config.__main__"),
+    (
+        "main",
+        "compare",
+        "checkpoint",
+        "geometry",
+        "theory.__main__",
+        "config.__main__",
+        "report.__main__",
+    ),
     ("command", "processes"),
     ("tables",),
     ("run",),

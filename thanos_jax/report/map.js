@@ -39,7 +39,7 @@
       }
       layout.xy = xy;
       layout.centre = [(low[0] + high[0]) / 2, (low[1] + high[1]) / 2];
-      layout.radius = Math.max(high[0] - low[0], high[1] - low[1]) / 2;
+      layout.reach = [(high[0] - low[0]) / 2, (high[1] - low[1]) / 2];
     }
     for (const column of map.columns) {
       const isClass = column.names !== null;
@@ -85,7 +85,7 @@
     const [base, top] = figure.querySelectorAll("canvas");
     return {
       map, set: map.set, number, figure, base, top, tip: find("tip", figure),
-      legend: find("legend", figure), side: 0,
+      legend: find("legend", figure), wide: 0, high: 0,
       x: new Float32Array(data.sets[map.set].count), y: new Float32Array(data.sets[map.set].count),
     };
   });
@@ -98,22 +98,25 @@
 
   // All maps have one scale: pixels of a unit, the same in both directions.
   const scale = () => {
-    const radius = Math.max(...views.map((view) => layoutOf(view.map).radius), 1e-9);
-    const side = Math.min(...views.map((view) => view.side));
-    return ((side / 2 - 12) / radius) * state.zoom;
+    const fits = views.map((view) => {
+      const [across, up] = layoutOf(view.map).reach;
+      return Math.min((view.wide / 2 - 12) / across, (view.high / 2 - 12) / up);
+    });
+    const least = Math.min(...fits);
+    return (Number.isFinite(least) ? least : 1) * state.zoom;
   };
   const place = (view, xy = layoutOf(view.map).xy) => {
     const k = scale();
     const [cx, cy] = layoutOf(view.map).centre;
     for (let i = 0; i < view.x.length; i += 1) {
-      view.x[i] = view.side / 2 + (xy[2 * i] - cx - state.shift[0]) * k;
-      view.y[i] = view.side / 2 - (xy[2 * i + 1] - cy - state.shift[1]) * k;
+      view.x[i] = view.wide / 2 + (xy[2 * i] - cx - state.shift[0]) * k;
+      view.y[i] = view.high / 2 - (xy[2 * i + 1] - cy - state.shift[1]) * k;
     }
   };
   const dotRadius = (view) => {
     const count = view.x.length;
     const least = count > 20000 ? 1.3 : count > 4000 ? 2 : 3;
-    return Math.min(9, (least * Math.sqrt(state.zoom) * Math.max(view.side, 300)) / 560 + 0.4);
+    return Math.min(9, (least * Math.sqrt(state.zoom) * Math.max(view.wide, 300)) / 560 + 0.4);
   };
   const stamp = (colour, radius) => {
     const canvas = document.createElement("canvas");
@@ -152,7 +155,7 @@
       for (let i = 0; i < view.x.length; i += 1) {
         const [x, y] = [view.x[i], view.y[i]];
         if (dimmed && (marks ? marks[i] : 0) !== bright) continue;
-        if (x < -20 || y < -20 || x > view.side + 20 || y > view.side + 20) continue;
+        if (x < -20 || y < -20 || x > view.wide + 20 || y > view.high + 20) continue;
         if (state.pictures) {
           const corner = [(x - wide / 2) * ratio(), (y - tall / 2) * ratio()];
           pen.fillStyle = colours[column ? colourIndex(column, i) : 0];
@@ -178,7 +181,7 @@
   const paintTop = (view) => {
     const pen = view.top.getContext("2d");
     pen.setTransform(ratio(), 0, 0, ratio(), 0, 0);
-    pen.clearRect(0, 0, view.side, view.side);
+    pen.clearRect(0, 0, view.wide, view.high);
     view.tip.hidden = true;
     if (state.current && state.current.set === view.set) {
       const i = state.current.index;
@@ -215,9 +218,10 @@
 
   const fit = () => {
     for (const view of views) {
-      view.side = view.base.clientWidth;
+      [view.wide, view.high] = [view.base.clientWidth, view.base.clientHeight];
       for (const canvas of [view.base, view.top]) {
-        canvas.width = canvas.height = Math.round(view.side * ratio());
+        canvas.width = Math.round(view.wide * ratio());
+        canvas.height = Math.round(view.high * ratio());
       }
     }
     repaint();
@@ -308,12 +312,12 @@
       ...(column ? [make("bdi", shown(column, i), "quiet")] : []),
     );
     view.tip.hidden = false;
-    const right = view.x[i] < view.side / 2;
+    const right = view.x[i] < view.wide / 2;
     view.tip.style.left = right ? `${view.x[i] + radius + 6}px` : "auto";
-    view.tip.style.right = right ? "auto" : `${view.side - view.x[i] + radius + 6}px`;
+    view.tip.style.right = right ? "auto" : `${view.wide - view.x[i] + radius + 6}px`;
     const height = view.tip.offsetHeight;
     view.tip.style.top =
-      `${Math.max(0, Math.min(view.side - height, view.y[i] - height / 2))}px`;
+      `${Math.max(0, Math.min(view.high - height, view.y[i] - height / 2))}px`;
   };
   const showImage = () => {
     const box = find("image");
@@ -498,7 +502,7 @@
   };
   const walk = (view, ux, uy) => {
     const from = state.current && state.current.set === view.set ? state.current.index : -1;
-    const [x, y] = from < 0 ? [view.side / 2, view.side / 2] : [view.x[from], view.y[from]];
+    const [x, y] = from < 0 ? [view.wide / 2, view.high / 2] : [view.x[from], view.y[from]];
     if (from < 0) { point(view.set, nearest(view, x, y, Infinity)); return; }
     let best = -1;
     let least = Infinity;
@@ -674,7 +678,7 @@
   find("reset").addEventListener("click", reset);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", repaint);
   new ResizeObserver(() => {
-    if (views[0].base.clientWidth !== views[0].side) fit();
+    if (views[0].base.clientWidth !== views[0].wide) fit();
   }).observe(views[0].base);
 
   // ---- Start -----------------------------------------------------------------------------------

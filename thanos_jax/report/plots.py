@@ -113,9 +113,7 @@ def embedding_map(points: Any, labels: Any, names: Sequence[str], title: str) ->
       TypeError: points are not floating point, or labels not integers.
       ValueError: a wrong shape, points not finite, or a label without a name.
     """
-    points = check_embeddings(points, "points")
-    if points.shape[1] != 2:
-        raise ValueError(f"points: expected [n, 2], got shape {points.shape}")
+    points = _checked_points(points)
     labels = check_labels(labels, "labels", length=len(points), num_classes=len(names))
     by_label = colors(len(names))
     figure = Figure(figsize=(WIDTH, 5.2), dpi=200, layout="constrained")
@@ -144,6 +142,47 @@ def embedding_map(points: Any, labels: Any, names: Sequence[str], title: str) ->
         bar.set_label(f"number of the label (of {len(names)})", color=INK, fontsize=9)
         bar.ax.tick_params(colors=INK, labelsize=8)
         bar.outline.set_visible(False)
+    return figure
+
+
+def maps_beside(
+    points: Mapping[str, Any], labels: Mapping[str, Any], names: Sequence[str], meaning: str
+) -> Figure:
+    """Draws maps side by side, two a line, all at one scale.
+
+    Args:
+      points: title -> floating point [m, 2], at least one.
+      labels: title -> integer [m], indices of names.
+      names: of the labels.
+      meaning: what the colours mean.
+
+    Raises:
+      TypeError, ValueError: as `embedding_map`.
+    """
+    lines, by_label = math.ceil(len(points) / 2), colors(len(names))
+    figure = Figure(figsize=(1.6 * WIDTH, 4.3 * lines + 0.5), dpi=200, layout="constrained")
+    grid = list(figure.subplots(lines, 2, squeeze=False).flat)
+    checked = {title: _checked_points(one) for title, one in points.items()}
+    reach = max(float(np.ptp(one, axis=0).max()) for one in checked.values()) or 1.0
+    for axes in grid:
+        axes.set_axis_off()
+    for axes, (title, xy) in zip(grid, checked.items(), strict=False):
+        shown = check_labels(labels[title], "labels", length=len(xy), num_classes=len(names))
+        axes.scatter(
+            xy[:, 0], xy[:, 1], c=by_label[shown], s=min(14.0, max(1.5, 2e4 / len(xy))),
+            alpha=0.85, linewidths=0, rasterized=len(xy) > 3000,
+        )  # fmt: skip
+        centre = (xy.max(axis=0) + xy.min(axis=0)) / 2
+        axes.set_aspect("equal")
+        axes.set_xlim(centre[0] - 0.53 * reach, centre[0] + 0.53 * reach)
+        axes.set_ylim(centre[1] - 0.53 * reach, centre[1] + 0.53 * reach)
+        axes.set_title(f"{title}, by {meaning}", fontsize=10, color=INK, parse_math=False)
+    if len(names) <= 20:
+        dots = [
+            Line2D([], [], linestyle="", marker="o", markersize=6, color=color)
+            for color in by_label
+        ]
+        legend_below(figure, dots, names, columns=10, fontsize=9, handletextpad=0.1)
     return figure
 
 
@@ -347,6 +386,13 @@ def _checked_images(images: Any, name: str) -> np.ndarray:
     if images.ndim != 4 or images.shape[3] not in (1, 3) or 0 in images.shape:
         raise ValueError(f"{name}: expected [k, h, w, 1 or 3], got shape {images.shape}")
     return images
+
+
+def _checked_points(points: Any) -> np.ndarray:
+    points = check_embeddings(points, "points")
+    if points.shape[1] != 2:
+        raise ValueError(f"points: expected [n, 2], got shape {points.shape}")
+    return points
 
 
 def _show(axes: Axes, image: np.ndarray) -> None:
