@@ -366,7 +366,7 @@
     copy.addEventListener("click", () => copyText(rows.map((i) => set.files[i]).join("\n"), count));
     clear.addEventListener("click", () => choose(null));
     tools.append(copy, clear);
-    const parts = [make("h4", `${count.toLocaleString("en")} images: ${words}`), tools];
+    const parts = [make("h4", `${images(count)}: ${words}`), tools];
     const column = columnOf(view.map, state.colour);
     if (column && column.names !== null) {
       const counts = new Map();
@@ -445,6 +445,7 @@
     showImage();
     if (state.current) say(describe(set, index));
   };
+  const images = (count) => `${count.toLocaleString("en")} image${count === 1 ? "" : "s"}`;
   const choose = (set, marks = null, words = "", more = false) => {
     if (set === null) {
       state.chosen = null;
@@ -452,11 +453,11 @@
       let how = words;
       if (more && state.chosen && state.chosen.set === set) {
         marks = marks.map((mark, i) => mark | state.chosen.marks[i]);
-        how = `${state.chosen.words}, ${words}`;
+        how = [...new Set([...state.chosen.words.split(", "), words])].join(", ");
       }
       const count = marks.reduce((sum, mark) => sum + mark, 0);
       state.chosen = { set, marks, count, words: how };
-      say(`${count} images selected`);
+      say(`${images(count)} selected`);
     }
     find("note").textContent = "";
     views.forEach(paint);
@@ -517,13 +518,10 @@
   };
   // Dots that lie on each other cannot be reached by direction: n and p go by number.
   const step = (view, by) => {
-    const marks = state.chosen && state.chosen.set === view.set ? state.chosen.marks : null;
     const count = view.x.length;
-    let i = state.current && state.current.set === view.set ? state.current.index : by > 0 ? -1 : 0;
-    for (let tried = 0; tried < count; tried += 1) {
-      i = (i + by + count) % count;
-      if (!marks || marks[i]) { point(view.set, i); return; }
-    }
+    const here = state.current && state.current.set === view.set;
+    const from = here ? state.current.index : by > 0 ? -1 : 0;
+    point(view.set, (from + by + count) % count);
   };
   const search = (text) => {
     const fold = (word) => word.normalize("NFC").toLocaleLowerCase();

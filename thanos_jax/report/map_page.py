@@ -23,7 +23,7 @@ from thanos_jax.report.image_map import Column, ImageMap
 _HERE = pathlib.Path(__file__).parent
 LAYOUTS = {
     "points": "neighbourhoods (t-SNE)",
-    "plane": "distances (principal components)",
+    "plane": "distances (PCA)",
 }
 _HELP = (
     "Point at a dot, or walk with the arrow keys; n and p go to the next and the previous image. "
@@ -250,7 +250,7 @@ def _notes(maps: Mapping[str, ImageMap], data: Mapping[str, Any]) -> list[str]:
         ]
         shown, kind = len(one.files), entry["split"]
         images = (
-            f"all {shown:,} {kind} images"
+            f"All {shown:,} {kind} images"
             if shown == one.size
             else f"{shown:,} of {one.size:,} {kind} images, drawn at random"
         )

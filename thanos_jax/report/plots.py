@@ -160,10 +160,13 @@ def maps_beside(
       TypeError, ValueError: as `embedding_map`.
     """
     lines, by_label = math.ceil(len(points) / 2), colors(len(names))
-    figure = Figure(figsize=(1.6 * WIDTH, 4.3 * lines + 0.5), dpi=200, layout="constrained")
-    grid = list(figure.subplots(lines, 2, squeeze=False).flat)
     checked = {title: _checked_points(one) for title, one in points.items()}
-    reach = max(float(np.ptp(one, axis=0).max()) for one in checked.values()) or 1.0
+    reach = 0.53 * np.max([np.ptp(one, axis=0) for one in checked.values()], axis=0)
+    reach = np.maximum(reach, max(0.2 * float(reach.max()), 1e-6))
+    width = 1.6 * WIDTH
+    height = lines * (width / 2 * float(reach[1] / reach[0]) + 0.3) + 0.5
+    figure = Figure(figsize=(width, height), dpi=200, layout="constrained")
+    grid = list(figure.subplots(lines, 2, squeeze=False).flat)
     for axes in grid:
         axes.set_axis_off()
     for axes, (title, xy) in zip(grid, checked.items(), strict=False):
@@ -174,8 +177,8 @@ def maps_beside(
         )  # fmt: skip
         centre = (xy.max(axis=0) + xy.min(axis=0)) / 2
         axes.set_aspect("equal")
-        axes.set_xlim(centre[0] - 0.53 * reach, centre[0] + 0.53 * reach)
-        axes.set_ylim(centre[1] - 0.53 * reach, centre[1] + 0.53 * reach)
+        axes.set_xlim(centre[0] - reach[0], centre[0] + reach[0])
+        axes.set_ylim(centre[1] - reach[1], centre[1] + reach[1])
         axes.set_title(f"{title}, by {meaning}", fontsize=10, color=INK, parse_math=False)
     if len(names) <= 20:
         dots = [
