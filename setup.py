@@ -46,6 +46,8 @@ EXTRAS = {
     "prepare": [*TFDS, "tensorflow>=2.16", "apache-beam", "mlcroissant"],
     # The peers of benchmarks/pairwise.py, which lists those that are missing.
     "benchmark": ["torch>=2.2", "pytorch-metric-learning>=2.5", "lightly>=1.5"],
+    # tests/report/test_browser.py, with Debian's chromium or another: its tests skip without.
+    "browser": ["playwright>=1.50"],
     "test": [
         *TFDS,
         "chex>=0.1.90",
@@ -69,7 +71,12 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["thanos_jax", "thanos_jax.*"]),
-    package_data={"thanos_jax": ["py.typed", "data/tiny_imagenet_superclasses.csv"]},
+    package_data={
+        "thanos_jax": [
+            *("py.typed", "data/tiny_imagenet_superclasses.csv"),
+            *("report/map.js", "report/map.css"),
+        ]
+    },
     install_requires=CORE,
     extras_require=EXTRAS,
     classifiers=[

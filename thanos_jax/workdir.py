@@ -33,7 +33,9 @@ MODEL = "model.json"
 _RECORDS = ("metrics.jsonl", "unlogged.json", "nonfinite.json", MODEL, CORRECT)
 # Outputs of the run's model on each split, where report.keep_embeddings asks for them.
 EMBEDDINGS = tuple(f"embeddings_{split}.npz" for split in ("train", "validation", "test"))
-_REPORTS = ("geometry.json", "neighbours.html", "report.html", *EMBEDDINGS)
+# What the report is made of besides, so that it can be made again without the data.
+MAP, PICTURES = "map.npz", "pictures.json"
+_REPORTS = ("geometry.json", "neighbours.html", "report.html", MAP, PICTURES, *EMBEDDINGS)
 # By these a folder is known to hold a run: they go last.
 _MARKS = ("results.json", "config.json")
 _CHECKPOINT = re.compile(r"\d+(\.tmp|\.damaged)?")

@@ -508,7 +508,12 @@ FIELDS: dict[str, Field] = {
     "transfer.neighbours": _number(
         20, "number of nearest training images that vote on a test image's fine label", 1, 1e6
     ),
-    "report.map_points": _number(2000, "images in a map of embeddings, at most", 10, 1e5),
+    "report.map_points": _number(
+        2000, "images in a map of embeddings, at most; above 20,000 without t-SNE", 10, 1e5
+    ),
+    "report.thumbnail_pixels": _number(
+        32, "longer side of an image in the map, at most; less where a page would be large", 8, 256
+    ),
     "report.keep_embeddings": Field(
         False,
         "whether embeddings and predictions of every split are kept, in embeddings_SPLIT.npz; see "

@@ -1,15 +1,71 @@
-"""A map of embeddings by t-SNE; large sets are sampled first."""
+"""A map of embeddings: by t-SNE, by principal components, and who is nearest to whom."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
+from sklearn.neighbors import NearestNeighbors
 from threadpoolctl import threadpool_limits
 
 from thanos_jax.checks import check_at_least
 from thanos_jax.downstream.arrays import check_embeddings, unit_rows
+
+# t-SNE takes minutes beyond; principal components take seconds.
+TSNE_LIMIT = 20_000
+# Below this spread everything has collapsed, and what is left is rounding error.
+_NO_SPREAD = 1e-7
+
+
+class Layout(NamedTuple):
+    """Where the images of a map are.
+
+    Attributes:
+      points: float32 [m, 2], by t-SNE: neighbourhoods, not distances. Above `TSNE_LIMIT` images
+        they are those of `plane`.
+      mapped: int64 [m], the rows mapped, ascending.
+      plane: float32 [m, 2], L2-normalized embeddings along their first two principal components,
+        less their mean: distances in this plane are those of the embeddings or shorter.
+      neighbours: int32 [m, k], for each image of the map its nearest others on it by cosine, the
+        nearest first, as positions in `mapped`; k = min(8, m - 1).
+    """
+
+    points: np.ndarray = np.zeros((0, 2), np.float32)
+    mapped: np.ndarray = np.zeros(0, np.int64)
+    plane: np.ndarray = np.zeros((0, 2), np.float32)
+    neighbours: np.ndarray = np.zeros((0, 0), np.int32)
+
+
+def lay_out(embeddings: Any, *, seed: int = 0, limit: int = 2000) -> Layout:
+    """Maps embeddings in both ways; arguments and errors as `project`."""
+    points, mapped = project(embeddings, seed=seed, limit=limit)
+    unit = unit_rows(check_embeddings(embeddings, "embeddings")[mapped])
+    neighbours = np.zeros((len(unit), 0), np.int32)
+    if len(unit) > 1:
+        search = NearestNeighbors(n_neighbors=min(8, len(unit) - 1), algorithm="brute").fit(unit)
+        # On the sphere the order of distances is that of cosines; without X, none is its own.
+        neighbours = search.kneighbors(return_distance=False).astype(np.int32)
+    return Layout(points, mapped, plane(unit, seed=seed), neighbours)
+
+
+def plane(unit: np.ndarray, *, seed: int = 0) -> np.ndarray:
+    """Projects rows of length 1 onto their first two principal components.
+
+    Args:
+      unit: float32 [n, d].
+      seed: of the randomized solver, which is taken where both n and d are large.
+
+    Returns:
+      float32 [n, 2], centred; 0 where all rows coincide, and in the second column where d is 1.
+    """
+    points = np.zeros((len(unit), 2), np.float32)
+    if _coincide(unit):
+        return points
+    columns = min(2, *unit.shape)
+    points[:, :columns] = PCA(columns, random_state=seed).fit_transform(unit)
+    return points
 
 
 def project(embeddings: Any, *, seed: int = 0, limit: int = 2000) -> tuple[np.ndarray, np.ndarray]:
@@ -22,7 +78,8 @@ def project(embeddings: Any, *, seed: int = 0, limit: int = 2000) -> tuple[np.nd
 
     Returns:
       (points float32 [m, 2], chosen int64 [m], the rows mapped, ascending); m = min(n, limit).
-      Embeddings that all coincide are mapped to one point.
+      Embeddings that all coincide are mapped to one point. Above `TSNE_LIMIT` rows the points are
+      those of `plane`.
 
     Raises:
       TypeError, ValueError: as `check_embeddings`, or limit < 1.
@@ -33,9 +90,10 @@ def project(embeddings: Any, *, seed: int = 0, limit: int = 2000) -> tuple[np.nd
     if len(chosen) > limit:
         chosen = np.sort(np.random.default_rng(seed).choice(len(chosen), limit, replace=False))
     unit = unit_rows(embeddings[chosen])
+    if len(unit) > TSNE_LIMIT:
+        return plane(unit, seed=seed), chosen
     points = np.zeros((len(unit), 2), np.float32)
-    # PCA divides by the spread, which is zero, or rounding error, where everything has collapsed.
-    if len(unit) < 3 or np.max(np.std(unit.astype(np.float64), axis=0)) < 1e-7:
+    if len(unit) < 3 or _coincide(unit):
         return points, chosen
     if unit.shape[1] == 1:
         unit = np.pad(unit, ((0, 0), (0, 1)))
@@ -45,3 +103,8 @@ def project(embeddings: Any, *, seed: int = 0, limit: int = 2000) -> tuple[np.nd
     with threadpool_limits(1 if len(unit) <= 5000 else None):
         points[:] = tsne.fit_transform(unit)
     return points, chosen
+
+
+def _coincide(unit: np.ndarray) -> bool:
+    """Whether rows are all the same: PCA divides by their spread."""
+    return bool(np.max(np.std(unit.astype(np.float64), axis=0)) < _NO_SPREAD)

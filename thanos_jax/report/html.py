@@ -1,4 +1,4 @@
-"""report.html: one file that needs no other, no network and no script."""
+"""report.html: one file that needs no other and no network; a map of images brings its script."""
 
 from __future__ import annotations
 
@@ -14,12 +14,23 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from thanos_jax.config import flatten
-from thanos_jax.report import numbers
+from thanos_jax.report import map_page, numbers, plots
+from thanos_jax.report.image_map import ImageMap
 from thanos_jax.report.plots import INK
 from thanos_jax.workdir import write_atomically
 
-# Nothing may be fetched and no script may run, even if a value slipped through unescaped.
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+# Nothing may be fetched and no script may run, even if a value slipped through unescaped; of a
+# page with a map only the script of that hash.
+_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; "
+    "form-action 'none'"
+)
+# A figure, or the SVG that `drawn` made of it.
+Pictures = Mapping[str, tuple[Figure | str, str]]
+# Any run's, whatever file its config came from.
+AGAIN = (
+    'python -c \'from thanos_jax import config, run; run.run(config.read("config.json"), "again")\''
+)
 
 _STYLE = """
 :root { color-scheme: light dark; --text: #1f2328; --quiet: #59636e; --page: #ffffff;
@@ -59,8 +70,14 @@ svg { display: block; width: 100%; max-width: 44rem; height: auto; margin: .4rem
   thead .meaning { display: none; }
   td.meaning { flex: 1 0 100%; font-size: .85rem; padding-top: 0; }
 }
+pre { overflow-x: auto; font-size: .85rem; background: var(--card); padding: .6rem .8rem;
+  border-radius: .4rem; }
+h3 { font-size: 1rem; margin: 1.4rem 0 .4rem; }
 details { margin-top: 2.2rem; border-top: 1px solid var(--line); padding-top: .8rem; }
-details + details { margin-top: .8rem; }
+details + pre { overflow-x: auto; font-size: .85rem; background: var(--card); padding: .6rem .8rem;
+  border-radius: .4rem; }
+h3 { font-size: 1rem; margin: 1.4rem 0 .4rem; }
+details { margin-top: .8rem; }
 summary { cursor: pointer; font-weight: 600; }
 """
 
@@ -71,12 +88,13 @@ def write(
     config: Mapping[str, Any],
     results: Mapping[str, Any],
     records: Sequence[Mapping[str, Any]],
-    figures: Mapping[str, tuple[Figure, str]],
+    figures: Pictures,
+    image_map: ImageMap | None = None,
 ) -> None:
-    """Writes the report of a run: headline figures, pictures, tables, config.
+    """Writes the report of a run: headline figures, map, pictures, tables, config.
 
-    The file holds everything it shows, fetches nothing and runs nothing. Every value is escaped. It
-    is there whole or not at all, and depends on nothing but the arguments.
+    The file holds everything it shows, fetches nothing and runs nothing but the map's script. Every
+    value is escaped. It is there whole or not at all, and depends on nothing but the arguments.
 
     Args:
       path: of the report; an older one is replaced.
@@ -84,16 +102,22 @@ def write(
       results: what results.json holds, possibly nested; any figure may be absent.
       records: lines of metrics.jsonl; the last is shown.
       figures: title -> (figure, how to read it), in the order of the report; may be empty.
+      image_map: of the run's images.
     """
-    named = [str(results[key]) for key in ("method", "dataset") if key in results]
-    title = " on ".join(named) or "Training run"
+    title = name_of(results) or "Training run"
     parts = [f"<h1>{escape(title)}</h1>", _summary(results), _cards(results)]
+    style = policy = ""
+    if image_map is not None:
+        part = map_page.part({title: image_map})
+        flat = flat_pictures({"": image_map}, first=len(figures))
+        parts.append(f"<h2>Map of images</h2>\n{part.html}\n{flat}")
+        style, policy = part.style, part.script
     for number, (name, (figure, sentence)) in enumerate(figures.items()):
         parts.append(f"<h2>{escape(name)}</h2>\n{picture(number, name, figure, sentence)}")
     parts.append("<h2>Numbers</h2>")
-    flat = {key: value for key, value in results.items() if not isinstance(value, Mapping)}
-    if flat:
-        parts.append(_table(("name", "value", "meaning"), _rows(flat)))
+    flat_results = {key: value for key, value in results.items() if not isinstance(value, Mapping)}
+    if flat_results:
+        parts.append(table(("name", "value", "meaning"), _rows(flat_results)))
     elif not results:
         parts.append("<p>No results were given.</p>")
     for key, value in results.items():
@@ -101,25 +125,70 @@ def write(
             words = key.replace("_", " ")
             parts.append(f"<h2>{escape(words[:1].upper() + words[1:])}</h2>\n{_nested(key, value)}")
     if records:
-        last = _table(("name", "value", "meaning"), _rows(records[-1]))
+        last = table(("name", "value", "meaning"), _rows(records[-1]))
         parts.append(f"<details><summary>Last line of the log</summary>\n{last}</details>")
-    flat = flatten(config)
-    settings = _table(("key", "value"), [(escape(k), escape(str(v))) for k, v in flat.items()])
-    parts.append(f"<details><summary>Config</summary>\n{settings}</details>")
-    write_atomically(path, document(title, "\n".join(parts)))
+    keys = [(escape(k), escape(str(v))) for k, v in flatten(config).items()]
+    again = (
+        "<p>The same run again, from the folder of this one:</p>"
+        f'<pre class="wide">{escape(AGAIN)}</pre>'
+    )
+    parts.append(
+        f"<details><summary>Config</summary>\n{again if keys else ''}"
+        f"{table(('key', 'value'), keys)}</details>"
+    )
+    write_atomically(path, document(title, "\n".join(parts), style=style, script=policy))
 
 
-def document(title: str, body: str, *, style: str = "") -> str:
-    """Returns a page in the look of the reports, which may fetch nothing and run nothing.
+def name_of(results: Mapping[str, Any]) -> str:
+    """Returns what a run is called, as in "thanos on digits"; empty where results do not say."""
+    return " on ".join(str(results[key]) for key in ("method", "dataset") if key in results)
+
+
+def drawn(figures: Pictures) -> dict[str, tuple[str, str]]:
+    """Returns the same pictures as SVG, in which ids are told apart by their place."""
+    return {
+        name: (figure if isinstance(figure, str) else _svg(number, figure), sentence)
+        for number, (name, (figure, sentence)) in enumerate(figures.items())
+    }
+
+
+def flat_pictures(maps: Mapping[str, ImageMap], *, first: int = 0) -> str:
+    """Returns the maps as pictures for print and for browsers without scripts; may be empty.
+
+    Args:
+      maps: title -> map.
+      first: number of the first picture, by which ids in a page are told apart.
+    """
+    found: list[str] = []
+    for title, one in maps.items():
+        kind = {"train": "Training", "test": "Test"}.get(one.split, one.split)
+        for column in one.columns:
+            if column.reading:
+                name = f"{title and f'{title}: '}{kind} embeddings by {column.name}"
+                figure = plots.embedding_map(
+                    one.layout.points, column.values, column.names, column.name
+                )
+                shown = picture(first + len(found), name, figure, column.reading)
+                found.append(f"<h3>{escape(name)}</h3>\n{shown}")
+    if not found:
+        return ""
+    pictures = "\n".join(found)
+    return f"<details><summary>The map as flat pictures</summary>\n{pictures}</details>"
+
+
+def document(title: str, body: str, *, style: str = "", script: str = "") -> str:
+    """Returns a page in the look of the reports, which may fetch nothing.
 
     Args:
       title: escaped here.
       body: HTML already.
       style: CSS after the reports' own.
+      script: source expression of the only script that may run; empty: none may.
     """
+    policy = f"{_POLICY}; script-src {script}" if script else _POLICY
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(title)}</title>\n<style>{_STYLE}{style}</style>\n</head>\n"
         f"<body>\n{body}\n</body>\n</html>\n"
@@ -146,10 +215,11 @@ def _cards(results: Mapping[str, Any]) -> str:
     return f'<div class="cards">{"".join(cards)}</div>' if cards else ""
 
 
-def picture(number: int, name: str, figure: Figure, sentence: str) -> str:
+def picture(number: int, name: str, figure: Figure | str, sentence: str) -> str:
     """Returns a figure and how to read it as HTML; its number tells its ids from other figures'."""
+    svg = figure if isinstance(figure, str) else _svg(number, figure)
     return (
-        f'<figure><div role="img" aria-label="{escape(name)}">{_svg(number, figure)}</div>'
+        f'<figure><div role="img" aria-label="{escape(name)}">{svg}</div>'
         f"<figcaption>{escape(sentence)}</figcaption></figure>"
     )
 
@@ -186,19 +256,19 @@ def _nested(name: str, value: Mapping[str, Any]) -> str:
         for key in dict.fromkeys(key for inner in value.values() for key in inner):
             cells = (_value(v[key], name, key) if key in v else "" for v in value.values())
             rows.append((_words(key), *cells, _meaning(name, key)))
-        return _table(("name", *map(str, value), "meaning"), rows)
+        return table(("name", *map(str, value), "meaning"), rows)
     rows = []
     for key, inner in flatten(value).items():
         path = (name, *key.split("."))
         rows.append((escape(key), _value(inner, *path), _meaning(*path)))
-    return _table(("name", "value", "meaning"), rows)
+    return table(("name", "value", "meaning"), rows)
 
 
 def _rows(values: Mapping[str, Any]) -> list[tuple[str, ...]]:
     return [(_words(key), _value(value, key), _meaning(key)) for key, value in values.items()]
 
 
-def _table(head: Sequence[str], rows: Sequence[tuple[str, ...]]) -> str:
+def table(head: Sequence[str], rows: Sequence[tuple[str, ...]]) -> str:
     """Returns a table; `head` is escaped here, the cells of `rows` are HTML already."""
     kinds = ["name", *("meaning" if name == "meaning" else "value" for name in head[1:])]
     columns = "".join(

@@ -113,16 +113,14 @@ def embedding_map(points: Any, labels: Any, names: Sequence[str], title: str) ->
       TypeError: points are not floating point, or labels not integers.
       ValueError: a wrong shape, points not finite, or a label without a name.
     """
-    points = check_embeddings(points, "points")
-    if points.shape[1] != 2:
-        raise ValueError(f"points: expected [n, 2], got shape {points.shape}")
+    points = _checked_points(points)
     labels = check_labels(labels, "labels", length=len(points), num_classes=len(names))
-    colors = _colors(len(names))
+    by_label = colors(len(names))
     figure = Figure(figsize=(WIDTH, 5.2), dpi=200, layout="constrained")
     axes = figure.add_subplot()
     size = min(14.0, max(1.5, 2e4 / len(points)))
     axes.scatter(
-        points[:, 0], points[:, 1], c=colors[labels], s=size, alpha=0.85, linewidths=0,
+        points[:, 0], points[:, 1], c=by_label[labels], s=size, alpha=0.85, linewidths=0,
         rasterized=len(points) > 3000,
     )  # fmt: skip
     axes.set_aspect("equal", adjustable="datalim")
@@ -132,7 +130,8 @@ def embedding_map(points: Any, labels: Any, names: Sequence[str], title: str) ->
     axes.set_title(title, loc="left", fontsize=10, color=INK, parse_math=False)
     if len(names) <= 20:
         dots = [
-            Line2D([], [], linestyle="", marker="o", markersize=6, color=color) for color in colors
+            Line2D([], [], linestyle="", marker="o", markersize=6, color=color)
+            for color in by_label
         ]
         legend_below(figure, dots, names, columns=4, fontsize=9, handletextpad=0.1)
     else:
@@ -143,6 +142,50 @@ def embedding_map(points: Any, labels: Any, names: Sequence[str], title: str) ->
         bar.set_label(f"number of the label (of {len(names)})", color=INK, fontsize=9)
         bar.ax.tick_params(colors=INK, labelsize=8)
         bar.outline.set_visible(False)
+    return figure
+
+
+def maps_beside(
+    points: Mapping[str, Any], labels: Mapping[str, Any], names: Sequence[str], meaning: str
+) -> Figure:
+    """Draws maps side by side, two a line, all at one scale.
+
+    Args:
+      points: title -> floating point [m, 2], at least one.
+      labels: title -> integer [m], indices of names.
+      names: of the labels.
+      meaning: what the colours mean.
+
+    Raises:
+      TypeError, ValueError: as `embedding_map`.
+    """
+    lines, by_label = math.ceil(len(points) / 2), colors(len(names))
+    checked = {title: _checked_points(one) for title, one in points.items()}
+    reach = 0.53 * np.max([np.ptp(one, axis=0) for one in checked.values()], axis=0)
+    reach = np.maximum(reach, max(0.2 * float(reach.max()), 1e-6))
+    width = 1.6 * WIDTH
+    height = lines * (width / 2 * float(reach[1] / reach[0]) + 0.3) + 0.5
+    figure = Figure(figsize=(width, height), dpi=200, layout="constrained")
+    grid = list(figure.subplots(lines, 2, squeeze=False).flat)
+    for axes in grid:
+        axes.set_axis_off()
+    for axes, (title, xy) in zip(grid, checked.items(), strict=False):
+        shown = check_labels(labels[title], "labels", length=len(xy), num_classes=len(names))
+        axes.scatter(
+            xy[:, 0], xy[:, 1], c=by_label[shown], s=min(14.0, max(1.5, 2e4 / len(xy))),
+            alpha=0.85, linewidths=0, rasterized=len(xy) > 3000,
+        )  # fmt: skip
+        centre = (xy.max(axis=0) + xy.min(axis=0)) / 2
+        axes.set_aspect("equal")
+        axes.set_xlim(centre[0] - reach[0], centre[0] + reach[0])
+        axes.set_ylim(centre[1] - reach[1], centre[1] + reach[1])
+        axes.set_title(f"{title}, by {meaning}", fontsize=10, color=INK, parse_math=False)
+    if len(names) <= 20:
+        dots = [
+            Line2D([], [], linestyle="", marker="o", markersize=6, color=color)
+            for color in by_label
+        ]
+        legend_below(figure, dots, names, columns=10, fontsize=9, handletextpad=0.1)
     return figure
 
 
@@ -348,6 +391,13 @@ def _checked_images(images: Any, name: str) -> np.ndarray:
     return images
 
 
+def _checked_points(points: Any) -> np.ndarray:
+    points = check_embeddings(points, "points")
+    if points.shape[1] != 2:
+        raise ValueError(f"points: expected [n, 2], got shape {points.shape}")
+    return points
+
+
 def _show(axes: Axes, image: np.ndarray) -> None:
     image = np.clip(np.nan_to_num(image), 0, 1)
     image = image.squeeze(2) if image.shape[2] == 1 else image
@@ -360,8 +410,8 @@ def _series(records: Sequence[Mapping[str, Any]], name: str) -> list[tuple[float
     return [(step, y) for step, y in found if y is not None and math.isfinite(y)]
 
 
-def _colors(count: int) -> np.ndarray:
-    """Returns RGBA [count, 4]."""
+def colors(count: int) -> np.ndarray:
+    """Returns the colours of so many labels, RGBA [count, 4]."""
     if count <= len(PALETTE):
         return np.array([to_rgba(color) for color in PALETTE[:count]])
     if count <= 20:

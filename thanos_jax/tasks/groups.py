@@ -17,11 +17,13 @@ from typing import Any, NamedTuple
 import ml_collections
 import numpy as np
 
-from thanos_jax.downstream import groups, projection
+from thanos_jax.downstream import groups
 from thanos_jax.downstream.groups import scores as group_scores
+from thanos_jax.downstream.projection import Layout
 from thanos_jax.errors import ConfigError
 from thanos_jax.methods import GROUPS, Method
 from thanos_jax.report import plots
+from thanos_jax.report.image_map import ImageMap, classes, right_or_wrong
 from thanos_jax.tasks import findings, stages
 from thanos_jax.train import classifier_losses
 
@@ -36,15 +38,17 @@ class Groups(NamedTuple):
       train: int32 [n], 0 to len(names) - 1.
       validation: int32 [m].
       names: str [groups], for people.
-      points: float32 [p, 2], a map of training embeddings; [0, 2] where there is none.
-      mapped: int64 [p], the training images on it.
+      points, mapped, plane, neighbours: of the map of training images, see
+        `thanos_jax.downstream.projection.Layout`; empty where the classifier's embeddings make it.
     """
 
     train: np.ndarray
     validation: np.ndarray
     names: np.ndarray
-    points: np.ndarray = np.zeros((0, 2), np.float32)
-    mapped: np.ndarray = np.zeros(0, np.int64)
+    points: np.ndarray = Layout().points
+    mapped: np.ndarray = Layout().mapped
+    plane: np.ndarray = Layout().plane
+    neighbours: np.ndarray = Layout().neighbours
 
 
 class Prepared(NamedTuple):
@@ -134,6 +138,7 @@ def perform(run: stages.Run, prepared: Prepared) -> dict[str, Any]:
         trained,
         results,
         lambda: _figures(run, known, labels["train"], held_out, results),
+        lambda: _map(run, known, labels["train"], found["train"]),
     )
 
 
@@ -245,14 +250,12 @@ def _recover(run: stages.Run, outputs: Mapping[str, Mapping[str, np.ndarray]]) -
         clustering=groups.Clustering(config.clustering, config.projection),
         seed=run.config.seed,
     )
-    points, mapped = projection.project(train["embedding"], limit=run.config.report.map_points)
     names = [f"{run.dataset.coarse_names[c]} #{g}" for g, c in enumerate(found.classes.tolist())]
     return Groups(
         found.groups.astype(np.int32),
         found.validation_groups.astype(np.int32),
         np.array(names),
-        points,
-        mapped,
+        *stages.lay_out(run, train["embedding"]),
     )
 
 
@@ -346,6 +349,28 @@ def _recovery(
     }
 
 
+def _map(
+    run: stages.Run,
+    known: Groups,
+    labels: Mapping[str, np.ndarray],
+    found: Mapping[str, np.ndarray],
+) -> ImageMap:
+    """Makes the map of training images, as the representation or else the classifier has them."""
+    names, reading = run.dataset.coarse_names, plots.HOW_TO_READ["recovered_map"]
+    columns = [
+        classes("true group", labels["fine"], run.dataset.fine_names, reading),
+        classes("class", labels["coarse"], names),
+        classes("predicted class", found["prediction"], names),
+        right_or_wrong(found["prediction"], labels["coarse"]),
+    ]
+    if not _groups_are_known(run.config):
+        columns.insert(0, classes("recovered group", known.train, known.names.tolist(), reading))
+    layout = Layout(known.points, known.mapped, known.plane, known.neighbours)
+    if not len(layout.mapped):
+        layout = stages.lay_out(run, found["embedding"])
+    return stages.map_of(run, "train", layout, columns)
+
+
 def _figures(
     run: stages.Run,
     known: Groups,
@@ -379,14 +404,5 @@ def _figures(
             figures[f"Training images of {known.names[worst]}"] = (
                 plots.images(images / np.float32(255)),
                 plots.HOW_TO_READ["worst_recovered"],
-            )
-    if len(known.points):
-        for title, sets, names in (
-            ("recovered", known.train, known.names.tolist()),
-            ("true", labels["fine"], list(run.dataset.fine_names)),
-        ):
-            figures[f"Training embeddings by {title} group"] = (
-                plots.embedding_map(known.points, sets[known.mapped], names, f"{title} group"),
-                plots.HOW_TO_READ["recovered_map"],
             )
     return figures

@@ -20,10 +20,12 @@ import numpy as np
 from thanos_jax.data.corruption import corrupt
 from thanos_jax.data.dataset import Dataset
 from thanos_jax.data.relabelled import relabel
-from thanos_jax.downstream import noisy_labels, projection
+from thanos_jax.downstream import noisy_labels
+from thanos_jax.downstream.projection import Layout
 from thanos_jax.errors import ConfigError
 from thanos_jax.methods import NOISE
 from thanos_jax.report import plots
+from thanos_jax.report.image_map import ImageMap, classes, right_or_wrong, score
 from thanos_jax.tasks import findings, stages
 from thanos_jax.train import classifier_losses
 from thanos_jax.train.build import build, count_steps
@@ -55,15 +57,17 @@ class Findings(NamedTuple):
       suspicion: float32 [n], higher where a label is more likely wrong.
       flagged: bool [n], taken to be wrong.
       suggested: int32 [n], the label in its place.
-      points: float32 [p, 2], a map of training embeddings; [0, 2] where there is none.
-      mapped: int64 [p], the training images on it.
+      points, mapped, plane, neighbours: of the map of training images, see
+        `thanos_jax.downstream.projection.Layout`.
     """
 
     suspicion: np.ndarray
     flagged: np.ndarray
     suggested: np.ndarray
-    points: np.ndarray = np.zeros((0, 2), np.float32)
-    mapped: np.ndarray = np.zeros(0, np.int64)
+    points: np.ndarray
+    mapped: np.ndarray
+    plane: np.ndarray
+    neighbours: np.ndarray
 
 
 class Prepared(NamedTuple):
@@ -130,9 +134,9 @@ def perform(run: stages.Run, prepared: Prepared) -> dict[str, Any]:
     # The test split is first read here, and decides nothing.
     print("accuracy on right labels", flush=True)
     accuracy, chosen = (stages.accuracy(one("test")) for one in (trained.last, trained.outputs))
+    seen = trained.last("train", "probability")
     if prepared.first.name == "classifier":
-        seen = trained.last("train", "probability")
-        found = _once(run, train, lambda: _judge(seen, train.given))
+        found = _once(run, train, lambda: _judge(run, seen, train.given))
     results = {
         "noise_method": method,
         "noise_kind": config.noise.kind,
@@ -143,7 +147,12 @@ def perform(run: stages.Run, prepared: Prepared) -> dict[str, Any]:
         **_scores(config.noise, train, found),
     }
     return stages.finish(
-        run, prepared.first, trained, results, lambda: _figures(noisy, train, found)
+        run,
+        prepared.first,
+        trained,
+        results,
+        lambda: _figures(noisy, train, found),
+        lambda: _map(run, train, found, seen["prediction"]),
     )
 
 
@@ -239,7 +248,7 @@ def _once(run: stages.Run, train: Noise, find: Any) -> Findings:
     return Findings(**{name: arrays[name] for name in Findings._fields})
 
 
-def _find(run: stages.Run, given: np.ndarray, embeddings: np.ndarray | None) -> Findings:
+def _find(run: stages.Run, given: np.ndarray, embeddings: Any) -> Findings:
     """Finds wrong labels by the embedding."""
     print("suspected labels", flush=True)
     config = run.config.noise
@@ -256,16 +265,23 @@ def _find(run: stages.Run, given: np.ndarray, embeddings: np.ndarray | None) -> 
     assumed = None if config.assumed_rate < 0 else config.assumed_rate
     flagged = noisy_labels.flag(suspicion, assumed, seed=run.config.seed)
     suggested = noisy_labels.suggest(embeddings, given, trusted=~flagged, **options)
-    points, mapped = projection.project(embeddings, limit=run.config.report.map_points)
     return Findings(
-        suspicion.astype(np.float32), flagged, suggested.astype(np.int32), points, mapped
+        suspicion.astype(np.float32),
+        flagged,
+        suggested.astype(np.int32),
+        *stages.lay_out(run, embeddings),
     )
 
 
-def _judge(seen: Mapping[str, np.ndarray], given: np.ndarray) -> Findings:
+def _judge(run: stages.Run, seen: Mapping[str, np.ndarray], given: np.ndarray) -> Findings:
     """Finds wrong labels by a classifier trained on them: those it gives little probability."""
     suspicion = 1 - seen["probability"][np.arange(len(given)), given]
-    return Findings(suspicion, seen["prediction"] != given, seen["prediction"].astype(np.int32))
+    return Findings(
+        suspicion,
+        seen["prediction"] != given,
+        seen["prediction"].astype(np.int32),
+        *stages.lay_out(run, seen["embedding"]),
+    )
 
 
 def _mended(
@@ -340,6 +356,24 @@ def _scores(config: Any, train: Noise, found: Findings) -> dict[str, Any]:
     return scores
 
 
+def _map(run: stages.Run, train: Noise, found: Findings, predicted: np.ndarray) -> ImageMap:
+    """Makes the map of training images; suspicion colours it first."""
+    names, reading = run.dataset.coarse_names, plots.HOW_TO_READ["noisy_map"]
+    wrong, columns = ("right", "wrong"), [score("suspicion", found.suspicion)]
+    columns.append(classes("given label", train.given, names, reading))
+    if train.changed.any():
+        changed = train.changed.astype(np.int32)
+        columns.append(classes("whether it is wrong", changed, wrong, reading))
+    columns += [
+        classes("suspected", found.flagged.astype(np.int32), ("not suspected", "suspected")),
+        classes("suggested label", found.suggested, names),
+        classes("predicted label", predicted, names),
+        right_or_wrong(predicted, train.given),
+    ]
+    layout = Layout(found.points, found.mapped, found.plane, found.neighbours)
+    return stages.map_of(run, "train", layout, columns)
+
+
 def _figures(noisy: Dataset, train: Noise, found: Findings) -> dict[str, tuple[Any, str]]:
     """Draws what the report shows; each figure with a sentence on how to read it."""
     names = noisy.coarse_names
@@ -363,13 +397,4 @@ def _figures(noisy: Dataset, train: Noise, found: Findings) -> dict[str, tuple[A
         plots.suspicion(found.suspicion, train.changed),
         plots.HOW_TO_READ["suspicion"],
     )
-    if len(found.points):
-        for title, values, legend in (
-            ("given label", train.given, names),
-            ("whether it is wrong", train.changed.astype(np.int64), ("right", "wrong")),
-        ):
-            figures[f"Training embeddings by {title}"] = (
-                plots.embedding_map(found.points, values[found.mapped], legend, title),
-                plots.HOW_TO_READ["noisy_map"],
-            )
     return figures

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import pathlib
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -20,10 +21,12 @@ from thanos_jax.data.batches import sample_indices
 from thanos_jax.data.dataset import Dataset, known_coarse
 from thanos_jax.data.dataset import labels as stored_labels
 from thanos_jax.data.splits import Split
-from thanos_jax.downstream import transfer
+from thanos_jax.downstream import projection, transfer
 from thanos_jax.downstream.groups import scores as group_scores
 from thanos_jax.errors import ConfigError
-from thanos_jax.report import html, plots
+from thanos_jax.report import folder as report_folder
+from thanos_jax.report import html, image_map, plots
+from thanos_jax.report.image_map import Column, ImageMap
 from thanos_jax.tasks import predicted_spread
 from thanos_jax.train import checkpoint, description, loop, metrics, nonfinite
 from thanos_jax.train.build import Training, build
@@ -361,6 +364,7 @@ def finish(
     trained: Trained,
     results: dict[str, Any],
     figures: Callable[[], Figures],
+    shown: Callable[[], ImageMap] | None = None,
 ) -> dict[str, Any]:
     """Writes the report, and then results.json; returns the results. The first process writes.
 
@@ -370,6 +374,7 @@ def finish(
       trained: the training that the results are about.
       results: of the task; those that all runs have are added.
       figures: draws, title -> figure, and a sentence on how to read it.
+      shown: makes the map of images, as `map_of`; None: the report has none.
 
     Raises:
       WorkdirError: one cannot be written.
@@ -395,13 +400,15 @@ def finish(
         for name, arrays in kept.items():
             workdir.write_arrays(run.folder / name, arrays)
     print("report", flush=True)
+    found = shown() if shown else None
+    drawn = {**figures(), **training_figures(run.folder)}
     html.write(
         run.folder / "report.html",
         config=run.config.to_dict(),
-        # The curves are drawn.
-        results={key: value for key, value in results.items() if key != "along_training"},
+        results=report_folder.shown(results),
         records=trained.records,
-        figures={**figures(), **training_figures(run.folder)},
+        figures=report_folder.keep(run.folder, drawn, trained.records, found),
+        image_map=found,
     )
     # Last: its presence says that everything else was written.
     with workdir.writing(run.folder):
@@ -451,6 +458,35 @@ def _outputs_to_keep(run: Run, trained: Trained) -> dict[str, dict[str, Any]]:
             "fine": strata[outputs["fine"]],
         }
     return found
+
+
+def lay_out(run: Run, embeddings: np.ndarray) -> projection.Layout:
+    """Places images on the run's map, and says how long it took."""
+    started = time.perf_counter()
+    layout = projection.lay_out(embeddings, limit=run.config.report.map_points)
+    seconds = time.perf_counter() - started
+    print(f"map of {len(layout.mapped):,} images: {seconds:.1f} s", flush=True)
+    return layout
+
+
+def map_of(run: Run, split: str, layout: projection.Layout, columns: Sequence[Column]) -> ImageMap:
+    """Makes the map of a split's images.
+
+    Args:
+      run: its data set has the images.
+      split: "train" or "test".
+      layout: of its images, from `lay_out`.
+      columns: of all its images.
+    """
+    images = run.dataset.splits[split]
+    return image_map.of_images(
+        split,
+        layout,
+        columns,
+        lambda rows: images.read(rows)["image"],
+        names=getattr(images, "names", None),
+        pixels=run.config.report.thumbnail_pixels,
+    )
 
 
 def training_figures(folder: pathlib.Path, *, of_samples: str = "sample_0") -> Figures:

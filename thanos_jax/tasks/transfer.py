@@ -13,8 +13,9 @@ from thanos_jax import sharding
 from thanos_jax.data import augment
 from thanos_jax.data.dataset import Dataset
 from thanos_jax.data.splits import DataError
-from thanos_jax.downstream import geometry, projection, transfer
+from thanos_jax.downstream import geometry, transfer
 from thanos_jax.report import plots
+from thanos_jax.report.image_map import ImageMap, classes, right_or_wrong
 from thanos_jax.tasks import stages
 from thanos_jax.train.objective import METHODS
 
@@ -93,7 +94,12 @@ def perform(run: stages.Run, prepared: Prepared) -> dict[str, Any]:
         "embedding_dim": int(found["test"]["embedding"].shape[1]),
     }
     return stages.finish(
-        run, prepared.first, trained, results, lambda: _figures(run, trained, found["test"])
+        run,
+        prepared.first,
+        trained,
+        results,
+        lambda: _figures(run, trained, found["test"]),
+        lambda: _map(run, found["test"]),
     )
 
 
@@ -128,18 +134,24 @@ def _along_training(records: list[dict[str, Any]]) -> dict[str, Any]:
     )
 
 
+def _map(run: stages.Run, test: dict[str, np.ndarray]) -> ImageMap:
+    """Makes the map of test images; fine labels colour it first, for they show collapse."""
+    dataset, read = run.dataset, plots.HOW_TO_READ
+    columns = [
+        classes("fine label", test["fine"], dataset.fine_names, read["fine"]),
+        classes("coarse label", test["coarse"], dataset.coarse_names, read["coarse"]),
+        classes("predicted label", test["prediction"], dataset.coarse_names),
+        right_or_wrong(test["prediction"], test["coarse"]),
+    ]
+    return stages.map_of(run, "test", stages.lay_out(run, test["embedding"]), columns)
+
+
 def _figures(
     run: stages.Run, trained: stages.Trained, test: dict[str, np.ndarray]
 ) -> dict[str, tuple[Any, str]]:
     """Draws what the report shows; each figure with a sentence on how to read it."""
     config, dataset = run.config, run.dataset
-    points, chosen = projection.project(test["embedding"], limit=config.report.map_points)
     figures = {"Training": (plots.curves(trained.records), plots.HOW_TO_READ["curves"])}
-    for kind, names in (("coarse", dataset.coarse_names), ("fine", dataset.fine_names)):
-        figures[f"Test embeddings by {kind} label"] = (
-            plots.embedding_map(points, test[kind][chosen], names, f"{kind} label"),
-            plots.HOW_TO_READ[kind],
-        )
     if METHODS[config.method].reconstruct:
         images = dataset.splits["test"].read(np.arange(min(12, len(test["fine"]))))["image"]
         # The other processes have no part in it.

@@ -1,0 +1,54 @@
+"""Makes the report of a run again, or sets runs beside each other.
+
+    python -m thanos_jax.report DIR [DIR ...] --out=FILE.html [--picture=FILE.png]
+
+DIR is the folder of a finished run. Its data and its checkpoints need not be there: the folder
+keeps what the report shows. Of one run FILE.html is its report.html; of several it has their maps,
+linked and at one scale, and what differs in numbers and config.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pathlib
+
+from absl.flags import argparse_flags
+
+from thanos_jax import command
+
+PARSER = argparse_flags.ArgumentParser(
+    prog="python -m thanos_jax.report",
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+)
+PARSER.add_argument("dir", metavar="DIR", nargs="+", type=pathlib.Path)
+PARSER.add_argument("--out", metavar="FILE.html", type=pathlib.Path, required=True)
+PARSER.add_argument(
+    "--picture", metavar="FILE.png", type=pathlib.Path, help="the maps as a picture; of several"
+)
+
+
+def main(asked: argparse.Namespace) -> int:
+    """Writes the page and prints where it is; returns the exit code."""
+    if asked.picture and len(asked.dir) < 2:
+        PARSER.error("--picture is for several DIR")
+    from thanos_jax import workdir  # not before --help: they take their time
+    from thanos_jax.report import folder, html, side_by_side
+
+    runs = [folder.read(one) for one in asked.dir]
+    with workdir.writing(asked.out.parent):
+        if len(runs) == 1:
+            html.write(asked.out, **runs[0]._asdict())
+        else:
+            titled = dict(zip(side_by_side.titles(asked.dir, runs), runs, strict=True))
+            side_by_side.write(asked.out, titled)
+            if asked.picture:
+                side_by_side.save_figure(asked.picture, titled)
+    print(asked.out)
+    return 0
+
+
+if __name__ == "__main__":
+    os.environ["JAX_PLATFORMS"] = "cpu"  # other devices may be a running training's
+    command.start(main, PARSER)

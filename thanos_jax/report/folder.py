@@ -1,0 +1,83 @@
+"""What a run's folder keeps of its report, by which the report is made again without the data."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from thanos_jax import config as schema
+from thanos_jax import workdir
+from thanos_jax.errors import ConfigError
+from thanos_jax.report import html, image_map
+from thanos_jax.report.image_map import ImageMap
+
+
+class Reported(NamedTuple):
+    """What the report of a run is made of; arguments of `html.write`.
+
+    Attributes:
+      config: the run's, nested.
+      results: what results.json holds, less what is drawn.
+      records: the last line of the log, alone.
+      figures: title -> (SVG, how to read it).
+      image_map: of the run's images; None: it has none.
+    """
+
+    config: dict[str, Any]
+    results: dict[str, Any]
+    records: list[dict[str, Any]]
+    figures: dict[str, tuple[str, str]]
+    image_map: ImageMap | None
+
+
+def shown(results: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns results less the curves, which are drawn."""
+    return {key: value for key, value in results.items() if key != "along_training"}
+
+
+def keep(
+    folder: pathlib.Path,
+    figures: html.Pictures,
+    records: Sequence[Mapping[str, Any]],
+    found: ImageMap | None,
+) -> dict[str, tuple[str, str]]:
+    """Writes map.npz and pictures.json into a run's folder; returns the pictures as SVG.
+
+    Raises:
+      WorkdirError: one cannot be written.
+    """
+    pictures = html.drawn(figures)
+    with workdir.writing(folder):
+        if found is not None:
+            image_map.write(folder / workdir.MAP, found)
+        text = json.dumps({"figures": pictures, "records": records[-1:]})
+        workdir.write_atomically(folder / workdir.PICTURES, text + "\n")
+    return pictures
+
+
+def read(folder: pathlib.Path) -> Reported:
+    """Returns what a finished run's folder keeps of its report.
+
+    Raises:
+      ConfigError: it holds no finished run, or one without pictures.json.
+      WorkdirError: map.npz is damaged.
+    """
+    for name in ("config.json", "results.json", workdir.PICTURES):
+        if not (folder / name).is_file():
+            raise ConfigError(
+                f"report: expected the folder of a finished run, got {folder}, which has no {name}"
+            )
+    results, pictures = (
+        json.loads((folder / name).read_text(encoding="utf-8"))
+        for name in ("results.json", workdir.PICTURES)
+    )
+    path = folder / workdir.MAP
+    return Reported(
+        schema.read(folder / "config.json").to_dict(),
+        shown(results),
+        pictures["records"],
+        {name: (svg, sentence) for name, (svg, sentence) in pictures["figures"].items()},
+        image_map.read(path) if path.exists() else None,
+    )
