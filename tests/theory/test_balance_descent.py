@@ -22,10 +22,10 @@ def loss_of(keywords):
     return name, lambda z, labels: function(z, labels, implementation="dense", **keywords)
 
 
-def descended(loss, labels, batches=None, seed=0, iterations=1000, tolerance=1e-15):
+def descended(loss, labels, batches=None, dim=None, seed=0, iterations=1000, tolerance=1e-15):
     """Embeddings [images, 2, d] that descend the loss, the mean over batches of row numbers."""
     images = len(labels)
-    dim = images + 2  # a direction for each image, and more
+    dim = dim or images + 2  # a direction for each image, and more
     start = np.random.default_rng(seed).normal(size=(images, 2, dim))
     labels = jnp.asarray(labels)
 
@@ -237,3 +237,15 @@ def test_drawn_batches_end_at_the_prediction(classes, held, shown, keywords, dra
     )
     measured = float(np.mean(spreads_of(z, np.asarray(labels))))
     assert measured == pytest.approx(found, abs=0.002 if draw == "balanced" else 0.01)
+
+
+@pytest.mark.slow
+def test_a_narrow_embedding_spreads_less():
+    keywords = {"alpha": 0.5, "temperature": 0.5}
+    _, loss = loss_of(keywords)
+    labels = np.repeat(np.arange(4), 16)
+    with jax.enable_x64(True):
+        z = descended(loss, labels, dim=8, iterations=3000)
+    found = balance.within_class_spread(classes=4, images_per_class=16, **keywords)
+    assert found == pytest.approx(0.784, abs=1e-3)
+    assert float(np.mean(spreads_of(z, labels))) == pytest.approx(0.592, abs=0.01)

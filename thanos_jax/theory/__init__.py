@@ -18,6 +18,9 @@ What the functions share:
                   of the image means (M~, unsupervised), or beta M+ + (1 - beta) M~ (joint).
   |W v_k|         how strongly feature k is learnt: the length of W's column k - 1.
 
+`thanos_jax.theory.balance` needs none of this: it predicts how far a class spreads at the minimum
+of the losses that are trained here.
+
 Source: Xue et al., "Which Features are Learnt by Contrastive Learning? On the Role of Simplicity
 Bias in Class Collapse and Feature Suppression", ICML 2023, https://arxiv.org/abs/2305.16536
 """

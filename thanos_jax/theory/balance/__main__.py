@@ -62,6 +62,7 @@ def main(argv: Sequence[str]) -> None:
         _print(settings.weight, settings, dict(zip(TABLE, rows, strict=True)))
     _print_by_classes("the threshold", found["threshold"], settings)
     _print_by_classes("what spreads a class half way", found["for_half"], settings)
+    _print_by_classes("where a set beats collapse and uniformity", found["wins"], settings)
     for folder, runs in found["measured"].items():
         print(f"within_class_spread of training images, {folder}")
         for one in runs:
@@ -85,12 +86,20 @@ def _print_by_classes(what: str, found: dict[str, Any], settings: Settings) -> N
 
 
 def _print(first: str, settings: Settings, rows: dict[Any, Any]) -> None:
-    heads = [f"t={t:g}" for t in settings.temperatures]
-    print(f"  {first:<8}" + "".join(f"{head:>8}" for head in heads))
-    for name, values in rows.items():
-        cells = ["none" if value is None else f"{value:.3f}" for value in values]
-        print(f"  {name!s:<8}" + "".join(f"{cell:>8}" for cell in cells))
+    lines = [[first, *(f"t={t:g}" for t in settings.temperatures)]]
+    lines += [[str(name), *(_cell(value) for value in values)] for name, values in rows.items()]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        print("  " + "  ".join(f"{c:>{width}}" for c, width in zip(line, widths, strict=True)))
     print()
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, list):
+        return " to ".join(f"{end:.3f}" for end in value)
+    return f"{value:.3f}"
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def thresholds(classes: Sequence[int], curves: Mapping[str, Any], name: str) -> 
     axes.set_xscale("log")
     side = "at and below" if name == "alpha" else "at and above"
     _dress(axes, f"class collapse {side} the threshold", "classes", f"$\\{name}$")
-    _legend(axes)
+    _legend(axes, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
 
 
@@ -120,5 +120,5 @@ def _dress(axes: Axes, title: str, below: str, beside: str) -> None:
     axes.set_ylabel(beside, color=INK, fontsize=9)
 
 
-def _legend(axes: Axes) -> None:
-    axes.legend(frameon=False, fontsize=7, labelcolor=INK)
+def _legend(axes: Axes, **place: Any) -> None:
+    axes.legend(frameon=False, fontsize=7, labelcolor=INK, **place)
