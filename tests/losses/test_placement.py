@@ -46,10 +46,16 @@ COLUMNS = {
     "where": ("everything", "padded"),
     "bank": ("no_bank", "bank"),
 }
-# An axis left to the compiler, beside which positives are counted in another way.
-BESIDE_AUTO = (
-    "spread", "4 and model", "Auto", "partial", "streaming_ring", "all", "padded", "bank",
-)  # fmt: skip
+# A shard_map over the batch alone, beside an axis of each kind: rows with paths of their own.
+BESIDE = {
+    "Auto": (
+        "spread", "4 and model", "Auto", "partial", "streaming_ring", "all", "padded", "bank",
+    ),
+    "Explicit": (
+        "spread", "4 and model", "Explicit", "partial_unchecked", "dense", "cross", "everything",
+        "no_bank",
+    ),
+}  # fmt: skip
 
 
 def covering(columns):
@@ -73,7 +79,7 @@ def pytest_generate_tests(metafunc):
         columns = COLUMNS
         if metafunc.config.getoption("--everything"):
             columns = COLUMNS | {"loss": tuple(oracle.BY_NAME)}
-        metafunc.parametrize("row", [BESIDE_AUTO, *covering(columns)], ids="-".join)
+        metafunc.parametrize("row", covering(columns), ids="-".join)
 
 
 def mesh_of(name, kind):
@@ -108,6 +114,15 @@ def expected(loss, views, where, bank):
 
 @pytest.mark.sampled(6)
 def test_row(row):
+    check(row)
+
+
+@pytest.mark.parametrize("kind", BESIDE)
+def test_beside_another_axis(kind):
+    check(BESIDE[kind])
+
+
+def check(row):
     case = dict(zip(COLUMNS, row, strict=True))
     embeddings, labels, where, bank = batch_of(case["where"], case["bank"])
     mesh, (_, batch_axes, others) = mesh_of(case["mesh"], case["kind"]), MESHES[case["mesh"]]

@@ -49,6 +49,11 @@ def test_joint_form_needs_labels():
         losses.cross_modal(QUERY, KEY, beta=0.5)
 
 
+def test_queue_is_in_the_denominator():
+    with pytest.raises(ValueError, match=r"^denominator.*memory bank"):
+        losses.cross_modal(QUERY, KEY, memory_bank=queue_like(), denominator="one_positive")
+
+
 def queue_like(filled=True):
     rng = np.random.default_rng(9)
     there = np.array([1, 1, 0, 1, 1, 1, 0], bool) & filled
@@ -58,22 +63,28 @@ def queue_like(filled=True):
     )  # fmt: skip
 
 
-def moco(query, key, labels, bank, *, alpha, beta, temperature, where=None):
-    """He et al., algorithm 1, row by row; with labels, entries of the queue are positives too."""
-    where = np.ones(len(query), bool) if where is None else where
+def moco(query, key, labels, bank, *, alpha, beta, temperature, where):
+    """He et al., algorithm 1, row by row; with labels, entries of the queue are positives too.
+
+    A query whose key is missing is an anchor of the supervised term alone.
+    """
+    where = np.broadcast_to(where.reshape(len(query), -1), (len(query), 2))
     z, k = (oracle.normalized(np.asarray(x).astype(np.float64)) for x in (query, key))
-    rows = []
-    for i in np.flatnonzero(where):
-        own = z[i] @ k[i] / temperature
+    info_nce, supcon, cnce = [], [], []
+    for i in np.flatnonzero(where[:, 0]):
+        keys = [z[i] @ k[i] / temperature] if where[i, 1] else []
         there = [(z[i] @ v / temperature, y) for v, y in oracle.in_bank(bank, normalize=True)]
-        every = [own, *(s for s, _ in there)]
-        same = [own, *(s for s, y in there if labels is not None and y == labels[i])]
-        info_nce = oracle.lse(np.array(every)) - own
-        supcon = oracle.lse(np.array(every)) - np.mean(same)
-        cnce = oracle.lse(np.array(same)) - own
-        mixed = beta * supcon + (1 - beta) * info_nce
-        rows.append((1 - alpha) * mixed + alpha * cnce if labels is not None else info_nce)
-    return np.mean(rows)
+        every = np.array([*keys, *(s for s, _ in there)])
+        same = np.array([*keys, *(s for s, y in there if labels is not None and y == labels[i])])
+        if len(same):
+            supcon.append(oracle.lse(every) - np.mean(same))
+        if keys:
+            info_nce.append(oracle.lse(every) - keys[0])
+            cnce.append(oracle.lse(same) - keys[0])
+    if labels is None:
+        return np.mean(info_nce)
+    mixed = beta * np.mean(supcon) + (1 - beta) * np.mean(info_nce)
+    return (1 - alpha) * mixed + alpha * np.mean(cnce)
 
 
 CASES = [(False, 0.0, 1.0), (True, 0.0, 1.0), (True, 0.3, 0.4)]
@@ -85,6 +96,8 @@ CASES = [(False, 0.0, 1.0), (True, 0.0, 1.0), (True, 0.3, 0.4)]
 @pytest.mark.parametrize("filled", [True, False])
 def test_queue(implementation, labelled, alpha, beta, filled):
     labels, bank, where = LABELS if labelled else None, queue_like(filled), LABELS != 1
+    if alpha:
+        where = np.stack([where, np.arange(len(QUERY)) % 3 != 0], axis=1)
     options = {"alpha": alpha, "beta": beta, "where": where, "temperature": 0.3}
     call = jax.jit(
         jax.value_and_grad(
@@ -109,8 +122,6 @@ def test_queue_has_no_other_keys():
     both = losses.cross_modal(QUERY, KEY, memory_bank=queue_like(), reduction="none")
     assert both.shape == (len(QUERY), 1)
     close(both[0, 0], alone)
-    with pytest.raises(ValueError, match=r"^denominator.*memory bank"):
-        call(KEY[:1], denominator="one_positive")
 
 
 @pytest.mark.skipif(jax.device_count() < 2, reason="needs 2 (host) devices")
