@@ -33,7 +33,7 @@ _BATCH = flags.DEFINE_integer(
     "batch_size", None, "Images encoded at a time; by default as in the run.", lower_bound=1
 )
 _THREADS = flags.DEFINE_integer(
-    "read_threads", 8, "Threads that read and decode images.", lower_bound=1
+    "read_threads", 0, "Threads that read images; 0: one per processor.", lower_bound=0
 )
 _DAMAGED = flags.DEFINE_enum(
     "on_damaged", "stop", ["stop", "skip"], "What to do when an image cannot be read."

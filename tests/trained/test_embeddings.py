@@ -90,7 +90,7 @@ def test_shards_go_on_where_they_were_stopped(model, source, whole, tmp_path, mo
 
     def read(source, rows, **options):
         seen.extend(rows)
-        if len(seen) > 150:
+        if len(seen) > 130:
             raise KeyboardInterrupt
         return real(source, rows, **options)
 

@@ -12,6 +12,8 @@ import functools
 import hashlib
 import itertools
 import json
+import math
+import os
 import pathlib
 import sys
 import time
@@ -34,7 +36,8 @@ from thanos_jax.trained.tables import Table, TableError
 
 MANIFEST = "manifest.json"
 _OUTPUTS = ("embedding", "prediction", "probability")
-_CHUNK = 64  # images that a thread reads at a time
+CHUNK = 256  # images that a thread reads at a time, fewer if they are large
+_CHUNK_BYTES = 2**24
 _NAMED = 10  # damaged images named on stderr
 _SECONDS = 10.0  # between two lines, elsewhere than on a terminal
 
@@ -44,15 +47,20 @@ class Settings(NamedTuple):
 
     Attributes:
       batch_size: images encoded at a time; None: the run's own in evaluation.
-      read_threads: threads that read and decode images.
+      read_threads: threads that read and decode images; 0: one per processor, at most 16.
       on_damaged: "stop", or "skip", which leaves out images that cannot be read.
       normalize: whether embeddings are divided by their length.
     """
 
     batch_size: int | None = None
-    read_threads: int = 8
+    read_threads: int = 0
     on_damaged: str = "stop"
     normalize: bool = False
+
+    @property
+    def threads(self) -> int:
+        """The number of threads that read."""
+        return self.read_threads or min(os.cpu_count() or 1, 16)
 
 
 class Done(NamedTuple):
@@ -232,22 +240,31 @@ def _embed(
     model.submit(nothing, _OUTPUTS, settings.batch_size)()  # compiles
     started = time.perf_counter()
     skipped: list[str] = []
-    tasks = [
-        (number, range(start, min(start + _CHUNK, rows.stop)))
-        for number, rows in enumerate(shards)
-        for start in range(rows.start, rows.stop, _CHUNK)
-    ]
-
-    def read_one(task: tuple[int, range]) -> tuple[int, Part]:
-        return task[0], images.read(source, task[1], on_damaged=settings.on_damaged)
-
     total = sum(map(len, shards))
-    parts = _counted(ahead(read_one, tasks, threads=settings.read_threads), total)
+    parts = _counted(read_ahead(model, source, shards, settings), total)
     for number, group in itertools.groupby(parts, key=lambda part: part[0]):
         table = _of_shard(model, source, (part for _, part in group), settings)
         keep(number, table)
         skipped += table.skipped.tolist()
     return Done(total, len(skipped), time.perf_counter() - started)
+
+
+def read_ahead(
+    model: Model, source: Source, shards: Sequence[range], settings: Settings
+) -> Iterator[tuple[int, Part]]:
+    """Yields the number of a shard and images of it, in order, read ahead by threads."""
+    bytes_each = math.prod(model.image_shape)
+    chunk = max(1, min(CHUNK, _CHUNK_BYTES // bytes_each))
+
+    def read_one(task: tuple[int, range]) -> tuple[int, Part]:
+        return task[0], images.read(source, task[1], on_damaged=settings.on_damaged)
+
+    tasks = (
+        (number, rows[start : start + chunk])
+        for number, rows in enumerate(shards)
+        for start in range(0, len(rows), chunk)
+    )
+    return ahead(read_one, tasks, threads=settings.threads)
 
 
 def _of_shard(model: Model, source: Source, parts: Iterable[Part], settings: Settings) -> Table:
