@@ -119,7 +119,15 @@ def finished_otherwise(folder, config):
     trained = ("metrics.jsonl", "unlogged.json", "nonfinite.json", "correct.npz", "correct.npz.tmp",
                "checkpoints/7/checksums.json", "checkpoints/9.tmp/a",
                "checkpoints/5.damaged/a")  # fmt: skip
-    names = [*trained, "config.json", "results.json", "report.html", "geometry.json"]
+    names = [
+        *trained,
+        "config.json",
+        "results.json",
+        "report.html",
+        "geometry.json",
+        "map.npz",
+        "pictures.json",
+    ]
     names += [*workdir.FINDINGS, *(f"{finding}.tmp" for finding in workdir.FINDINGS)]
     trainings = [training.replace("[0-9]", "1") for training in workdir.TRAININGS]
     names += [f"{training}/{name}" for training in trainings for name in trained]
@@ -174,6 +182,7 @@ def test_a_run_of_another_config_is_overwritten_only_when_asked(runs, tmp_path, 
     there = {path.name for path in tmp_path.iterdir()}
     assert there == {
         "notes.txt", "config.json", "metrics.jsonl", "checkpoints", "results.json", "report.html",
+        "map.npz", "pictures.json",
     }  # fmt: skip
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["1"]
     # The same command again, as a scheduler gives it, begins nothing anew.
