@@ -1,6 +1,9 @@
 """A run end to end on the embedded digits: what it leaves, resuming, refusing."""
 
+import importlib
 import json
+import shutil
+from html import escape
 
 import jax
 import numpy as np
@@ -9,7 +12,10 @@ import pytest
 from thanos_jax import config as schema
 from thanos_jax import resume
 from thanos_jax import run as run_module
+from thanos_jax.data import sources
 from thanos_jax.errors import ConfigError
+from thanos_jax.report import folder as report_folder
+from thanos_jax.report import html
 from thanos_jax.tasks import stages
 from thanos_jax.train import checkpoint, metrics
 from thanos_jax.train.objective import METHODS
@@ -73,6 +79,47 @@ def test_leaves_what_it_promises(finished):
     assert 0.97 < spread["predicted_within_class_spread"] < 0.98
     assert "<h2>Spread</h2>" in report
     assert checkpoint.steps(folder / "checkpoints")[-1] == results["steps"]
+
+
+def test_the_report_is_made_again_without_the_data(finished, tmp_path):
+    folder, results = finished
+    again = tmp_path / "again.html"
+    report = importlib.import_module("thanos_jax.report.__main__")
+    assert report.main(report.PARSER.parse_args([str(folder), f"--out={again}"])) == 0
+    assert again.read_bytes() == (folder / "report.html").read_bytes()
+    one = report_folder.read(folder)
+    test = sources.load(small().data).splits["test"]
+    shown = one.image_map.layout.mapped
+    assert (len(shown), one.image_map.size) == (100, len(test))
+    for column, labels in zip(one.image_map.columns, (test.fine, test.coarse), strict=False):
+        np.testing.assert_array_equal(column.values, labels[shown])
+    wrong = one.image_map.columns[3].values
+    assert abs(np.mean(wrong == 0) - results["coarse_accuracy"]) < 0.1
+    # Beside itself elsewhere; a run needs no data, but its results.
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("checkpoints"))
+    words = [str(folder), str(copy), f"--out={again}", f"--picture={tmp_path / 'maps.png'}"]
+    assert report.main(report.PARSER.parse_args(words)) == 0
+    text = again.read_text(encoding="utf-8")
+    assert "Nothing differs." in text
+    assert "Maps of the same images are linked." in text
+    assert (tmp_path / "maps.png").read_bytes()[1:4] == b"PNG"
+    (copy / "results.json").unlink()
+    with pytest.raises(ConfigError, match=r"finished run, got .*copy, which has no results\.json"):
+        report_folder.read(copy)
+
+
+def test_a_run_is_started_again_by_the_command_of_its_report(finished, tmp_path, monkeypatch):
+    folder, _ = finished
+    code = html.AGAIN.removeprefix("python -c '").removesuffix("'")
+    seen = []
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(run_module, "run", lambda *given: seen.append(given))
+    exec(code, {})
+    ((config, workdir),) = seen
+    assert config.to_dict() == small().to_dict()
+    assert workdir == "again"
+    assert escape(html.AGAIN) in (folder / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_finished_run_is_not_run_again(finished, capsys):

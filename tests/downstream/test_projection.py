@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from thanos_jax.downstream.projection import project
+from thanos_jax.downstream import projection
+from thanos_jax.downstream.projection import lay_out, plane, project
 
 
 def test_keeps_clusters_apart_and_repeats_itself():
@@ -45,3 +46,46 @@ def test_bad_input_is_named():
         project(np.eye(3), limit=0)
     with pytest.raises(ValueError, match=r"embeddings: .*inf in row 1"):
         project(np.array([[0.0], [np.inf]]))
+
+
+def test_principal_components_keep_what_a_plane_can():
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(40, 5)) * [3, 2, 0.2, 0.1, 0.1]
+    unit = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    points = plane(unit).astype(np.float64)
+    centred = unit - unit.mean(axis=0, dtype=np.float64)
+    values = np.linalg.eigvalsh(centred.T @ centred)
+    np.testing.assert_allclose(np.sum(points**2, axis=0), values[::-1][:2], rtol=1e-5)
+    assert abs(points[:, 0] @ points[:, 1]) < 1e-4
+    np.testing.assert_array_equal(plane(np.ones((4, 3), np.float32)), 0)
+    one = plane(np.array([[1.0], [-1.0], [1.0]], np.float32))
+    assert one[0, 0] == one[2, 0] != one[1, 0]
+    np.testing.assert_array_equal(one[:, 1], 0)
+
+
+def test_a_layout_has_the_nearest_images_of_those_that_are_mapped():
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(60, 4)).astype(np.float32)
+    layout = lay_out(rows, limit=30, seed=3)
+    points, mapped = project(rows, limit=30, seed=3)
+    np.testing.assert_array_equal(layout.points, points)
+    np.testing.assert_array_equal(layout.mapped, mapped)
+    unit = rows[mapped].astype(np.float64)
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    cosines = unit @ unit.T
+    np.fill_diagonal(cosines, -np.inf)
+    np.testing.assert_array_equal(layout.neighbours, np.argsort(-cosines, axis=1)[:, :8])
+    np.testing.assert_allclose(layout.plane, plane(unit.astype(np.float32)), atol=1e-5)
+    for count in (1, 2, 5):
+        few = lay_out(rows[:count])
+        assert few.neighbours.shape == (count, min(8, count - 1))
+        assert few.plane.shape == (count, 2)
+
+
+def test_many_rows_are_mapped_without_t_sne(monkeypatch):
+    rows = np.random.default_rng(0).normal(size=(12, 4)).astype(np.float32)
+    monkeypatch.setattr(projection, "TSNE_LIMIT", 11)
+    monkeypatch.setattr(projection, "TSNE", None)
+    layout = lay_out(rows)
+    np.testing.assert_array_equal(layout.points, layout.plane)
+    assert np.ptp(layout.plane) > 0.5

@@ -121,11 +121,8 @@ def finished_otherwise(folder, config):
                "checkpoints/7/checksums.json", "checkpoints/9.tmp/a",
                "checkpoints/5.damaged/a")  # fmt: skip
     names = [*trained, "config.json", "results.json", "report.html", "geometry.json"]
-    names += [
-        *workdir.EMBEDDINGS,
-        *workdir.FINDINGS,
-        *(f"{finding}.tmp" for finding in workdir.FINDINGS),
-    ]
+    names += ["map.npz", "pictures.json", *workdir.EMBEDDINGS, *workdir.FINDINGS]
+    names += [f"{finding}.tmp" for finding in workdir.FINDINGS]
     trainings = [training.replace("[0-9]", "1") for training in workdir.TRAININGS]
     names += [f"{training}/{name}" for training in trainings for name in trained]
     paths = [folder / name for name in names]
@@ -179,7 +176,7 @@ def test_a_run_of_another_config_is_overwritten_only_when_asked(runs, tmp_path, 
     there = {path.name for path in tmp_path.iterdir()}
     assert there == {
         "notes.txt", "config.json", "metrics.jsonl", "checkpoints", "results.json", "report.html",
-        "model.json",
+        "model.json", "map.npz", "pictures.json",
     }  # fmt: skip
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["1"]
     # The same command again, as a scheduler gives it, begins nothing anew.

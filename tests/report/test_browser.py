@@ -1,22 +1,17 @@
 """The map of a report in a real browser: real mouse moves and keys, and pixels that are counted."""
 
-import importlib.util
-import pathlib
 import shutil
 import time
 
 import numpy as np
 import pytest
+import report_maps as maps
 
 from thanos_jax.report import html, side_by_side
 from thanos_jax.report.folder import Reported
 
 pytestmark = pytest.mark.slow
 
-_HERE = pathlib.Path(__file__).parent
-_SPEC = importlib.util.spec_from_file_location("report_maps", _HERE / "maps.py")
-maps = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(maps)
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 FLAGS = (

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from thanos_jax.downstream.projection import Layout
+
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
 
@@ -17,4 +19,6 @@ def no_report(monkeypatch):
         task = importlib.import_module(f"thanos_jax.tasks.{name}")
         monkeypatch.setattr(task, "_figures", lambda *arguments: {})
     monkeypatch.setattr(stages, "training_figures", lambda *arguments: {})
+    monkeypatch.setattr(stages, "map_of", lambda *arguments: None)
+    monkeypatch.setattr(stages.projection, "lay_out", lambda *arguments, **limit: Layout())
     monkeypatch.setattr(stages.html, "write", lambda *arguments, **keywords: None)

@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from whole_runs import StopHereError, config_of, records, stop, stopped, stopping, untimed
+from whole_runs import StopHereError, config_of, mapped, records, stop, stopped, stopping, untimed
 
 from thanos_jax import config as schema
 from thanos_jax import run as run_module
@@ -31,6 +31,7 @@ def small(method="common_strata", steps=8, **settings):
         batch_size=64, max_steps=steps, log_every=5, evaluate_every_epochs=0.25, epochs=30.0,
         checkpoint_every_epochs=0.4, warmup_epochs=0.0, learning_rate=3e-3,
     )  # fmt: skip
+    config.report.map_points = 60
     return config
 
 
@@ -46,7 +47,9 @@ def watch(patch):
 
     def embedded(training, state, split, *, keep):
         outputs = embed(training, state, split, keep=keep)
-        found["embedded"].append((len(split), keep, outputs))
+        # The classifier's of training images make a map, and nothing else.
+        if "classifier" not in found or training is not found["classifier"][2].training:
+            found["embedded"].append((len(split), keep, outputs))
         return outputs
 
     patch.setattr(task.stages, "train", watched)
@@ -86,7 +89,7 @@ def train():
     return sources.load(small().data).splits["train"]
 
 
-def test_leaves_what_it_promises(finished, train):
+def test_leaves_what_it_promises(finished, train, tmp_path):
     folder, results = finished
     assert results == json.loads((folder / "results.json").read_text(encoding="utf-8"))
     expected = {
@@ -125,6 +128,14 @@ def test_leaves_what_it_promises(finished, train):
     ):
         assert words in report
     assert "Training: sample 1" not in report
+    of_map = mapped(folder, tmp_path)
+    assert [column.name for column in of_map.columns] == [
+        *("coreset score", "kept", "fine label", "class", "predicted class", "right or wrong"),
+    ]
+    shown = of_map.layout.mapped
+    np.testing.assert_array_equal(of_map.columns[0].values, scores[shown].astype(np.float32))
+    np.testing.assert_array_equal(of_map.columns[1].values, stays[shown])
+    np.testing.assert_array_equal(of_map.columns[2].values, train.fine[shown])
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from whole_runs import config_of, records, stop, stopped, stopping, untimed
+from whole_runs import config_of, mapped, records, stop, stopped, stopping, untimed
 
 from thanos_jax import config as schema
 from thanos_jax import run as run_module
@@ -33,7 +33,7 @@ def finished(tmp_path_factory):
     return folder, run_module.run(small(), folder)
 
 
-def test_leaves_what_it_promises(finished):
+def test_leaves_what_it_promises(finished, tmp_path):
     folder, results = finished
     assert results == json.loads((folder / "results.json").read_text(encoding="utf-8"))
     assert results.keys() >= {
@@ -59,6 +59,15 @@ def test_leaves_what_it_promises(finished):
     for words in ("Accuracy of the true groups", "Recovered and true groups", "Training images of",
                   "embeddings by recovered group", "Training: classifier"):  # fmt: skip
         assert words in report
+    of_map = mapped(folder, tmp_path)
+    assert [column.name for column in of_map.columns] == [
+        "recovered group", "true group", "class", "predicted class", "right or wrong",
+    ]  # fmt: skip
+    with np.load(folder / "groups.npz") as found:
+        shown = found["mapped"]
+        np.testing.assert_array_equal(of_map.columns[0].values, found["train"][shown])
+    assert of_map.split == "train"
+    assert len(shown) == 60
 
 
 def test_the_best_on_validation_is_kept_and_no_true_group_decides(finished):

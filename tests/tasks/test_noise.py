@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from whole_runs import config_of, records, stop, stopped, stopping, untimed
+from whole_runs import config_of, mapped, records, stop, stopped, stopping, untimed
 
 from thanos_jax import config as schema
 from thanos_jax import resume
@@ -41,7 +41,7 @@ def arrays_of(folder):
         return dict(file)
 
 
-def test_leaves_what_it_promises(finished):
+def test_leaves_what_it_promises(finished, tmp_path):
     folder, results = finished
     assert results == json.loads((folder / "results.json").read_text(encoding="utf-8"))
     assert (results["task"], results["method"], results["noise_method"]) == (
@@ -54,6 +54,14 @@ def test_leaves_what_it_promises(finished):
                   "by whether it is wrong", "Training: classifier",
                   "Training: representation"):  # fmt: skip
         assert words in report
+    of_map, found = mapped(folder, tmp_path), arrays_of(folder)
+    shown, columns = of_map.layout.mapped, {one.name: one for one in of_map.columns}
+    assert len(shown) == 60
+    for name, array in (("suspicion", "suspicion"), ("given label", "given"),
+                        ("suggested label", "suggested"), ("suspected", "flagged"),
+                        ("whether it is wrong", "changed")):  # fmt: skip
+        np.testing.assert_array_equal(columns[name].values, found[array][shown])
+    np.testing.assert_array_equal(of_map.layout.neighbours, found["neighbours"])
 
 
 def test_labels_are_wrong_as_told_and_mended_as_found(finished):

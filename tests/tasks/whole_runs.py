@@ -7,6 +7,8 @@ import jax
 import pytest
 
 from thanos_jax import run as run_module
+from thanos_jax.report import folder as report_folder
+from thanos_jax.report import html
 from thanos_jax.train import metrics
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
@@ -30,6 +32,14 @@ def untimed(values):
 
 def records(folder, training):
     return [untimed(record) for record in metrics.read(folder / training / "metrics.jsonl")]
+
+
+def mapped(folder, tmp_path):
+    """The map of a run, whose report is made again without its data, byte for byte."""
+    again, found = tmp_path / "again.html", report_folder.read(folder)
+    html.write(again, **found._asdict())
+    assert again.read_bytes() == (folder / "report.html").read_bytes()
+    return found.image_map
 
 
 def stop(*arguments, **keywords):

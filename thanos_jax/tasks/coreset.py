@@ -31,7 +31,7 @@ from thanos_jax.report import plots
 from thanos_jax.report.image_map import ImageMap, classes, right_or_wrong, score
 from thanos_jax.tasks import findings, stages
 from thanos_jax.train.build import count_steps
-from thanos_jax.train.embed import embed
+from thanos_jax.train.embed import OUTPUTS, embed
 
 _EXAMPLES = 12
 # Between the seeds of a run's trainings: far more than anybody's seeds are apart.
@@ -136,7 +136,8 @@ def perform(run: stages.Run, prepared: Prepared) -> dict[str, Any]:
         "validation_balanced_accuracy": measured["validation"]["adjusted_average_accuracy"],
     }
     # All of them, also those that the classifier was not trained on.
-    seen = embed(trained.training, trained.outputs.state, run.dataset.splits["train"])
+    everything = run.dataset.splits["train"]
+    seen = embed(trained.training, trained.outputs.state, everything, keep=OUTPUTS)
     return stages.finish(
         run,
         prepared.first,

@@ -1,6 +1,11 @@
-"""Maps of made images for the tests of reports: each image has a colour that tells its number."""
+"""Maps of made images for the tests of reports: the colour of an image tells its number."""
+
+import io
+import json
+import re
 
 import numpy as np
+from PIL import Image
 
 from thanos_jax.downstream.projection import Layout, plane
 from thanos_jax.report import image_map
@@ -44,3 +49,16 @@ def a_map(count=60, *, spread=1.0, names=("cat", "dog", "owl"), files=True, side
         lambda rows: pictures(rows, side),
         names=stored,
     )
+
+
+def cells(one):
+    """uint8 [cells, height, width, 3], the thumbnails of a sprite."""
+    sheet = np.asarray(Image.open(io.BytesIO(one.data)).convert("RGB"))
+    across, down = one.cell
+    lines = sheet.shape[0] // down
+    grid = sheet.reshape(lines, down, one.columns, across, 3).transpose(0, 2, 1, 3, 4)
+    return grid.reshape(-1, down, across, 3)[:, : one.height, : one.width]
+
+
+def data_of(page):
+    return json.loads(re.search(r'id="map-data">(.*?)</script>', page, re.DOTALL)[1])
