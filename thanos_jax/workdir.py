@@ -25,8 +25,10 @@ TRAININGS = (
 FINDINGS = ("groups.npz", "labels.npz", "coreset.npz")
 # Of a training on the way: which training images were right at each evaluation.
 CORRECT = "correct.npz"
+# What the data of a run are known again by.
+DATA = "data.json"
 _RECORDS = ("metrics.jsonl", "unlogged.json", "nonfinite.json", CORRECT)
-_REPORTS = ("geometry.json", "report.html")
+_REPORTS = ("geometry.json", "report.html", DATA)
 # By these a folder is known to hold a run: they go last.
 _MARKS = ("results.json", "config.json")
 _CHECKPOINT = re.compile(r"\d+(\.tmp|\.damaged)?")

@@ -23,6 +23,7 @@ from thanos_jax.downstream import transfer
 from thanos_jax.downstream.groups import scores as group_scores
 from thanos_jax.errors import ConfigError
 from thanos_jax.report import html, plots
+from thanos_jax.tasks import fits
 from thanos_jax.train import checkpoint, loop, metrics, nonfinite
 from thanos_jax.train.build import Training, build
 from thanos_jax.train.checkpoint import Checkpoints
@@ -173,6 +174,7 @@ def classifier(
 
 def _stage(name: str, training: Training, objective: Objective, split: Any) -> Stage:
     workdir.require_listed(name, ("", *workdir.TRAININGS))
+    fits.warn_of_large_batch(name, training.config, len(split))
     step = make_step(training, objective)
     return Stage(name, training, step, objective.inputs, split, training.state)
 
