@@ -157,7 +157,8 @@ def load_data(
     started = time.perf_counter()
     dataset = load(config.data)
     _require_same_data(dataset)
-    sizes = ", ".join(f"{name} {len(split)}" for name, split in dataset.splits.items())
+    splits = {**dataset.splits, "unlabelled": dataset.unlabelled}
+    sizes = ", ".join(f"{name} {len(split)}" for name, split in splits.items() if split is not None)
     print(f"{dataset.name}: {sizes} ({time.perf_counter() - started:.1f} s)", flush=True)
     return dataset
 
@@ -166,7 +167,7 @@ def _require_same_data(dataset: sources.Dataset) -> None:
     """Raises DataError, in every process, if not all could read the same examples."""
     if jax.process_count() == 1:
         return
-    sizes = [len(split) for split in dataset.splits.values()]
+    sizes = [len(split) for split in (*dataset.splits.values(), dataset.unlabelled or ())]
     seen = np.array([*sizes, zlib.crc32(" ".join(dataset.skipped).encode())], np.uint32)
     every = multihost_utils.process_allgather(seen)
     if (every != every[0]).any():

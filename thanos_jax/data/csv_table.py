@@ -46,13 +46,9 @@ def read_table(
     first, _, rest = text.partition("\n")
     if first.lower().startswith("sep=") and len(first.rstrip("\r")) == len("sep=;"):
         text, skipped, separator = rest, 1, first[len("sep=")]
+    reader = _reader(text, separator or max(_SEPARATORS, key=lambda one: _cells(text, one)))
     try:
-        options = (separator,) if separator else _SEPARATORS
-        # Of equally good ones the first.
-        readers = [_reader(text, option) for option in options]
-        headers: list[list[str]] = [next(reader, []) for reader in readers]
-        best = max(range(len(options)), key=lambda number: len(headers[number]))
-        reader, header = readers[best], [cell.strip() for cell in headers[best]]
+        header = [cell.strip() for cell in next(reader, [])]
         names = [cell.lower() for cell in header]
         for column in required(names) if callable(required) else required:
             if names.count(column) != 1:
@@ -74,6 +70,14 @@ def read_table(
             yield reader.line_num + skipped, dict(zip(names, cells, strict=True))
     except csv.Error as error:
         raise DataError(f"{path}, line {reader.line_num + skipped}: not CSV: {error}") from error
+
+
+def _cells(text: str, separator: str) -> int:
+    """How many cells a separator gives the header; of equally good ones the first is taken."""
+    try:
+        return len(next(_reader(text, separator), []))
+    except csv.Error:  # between quotes and another separator
+        return 0
 
 
 def _reader(text: str, separator: str) -> Any:

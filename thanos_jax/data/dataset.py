@@ -93,7 +93,7 @@ def hold_out(
       fraction: share held out, in (0, 1).
       seed: the draw.
       classes: integer [size]: of each class one example stays at least, others or fewer being held
-        out in place of it; None: classes are not looked at.
+        out in place of it, and one example at least is held out; None: classes are not looked at.
 
     Returns:
       Two int64 arrays, ascending and disjoint: for training, for validation.
@@ -101,7 +101,7 @@ def hold_out(
     Raises:
       DataError: nothing would be left of one of the two.
     """
-    held = round(size * fraction)
+    held = round(size * fraction) if classes is None else max(1, round(size * fraction))
     if not 0 < held < size:
         raise DataError(
             "data.validation_fraction: expected a share that leaves examples for training and for"

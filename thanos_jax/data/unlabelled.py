@@ -7,6 +7,7 @@ import numpy as np
 from thanos_jax.data.splits import Batch, Split
 
 NO_LABEL = -1
+_LABELS = ("fine", "coarse")
 
 
 class WithUnlabelled:
@@ -26,19 +27,27 @@ class WithUnlabelled:
 
     def read(self, indices: np.ndarray) -> Batch:
         """Examples by number; see `Split.read`."""
-        first, second = self.parts
         numbers = np.asarray(indices)
-        mine = numbers < len(first)
-        batches = (first.read(numbers[mine]), second.read(numbers[~mine] - len(first)))
-        batches[1].update({name: np.full((~mine).sum(), NO_LABEL, np.int32) for name in _LABELS})
-        # The place of each example in the two batches.
-        place = np.empty(len(numbers), np.int64)
-        place[mine] = np.arange(mine.sum())
-        place[~mine] = mine.sum() + np.arange((~mine).sum())
-        return {
-            name: np.concatenate([batch[name] for batch in batches])[place]
-            for name in ("image", *_LABELS)
-        }
+        size = len(self.parts[0])
+        has_label = numbers < size
+        first = self.parts[0].read(numbers[has_label])
+        second = self.parts[1].read(numbers[~has_label] - size)
+        images = np.empty((len(numbers), *first["image"].shape[1:]), np.uint8)
+        images[has_label], images[~has_label] = first["image"], second["image"]
+        batch = {"image": images}
+        for name in _LABELS:
+            batch[name] = np.full(len(numbers), NO_LABEL, np.int32)
+            batch[name][has_label] = first[name]
+        return batch
 
+    # What the devices hold where the whole training set lies on them.
 
-_LABELS = ("fine", "coarse")
+    @property
+    def images(self) -> np.ndarray:
+        """Uint8 [n + m, h, w, c]."""
+        return self.read(np.arange(len(self)))["image"]
+
+    @property
+    def coarse(self) -> np.ndarray:
+        """Int32 [n + m]."""
+        return self.read(np.arange(len(self)))["coarse"]

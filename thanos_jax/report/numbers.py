@@ -114,6 +114,10 @@ NUMBERS: dict[str, Number] = {
         title="worst group, AUROC",
     ),
     "test_images": _count("test images of the group or fine label"),
+    "unlabelled_images": _count("images without a label"),
+    "unlabelled_trained_on": _count(
+        "images without a label that the representation was trained on, by InfoNCE or autoencoder"
+    ),
     "train_images": _count("training images of the group or fine label"),
     # Hidden groups
     "recovery_f1": _percent(

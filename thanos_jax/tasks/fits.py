@@ -9,6 +9,7 @@ import ml_collections
 from thanos_jax import agree
 from thanos_jax.data.dataset import Dataset
 from thanos_jax.errors import ConfigError
+from thanos_jax.train.objective import METHODS
 
 
 def require(config: ml_collections.ConfigDict, dataset: Dataset) -> None:
@@ -30,6 +31,13 @@ def require(config: ml_collections.ConfigDict, dataset: Dataset) -> None:
         )
     if config.task == "transfer":
         _require_hidden(config, dataset)
+    if dataset.unlabelled is not None and not METHODS[config.method].learns_without_labels:
+        usable = ", ".join(name for name, one in METHODS.items() if one.learns_without_labels)
+        _warn(
+            f"config.method: {config.method!r} has neither InfoNCE nor an autoencoder, so that"
+            f" {len(dataset.unlabelled)} images without labels are left out; {usable} learn from"
+            " them"
+        )
 
 
 def _require_hidden(config: ml_collections.ConfigDict, dataset: Dataset) -> None:
@@ -58,13 +66,24 @@ def warn_of_large_batch(name: str, config: ml_collections.ConfigDict, images: in
       images: of an epoch.
     """
     size = config.train.batch_size
-    if size > images and agree.is_first():
+    if size > images:
         steps = max(1, round(config.train.epochs * images / size))
-        print(
-            f"WARNING: {name}{': ' if name else ''}a batch of {size} images is larger than the"
-            f" training set of {images}: images are there several times in a batch, and"
-            f" {config.train.epochs:g} epochs are {steps} steps. config."
-            f"{'classifier' if name == 'classifier' else 'train'}.batch_size makes it smaller",
-            file=sys.stderr,
-            flush=True,
+        section = "classifier" if name == "classifier" else "train"
+        _warn(
+            f"{name}{': ' if name else ''}a batch of {size} images is larger than the training set"
+            f" of {images}: images are there several times in a batch, and {config.train.epochs:g}"
+            f" epochs are {steps} steps. config.{section}.batch_size makes it smaller"
         )
+
+
+def unlabelled_images(config: ml_collections.ConfigDict, dataset: Dataset) -> dict[str, int]:
+    """Returns how many images have no label, and are trained on all the same, for results."""
+    used = 0 if dataset.unlabelled is None else len(dataset.unlabelled)
+    found = used + dataset.unlabelled_dropped
+    trained_on = used if METHODS[config.method].learns_without_labels else 0
+    return {"unlabelled_images": found, "unlabelled_trained_on": trained_on} if found else {}
+
+
+def _warn(text: str) -> None:
+    if agree.is_first():
+        print(f"WARNING: {text}", file=sys.stderr, flush=True)

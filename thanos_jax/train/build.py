@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from thanos_jax import sharding
 from thanos_jax.data import random_bits
 from thanos_jax.data.dataset import Dataset
+from thanos_jax.data.unlabelled import WithUnlabelled
 from thanos_jax.models import pretrained, thanos
 from thanos_jax.train import forward, optimizers
 from thanos_jax.train import state as train_state
@@ -63,6 +64,14 @@ def count_steps(config: Any, size: int) -> tuple[int, float]:
     return (min(steps, config.max_steps) if config.max_steps else steps), steps_per_epoch
 
 
+def training_split(config: ml_collections.ConfigDict, dataset: Dataset) -> Any:
+    """Returns the images that config.method learns from: those without labels too, if it can."""
+    train = dataset.splits["train"]
+    if dataset.unlabelled is None or not METHODS[config.method].learns_without_labels:
+        return train
+    return WithUnlabelled(train, dataset.unlabelled)
+
+
 def build(
     config: ml_collections.ConfigDict, dataset: Dataset, mesh: Mesh, *, resumes: bool = False
 ) -> Training:
@@ -78,7 +87,7 @@ def build(
       WeightsError: config.model.weights cannot be used for the encoder; before anything compiles.
     """
     model, input_shape = make_model(config, dataset)
-    steps, steps_per_epoch = count_steps(config.train, len(dataset.splits["train"]))
+    steps, steps_per_epoch = count_steps(config.train, len(training_split(config, dataset)))
     schedule = optimizers.learning_rate(config.train, steps=steps, steps_per_epoch=steps_per_epoch)
     optimizer = optimizers.make_optimizer(config.train, schedule)
     weights = None
