@@ -83,10 +83,19 @@ def test_upper_case_endings_are_images_and_other_files_are_named(tmp_path, capsy
 @pytest.mark.parametrize(
     ("folders", "message"),
     [
-        (("a", "b", "."), r"each image of .* in a folder of its class, got '0\.png'; a labels\.csv"),
-        (("a", "b/c"), r"all images of .* in CLASS/ or all in COARSE/FINE/, got 'a/0\.png' and 'b/c/0"),
+        (
+            ("a", "b", "."),
+            r"each image of .* in a folder of its class, got '0\.png'; a labels\.csv",
+        ),
+        (
+            ("a", "b/c"),
+            r"all images of .* in CLASS/ or all in COARSE/FINE/, got 'a/0\.png' and 'b/c/0",
+        ),
         (("a/b/c", "d"), r"in CLASS/ or COARSE/FINE/, got 'a/b/c/0\.png'"),
-        (("train/a", "test/a", "extra/a"), r"folders of splits alone .* test, train, got 'extra' t"),
+        (
+            ("train/a", "test/a", "extra/a"),
+            r"folders of splits alone .* test, train, got 'extra' t",
+        ),
         (("test/a", "val/a"), r"expected a folder train in .*, got test, val"),
         (("train/a", "train/b", "test/a"), r"'b' has 1 images, none of them in the test split"),
     ],

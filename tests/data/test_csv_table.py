@@ -105,7 +105,9 @@ def test_two_spellings_of_one_file_are_one_file(tmp_path):
         tmp_path,
         lambda text: text.replace("cat/0.png", "cat/é.png").replace("cat/1.png", decomposed),
     )
-    with pytest.raises(DataError, match=r"line 3: filename: 'cat/é\.png' was labelled before, in l"):
+    with pytest.raises(
+        DataError, match=r"line 3: filename: 'cat/é\.png' was labelled before, in l"
+    ):
         load(tmp_path)
 
 

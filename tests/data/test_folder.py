@@ -13,6 +13,7 @@ from thanos_jax.data.specs import SPECS
 from thanos_jax.data.splits import ArraySplit, DataError
 from thanos_jax.errors import ConfigError
 
+
 def assert_equal_splits(first, second):
     first, second = as_arrays(first), as_arrays(second)
     for key in first:

@@ -48,6 +48,7 @@ def test_small_classes_of_a_folder(tmp_path):
                 assert set(dataset.splits[split].fine) == set(range(24))
     save(tmp_path / "alone" / "1.png", pixels(999))
     with pytest.raises(
-        DataError, match=r"^alone/1\.png: the only image of fine class 'alone'; .* Add images, or le"
+        DataError,
+        match=r"^alone/1\.png: the only image of fine class 'alone'; .* Add images, or le",
     ):
         load(tmp_path)

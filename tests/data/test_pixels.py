@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from own_images import every_image, load, pixels, save, write
 
-from thanos_jax.data import image_files, pixels as rules
+from thanos_jax.data import image_files
+from thanos_jax.data import pixels as rules
 from thanos_jax.data.splits import DataError
 from thanos_jax.errors import ConfigError
 

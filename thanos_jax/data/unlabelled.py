@@ -20,7 +20,11 @@ class WithUnlabelled:
 
     def __init__(self, labelled: Split, unlabelled: Split) -> None:
         self.parts = (labelled, unlabelled)
-        self.in_memory = labelled.in_memory and unlabelled.in_memory
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether `read` is a mere gather."""
+        return all(part.in_memory for part in self.parts)
 
     def __len__(self) -> int:
         return sum(map(len, self.parts))
