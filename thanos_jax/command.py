@@ -98,7 +98,10 @@ def _check_config(argv: Sequence[str]) -> None:
 
 def _misspelt(error: AttributeError | KeyError) -> Exception:
     """A ConfigError for a key that a config file sets and that does not exist; or the error."""
-    words = " ".join(str(error.args[0] if error.args else "").replace("\\n", " ").split())
+    inner: Any = error
+    while isinstance(inner, BaseException) and inner.args:
+        inner = inner.args[0]
+    words = " ".join(str(inner).split())
     frames = traceback.extract_tb(error.__traceback__)
     places = [frame for frame in frames if "get_config" in frame.name]
     if "Did you mean" not in words or not places:
