@@ -5,7 +5,7 @@ import pytest
 from own_images import as_arrays, every_image, load, pixels, save, write
 
 from thanos_jax.data.splits import DataError
-from thanos_jax.data.unlabelled import NO_LABEL, WithUnlabelled
+from thanos_jax.data.unlabelled import NO_LABEL, with_unlabelled
 from thanos_jax.errors import ConfigError
 
 
@@ -88,7 +88,7 @@ def test_one_split_of_both(tmp_path):
     add(write(tmp_path), ",", ",")
     dataset = load(tmp_path)
     train = dataset.splits["train"]
-    both = WithUnlabelled(train, dataset.unlabelled)
+    both = with_unlabelled(train, dataset.unlabelled)
     assert len(both) == len(train) + 2
     numbers = np.array([len(train), 0, len(train) + 1, 5, 0])
     batch = both.read(numbers)
@@ -99,7 +99,13 @@ def test_one_split_of_both(tmp_path):
         expected = as_arrays(train)[name][[0, 5]]
         np.testing.assert_array_equal(batch[name][[1, 3]], expected)
         np.testing.assert_array_equal(batch[name][[0, 2]], NO_LABEL)
-    np.testing.assert_array_equal(both.coarse[numbers], batch["coarse"])
+        np.testing.assert_array_equal(getattr(both, name)[numbers], batch[name])
+    assert both.in_memory
+    some = both.subset(numbers)
+    np.testing.assert_array_equal(some.read(np.arange(5))["image"], batch["image"])
+    assert some.names.tolist() == [
+        "new0.png", train.names[0], "new1.png", train.names[5], train.names[0],
+    ]  # fmt: skip
     assert both.read(np.zeros(0, np.int64))["image"].shape == (0, 6, 5, 3)
 
 

@@ -107,11 +107,15 @@ def test_each_loss_is_of_the_images_that_it_can_be_of(method):
 
 def test_methods_that_learn_from_them():
     config = schema.default()
-    split = ArraySplit(np.zeros((7, *SHAPE), np.uint8), np.zeros(7, int), np.zeros(7, int))
+    split, train = (
+        ArraySplit(np.zeros((n, *SHAPE), np.uint8), np.zeros(n, int), np.zeros(n, int))
+        for n in (7, 40)
+    )
+    dataset = DATASET._replace(splits={"train": train})
     for name, method in objective.METHODS.items():
         config.method = name
         sizes = [
-            len(build.training_split(config, DATASET._replace(unlabelled=unlabelled)))
+            len(build.training_split(config, dataset._replace(unlabelled=unlabelled)))
             for unlabelled in (None, split)
         ]
         assert sizes == [40, 47 if name in LEARNING else 40]
@@ -143,12 +147,11 @@ def test_chunks_of_a_batch_count_labels_as_the_batch_does():
         "dropout": jax.random.key(1),
     }
     split = ArraySplit(batch["image"], np.zeros(8, int), np.zeros(8, int))
+    dataset = DATASET._replace(splits={"train": split}, unlabelled=split)
     found = []
     for chunk in (0, 4):
         config.train.micro_batch_size = chunk
-        training = small_training(
-            config, model=Flat(), dataset=DATASET._replace(unlabelled=split), mesh=make_mesh(2)
-        )
+        training = small_training(config, model=Flat(), dataset=dataset, mesh=make_mesh(2))
         with jax.set_mesh(training.mesh):
             differentiate = jax.jit(two_views.two_views(training).differentiate)
             (value, (metrics, _)), slope = differentiate(training.state, batch)

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from thanos_jax import sharding
 from thanos_jax.data import random_bits
 from thanos_jax.data.dataset import Dataset
-from thanos_jax.data.unlabelled import WithUnlabelled
+from thanos_jax.data.unlabelled import with_unlabelled
 from thanos_jax.models import pretrained, thanos
 from thanos_jax.train import forward, optimizers
 from thanos_jax.train import state as train_state
@@ -64,12 +64,17 @@ def count_steps(config: Any, size: int) -> tuple[int, float]:
     return (min(steps, config.max_steps) if config.max_steps else steps), steps_per_epoch
 
 
+def some_unlabelled(config: ml_collections.ConfigDict, dataset: Dataset) -> bool:
+    """Whether config.method learns from images without labels, and there are any."""
+    return dataset.unlabelled is not None and METHODS[config.method].learns_without_labels
+
+
 def training_split(config: ml_collections.ConfigDict, dataset: Dataset) -> Any:
     """Returns the images that config.method learns from: those without labels too, if it can."""
     train = dataset.splits["train"]
-    if dataset.unlabelled is None or not METHODS[config.method].learns_without_labels:
+    if dataset.unlabelled is None or not some_unlabelled(config, dataset):
         return train
-    return WithUnlabelled(train, dataset.unlabelled)
+    return with_unlabelled(train, dataset.unlabelled)
 
 
 def build(

@@ -8,10 +8,10 @@ import jax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from thanos_jax.data.unlabelled import NO_LABEL, WithUnlabelled
+from thanos_jax.data.unlabelled import NO_LABEL
 from thanos_jax.errors import ConfigError
 from thanos_jax.train import grad_cache, update
-from thanos_jax.train.build import Training, training_split
+from thanos_jax.train.build import Training, some_unlabelled
 from thanos_jax.train.forward import make_train_forward
 from thanos_jax.train.objective import contrastive_loss, total_loss
 from thanos_jax.train.state import TrainState
@@ -38,7 +38,7 @@ def two_views(training: Training) -> update.Objective:
     """
     config, mesh = training.config, training.mesh
     # Without labels that are missing, nothing below looks for them.
-    unlabelled = isinstance(training_split(config, training.dataset), WithUnlabelled)
+    unlabelled = some_unlabelled(config, training.dataset)
     contrastive: Any = contrastive_loss(config.method, config.loss, mesh, unlabelled=unlabelled)
     forward = make_train_forward(
         training.model, training.inputs, config.augment.to_dict(), mesh, views=NUM_VIEWS
