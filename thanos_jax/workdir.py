@@ -28,7 +28,9 @@ CORRECT = "correct.npz"
 # What the data of a run are known again by.
 DATA = "data.json"
 _RECORDS = ("metrics.jsonl", "unlogged.json", "nonfinite.json", CORRECT)
-_REPORTS = ("geometry.json", "report.html", DATA)
+# What was found, for people: a row for each image.
+TABLE = "findings.csv"
+_REPORTS = ("geometry.json", "report.html", TABLE, DATA)
 # By these a folder is known to hold a run: they go last.
 _MARKS = ("results.json", "config.json")
 _CHECKPOINT = re.compile(r"\d+(\.tmp|\.damaged)?")

@@ -446,7 +446,19 @@ FIELDS: dict[str, Field] = {
     "noise.method": _method(
         "mend", "how training deals with wrong labels", methods.NOISE, "noisy_labels.md"
     ),
-    "noise.rate": _number(0.2, "share of training and validation labels made wrong", high=1),
+    "noise.rate": _number(
+        0.2,
+        "share of training and validation labels made wrong; 0: labels are what they are, and with "
+        "noise.method=mend every image of every split is judged by a model trained without it",
+        high=1,
+    ),
+    "noise.folds": _number(
+        5,
+        "parts that images are divided into where noise.rate is 0 and noise.method mend, each "
+        "judged by a model trained on the others",
+        2,
+        100,
+    ),
     "noise.kind": _one_of(
         "symmetric",
         "to what a label made wrong changes; symmetric: any other class; asymmetric: the next "

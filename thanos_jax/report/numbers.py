@@ -150,6 +150,14 @@ NUMBERS: dict[str, Number] = {
     "precision": _percent("share of the labels found wrong that are"),
     "recall": _percent("share of the wrong labels that are found"),
     "average_precision": _percent("precision, averaged over wrong labels, most suspicious first"),
+    "validation_accuracy": _percent(
+        "validation images of the group whose class is predicted right"
+    ),
+    "validation_images": _count("validation images of the group"),
+    "judged_images": _count(
+        "images whose label was judged by a model that was trained without them"
+    ),
+    "suspected_images": _count("images whose label is suspected; not measured, for nobody knows"),
     "flagged": _percent("share of the labels found wrong"),
     "changed": _percent("share of the labels that are wrong"),
     "labels_right": _percent(
