@@ -58,6 +58,16 @@ def finished(tmp_path_factory):
     return root, planted, run_module.run(small(root / "images"), root / "run")
 
 
+def test_planted_labels_come_first(tmp_path, no_report):
+    """The same with less: two parts, fewer steps, no report."""
+    planted = write(tmp_path / "images")
+    config = small(tmp_path / "images", folds=2)
+    config.train.epochs = 60.0
+    run_module.run(config, tmp_path / "run")
+    assert set(planted) <= {row["filename"] for row in rows_of(tmp_path / "run")[:10]}
+
+
+@pytest.mark.slow
 def test_planted_labels_are_in_the_first_ten_rows(finished):
     root, planted, results = finished
     rows = rows_of(root / "run")
@@ -72,7 +82,8 @@ def test_planted_labels_are_in_the_first_ten_rows(finished):
     assert suspicion == sorted(suspicion, reverse=True)
 
 
-def test_every_image_of_every_split_is_judged_once_by_a_model_without_it(finished, monkeypatch):
+@pytest.mark.slow
+def test_every_image_of_every_split_is_judged_once_by_a_model_without_it(finished):
     root, _, results = finished
     rows = rows_of(root / "run")
     dataset = sources.load(small(root / "images").data)
@@ -97,6 +108,7 @@ def test_every_image_of_every_split_is_judged_once_by_a_model_without_it(finishe
     assert sorted(held) == sorted(every)
 
 
+@pytest.mark.slow
 def test_what_it_reports_is_suspected_and_not_measured(finished):
     root, _, results = finished
     assert results == json.loads((root / "run" / "results.json").read_text(encoding="utf-8"))
