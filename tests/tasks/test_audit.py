@@ -59,9 +59,10 @@ def finished(tmp_path_factory):
 
 
 def test_planted_labels_come_first(tmp_path, no_report):
-    """The same with less: two parts, fewer steps, no report."""
+    """The same with less: two parts, one loss, no report."""
     planted = write(tmp_path / "images")
     config = small(tmp_path / "images", folds=2)
+    config.method = "ce"
     config.train.epochs = 60.0
     run_module.run(config, tmp_path / "run")
     assert set(planted) <= {row["filename"] for row in rows_of(tmp_path / "run")[:10]}
