@@ -75,7 +75,10 @@ def test_every_task_ends_well_and_stays_ended(task, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--config=configs/digits.py", "--config.loss.tempreature=0.1"], 'mean "temperature"'),
+        (
+            ["--config=configs/digits.py", "--config.loss.tempreature=0.1"],
+            "config.loss.tempreature: no such key; did you mean 'loss.temperature'?",
+        ),
         (["--config=configs/digits.py:thanso"], "did you mean 'thanos'"),
         (["--config=configs/digits.py", "--config.loss.alpha=2.0"], "config.loss.alpha: expected"),
         (["--config=configs/digits.py", "--config.train.batch_size=abc"], "batch_size"),

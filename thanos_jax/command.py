@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import pathlib
 import platform
+import re
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from absl import app, flags, logging
 from absl.flags import argparse_flags
 
-from thanos_jax.errors import UserError
+from thanos_jax.errors import ConfigError, UserError, nearest
 from thanos_jax.interruption import Interrupted
 
 _STOPPED = flags.DEFINE_integer(
@@ -24,11 +26,16 @@ _STOPPED = flags.DEFINE_integer(
     upper_bound=255,
 )
 
+# A path that begins in a home folder, which shells leave as it is after "--FLAG=".
+_HOME = re.compile(r"(?<==)~[^/=]*/.*")
+
 
 def start(
     main: Callable[[Any], int | None], parser: argparse_flags.ArgumentParser | None = None
 ) -> None:
     """Parses the flags and calls main(argv); a UserError becomes its message and exit code 1.
+
+    A ~ at the beginning of a flag's value is the home folder.
 
     A run that was asked to stop, and did, ends with exit code 0 or that of --stopped_exit_code.
 
@@ -46,8 +53,16 @@ def start(
         return main(argv)
 
     def parse(argv: list[str]) -> Any:
-        return parser.parse_args(argv[1:]) if parser else app.parse_flags_with_usage(argv)
+        if parser:
+            return parser.parse_args(argv[1:])
+        _check_config(argv)
+        try:
+            return app.parse_flags_with_usage(argv)
+        except (AttributeError, KeyError) as error:
+            raise _misspelt(error) from error
 
+    # config_flags reads --config.KEY=VALUE from sys.argv itself.
+    sys.argv = [_HOME.sub(lambda found: os.path.expanduser(found[0]), word) for word in sys.argv]
     try:
         app.run(checked, flags_parser=parse)
     except Interrupted as stopped:
@@ -59,6 +74,40 @@ def start(
     except Exception:
         _leave_others(traceback.format_exc())
         raise
+
+
+def _check_config(argv: Sequence[str]) -> None:
+    """Raises ConfigError for a config file that is not there, or a key that the schema has not."""
+    for word in argv:
+        if word.startswith("--config="):
+            path = pathlib.Path(word.partition("=")[2].partition(":")[0])
+            if not path.is_file():
+                there = [str(other) for other in path.parent.glob("*.py")]
+                raise ConfigError(
+                    f"--config: expected a file, got {str(path)!r}{nearest(str(path), there)}"
+                )
+        found = re.match(r"--?(?:no)?config\.([^=]+)", word)
+        if found:
+            from thanos_jax.config import FIELDS  # of those commands alone that have a config
+
+            key = found[1].partition("[")[0]  # widths[0] is a number in widths
+            sections = {other[: len(key)] for other in FIELDS if other.startswith(f"{key}.")}
+            if key not in FIELDS and not sections:
+                raise ConfigError(f"config.{key}: no such key{nearest(key, FIELDS)}")
+
+
+def _misspelt(error: AttributeError | KeyError) -> Exception:
+    """A ConfigError for a key that a config file sets and that does not exist; or the error."""
+    inner: Any = error
+    while isinstance(inner, BaseException) and inner.args:
+        inner = inner.args[0]
+    words = " ".join(str(inner).split())
+    frames = traceback.extract_tb(error.__traceback__)
+    places = [frame for frame in frames if "get_config" in frame.name]
+    if "Did you mean" not in words or not places:
+        return error
+    place = places[-1]
+    return ConfigError(f"{place.filename}, line {place.lineno}: no such key: {words}")
 
 
 def _leave_others(message: str) -> None:

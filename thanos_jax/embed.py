@@ -54,7 +54,7 @@ def main(argv: Sequence[str]) -> None:
     with interruption.watch():
         model = load(str(_WORKDIR.value), step=_STEP.value, part=_PART.value)
         source = images.open_source(
-            str(_IMAGES.value), model.image_shape, split=_SPLIT.value, data_dir=_DATA_DIR.value
+            str(_IMAGES.value), model.rule, split=_SPLIT.value, data_dir=_DATA_DIR.value
         )
         print(f"{model.part} of step {model.step}; {len(source.names):,} images", flush=True)
         settings = embeddings.Settings(

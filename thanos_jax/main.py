@@ -21,7 +21,8 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; the same fol
 _OVERWRITE = flags.DEFINE_bool(
     "overwrite",
     False,
-    "Removes a run of another config from the folder and begins anew; one of this config resumes.",
+    "Removes a run of another config or of other data from the folder and begins anew; the same "
+    "run resumes.",
 )
 _DRY_RUN = flags.DEFINE_bool(
     "dry_run", False, "Prints what would be run, and stops: keys, shapes, parameters, steps."

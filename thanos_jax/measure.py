@@ -41,7 +41,7 @@ def geometry(
       ConfigError: its config cannot be used.
       CheckpointError: its newest checkpoint is damaged.
     """
-    folder = pathlib.Path(workdir)
+    folder = pathlib.Path(workdir).expanduser()
     if not (folder / "config.json").exists() or not (folder / "checkpoints").is_dir():
         raise NotARunError(
             f"workdir: expected a run with config.json and checkpoints, got {folder}"

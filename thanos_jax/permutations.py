@@ -26,6 +26,7 @@ HOLD_OUT = 2**64 - 1
 CHANGED_LABELS, NEW_LABELS, FLAG_TIES = 2**61 + 1, 2**61 + 2, 2**61 + 3
 # Coresets: the halves to train on, plus the pair of runs; which of equally scored images stay.
 HALVES, CORESET_TIES = 2**61 + 4, 2**61 + 2**32
+AUDIT_FOLDS = 2**61 + 2**33  # the parts of a data set that are judged without themselves
 
 
 @functools.lru_cache(maxsize=4)

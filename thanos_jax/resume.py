@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import ml_collections
 
 from thanos_jax import agree, workdir
 from thanos_jax import config as schema
+from thanos_jax.data import fingerprint
 from thanos_jax.errors import ConfigError
 
 # Where data lies, how fast it is read, and what is logged, drawn and kept may change between two
@@ -21,6 +22,7 @@ _MAY_CHANGE = (
     "data.read_threads",
     "data.memory_limit_gib",
     "data.on_damaged",
+    "data.max_megapixels",
     "train.resident",
     "train.log_every",
     "train.checkpoint_every_epochs",
@@ -35,31 +37,58 @@ _LENGTH = ("train.epochs", "train.restart_epochs")
 
 
 def standing(
-    folder: pathlib.Path, config: ml_collections.ConfigDict, *, overwrite: bool = False
+    folder: pathlib.Path,
+    config: ml_collections.ConfigDict,
+    data: Callable[[], fingerprint.Fingerprint | None] = lambda: None,
+    *,
+    overwrite: bool = False,
 ) -> tuple[bool, dict[str, Any] | None]:
     """Returns whether a folder holds another run, and the results of this one if it has finished.
 
     Args:
       folder: of the run, which need not exist.
       config: of the run.
+      data: finds the fingerprint of its data; asked if the run has finished on data that are known.
       overwrite: whether another run may be there.
 
     Raises:
-      ConfigError: it holds another run, which is not to be overwritten.
+      ConfigError: it holds another run, or one of other data, which is not to be overwritten.
       WorkdirError: a run is in the folder.
     """
     other, path = bool(differences(folder, config)), folder / "results.json"
     if not overwrite:
         same_run(folder, config)
     if not other and path.exists() and not more_epochs(folder, config):
-        return False, json.loads(path.read_text(encoding="utf-8"))
+        known = _known(folder, data)
+        other = bool(data_changes(folder, config, known))
+        if not overwrite:
+            same_data(folder, config, known)
+        if not other:
+            return False, json.loads(path.read_text(encoding="utf-8"))
     workdir.require_free(folder)
     return other, None
 
 
+def _known(
+    folder: pathlib.Path, data: Callable[[], fingerprint.Fingerprint | None]
+) -> fingerprint.Fingerprint | None:
+    """The fingerprint of the data of a finished run as they are now; None if they are gone."""
+    if not (folder / workdir.DATA).exists():
+        return None
+    try:
+        return data()
+    except FileNotFoundError as error:
+        print(f"{folder}: the data are not where they were: {error}", flush=True)
+        return None
+
+
 @contextlib.contextmanager
 def claimed(
-    folder: pathlib.Path, config: ml_collections.ConfigDict, *, overwrite: bool = False
+    folder: pathlib.Path,
+    config: ml_collections.ConfigDict,
+    data: fingerprint.Fingerprint | None = None,
+    *,
+    overwrite: bool = False,
 ) -> Iterator[None]:
     """Claims a work folder for this run: makes it, locks it, and writes config.json.
 
@@ -68,7 +97,8 @@ def claimed(
     Args:
       folder: not of a finished run.
       config: of the run.
-      overwrite: whether a run of another config in the folder is removed.
+      data: the fingerprint of its data; None: they are not compared.
+      overwrite: whether a run of another config, or of other data, in the folder is removed.
 
     Raises:
       ConfigError: the folder is another run's.
@@ -80,7 +110,7 @@ def claimed(
             with workdir.writing(folder):
                 folder.mkdir(parents=True, exist_ok=True)
             held.enter_context(workdir.locked(folder))
-            claim(folder, config, overwrite=overwrite)
+            claim(folder, config, data, overwrite=overwrite)
             return b""
 
         agree.from_first(claim_first)
@@ -88,13 +118,21 @@ def claimed(
 
 
 def claim(
-    folder: pathlib.Path, config: ml_collections.ConfigDict, *, overwrite: bool = False
+    folder: pathlib.Path,
+    config: ml_collections.ConfigDict,
+    data: fingerprint.Fingerprint | None = None,
+    *,
+    overwrite: bool = False,
 ) -> None:
-    """Writes config.json to a locked folder; arguments and errors as `claimed`."""
-    if overwrite and differences(folder, config):
-        print(f"{folder}: a run of another config is removed", flush=True)
-        workdir.empty(folder)
+    """Writes config.json, and data.json, to a locked folder; arguments and errors as `claimed`."""
+    if overwrite:
+        others = "another config" if differences(folder, config) else ""
+        others = others or ("other data" if data_changes(folder, config, data) else "")
+        if others:
+            print(f"{folder}: a run of {others} is removed", flush=True)
+            workdir.empty(folder)
     same_run(folder, config)
+    same_data(folder, config, data)
     if _other_keys(folder, config):
         workdir.empty(folder)  # of what has nothing to lose, so that nothing of it is counted
     with workdir.writing(folder):
@@ -105,6 +143,8 @@ def claim(
                 flush=True,
             )
             workdir.reopen(folder)
+        if data is not None:
+            workdir.write_atomically(folder / workdir.DATA, json.dumps(data) + "\n")
         text = json.dumps(_plain(config), indent=2) + "\n"
         workdir.write_atomically(folder / "config.json", text)
 
@@ -124,16 +164,57 @@ def same_run(folder: pathlib.Path, config: ml_collections.ConfigDict) -> None:
         )
 
 
+def same_data(
+    folder: pathlib.Path, config: ml_collections.ConfigDict, data: fingerprint.Fingerprint | None
+) -> None:
+    """Checks that what a folder holds, if anything, is a run of these data.
+
+    Raises:
+      ConfigError: they have changed since it began; names what.
+    """
+    found = data_changes(folder, config, data)
+    if found:
+        raise ConfigError(
+            f"workdir: {folder} holds a run of other data; choose another folder, give the same "
+            "data to resume, or start thanos_jax.main with --overwrite to begin anew:\n"
+            + "\n".join(f"  {line}" for line in found)
+        )
+
+
+def data_changes(
+    folder: pathlib.Path, config: ml_collections.ConfigDict, data: fingerprint.Fingerprint | None
+) -> list[str]:
+    """Returns a line for each thing that the data of the run in a folder have otherwise.
+
+    A folder that has nothing to lose is free. Where damaged images are left out, files may change
+    in size: that is what damage does.
+
+    Args:
+      folder: of the run.
+      config: of the run.
+      data: the fingerprint of the data as they are now; None: they are not compared.
+    """
+    path = folder / workdir.DATA
+    if data is None or not path.exists() or not _has_begun(folder):
+        return []
+    before = json.loads(path.read_text(encoding="utf-8"))
+    return fingerprint.changes(before, data, sizes=config.data.on_damaged == "stop")
+
+
 def differences(folder: pathlib.Path, config: ml_collections.ConfigDict) -> list[str]:
     """Returns a line for each key that the run in a folder has otherwise.
 
     A folder without a checkpoint or results has nothing to lose and is free.
     """
+    return _other_keys(folder, config) if _has_begun(folder) else []
+
+
+def _has_begun(folder: pathlib.Path) -> bool:
+    """Whether a folder holds a checkpoint, findings or results."""
     # A run of several trainings has checkpoints in folders of their own.
     trained = [*folder.glob("checkpoints/[0-9]*"), *folder.glob("*/checkpoints/[0-9]*")]
     made = any((folder / name).exists() for name in ("results.json", *workdir.FINDINGS))
-    started = made or bool(trained)
-    return _other_keys(folder, config) if started else []
+    return made or bool(trained)
 
 
 def more_epochs(folder: pathlib.Path, config: ml_collections.ConfigDict) -> bool:

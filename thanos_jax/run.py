@@ -17,9 +17,9 @@ from jax.experimental import multihost_utils
 
 from thanos_jax import agree, interruption, resume, sharding
 from thanos_jax import config as schema
-from thanos_jax.data import sources
+from thanos_jax.data import fingerprint, sources
 from thanos_jax.errors import ConfigError
-from thanos_jax.tasks import coreset, groups, noise, predicted_spread, stages, transfer
+from thanos_jax.tasks import coreset, fits, groups, noise, predicted_spread, stages, transfer
 from thanos_jax.train import build
 
 # config.task -> its module; `thanos_jax.tasks` says what a task is.
@@ -48,15 +48,15 @@ def run(
       workdir: gets config.json, metrics.jsonl, checkpoints/, results.json and report.html; a task
         of several trainings has a folder for each.
       load: config.data -> data set; `thanos_jax.data.sources.load` if None.
-      overwrite: whether a folder that holds a run of another config is emptied of that run's own
-        files, once this one can start. A run of the same config resumes all the same.
+      overwrite: whether a folder that holds a run of another config or of other data is emptied of
+        that run's own files, once this one can start. The same run resumes all the same.
 
     Returns:
       What results.json holds. A finished run is not run again.
 
     Raises:
       ConfigError: a config outside its schema, one that does not fit the data or the devices, or
-        another than the folder's.
+        another than the folder's, or other data than its run began with.
       DatasetNotFound: the data are not there; says how to prepare them.
       NonFiniteError: training diverged.
       CheckpointError: a checkpoint could not be saved, or none of those there can be used.
@@ -64,7 +64,8 @@ def run(
       Interrupted: the run was asked to stop, and has saved what it had.
     """
     with interruption.watch():
-        return _run(config, pathlib.Path(workdir), load or sources.load, overwrite)
+        folder = pathlib.Path(workdir).expanduser()
+        return _run(config, folder, load or sources.load, overwrite)
 
 
 def _run(
@@ -78,20 +79,30 @@ def _run(
         raise ConfigError(
             f"workdir: {folder} holds a comparison, of thanos_jax.compare; choose another folder"
         )
+
+    def data() -> fingerprint.Fingerprint | None:
+        return sources.known(config.data) if load is sources.load else None
+
     other, results = agree.value_of_first(
-        lambda: resume.standing(folder, config, overwrite=overwrite)
+        lambda: resume.standing(folder, config, data, overwrite=overwrite)
     )
     if results is not None:
         print(f"{folder} holds a finished run; nothing to do", flush=True)
         return results
     dataset = load_data(config, load)
+    other |= agree.value_of_first(
+        lambda: bool(resume.data_changes(folder, config, dataset.fingerprint))
+    )
+    if other and not overwrite:
+        resume.same_data(folder, config, dataset.fingerprint)
+    fits.require(config, dataset)
     task = TASKS[config.task]
     asked = stages.Run(config, dataset, sharding.make_mesh(), folder, resumes=not other)
     prepared = task.prepare(asked)
     # A folder is claimed only by a run that can start.
     stages.trace(prepared.first)
     _warn_of_collapse(prepared.first.training)
-    with resume.claimed(folder, config, overwrite=overwrite):
+    with resume.claimed(folder, config, dataset.fingerprint, overwrite=overwrite):
         return task.perform(asked._replace(resumes=True), prepared)
 
 
@@ -127,8 +138,10 @@ def describe(
         if value != schema.FIELDS[key].default
     ]
     dataset = load_data(config, load or sources.load)
+    fits.require(config, dataset)
     asked = stages.Run(config, dataset, sharding.make_mesh(), pathlib.Path(), resumes=False)
     for name, (one, seen, images) in TASKS[config.task].trainings(asked).items():
+        fits.warn_of_large_batch(name, one, images)
         lines.append(f"training{name and ' '}{name}, {images:,} images:")
         said = build.describe(one, seen, images=images) + predicted_spread.lines(one, seen)
         lines += [f"    {line}" for line in said]
@@ -155,7 +168,8 @@ def load_data(
     started = time.perf_counter()
     dataset = load(config.data)
     _require_same_data(dataset)
-    sizes = ", ".join(f"{name} {len(split)}" for name, split in dataset.splits.items())
+    splits = {**dataset.splits, "unlabelled": dataset.unlabelled}
+    sizes = ", ".join(f"{name} {len(split)}" for name, split in splits.items() if split is not None)
     print(f"{dataset.name}: {sizes} ({time.perf_counter() - started:.1f} s)", flush=True)
     return dataset
 
@@ -164,7 +178,7 @@ def _require_same_data(dataset: sources.Dataset) -> None:
     """Raises DataError, in every process, if not all could read the same examples."""
     if jax.process_count() == 1:
         return
-    sizes = [len(split) for split in dataset.splits.values()]
+    sizes = [len(split) for split in (*dataset.splits.values(), dataset.unlabelled or ())]
     seen = np.array([*sizes, zlib.crc32(" ".join(dataset.skipped).encode())], np.uint32)
     every = multihost_utils.process_allgather(seen)
     if (every != every[0]).any():

@@ -31,11 +31,17 @@ CORRECT = "correct.npz"
 # What the model of a training is: names, shapes, preprocessing.
 MODEL = "model.json"
 _RECORDS = ("metrics.jsonl", "unlogged.json", "nonfinite.json", MODEL, CORRECT)
+# What the data of a run are known again by.
+DATA = "data.json"
+# What was found, for people: a row for each image.
+TABLE = "findings.csv"
 # Outputs of the run's model on each split, where report.keep_embeddings asks for them.
 EMBEDDINGS = tuple(f"embeddings_{split}.npz" for split in ("train", "validation", "test"))
 # What the report is made of besides, so that it can be made again without the data.
 MAP, PICTURES = "map.npz", "pictures.json"
-_REPORTS = ("geometry.json", "neighbours.html", "report.html", MAP, PICTURES, *EMBEDDINGS)
+_REPORTS = (
+    "geometry.json", "neighbours.html", "report.html", DATA, TABLE, MAP, PICTURES, *EMBEDDINGS,
+)  # fmt: skip
 # By these a folder is known to hold a run: they go last.
 _MARKS = ("results.json", "config.json")
 _CHECKPOINT = re.compile(r"\d+(\.tmp|\.damaged)?")

@@ -146,6 +146,7 @@ def test_every_kind_of_figure_has_a_sentence():
         "curves", "coarse", "fine", "reconstructions",
         "group_bars", "contingency", "worst_recovered", "recovered_map",
         "kept_share", "dropped_images", "kept_images", "suspected", "suspicion", "noisy_map",
+        "audit", "groups_without_truth",
     }  # fmt: skip
     assert isinstance(plots.curves(RECORDS), Figure)
 

@@ -1,5 +1,6 @@
 """Choosing a coreset and training on it, end to end on digits of which some are rare."""
 
+import csv
 import itertools
 import json
 
@@ -87,6 +88,22 @@ def of_training_images(seen, keep):
 @pytest.fixture(scope="module")
 def train():
     return sources.load(small().data).splits["train"]
+
+
+def test_findings_name_the_images_the_first_to_go_first(finished, train):
+    folder, _ = finished
+    with np.load(folder / "coreset.npz") as file:
+        found = dict(file)
+    np.testing.assert_array_equal(found["filenames_of_train"], train.names)
+    with open(folder / "findings.csv", encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["row"]) for row in rows] == np.argsort(found["scores"], kind="stable").tolist()
+    for row in rows[::50]:
+        number = int(row["row"])
+        assert row["filename"] == str(train.names[number])
+        assert row["label"] == ("0 to 4", "5 to 9")[train.coarse[number]]
+        assert row["kept"] == ("yes" if found["stays"][number] else "no")
+        assert float(row["score"]) == found["scores"][number]
 
 
 def test_leaves_what_it_promises(finished, train, tmp_path):

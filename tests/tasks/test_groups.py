@@ -1,5 +1,6 @@
 """Recovering groups and training against the worst, end to end on digits in red and green."""
 
+import csv
 import json
 
 import numpy as np
@@ -68,6 +69,30 @@ def test_leaves_what_it_promises(finished, tmp_path):
         np.testing.assert_array_equal(of_map.columns[0].values, found["train"][shown])
     assert of_map.split == "train"
     assert len(shown) == 60
+
+
+def rows_of(folder):
+    with open(folder / "findings.csv", encoding="utf-8-sig", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_findings_name_the_images_the_worst_group_first(finished):
+    folder, results = finished
+    with np.load(folder / "groups.npz") as file:
+        found = dict(file)
+    splits = sources.load(small().data).splits
+    rows = rows_of(folder)
+    assert len(rows) == sum(len(splits[name]) for name in ("train", "validation"))
+    for row in rows[:: len(rows) // 40]:
+        split, number = row["split"], int(row["row"])
+        np.testing.assert_array_equal(found[f"filenames_of_{split}"], splits[split].names)
+        assert row["filename"] == str(splits[split].names[number])
+        assert row["group"] == found["names"][found[split][number]]
+    known = [float(row["group_validation_accuracy"] or 2) for row in rows]
+    assert known == sorted(known)
+    assert known[0] == round(results["validation_worst_group_accuracy"], 4)
+    wrong = [row["label"] != row["predicted"] for row in rows if row["group"] == rows[0]["group"]]
+    assert wrong == sorted(wrong, reverse=True)
 
 
 def test_the_best_on_validation_is_kept_and_no_true_group_decides(finished):

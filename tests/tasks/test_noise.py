@@ -1,5 +1,6 @@
 """Noisy labels, made, found, borne and mended, end to end on scikit-learn's digits."""
 
+import csv
 import json
 
 import numpy as np
@@ -79,6 +80,23 @@ def test_labels_are_wrong_as_told_and_mended_as_found(finished):
     assert results["labels_right"] == pytest.approx(np.mean(mended == right))
     assert results["labels_right"] > 0.82  # of labels of which 0.8 were right
     assert results["images_trained_on"] == len(right)
+
+
+def test_findings_name_the_images_the_most_suspicious_first(finished):
+    folder, _ = finished
+    found = arrays_of(folder)
+    names = found["filenames_of_train"]
+    np.testing.assert_array_equal(names, sources.load(small().data).splits["train"].names)
+    with open(folder / "findings.csv", encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.DictReader(file))
+    order = np.argsort(-found["suspicion"], kind="stable")
+    for row, number in zip(rows, order, strict=True):
+        assert row == {
+            "filename": str(names[number]), "split": "train", "label": str(found["given"][number]),
+            "suggested": str(found["suggested"][number]), "row": str(number),
+            "suspicion": str(round(float(found["suspicion"][number]), 4)),
+            "suspected": "yes" if found["flagged"][number] else "no",
+        }  # fmt: skip
 
 
 def watch(monkeypatch):
@@ -204,7 +222,7 @@ def test_labels_wrong_within_classes_are_fine_ones(tmp_path, no_report):
 
 
 def test_without_noise_nothing_is_wrong_and_nothing_is_scored_for_it(tmp_path, no_report):
-    results = run_module.run(small(steps=3, rate=0.0), tmp_path)
+    results = run_module.run(small(steps=3, rate=0.0, folds=2), tmp_path)
     found = arrays_of(tmp_path)
     assert not found["changed"].any()
     np.testing.assert_array_equal(found["given"], found["right"])

@@ -14,6 +14,7 @@ import pytest
 
 import thanos_jax
 from thanos_jax import errors
+from thanos_jax.data.preprocess import Rule
 from thanos_jax.data.splits import DataError
 from thanos_jax.errors import ConfigError
 from thanos_jax.trained import embeddings, images, tables
@@ -28,7 +29,7 @@ def model(finished):
 
 @pytest.fixture(scope="module")
 def source(finished, model):
-    return images.open_source(str(finished.pictures), model.image_shape)
+    return images.open_source(str(finished.pictures), model.rule)
 
 
 SETTINGS = embeddings.Settings(read_threads=2)
@@ -149,7 +150,7 @@ def damaged(finished, tmp_path):
 
 
 def test_damaged_images_are_named_and_refused_or_left_out(model, damaged, tmp_path, capsys):
-    source = images.open_source(str(damaged), model.image_shape)
+    source = images.open_source(str(damaged), model.rule)
     assert len(source.names) == 12
     with pytest.raises(DataError, match=r"\(cut\.png\)"):
         embeddings.to_file(model, source, tmp_path / "a.npz", SETTINGS)
@@ -170,7 +171,7 @@ def test_damaged_images_are_named_and_refused_or_left_out(model, damaged, tmp_pa
     assert "none.jpg" in said
     for path in damaged.glob("*.PNG"):
         path.unlink()
-    source = images.open_source(str(damaged), model.image_shape)
+    source = images.open_source(str(damaged), model.rule)
     with pytest.raises(DataError, match="expected images of which some can be read, got none"):
         embeddings.to_file(model, source, tmp_path / "b.npz", SETTINGS._replace(on_damaged="skip"))
 
@@ -178,14 +179,14 @@ def test_damaged_images_are_named_and_refused_or_left_out(model, damaged, tmp_pa
 def test_a_csv_names_files_below_its_folder(damaged, model):
     table = damaged / "some.csv"
     table.write_text("filename,other\n3.PNG,x\n./1.PNG,\n", encoding="utf-8")
-    source = images.open_source(str(table), model.image_shape)
+    source = images.open_source(str(table), model.rule)
     assert source.names == ["1.PNG", "3.PNG"]
     part = images.read(source, [1, 0], on_damaged="stop")
     expected = model.preprocess([damaged / "3.PNG", damaged / "1.PNG"])
     np.testing.assert_array_equal(part.images, expected)
     table.write_text("filename\n1.PNG\n1.PNG\n", encoding="utf-8")
     with pytest.raises(DataError, match=r"line 3: filename: '1\.PNG' was there before, in line 2"):
-        images.open_source(str(table), model.image_shape)
+        images.open_source(str(table), model.rule)
 
 
 @pytest.mark.parametrize(
@@ -198,7 +199,9 @@ def test_a_csv_names_files_below_its_folder(damaged, model):
 )
 def test_what_holds_no_images_is_said(where, words, tmp_path):
     with pytest.raises(DataError, match=words):
-        images.open_source(where.replace("EMPTY", str(tmp_path)), (8, 8, 1))
+        images.open_source(
+            where.replace("EMPTY", str(tmp_path)), Rule((8, 8, 1), "white", "refuse", 200.0)
+        )
 
 
 def test_files_of_something_else_are_refused(tmp_path):

@@ -71,7 +71,7 @@ def test_images_find_each_other(finished, model, tmp_path):
     cosines = np.delete(unit @ unit[17], 17)
     np.testing.assert_allclose([x.similarity for x in found[0]], -np.sort(-cosines)[:4], atol=1e-5)
 
-    source = images.open_source(str(finished.pictures), model.image_shape)
+    source = images.open_source(str(finished.pictures), model.rule)
     stored = tmp_path / "all.npz"
     embeddings.to_file(model, source, stored, embeddings.Settings())
     assert neighbours.neighbours(model, queries, stored, k=4) == found

@@ -9,7 +9,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from thanos_jax import methods
-from thanos_jax.data import damaged, random_bits, sources, tfds_sets
+from thanos_jax.data import (
+    damaged,
+    image_files,
+    listing,
+    pixels,
+    random_bits,
+    sources,
+    tfds_sets,
+)
 from thanos_jax.losses import pairs
 
 _HUGE = 1e12
@@ -102,7 +110,7 @@ FIELDS: dict[str, Field] = {
     "data.data_dir": Field(
         "",
         "folder of prepared TFDS data (empty: TFDS's own default), of Tiny ImageNet, Waterbirds or "
-        "ISIC, or of images with labels.csv; see docs/data.md",
+        "ISIC, or of images with labels.csv or in class folders; see docs/data.md",
     ),
     "data.tfds": Field(
         "",
@@ -134,6 +142,33 @@ FIELDS: dict[str, Field] = {
     ),
     "data.image_size": _number(
         0, "side in pixels to which images are cropped and resized; 0: as stored", 0, 4096
+    ),
+    "data.unlabelled": Field(
+        "",
+        "with data.name=folder, the label, or the class folder, of images that have none; images "
+        "with empty labels have none either way",
+    ),
+    "data.unlabelled_use": _one_of(
+        "train",
+        "what to do with images that have no label; train: add them to the training images of "
+        "InfoNCE and of the autoencoder; drop: leave them out",
+        listing.UNLABELLED_USES,
+    ),
+    "data.matte": _one_of(
+        "white",
+        "for sets of image files, the background that transparent images are laid over",
+        tuple(pixels.MATTES),
+    ),
+    "data.deep_images": _one_of(
+        "refuse",
+        "for sets of image files, what to do with more than 8 bits in a channel; refuse: end the "
+        "run; scale: keep the upper 8 of 16 bits",
+        pixels.DEEP_OPTIONS,
+    ),
+    "data.max_megapixels": _number(
+        image_files.MAX_MEGAPIXELS,
+        "for sets of image files, the most millions of pixels that an image may have",
+        open_low=True,
     ),
     "data.classes": _one_of(
         "coarse",
@@ -423,7 +458,19 @@ FIELDS: dict[str, Field] = {
     "noise.method": _method(
         "mend", "how training deals with wrong labels", methods.NOISE, "noisy_labels.md"
     ),
-    "noise.rate": _number(0.2, "share of training and validation labels made wrong", high=1),
+    "noise.rate": _number(
+        0.2,
+        "share of training and validation labels made wrong; 0: labels are what they are, and with "
+        "noise.method=mend every image of every split is judged by a model trained without it",
+        high=1,
+    ),
+    "noise.folds": _number(
+        5,
+        "parts that images are divided into where noise.rate is 0 and noise.method mend, each "
+        "judged by a model trained on the others",
+        2,
+        100,
+    ),
     "noise.kind": _one_of(
         "symmetric",
         "to what a label made wrong changes; symmetric: any other class; asymmetric: the next "

@@ -138,7 +138,8 @@ def with_images(
     """
     if isinstance(split, ArraySplit):
         images = change(split.images, first + np.arange(len(split)))
-        return ArraySplit(images, split.fine if fine is None else fine, split.coarse)
+        fine = split.fine if fine is None else fine
+        return ArraySplit(images, fine, split.coarse, split.names)
     return DerivedSplit(
         split,
         {} if fine is None else {"fine": fine},

@@ -144,13 +144,14 @@ def class_counts(batches: Iterable[np.ndarray]) -> dict[str, float]:
     """Counts the images of a class in batches.
 
     Args:
-      batches: the labels of each batch, integer [b]; at least one.
+      batches: the labels of each batch, integer [b]; at least one. Negative labels are of images
+        without a class, and not counted.
 
     Returns:
       "classes_in_batch", the mean number of classes in a batch, and "class_images_min",
       "class_images_mean" and "class_images_max": images of a class, over the classes of each batch.
     """
-    counts = [np.unique(labels, return_counts=True)[1] for labels in batches]
+    counts = [np.unique(labels[labels >= 0], return_counts=True)[1] for labels in batches]
     images = np.concatenate(counts)
     return {
         "classes_in_batch": len(images) / len(counts),

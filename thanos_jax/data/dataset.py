@@ -1,15 +1,16 @@
-"""What a loader hands over, and what loaders share: draws of splits, channel moments, tables."""
+"""What a loader hands over, and what loaders share: draws of splits, channel moments."""
 
 from __future__ import annotations
 
-import csv
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
 
+from thanos_jax.data.csv_table import read_table
+from thanos_jax.data.fingerprint import Fingerprint
 from thanos_jax.data.splits import ArraySplit, DataError, DerivedSplit, Split, in_threads
 from thanos_jax.permutations import HOLD_OUT, MOMENTS, TEST_SPLIT, permutation
 
@@ -31,6 +32,12 @@ class Dataset(NamedTuple):
       std: standard deviation of each channel of images in [0, 1].
       skipped: the stored examples left out because they cannot be read, as in "train 17"; see
         `thanos_jax.data.damaged`.
+      unlabelled: training images without labels, whose labels as read say nothing; None: there are
+        none.
+      unlabelled_dropped: how many images without labels are left out.
+      one_level: whether images have one label each, so that coarse and fine classes are the same.
+      fingerprint: what the data are known again by; see `thanos_jax.data.fingerprint`. None: they
+        are not compared.
     """
 
     name: str
@@ -41,6 +48,10 @@ class Dataset(NamedTuple):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     skipped: tuple[str, ...] = ()
+    unlabelled: Split | None = None
+    unlabelled_dropped: int = 0
+    one_level: bool = False
+    fingerprint: Fingerprint | None = None
 
 
 def draw_test(fine: np.ndarray, fine_names: Sequence[str]) -> np.ndarray:
@@ -72,13 +83,17 @@ def draw_test(fine: np.ndarray, fine_names: Sequence[str]) -> np.ndarray:
     return test
 
 
-def hold_out(size: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def hold_out(
+    size: int, fraction: float, seed: int, classes: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Which training examples stay and which become the validation split.
 
     Args:
       size: number of training examples.
       fraction: share held out, in (0, 1).
       seed: the draw.
+      classes: integer [size]: of each class one example stays at least, others or fewer being held
+        out in place of it, and one example at least is held out; None: classes are not looked at.
 
     Returns:
       Two int64 arrays, ascending and disjoint: for training, for validation.
@@ -86,14 +101,28 @@ def hold_out(size: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndar
     Raises:
       DataError: nothing would be left of one of the two.
     """
-    held = round(size * fraction)
+    held = round(size * fraction) if classes is None else max(1, round(size * fraction))
     if not 0 < held < size:
         raise DataError(
             "data.validation_fraction: expected a share that leaves examples for training and for"
             f" validation, got {fraction}: of {size} training examples, {size - held} and {held}"
         )
     order = permutation(seed, HOLD_OUT, size)
-    return np.sort(order[held:]), np.sort(order[:held])
+    chosen = np.zeros(size, bool)
+    if classes is None:
+        chosen[order[:held]] = True
+    else:
+        # In the order of the draw, but for the last of each class in it.
+        _, last = np.unique(classes[order][::-1], return_index=True)
+        free = np.delete(order, size - 1 - last)
+        if not free.size:
+            raise DataError(
+                "data.validation_fraction: expected classes of which one image or more can be held"
+                f" out for validation, got {size} training images of {size} classes; add images, or"
+                " say in labels.csv, by a column split, which images are for validation"
+            )
+        chosen[free[:held]] = True
+    return np.flatnonzero(~chosen), np.flatnonzero(chosen)
 
 
 def moments(
@@ -190,46 +219,6 @@ def group_counts(dataset: Dataset) -> dict[str, np.ndarray]:
         for name, split in dataset.splits.items()
         if (fine := split.fine) is not None
     }
-
-
-def read_table(path: str, required: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
-    """The rows of a CSV file with a header, one by one.
-
-    Args:
-      path: a file in UTF-8, with or without a byte order mark.
-      required: columns that the header must have, in any order and among others.
-
-    Yields:
-      (number of the row's last line in the file, column -> cell without surrounding spaces).
-      Empty lines are skipped.
-
-    Raises:
-      DataError: not UTF-8, not CSV, a required column that is missing or there twice, or a row
-        of another length than the header.
-    """
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True, skipinitialspace=True)
-            header = [cell.strip() for cell in next(reader, [])]
-            for column in required:
-                if header.count(column) != 1:
-                    raise DataError(
-                        f"{path}, line 1: expected one column {column!r}, got the header {header}"
-                    )
-            for cells in reader:
-                if not cells:
-                    continue
-                if len(cells) != len(header):
-                    raise DataError(
-                        f"{path}, line {reader.line_num}: expected {len(header)} cells as in the"
-                        f" header, got {len(cells)}"
-                    )
-                stripped = (cell.strip() for cell in cells)
-                yield reader.line_num, dict(zip(header, stripped, strict=True))
-    except csv.Error as error:
-        raise DataError(f"{path}, line {reader.line_num}: not CSV: {error}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: expected text in UTF-8, got {error}") from error
 
 
 def read_coarse_map(path: str, column: str) -> dict[str, str]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,11 @@ from thanos_jax.data.damaged import open_records
 from thanos_jax.data.dataset import exceeds_memory
 from thanos_jax.data.prepared import resize
 from thanos_jax.data.splits import RecordSplit, Split
+
+# Several times what cameras have; an image in colour of that size takes 1.5 GB.
+MAX_MEGAPIXELS = 500.0
+
+_LIMIT = threading.Lock()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,12 +33,14 @@ class ImageFiles:
       fine: int32 [n].
       coarse: int32 [n].
       sources: n places to look at when a file cannot be used, as in "cats/1.png (line 7)".
+      names: str [n], of the files, for people; None: the paths.
     """
 
     paths: Sequence[str]
     fine: np.ndarray
     coarse: np.ndarray
     sources: Sequence[str]
+    names: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -39,15 +48,6 @@ class ImageFiles:
     def __getitem__(self, number: int) -> tuple[bytes, int, int]:
         content = pathlib.Path(self.paths[number]).read_bytes()
         return content, int(self.fine[number]), int(self.coarse[number])
-
-    def take(self, indices: np.ndarray) -> ImageFiles:
-        """The files named, in that order."""
-        return ImageFiles(
-            [self.paths[index] for index in indices],
-            self.fine[indices],
-            self.coarse[indices],
-            [self.sources[index] for index in indices],
-        )
 
 
 def open_splits(
@@ -63,7 +63,8 @@ def open_splits(
     """Opens the splits of a data set of image files.
 
     Args:
-      config_data: `config.data`: image_size, memory_limit_gib, background and on_damaged.
+      config_data: `config.data`: image_size, memory_limit_gib, background, on_damaged and
+        max_megapixels.
       files: split -> its files.
       convert: from the PIL image as it is read to one of mode "L" or "RGB".
       dataset: name of the data set, for messages.
@@ -80,7 +81,7 @@ def open_splits(
 
     def decode(record: Any) -> tuple[np.ndarray, int, int]:
         content, fine, coarse = record
-        with open_image(io.BytesIO(content)) as image:
+        with open_image(io.BytesIO(content), config_data.max_megapixels) as image:
             pixels = np.asarray(resize(convert(image), config_data.image_size))
         return pixels.reshape(*pixels.shape[:2], -1), fine, coarse
 
@@ -98,6 +99,7 @@ def open_splits(
             split=name,
             file_of=part.sources.__getitem__,
             fine=part.fine,
+            names=np.array(part.paths) if part.names is None else part.names,
         )
         splits[name], found = open_records(
             records, stream=stream, on_damaged=config_data.on_damaged
@@ -106,23 +108,54 @@ def open_splits(
     return splits, skipped
 
 
-def open_image(file: Any) -> Any:
+def open_image(file: Any, max_megapixels: float = MAX_MEGAPIXELS) -> Any:
     """Opens an image file and reads its header.
+
+    Pillow refuses images of more than 179 megapixels, which might be small files made to fill a
+    memory; here the limit is the caller's.
 
     Args:
       file: a path or an open binary file.
+      max_megapixels: the most millions of pixels that an image may have.
 
     Returns:
       A PIL image, to be closed.
 
     Raises:
-      ValueError: not an image that Pillow knows.
+      ValueError: not an image that Pillow knows, or one of too many pixels.
       OSError: the file cannot be read.
     """
     from PIL import Image, UnidentifiedImageError
 
     try:
-        return Image.open(file)
+        try:
+            image = Image.open(file)
+        except Image.DecompressionBombError:
+            if hasattr(file, "seek"):
+                file.seek(0)
+            with _without_limit():
+                image = Image.open(file)
     except UnidentifiedImageError as error:
         # Pillow's own message names a Python object.
         raise ValueError("not an image in a format that Pillow can read") from error
+    megapixels = image.size[0] * image.size[1] / 1e6
+    if megapixels > max_megapixels:
+        image.close()
+        raise ValueError(
+            f"data.max_megapixels: expected at most {max_megapixels:g} million pixels, got"
+            f" {megapixels:.1f} ({image.size[0]} x {image.size[1]})"
+        )
+    return image
+
+
+@contextlib.contextmanager
+def _without_limit() -> Iterator[None]:
+    """Pillow's limit is a global: who lifts it, for a large image alone, must be the only one."""
+    from PIL import Image
+
+    with _LIMIT:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from thanos_jax.data import folder
+from thanos_jax.data import layout
 from thanos_jax.data.splits import DataError
 
 CLASSES = ("benign", "malignant")
@@ -26,8 +26,8 @@ _LABELS = {"benign_malignant": CLASSES, "malignant": ("0", "1")}
 
 def _classify(cells: Mapping[str, str], where: str) -> tuple[str, str, str]:
     malignant = _is_malignant(cells, where)
-    patch = folder.one_of(cells, "patch", ("0", "1"), where) == "1"
-    split = folder.one_of(cells, "split", folder.SPLITS, where) if "split" in cells else ""
+    patch = layout.one_of(cells, "patch", ("0", "1"), where) == "1"
+    split = layout.one_of(cells, "split", layout.SPLITS, where) if "split" in cells else ""
     # Malignant lesions beside a patch are no group of their own: the papers know of none.
     return CLASSES[malignant], GROUPS[2 if malignant else int(patch)], split
 
@@ -40,10 +40,10 @@ def _is_malignant(cells: Mapping[str, str], where: str) -> bool:
             f" malignant, got {' and '.join(columns) or 'neither'}"
         )
     options = _LABELS[columns[0]]
-    return folder.one_of(cells, columns[0], options, where) == options[1]
+    return layout.one_of(cells, columns[0], options, where) == options[1]
 
 
-LAYOUT = folder.Layout(
+LAYOUT = layout.Layout(
     name="isic",
     table="metadata.csv",
     expected="a folder that holds metadata.csv, with the columns filename, benign_malignant, patch"

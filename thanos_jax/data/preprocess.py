@@ -3,37 +3,58 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from ml_collections import ConfigDict
 
-from thanos_jax.data.folder import upright
+from thanos_jax.data import pixels
 from thanos_jax.data.image_files import open_image
 from thanos_jax.data.prepared import fit
 
 # What `preprocess` does, for those who do it elsewhere.
-RULE = (
-    "upright by its Exif orientation; as many channels as in training; the largest centred box of "
-    "the shape of the training images, resized to their height and width, bilinear, with support "
-    "over all source pixels where it shrinks"
+IN_WORDS = (
+    "upright by its Exif orientation; transparent pixels over a {matte} background; as many "
+    "channels as in training; the largest centred box of the shape of the training images, resized "
+    "to their height and width, bilinear, with support over all source pixels where it shrinks"
 )
 _MODES = {1: "L", 3: "RGB"}
 
 
-def preprocess(picture: Any, shape: tuple[int, int, int]) -> np.ndarray:
+class Rule(NamedTuple):
+    """What a picture is brought to.
+
+    Attributes:
+      shape: (height, width, channels) of the training images; one or three channels.
+      matte, deep_images, max_megapixels: of `config.data`.
+    """
+
+    shape: tuple[int, int, int]
+    matte: str
+    deep_images: str
+    max_megapixels: float
+
+
+def rule(config_data: ConfigDict, shape: tuple[int, int, int]) -> Rule:
+    """Returns the rule of a training."""
+    return Rule(shape, config_data.matte, config_data.deep_images, config_data.max_megapixels)
+
+
+def preprocess(picture: Any, to: Rule) -> np.ndarray:
     """Brings a picture to the shape of the training images, as training does.
 
     Args:
       picture: a path, an open binary file, a PIL image, or uint8 [h, w, c] or [h, w] of any size,
         with one, three or four channels.
-      shape: (height, width, channels) of the training images; one or three channels.
+      to: what it is brought to.
 
     Returns:
       uint8 of this shape.
 
     Raises:
       TypeError: something else, or an array of another dtype.
-      ValueError: an array of another rank or number of channels, or a file that is no image.
+      ValueError: an array of another rank or number of channels, a file that is no image, or a
+        picture of too many pixels or too many bits in a channel.
       OSError: a file cannot be read.
     """
     from PIL import Image
@@ -41,20 +62,21 @@ def preprocess(picture: Any, shape: tuple[int, int, int]) -> np.ndarray:
     if isinstance(picture, np.ndarray):
         picture = _from_array(picture)
     if isinstance(picture, Image.Image):
-        return _convert(picture, shape)
+        return _convert(picture, to)
     if not (isinstance(picture, str | os.PathLike) or hasattr(picture, "read")):
         raise TypeError(
             "image: expected a path, a PIL image or an array uint8 [h, w, c], got "
             f"{type(picture).__name__}"
         )
-    with open_image(picture) as opened:
-        return _convert(opened, shape)
+    with open_image(picture, to.max_megapixels) as opened:
+        return _convert(opened, to)
 
 
-def _convert(image: Any, shape: tuple[int, int, int]) -> np.ndarray:
-    height, width, channels = shape
-    image = fit(upright(image, _MODES[channels]), height, width)
-    return np.asarray(image).reshape(shape)
+def _convert(image: Any, to: Rule) -> np.ndarray:
+    height, width, channels = to.shape
+    pixels.require_depth(pixels.header(image, with_size=False), to.deep_images)
+    image = fit(pixels.convert(image, _MODES[channels], matte=to.matte), height, width)
+    return np.asarray(image).reshape(to.shape)
 
 
 def _from_array(array: np.ndarray) -> Any:

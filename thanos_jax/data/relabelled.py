@@ -26,7 +26,7 @@ def relabel(split: Split, coarse: np.ndarray | None) -> Split:
     if labels.shape != (len(split),):
         raise ValueError(f"coarse labels: expected shape ({len(split)},), got {labels.shape}")
     if isinstance(split, ArraySplit):
-        return ArraySplit(split.images, split.fine, labels)
+        return ArraySplit(split.images, split.fine, labels, split.names)
     return DerivedSplit(split, {"coarse": labels})
 
 

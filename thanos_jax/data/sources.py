@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import os
+import pathlib
 from collections.abc import Callable
 
 import numpy as np
@@ -10,6 +12,8 @@ from ml_collections import ConfigDict
 
 from thanos_jax.data import (
     backgrounds,
+    blank,
+    fingerprint,
     folder,
     isic,
     prepared,
@@ -27,6 +31,8 @@ from thanos_jax.data.dataset import (
     labels,
     moments,
 )
+from thanos_jax.data.layout import Layout
+from thanos_jax.data.listing import list_images
 from thanos_jax.data.relabelled import with_fine_classes
 from thanos_jax.data.specs import SPECS
 from thanos_jax.data.splits import ArraySplit, DataError, Split
@@ -40,7 +46,9 @@ _OPTIONS = {
     "fine_key": ("label", ("tfds",)),
     "coarse_key": ("", ("tfds",)),
     "test_split": ("test", ("tfds",)),
+    "unlabelled": ("", ("folder",)),
 }
+_FILES: dict[str, Layout] = {x.name: x for x in (folder.OWN, waterbirds.LAYOUT, isic.LAYOUT)}
 
 
 def load(config_data: ConfigDict) -> Dataset:
@@ -49,7 +57,9 @@ def load(config_data: ConfigDict) -> Dataset:
     The digits come with scikit-learn; `tiny_imagenet`, `folder`, `waterbirds` and `isic` read files
     of their own. The others are read from files prepared by TFDS. Images that exceed the memory
     limit stay on disk and are read one by one. Where a set has no validation split, a seeded share
-    of the training set is held out, after it has been thinned out and laid over backgrounds.
+    of the training set is held out, after it has been thinned out and laid over backgrounds; of
+    sets of image files one image of each class stays. Training images that hardly differ are said
+    on stderr.
 
     Args:
       config_data: `config.data`, which passes `thanos_jax.config`; the schema there says what its
@@ -76,6 +86,8 @@ def load(config_data: ConfigDict) -> Dataset:
             f" {config_data.rare_fraction}; only background 'none' has rare strata"
         )
     dataset = _LOADERS[name](config_data)
+    if dataset.fingerprint is None:
+        dataset = dataset._replace(fingerprint=known(config_data))
     splits = dict(dataset.splits)
     if config_data.rare_fraction != 1:
         fine, coarse = labels(splits["train"])
@@ -88,9 +100,13 @@ def load(config_data: ConfigDict) -> Dataset:
     if "validation" not in splits:
         whole = splits["train"]
         train, validation = hold_out(
-            len(whole), config_data.validation_fraction, config_data.split_seed
+            len(whole),
+            config_data.validation_fraction,
+            config_data.split_seed,
+            whole.fine if name in _FILES else None,
         )
         splits["train"], splits["validation"] = whole.subset(train), whole.subset(validation)
+    blank.warn(name, splits["train"])
     mean, std = dataset.mean, dataset.std
     if not mean:
         mean, std = moments(splits["train"], seed=config_data.split_seed)
@@ -99,11 +115,40 @@ def load(config_data: ConfigDict) -> Dataset:
     return with_fine_classes(dataset) if config_data.classes == "fine" else dataset
 
 
+def known(config_data: ConfigDict) -> fingerprint.Fingerprint | None:
+    """The fingerprint of a data set, as `load` would find it, without opening an image.
+
+    Args:
+      config_data: as for `load`.
+
+    Returns:
+      As `Dataset.fingerprint`: names, sizes and labels of a set of image files; of another the
+      lines of data.coarse_map, if it has one, or else None.
+
+    Raises:
+      DatasetNotFound, DataError: as `load`.
+    """
+    if config_data.name in _FILES:
+        return folder.fingerprint_of(list_images(_FILES[config_data.name], config_data))
+    if not config_data.coarse_map:
+        return None
+    try:
+        path = pathlib.Path(os.path.expanduser(config_data.coarse_map))
+        return fingerprint.of_text(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"data.coarse_map: {error}") from error
+
+
 def _over_background(dataset: Dataset, config_data: ConfigDict) -> Dataset:
     """The images of a set over the background of the config, its moments to be measured."""
     background, splits = config_data.background, dict(dataset.splits)
     if background == "none":
         return dataset
+    if dataset.unlabelled is not None:
+        raise DataError(
+            f"data.background: expected 'none' for {dataset.name}, some of whose images have no"
+            f" label, or data.unlabelled_use 'drop', got {background!r}"
+        )
     for found, expected, words in (
         (dataset.image_shape[2], 1, "images of one channel can be laid over a background"),
         (len(dataset.coarse_names), 2, "sets of two coarse classes can be laid over this one"),
@@ -184,9 +229,6 @@ _LOADERS: dict[str, Callable[[ConfigDict], Dataset]] = {
     "digits": _digits,
     "tfds": tfds_sets.load_any,
     "tiny_imagenet": tiny_imagenet.load,
-    **{
-        x.name: functools.partial(folder.load, x)
-        for x in (folder.OWN, waterbirds.LAYOUT, isic.LAYOUT)
-    },
+    **{name: functools.partial(folder.load, layout) for name, layout in _FILES.items()},
 }
 NAMES: tuple[str, ...] = tuple(_LOADERS)

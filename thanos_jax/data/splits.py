@@ -42,6 +42,11 @@ class Split(Protocol):
         """int32 [len(self)], the fine labels; None if images would have to be read for them."""
         ...
 
+    @property
+    def names(self) -> np.ndarray:
+        """[len(self)], str: the files of the examples; or int64: their numbers as stored."""
+        ...
+
     def __len__(self) -> int:
         """Number of examples."""
         ...
@@ -97,6 +102,7 @@ class ArraySplit:
       images: uint8 [n, h, w, c].
       fine: integer [n].
       coarse: integer [n].
+      names: [n], as `Split.names`; None: 0 to n - 1.
 
     Raises:
       TypeError: wrong dtype.
@@ -105,7 +111,13 @@ class ArraySplit:
 
     in_memory = True
 
-    def __init__(self, images: np.ndarray, fine: np.ndarray, coarse: np.ndarray) -> None:
+    def __init__(
+        self,
+        images: np.ndarray,
+        fine: np.ndarray,
+        coarse: np.ndarray,
+        names: np.ndarray | None = None,
+    ) -> None:
         images = np.asarray(images)
         if images.dtype != np.uint8:
             raise TypeError(f"images: expected uint8, got {images.dtype}")
@@ -120,6 +132,9 @@ class ArraySplit:
                 "images, fine and coarse: expected one length, got"
                 f" {len(images)}, {len(self.fine)} and {len(self.coarse)}"
             )
+        self.names = np.arange(len(images)) if names is None else names
+        if len(self.names) != len(images):
+            raise ValueError(f"names: expected {len(images)}, got {len(self.names)}")
 
     def __len__(self) -> int:
         return len(self.images)
@@ -136,7 +151,7 @@ class ArraySplit:
     def subset(self, indices: np.ndarray) -> ArraySplit:
         """A copy of the examples named; see `Split.subset`."""
         part = self.read(indices)
-        return ArraySplit(part["image"], part["fine"], part["coarse"])
+        return ArraySplit(part["image"], part["fine"], part["coarse"], self.names[indices])
 
 
 class RecordSplit:
@@ -154,6 +169,7 @@ class RecordSplit:
       split: name of the split, for messages.
       file_of: record number -> name of the file that holds it, for messages.
       fine: int32 [len(records)], the fine labels if they are known without reading the records.
+      names: [len(records)], as `Split.names`; None: the numbers of the records.
     """
 
     in_memory = False
@@ -170,7 +186,9 @@ class RecordSplit:
         split: str,
         file_of: Callable[[int], str],
         fine: np.ndarray | None = None,
+        names: np.ndarray | None = None,
     ) -> None:
+        self.names = np.arange(len(records)) if names is None else names
         self.image_shape, self.dataset, self.split, self.fine = image_shape, dataset, split, fine
         self._records, self._decode, self._file_of = records, decode, file_of
         self._classes = {"fine": num_fine, "coarse": num_coarse}
@@ -255,6 +273,11 @@ class DerivedSplit:
         fine = self.columns.get("fine", self.split.fine)
         return None if fine is None else fine[self.numbers]
 
+    @property
+    def names(self) -> np.ndarray:
+        """[len(self)], the files of the examples, or their numbers as stored."""
+        return self.split.names[self.numbers]
+
     def __len__(self) -> int:
         return len(self.numbers)
 
@@ -295,7 +318,7 @@ def to_memory(split: Split, *, threads: int | None = None) -> ArraySplit:
         images[rows], labels[0, rows], labels[1, rows] = part["image"], part["fine"], part["coarse"]
 
     in_threads(fill, range(0, size, _CHUNK), threads)
-    return ArraySplit(images, labels[0], labels[1])
+    return ArraySplit(images, labels[0], labels[1], split.names)
 
 
 def in_threads(

@@ -9,8 +9,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from thanos_jax.data.dataset import Dataset, number_coarse, read_coarse_map
-from thanos_jax.data.folder import find
 from thanos_jax.data.image_files import ImageFiles, open_splits
+from thanos_jax.data.listing import find
 from thanos_jax.data.splits import DataError
 
 FOLDER = "tiny-imagenet-200"

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from thanos_jax.data import folder
+from thanos_jax.data import layout
 
 FOLDER = "waterbird_complete95_forest2water2"
 CLASSES = ("landbird", "waterbird")
@@ -22,12 +22,12 @@ GROUPS = ("landbird on land", "landbird on water", "waterbird on land", "waterbi
 
 
 def _classify(cells: Mapping[str, str], where: str) -> tuple[str, str, str]:
-    y, place = (int(folder.one_of(cells, name, ("0", "1"), where)) for name in ("y", "place"))
-    split = folder.SPLITS[int(folder.one_of(cells, "split", ("0", "1", "2"), where))]
+    y, place = (int(layout.one_of(cells, name, ("0", "1"), where)) for name in ("y", "place"))
+    split = layout.SPLITS[int(layout.one_of(cells, "split", ("0", "1", "2"), where))]
     return CLASSES[y], GROUPS[2 * y + place], split
 
 
-LAYOUT = folder.Layout(
+LAYOUT = layout.Layout(
     name="waterbirds",
     table="metadata.csv",
     expected=f"the folder {FOLDER} of Waterbirds, with metadata.csv in it, or the one that holds it"

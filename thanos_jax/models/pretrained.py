@@ -266,7 +266,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         WeightsError: no such file, one of another kind (with how to convert PyTorch's), or one
             that is damaged.
     """
-    path = pathlib.Path(path)
+    path = pathlib.Path(path).expanduser()
     suffix = path.suffix.lower()
     if suffix in _PICKLES:
         raise WeightsError(

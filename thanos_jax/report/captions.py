@@ -23,6 +23,12 @@ HOW_TO_READ: dict[str, str] = {
         "the accuracy of all test images. A classifier that relies on what most images of a class "
         "share fails on the groups that do not share it."
     ),
+    "groups_without_truth": (
+        "Accuracy on validation images of each group, with its number of training images; the "
+        "dashed line is the accuracy of all. The groups are found or are the classes: fine labels "
+        "would be the true groups, and there are none, so nothing is measured by them. "
+        "findings.csv names the images of each group."
+    ),
     "contingency": (
         "Training images by true and recovered group. A true group was found if its row is dark "
         "in a column where other rows are light."
@@ -38,6 +44,11 @@ HOW_TO_READ: dict[str, str] = {
     "suspected": (
         "The training images whose labels are most likely wrong, with the label given → the label "
         "that seems right."
+    ),
+    "audit": (
+        "The images whose labels are most likely wrong, of every split: the file, and its label → "
+        "the label that seems right. Each was judged by a model that was trained without it. "
+        "Nothing is known of right labels: this is suspected, not measured. findings.csv lists all."
     ),
     "suspicion": (
         "How likely each training label seemed to be wrong. The less right and wrong labels "

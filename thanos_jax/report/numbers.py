@@ -114,6 +114,10 @@ NUMBERS: dict[str, Number] = {
         title="worst group, AUROC",
     ),
     "test_images": _count("test images of the group or fine label"),
+    "unlabelled_images": _count("images without a label"),
+    "unlabelled_trained_on": _count(
+        "images without a label that the representation was trained on, by InfoNCE or autoencoder"
+    ),
     "train_images": _count("training images of the group or fine label"),
     # Hidden groups
     "recovery_f1": _percent(
@@ -146,6 +150,14 @@ NUMBERS: dict[str, Number] = {
     "precision": _percent("share of the labels found wrong that are"),
     "recall": _percent("share of the wrong labels that are found"),
     "average_precision": _percent("precision, averaged over wrong labels, most suspicious first"),
+    "validation_accuracy": _percent(
+        "validation images of the group whose class is predicted right"
+    ),
+    "validation_images": _count("validation images of the group"),
+    "judged_images": _count(
+        "images whose label was judged by a model that was trained without them"
+    ),
+    "suspected_images": _count("images whose label is suspected; not measured, for nobody knows"),
     "flagged": _percent("share of the labels found wrong"),
     "changed": _percent("share of the labels that are wrong"),
     "labels_right": _percent(

@@ -184,6 +184,7 @@ SAME_DATA = (
     "data.memory_limit_gib",
     "data.on_damaged",
     "data.read_threads",
+    "data.max_megapixels",
 )
 
 

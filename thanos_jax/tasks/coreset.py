@@ -7,6 +7,7 @@ images that are kept:
     sample_0/, sample_1/, ...  common_strata, el2n: trainings over which scores are averaged
     representation/            forgetting, herding: the training that is looked at
     coreset.npz                scores, and which images are kept
+    findings.csv               the same for people
     classifier/                the classifier
 """
 
@@ -113,7 +114,18 @@ def perform(run: stages.Run, prepared: Prepared) -> dict[str, Any]:
     if config.coreset.method in _SCORES and not findings.there(path):
         found = _SCORES[config.coreset.method](run, stage, classes)
     make = functools.partial(_choose, config, classes, **found)
-    chosen = Chosen(**findings.once(path, "a choice", {"train": classes}, lambda: make()._asdict()))
+    names = run.dataset.splits["train"].names
+    chosen = Chosen(
+        **findings.once(
+            path,
+            "a choice",
+            {"train": classes},
+            lambda: make()._asdict(),
+            names={"train": names},
+        )
+    )
+    if agree.is_first():
+        _write_table(run, chosen, names, classes)
     print(f"classifier: {chosen.stays.sum():,} of {len(chosen.stays):,} images", flush=True)
     if stage.name != "classifier":
         stage = _classifier(run, chosen.stays)
@@ -382,6 +394,26 @@ def _map(run: stages.Run, chosen: Chosen, seen: Mapping[str, np.ndarray]) -> Ima
     return stages.map_of(run, "train", stages.lay_out(run, seen["embedding"]), columns)
 
 
+def _drop_order(config: ml_collections.ConfigDict, chosen: Chosen) -> np.ndarray:
+    """Returns int64 [n], training images from the first to be left out; [0] without scores."""
+    sign = 1 if config.coreset.drop == "lowest" else -1
+    return np.argsort(sign * chosen.scores, kind="stable")
+
+
+def _write_table(run: stages.Run, chosen: Chosen, names: np.ndarray, classes: np.ndarray) -> None:
+    """Writes findings.csv: first the images that are left out first."""
+    order = _drop_order(run.config, chosen) if len(chosen.scores) else np.argsort(chosen.stays)
+    columns = {
+        "filename": names,
+        "split": np.full(len(names), "train"),
+        "label": np.array(run.dataset.coarse_names)[classes],
+        "kept": np.where(chosen.stays, "yes", "no"),
+        **({"score": chosen.scores} if len(chosen.scores) else {}),
+        "row": np.arange(len(names)),
+    }
+    findings.write_table(run.folder, {name: values[order] for name, values in columns.items()})
+
+
 def _figures(
     run: stages.Run, chosen: Chosen, results: Mapping[str, Any]
 ) -> dict[str, tuple[Any, str]]:
@@ -403,8 +435,7 @@ def _figures(
         )
     }
     if len(chosen.scores):
-        sign = 1 if run.config.coreset.drop == "lowest" else -1
-        order = np.argsort(sign * chosen.scores, kind="stable")  # the first to go first
+        order = _drop_order(run.config, chosen)
         ends = {
             "dropped": order[~chosen.stays[order]][:_EXAMPLES],
             "kept": order[chosen.stays[order]][-_EXAMPLES:],

@@ -1,7 +1,8 @@
-"""Per-image results of a stage, as one .npz: written atomically, checked against the labels."""
+"""Per-image results of a stage: one .npz, checked against the labels, and a table for people."""
 
 from __future__ import annotations
 
+import csv
 import io
 import pathlib
 import zipfile
@@ -13,7 +14,8 @@ import numpy as np
 from thanos_jax import agree, workdir
 from thanos_jax.errors import ConfigError
 
-_LABELS = "labels_of_"  # a split's
+# Of a split.
+_LABELS, _NAMES = "labels_of_", "filenames_of_"
 
 
 def there(path: pathlib.Path) -> bool:
@@ -26,6 +28,8 @@ def once(
     what: str,
     labels: Mapping[str, np.ndarray],
     make: Callable[[], Mapping[str, Any]] | None = None,
+    *,
+    names: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, np.ndarray]:
     """Returns the arrays of a file, in every process; the first one makes them if there are none.
 
@@ -35,6 +39,7 @@ def once(
       labels: split -> integer [n], by which its images are known again.
       make: returns the arrays by name; runs in the first process only, and not if the file exists.
         None: a training made the file on its way.
+      names: split -> [n], of its images, as `Split.names`; kept for those who read the file.
 
     Raises:
       ConfigError: the file is of other images or labels than there are now.
@@ -43,28 +48,56 @@ def once(
 
     def content() -> bytes:
         if make and not path.exists():
-            write(path, make(), labels)
+            write(path, make(), labels, names=names)
         return path.read_bytes() if path.exists() else b""
 
     mend = "Remove it to have it made again" if make else f"Remove {path.parent} to train again"
     return _checked(agree.from_first(content), path, what, labels, mend)
 
 
-def write(path: pathlib.Path, arrays: Mapping[str, Any], labels: Mapping[str, np.ndarray]) -> None:
+def write(
+    path: pathlib.Path,
+    arrays: Mapping[str, Any],
+    labels: Mapping[str, np.ndarray],
+    *,
+    names: Mapping[str, np.ndarray] | None = None,
+) -> None:
     """Writes arrays and the labels of their images, whole or not at all: an .npz without pickles.
 
     Args:
       path: of the file.
       arrays: by name.
       labels: split -> integer [n], by which its images are known again.
+      names: split -> [n], of its images; None: they are not kept.
 
     Raises:
       WorkdirError: it cannot be written.
     """
     workdir.require_listed(path.name, (*workdir.FINDINGS, workdir.CORRECT))
     known = {f"{_LABELS}{split}": values for split, values in labels.items()}
+    known |= {f"{_NAMES}{split}": values for split, values in (names or {}).items()}
     with workdir.writing(path.parent):
         workdir.write_arrays(path, {**arrays, **known})
+
+
+def write_table(folder: pathlib.Path, columns: Mapping[str, Any]) -> None:
+    """Writes findings.csv: what was found, for people, with the most urgent rows first.
+
+    In UTF-8 with a byte order mark, by which spreadsheets know it.
+
+    Args:
+      folder: of the run.
+      columns: heading -> [n], in the order in which they are shown.
+
+    Raises:
+      WorkdirError: it cannot be written.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(zip(*(np.asarray(one).tolist() for one in columns.values()), strict=True))
+    with workdir.writing(folder):
+        workdir.write_atomically(folder / workdir.TABLE, "\ufeff" + text.getvalue())
 
 
 def read(path: pathlib.Path, what: str, labels: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -83,6 +116,7 @@ def _checked(
         raise workdir.WorkdirError(
             f"workdir: {path} cannot be read: {error or 'it is empty'}. {mend}"
         ) from error
+    arrays = {name: array for name, array in arrays.items() if not name.startswith(_NAMES)}
     for split, now in labels.items():
         then = arrays.pop(f"{_LABELS}{split}", np.zeros(0))
         if len(then) != len(now):

@@ -1,12 +1,15 @@
 """Hidden groups: recovered from an embedding, and a classifier trained against the worst of them.
 
 Classes are the coarse labels; the fine labels are the true groups, which are looked at to measure,
-and to train only where config.groups.method says so. A run has up to three trainings:
+and to train only where config.groups.method says so. Where fine labels are the classes, there is no
+truth to measure by: recovered groups are reported, the worst on validation first. A run has up to
+three trainings:
 
     representation/  config.method; only where groups are recovered
     identification/  the first training of Just Train Twice
     groups.npz       the groups that the classifier is trained with
     classifier/      the classifier
+    findings.csv     the group of each training and validation image, for people
 """
 
 from __future__ import annotations
@@ -17,6 +20,8 @@ from typing import Any, NamedTuple
 import ml_collections
 import numpy as np
 
+from thanos_jax import agree
+from thanos_jax.data.dataset import Dataset
 from thanos_jax.downstream import groups
 from thanos_jax.downstream.groups import scores as group_scores
 from thanos_jax.downstream.projection import Layout
@@ -24,11 +29,13 @@ from thanos_jax.errors import ConfigError
 from thanos_jax.methods import GROUPS, Method
 from thanos_jax.report import plots
 from thanos_jax.report.image_map import ImageMap, classes, right_or_wrong
-from thanos_jax.tasks import findings, stages
+from thanos_jax.tasks import findings, stages, suspects
 from thanos_jax.train import classifier_losses
 
 _CHOSEN_BY = "validation_worst_group_accuracy"
 _EXAMPLES = 12
+# Groups whose images are shown where nobody knows the true ones.
+_WORST = 3
 
 
 class Groups(NamedTuple):
@@ -122,16 +129,23 @@ def perform(run: stages.Run, prepared: Prepared) -> dict[str, Any]:
     found = {name: trained.outputs(name) for name in ("train", "validation")}
     found["test"] = trained.outputs("test", "probability")
     held_out = _accuracies(found["validation"], known)
+    truth = is_truth_known(run.dataset)
     results = {
         "robust_method": method,
-        **_test(run, found["test"], labels["train"]["fine"]),
-        **_recovery(config, known, labels["train"]),
+        **(
+            _test(run, found["test"], labels["train"]["fine"])
+            if truth
+            else {"coarse_accuracy": stages.accuracy(found["test"])}
+        ),
+        **(_recovery(config, known, labels["train"]) if truth else _recovered(known, held_out)),
         "chosen_step": trained.step,
         _CHOSEN_BY: held_out["worst_group_accuracy"],
         "groups_without_validation": [str(known.names[g]) for g in held_out["empty_groups"]],
-        **stages.transferred(run, found, allow_missing_classes=True),
+        **(stages.transferred(run, found, allow_missing_classes=True) if truth else {}),
         "embedding_dim": int(found["test"]["embedding"].shape[1]),
     }
+    if agree.is_first():
+        _write_table(run, known, found, held_out)
     return stages.finish(
         run,
         first,
@@ -140,6 +154,11 @@ def perform(run: stages.Run, prepared: Prepared) -> dict[str, Any]:
         lambda: _figures(run, known, labels["train"], held_out, results),
         lambda: _map(run, known, labels["train"], found["train"]),
     )
+
+
+def is_truth_known(dataset: Dataset) -> bool:
+    """Whether fine labels say more than the classes: then they are true groups to measure by."""
+    return len(dataset.fine_names) > len(dataset.coarse_names)
 
 
 def balanced(sets: np.ndarray) -> np.ndarray:
@@ -234,7 +253,9 @@ def _found(
         return _recover(run, outputs)._asdict()
 
     classes = {name: split["coarse"] for name, split in labels.items()}
-    return Groups(**findings.once(run.folder / "groups.npz", "groups", classes, make))
+    names = {name: run.dataset.splits[name].names for name in labels}
+    path = run.folder / "groups.npz"
+    return Groups(**findings.once(path, "groups", classes, make, names=names))
 
 
 def _recover(run: stages.Run, outputs: Mapping[str, Mapping[str, np.ndarray]]) -> Groups:
@@ -358,17 +379,70 @@ def _map(
     """Makes the map of training images, as the representation or else the classifier has them."""
     names, reading = run.dataset.coarse_names, plots.HOW_TO_READ["recovered_map"]
     columns = [
-        classes("true group", labels["fine"], run.dataset.fine_names, reading),
         classes("class", labels["coarse"], names),
         classes("predicted class", found["prediction"], names),
         right_or_wrong(found["prediction"], labels["coarse"]),
     ]
+    if is_truth_known(run.dataset):
+        columns.insert(0, classes("true group", labels["fine"], run.dataset.fine_names, reading))
     if not _groups_are_known(run.config):
         columns.insert(0, classes("recovered group", known.train, known.names.tolist(), reading))
     layout = Layout(known.points, known.mapped, known.plane, known.neighbours)
     if not len(layout.mapped):
         layout = stages.lay_out(run, found["embedding"])
     return stages.map_of(run, "train", layout, columns)
+
+
+def _worst_first(known: Groups, held_out: Mapping[str, Any]) -> list[int]:
+    """Returns the groups by their accuracy on validation; last those without validation images."""
+    accuracies = held_out["accuracies"]
+    return sorted(range(len(known.names)), key=lambda group: accuracies.get(group, np.inf))
+
+
+def _recovered(known: Groups, held_out: Mapping[str, Any]) -> dict[str, Any]:
+    """Size and accuracy of each group that was trained with, by name, the worst first."""
+    sizes = np.bincount(known.train, minlength=len(known.names))
+    held = np.bincount(known.validation, minlength=len(known.names))
+    accuracies = held_out["accuracies"]
+    found = {
+        str(known.names[group]): {
+            "train_images": int(sizes[group]),
+            "validation_images": int(held[group]),
+            **({"validation_accuracy": accuracies[group]} if group in accuracies else {}),
+        }
+        for group in _worst_first(known, held_out)
+    }
+    return {"recovered_groups": len(found), "recovered": found}
+
+
+def _write_table(
+    run: stages.Run,
+    known: Groups,
+    found: Mapping[str, Mapping[str, np.ndarray]],
+    held_out: Mapping[str, Any],
+) -> None:
+    """Writes findings.csv: the worst group first, and in it what is predicted wrong."""
+    parts = {"train": known.train, "validation": known.validation}
+    group = np.concatenate(list(parts.values()))
+    label, predicted = (
+        np.concatenate([found[split][name] for split in parts]) for name in ("coarse", "prediction")
+    )
+    rank = np.empty(len(known.names), np.int64)
+    rank[_worst_first(known, held_out)] = np.arange(len(known.names))
+    order = np.lexsort((predicted == label, rank[group]))
+    accuracies = [held_out["accuracies"].get(g, "") for g in range(len(known.names))]
+    shown = np.array([a if a == "" else f"{a:.4f}" for a in accuracies])
+    classes = np.array(run.dataset.coarse_names)
+    columns = {
+        "filename": np.concatenate([run.dataset.splits[split].names for split in parts]),
+        "split": np.repeat(list(parts), [len(part) for part in parts.values()]),
+        "label": classes[label],
+        "group": known.names[group],
+        "group_validation_accuracy": shown[group],
+        "predicted": classes[predicted],
+        "row": np.concatenate([np.arange(len(part)) for part in parts.values()]),
+    }
+    findings.write_table(run.folder, {name: values[order] for name, values in columns.items()})
 
 
 def _figures(
@@ -379,6 +453,8 @@ def _figures(
     results: Mapping[str, Any],
 ) -> dict[str, tuple[Any, str]]:
     """Draws what the report shows; each figure with a sentence on how to read it."""
+    if not is_truth_known(run.dataset):
+        return _figures_without_truth(run, known, held_out, results)
     figures = {
         "Accuracy of the true groups": (
             plots.group_bars(
@@ -397,12 +473,44 @@ def _figures(
             plots.HOW_TO_READ["contingency"],
         )
         worst = held_out["worst_group"]
-        members = np.flatnonzero(known.train == worst)
-        if members.size:
-            chosen = np.random.default_rng(0).permutation(members)[:_EXAMPLES]
-            images = run.dataset.splits["train"].read(np.sort(chosen))["image"]
+        rows = _examples(known, worst)
+        if rows.size:
+            images = run.dataset.splits["train"].read(rows)["image"]
             figures[f"Training images of {known.names[worst]}"] = (
                 plots.images(images / np.float32(255)),
+                plots.HOW_TO_READ["worst_recovered"],
+            )
+    return figures
+
+
+def _examples(known: Groups, group: int) -> np.ndarray:
+    """Returns some training images of a group, ascending."""
+    members = np.flatnonzero(known.train == group)
+    return np.sort(np.random.default_rng(0).permutation(members)[:_EXAMPLES])
+
+
+def _figures_without_truth(
+    run: stages.Run, known: Groups, held_out: Mapping[str, Any], results: Mapping[str, Any]
+) -> dict[str, tuple[Any, str]]:
+    """Draws recovered groups, the worst first, where nobody knows the true ones."""
+    figures: dict[str, tuple[Any, str]] = {}
+    groups_shown = [g for g in _worst_first(known, held_out) if g in held_out["accuracies"]]
+    sizes = np.bincount(known.train, minlength=len(known.names))
+    figures["Accuracy of the groups on validation"] = (
+        plots.group_bars(
+            [f"{known.names[group]} ({sizes[group]:,})" for group in groups_shown],
+            [held_out["accuracies"][group] for group in groups_shown],
+            average=held_out["average_accuracy"],
+        ),
+        plots.HOW_TO_READ["groups_without_truth"],
+    )
+    train = run.dataset.splits["train"]
+    for group in groups_shown[:_WORST]:
+        rows = _examples(known, group)
+        if rows.size:
+            images = train.read(rows)["image"] / np.float32(255)
+            figures[f"Training images of {known.names[group]}"] = (
+                plots.images(images, [suspects.short(name) for name in train.names[rows]]),
                 plots.HOW_TO_READ["worst_recovered"],
             )
     return figures

@@ -6,7 +6,10 @@ training and validation images are used to measure only. A run has one training 
 
     representation/  config.method, on noisy labels; only where labels are mended
     labels.npz       what was made wrong, what is suspected, and the labels trained on afterwards
+    findings.csv     what is suspected, for people
     classifier/      the classifier
+
+Where nothing is made wrong, and labels are to be mended, the run is `thanos_jax.tasks.audit`.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from typing import Any, NamedTuple
 import ml_collections
 import numpy as np
 
+from thanos_jax import agree
 from thanos_jax.data.corruption import corrupt
 from thanos_jax.data.dataset import Dataset
 from thanos_jax.data.relabelled import relabel
@@ -26,11 +30,10 @@ from thanos_jax.errors import ConfigError
 from thanos_jax.methods import NOISE
 from thanos_jax.report import plots
 from thanos_jax.report.image_map import ImageMap, classes, right_or_wrong, score
-from thanos_jax.tasks import findings, stages
+from thanos_jax.tasks import audit, findings, stages, suspects
 from thanos_jax.train import classifier_losses
 from thanos_jax.train.build import build, count_steps
 
-_EXAMPLES = 24
 # The seeds of the validation split's noise and of the second network's parameters, less the run's.
 _VALIDATION = 2**32
 _SECOND = 2**30
@@ -86,6 +89,8 @@ class Prepared(NamedTuple):
 
 def trainings(run: stages.Run) -> dict[str, stages.Planned]:
     """Makes labels wrong and returns the trainings on them; see `thanos_jax.tasks`."""
+    if audit.asked(run.config):
+        return audit.trainings(run)
     _, run = _with_noise(run)
     found = {}
     if NOISE[run.config.noise.method].needs:
@@ -93,8 +98,10 @@ def trainings(run: stages.Run) -> dict[str, stages.Planned]:
     return {**found, "classifier": stages.planned(run, stages.classifier_config(run.config))}
 
 
-def prepare(run: stages.Run) -> Prepared:
+def prepare(run: stages.Run) -> Prepared | audit.Prepared:
     """Makes labels wrong and builds the first training; see `thanos_jax.tasks`."""
+    if audit.asked(run.config):
+        return audit.prepare(run)
     noise, run = _with_noise(run)
     needs = NOISE[run.config.noise.method].needs
     first = stages.representation(run) if needs else _classifier(run, noise["train"])
@@ -109,7 +116,7 @@ def _with_noise(run: stages.Run) -> tuple[dict[str, Noise], stages.Run]:
     return noise, run._replace(dataset=noisy)
 
 
-def perform(run: stages.Run, prepared: Prepared) -> dict[str, Any]:
+def perform(run: stages.Run, prepared: Prepared | audit.Prepared) -> dict[str, Any]:
     """Trains, mends, evaluates and reports; see `thanos_jax.tasks`.
 
     Raises:
@@ -117,6 +124,8 @@ def perform(run: stages.Run, prepared: Prepared) -> dict[str, Any]:
         labels.
       NonFiniteError, CheckpointError, WorkdirError, Interrupted: as `thanos_jax.run.run`.
     """
+    if isinstance(prepared, audit.Prepared):
+        return audit.perform(run, prepared)
     config, noisy, train = run.config, prepared.noisy, prepared.noise["train"]
     run = run._replace(dataset=noisy)
     method, stage = config.noise.method, prepared.first
@@ -146,6 +155,17 @@ def perform(run: stages.Run, prepared: Prepared) -> dict[str, Any]:
         "chosen_step": trained.step,
         **_scores(config.noise, train, found),
     }
+    if agree.is_first():
+        suspects.write_table(
+            run.folder,
+            noisy.splits["train"].names,
+            ["train"] * len(train.given),
+            noisy.coarse_names,
+            given=train.given,
+            suggested=found.suggested,
+            suspicion=found.suspicion,
+            flagged=found.flagged,
+        )
     return stages.finish(
         run,
         prepared.first,
@@ -244,7 +264,8 @@ def _once(run: stages.Run, train: Noise, find: Any) -> Findings:
         return {**train._asdict(), **find()._asdict()}
 
     path, labels = run.folder / "labels.npz", {"train": train.given}
-    arrays = findings.once(path, "labels", labels, make)
+    names = {"train": run.dataset.splits["train"].names}
+    arrays = findings.once(path, "labels", labels, make, names=names)
     return Findings(**{name: arrays[name] for name in Findings._fields})
 
 
@@ -378,21 +399,16 @@ def _figures(noisy: Dataset, train: Noise, found: Findings) -> dict[str, tuple[A
     """Draws what the report shows; each figure with a sentence on how to read it."""
     names = noisy.coarse_names
     figures = {}
-    # Only labels with another suggestion, the most suspicious first.
-    order = np.argsort(-found.suspicion, kind="stable")
-    order = order[(found.flagged & (found.suggested != train.given))[order]][:_EXAMPLES]
-    if order.size:
-        ascending = np.sort(order)
-        read = noisy.splits["train"].read(ascending)["image"]
-        pictures = read[np.searchsorted(ascending, order)] / np.float32(255)
-        figures["Suspected labels"] = (
-            plots.images(
-                pictures,
-                [f"{names[a]} → {names[b]}" for a, b in
-                 zip(train.given[order], found.suggested[order], strict=True)],
-            ),
-            plots.HOW_TO_READ["suspected"],
-        )  # fmt: skip
+    drawn = suspects.figure(
+        noisy.splits["train"],
+        names,
+        given=train.given,
+        suggested=found.suggested,
+        suspicion=found.suspicion,
+        flagged=found.flagged,
+    )
+    if drawn is not None:
+        figures["Suspected labels"] = (drawn, plots.HOW_TO_READ["suspected"])
     figures["Suspicion of right and of wrong labels"] = (
         plots.suspicion(found.suspicion, train.changed),
         plots.HOW_TO_READ["suspicion"],

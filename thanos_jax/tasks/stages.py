@@ -27,9 +27,9 @@ from thanos_jax.errors import ConfigError
 from thanos_jax.report import folder as report_folder
 from thanos_jax.report import html, image_map, plots
 from thanos_jax.report.image_map import Column, ImageMap
-from thanos_jax.tasks import predicted_spread
+from thanos_jax.tasks import fits, predicted_spread
 from thanos_jax.train import checkpoint, description, loop, metrics, nonfinite
-from thanos_jax.train.build import Training, build
+from thanos_jax.train.build import Training, build, training_split
 from thanos_jax.train.checkpoint import Checkpoints
 from thanos_jax.train.classifier_losses import weighted
 from thanos_jax.train.embed import Embedded, Outputs
@@ -99,8 +99,9 @@ def planned(
     run: Run, config: ml_collections.ConfigDict | None = None, *, images: int | None = None
 ) -> Planned:
     """Returns a training of a run: by default of the run's config, on all of its images."""
-    size = len(run.dataset.splits["train"]) if images is None else images
-    return Planned(run.config if config is None else config, run.dataset, size)
+    config = run.config if config is None else config
+    size = len(training_split(config, run.dataset)) if images is None else images
+    return Planned(config, run.dataset, size)
 
 
 def require_classifiable(run: Run) -> None:
@@ -148,7 +149,7 @@ def classifier_config(config: ml_collections.ConfigDict) -> ml_collections.Confi
 def representation(run: Run, name: str = "representation") -> Stage:
     """Builds the training of config.method on two views of each image."""
     training = build(run.config, run.dataset, run.mesh, resumes=resumes(run, name))
-    return _stage(name, training, two_views(training), run.dataset.splits["train"])
+    return _stage(name, training, two_views(training), training_split(run.config, run.dataset))
 
 
 def classifier(
@@ -181,6 +182,7 @@ def classifier(
 
 def _stage(name: str, training: Training, objective: Objective, split: Any) -> Stage:
     workdir.require_listed(name, ("", *workdir.TRAININGS))
+    fits.warn_of_large_batch(name, training.config, len(split))
     step = make_step(training, objective)
     return Stage(name, training, step, objective.inputs, split, training.state)
 
@@ -303,6 +305,7 @@ def totals(run: Run) -> dict[str, Any]:
         "train_seconds": sum(record["seconds"] for record in last),
         nonfinite.SKIPPED: int(skipped),
         **skipped_examples(run),
+        **fits.unlabelled_images(run.config, run.dataset),
     }
 
 

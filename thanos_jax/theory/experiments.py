@@ -72,7 +72,7 @@ def run(settings: Settings, workdir: str | os.PathLike[str]) -> dict[str, Any]:
     # An empty path would be the current folder.
     if not os.fspath(workdir):
         raise ModelError("workdir: expected a folder, got ''")
-    folder = pathlib.Path(workdir)
+    folder = pathlib.Path(workdir).expanduser()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -14,6 +14,7 @@ from thanos_jax import sharding
 from thanos_jax.data import random_bits
 from thanos_jax.data.balanced import ClassBalance
 from thanos_jax.data.dataset import Dataset, labels
+from thanos_jax.data.unlabelled import with_unlabelled
 from thanos_jax.errors import ConfigError
 from thanos_jax.models import pretrained, thanos
 from thanos_jax.train import forward, optimizers
@@ -68,6 +69,19 @@ def count_steps(config: Any, size: int) -> tuple[int, float]:
     return (min(steps, config.max_steps) if config.max_steps else steps), steps_per_epoch
 
 
+def some_unlabelled(config: ml_collections.ConfigDict, dataset: Dataset) -> bool:
+    """Whether config.method learns from images without labels, and there are any."""
+    return dataset.unlabelled is not None and METHODS[config.method].learns_without_labels
+
+
+def training_split(config: ml_collections.ConfigDict, dataset: Dataset) -> Any:
+    """Returns the images that config.method learns from: those without labels too, if it can."""
+    train = dataset.splits["train"]
+    if dataset.unlabelled is None or not some_unlabelled(config, dataset):
+        return train
+    return with_unlabelled(train, dataset.unlabelled)
+
+
 def build(
     config: ml_collections.ConfigDict, dataset: Dataset, mesh: Mesh, *, resumes: bool = False
 ) -> Training:
@@ -85,7 +99,7 @@ def build(
     """
     balance = balanced_classes(config, dataset)
     model, input_shape = make_model(config, dataset)
-    steps, steps_per_epoch = count_steps(config.train, len(dataset.splits["train"]))
+    steps, steps_per_epoch = count_steps(config.train, len(training_split(config, dataset)))
     schedule = optimizers.learning_rate(config.train, steps=steps, steps_per_epoch=steps_per_epoch)
     optimizer = optimizers.make_optimizer(config.train, schedule)
     weights = None
@@ -131,11 +145,17 @@ def balanced_classes(config: ml_collections.ConfigDict, dataset: Dataset) -> Cla
       dataset: what is trained on.
 
     Raises:
-      ConfigError: a batch would have more classes than there are.
+      ConfigError: a batch would have more classes than there are, or images without a label are
+        trained on.
     """
     each = config.train.images_per_class
     if not each:
         return None
+    if some_unlabelled(config, dataset):
+        raise ConfigError(
+            "config.train.images_per_class: expected 0 with training images that have no label, "
+            f"got {each}; data.unlabelled_use=drop leaves them out"
+        )
     # Those that are named first: they are known without reading.
     _require_classes(config, dataset, len(dataset.coarse_names))
     balance = ClassBalance(labels(dataset.splits["train"])[1], images_per_class=each)

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from thanos_jax import losses
+from thanos_jax.data.unlabelled import NO_LABEL
 from thanos_jax.models.thanos import predict_coarse
 
 Contrastive = Callable[..., jax.Array]
@@ -21,56 +22,90 @@ class Method(NamedTuple):
     """One row of the papers' tables; every method also has the coarse cross-entropy.
 
     Attributes:
-      contrastive: (config.loss, embeddings, labels, **shared keywords) -> scalar, or None.
+      contrastive: (config.loss, embeddings, labels, **shared keywords) -> scalar, or None. With the
+        keyword labelled, bool [batch], what needs labels is the loss of these images alone.
       reconstruct: whether an autoencoder is trained too.
+      instances: whether the contrastive loss has InfoNCE, which needs no labels.
     """
 
     contrastive: Contrastive | None
     reconstruct: bool
+    instances: bool = False
+
+    @property
+    def learns_without_labels(self) -> bool:
+        """Whether an image without a label teaches it anything."""
+        return self.reconstruct or self.instances
 
 
-def _info_nce(config: Any, embeddings: jax.Array, labels: jax.Array, **shared: Any) -> jax.Array:
+def _info_nce(
+    config: Any, embeddings: jax.Array, labels: jax.Array, *, labelled: Any = None, **shared: Any
+) -> jax.Array:
     return losses.info_nce(embeddings, **shared)
 
 
-def _supcon(config: Any, embeddings: jax.Array, labels: jax.Array, **shared: Any) -> jax.Array:
-    return losses.supcon(embeddings, labels, denominator=config.denominator, **shared)
+def _supcon(
+    config: Any, embeddings: jax.Array, labels: jax.Array, *, labelled: Any = None, **shared: Any
+) -> jax.Array:
+    return losses.supcon(
+        embeddings, labels, denominator=config.denominator, where=labelled, **shared
+    )
+
+
+def _both(
+    config: Any,
+    embeddings: jax.Array,
+    labels: jax.Array,
+    *,
+    beta: float,
+    labelled: Any = None,
+    **shared: Any,
+) -> jax.Array:
+    if labelled is None:
+        return losses.joint(embeddings, labels, beta=beta, denominator=config.denominator, **shared)
+    supervised = _supcon(config, embeddings, labels, labelled=labelled, **shared)
+    return beta * supervised + (1 - beta) * losses.info_nce(embeddings, **shared)
 
 
 def _supcon_info_nce(
     config: Any, embeddings: jax.Array, labels: jax.Array, **shared: Any
 ) -> jax.Array:
     # Islam et al.: the sum of both, each of weight 1; the joint loss at a half is their mean.
-    return 2 * losses.joint(embeddings, labels, beta=0.5, denominator=config.denominator, **shared)
+    return 2 * _both(config, embeddings, labels, beta=0.5, **shared)
 
 
-def _spread(config: Any, embeddings: jax.Array, labels: jax.Array, **shared: Any) -> jax.Array:
+def _spread(
+    config: Any, embeddings: jax.Array, labels: jax.Array, *, labelled: Any = None, **shared: Any
+) -> jax.Array:
     return losses.spread(
-        embeddings, labels, alpha=config.alpha, denominator=config.denominator, **shared
+        embeddings,
+        labels,
+        alpha=config.alpha,
+        denominator=config.denominator,
+        where=labelled,
+        **shared,
     )
 
 
 def _joint(config: Any, embeddings: jax.Array, labels: jax.Array, **shared: Any) -> jax.Array:
-    return losses.joint(
-        embeddings, labels, beta=config.beta, denominator=config.denominator, **shared
-    )
+    return _both(config, embeddings, labels, beta=config.beta, **shared)
 
 
 METHODS: dict[str, Method] = {
     "ce": Method(None, reconstruct=False),
-    "info_nce": Method(_info_nce, reconstruct=False),
+    "info_nce": Method(_info_nce, reconstruct=False, instances=True),
     "supcon": Method(_supcon, reconstruct=False),
-    "supcon_info_nce": Method(_supcon_info_nce, reconstruct=False),
+    "supcon_info_nce": Method(_supcon_info_nce, reconstruct=False, instances=True),
     "cauto": Method(None, reconstruct=True),
     "spread": Method(_spread, reconstruct=False),
     "supcon_cauto": Method(_supcon, reconstruct=True),
     "thanos": Method(_spread, reconstruct=True),
-    "joint": Method(_joint, reconstruct=False),
+    "joint": Method(_joint, reconstruct=False, instances=True),
 }
 
 
 def contrastive_loss(
-    method: str, config: Any, mesh: Mesh
+    method: str, config: Any, mesh: Mesh, *, unlabelled: bool = False
 ) -> Callable[[jax.Array, jax.Array], jax.Array] | None:
     """Returns (embeddings [batch, views, d], labels [batch]) -> scalar, or None.
 
@@ -80,12 +115,14 @@ def contrastive_loss(
       method: a key of `METHODS`.
       config: config.loss.
       mesh: devices; the batch is sharded over its axis "data".
+      unlabelled: whether some labels are `NO_LABEL`.
     """
     loss = METHODS[method].contrastive
     if loss is None:
         return None
 
     def shard(embeddings: jax.Array, labels: jax.Array) -> jax.Array:
+        labelled = {"labelled": labels != NO_LABEL} if unlabelled else {}
         return loss(
             config,
             embeddings,
@@ -94,6 +131,7 @@ def contrastive_loss(
             views=config.views,
             implementation=config.implementation,
             axis_name="data",
+            **labelled,
         )
 
     return jax.shard_map(shard, mesh=mesh, in_specs=(P("data"), P("data")), out_specs=P())
@@ -106,6 +144,7 @@ def total_loss(
     *,
     contrastive: Callable[[jax.Array, jax.Array], jax.Array] | None,
     config: Any,
+    labelled: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Adds up the terms of a step.
 
@@ -115,17 +154,26 @@ def total_loss(
       labels: integer [batch], coarse.
       contrastive: from `contrastive_loss`.
       config: config.loss.
+      labelled: where some labels are `NO_LABEL`, the number of images over which cross-entropy and
+        accuracy are means: of those of the batch that have a label; None: all have.
 
     Returns:
       The weighted sum, and the unweighted terms with the batch's coarse accuracy.
     """
     batch, views = images.shape[:2]
     labels_of_rows = jnp.repeat(labels, views)
+
+    def mean(values: jax.Array) -> jax.Array:
+        if labelled is None:
+            return values.mean()
+        total = jnp.where(labels_of_rows != NO_LABEL, values, 0).sum()
+        return total / jnp.where(labelled > 0, views * labelled, 1)
+
     cross_entropy = jnp.zeros(())
     for logits in outputs["logits"]:
-        cross_entropy += optax.softmax_cross_entropy_with_integer_labels(
-            logits, labels_of_rows
-        ).mean()
+        cross_entropy += mean(
+            optax.softmax_cross_entropy_with_integer_labels(logits, labels_of_rows)
+        )
     terms = {"cross_entropy": cross_entropy}
     total = config.cross_entropy_weight * cross_entropy
     if contrastive is not None:
@@ -138,4 +186,4 @@ def total_loss(
         )
         total += config.reconstruction_weight * terms["reconstruction"]
     correct = predict_coarse(outputs["logits"]) == labels_of_rows
-    return total, {"loss": total, **terms, "coarse_accuracy": correct.mean()}
+    return total, {"loss": total, **terms, "coarse_accuracy": mean(correct)}

@@ -8,9 +8,10 @@ import jax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from thanos_jax.data.unlabelled import NO_LABEL
 from thanos_jax.errors import ConfigError
 from thanos_jax.train import grad_cache, update
-from thanos_jax.train.build import Training
+from thanos_jax.train.build import Training, some_unlabelled
 from thanos_jax.train.forward import make_train_forward
 from thanos_jax.train.objective import contrastive_loss, total_loss
 from thanos_jax.train.state import TrainState
@@ -36,17 +37,23 @@ def two_views(training: Training) -> update.Objective:
       ConfigError: the devices of the mesh cannot share a micro-batch.
     """
     config, mesh = training.config, training.mesh
-    contrastive: Any = contrastive_loss(config.method, config.loss, mesh)
+    # Without labels that are missing, nothing below looks for them.
+    unlabelled = some_unlabelled(config, training.dataset)
+    contrastive: Any = contrastive_loss(config.method, config.loss, mesh, unlabelled=unlabelled)
     forward = make_train_forward(
         training.model, training.inputs, config.augment.to_dict(), mesh, views=NUM_VIEWS
     )
     chunk_size = _chunk_size(config.train, mesh)
 
+    def labelled(coarse: jax.Array) -> jax.Array | None:
+        return (coarse != NO_LABEL).sum() if unlabelled else None
+
     def loss(params: Any, state: TrainState, batch: update.Batch) -> Any:
         outputs, views, model_state = forward(params, state.model_state, batch)
         total, metrics = total_loss(
-            outputs, views, batch["coarse"], contrastive=contrastive, config=config.loss
-        )
+            outputs, views, batch["coarse"],
+            contrastive=contrastive, config=config.loss, labelled=labelled(batch["coarse"]),
+        )  # fmt: skip
         return total, (metrics, {"model_state": model_state})
 
     def in_chunks(state: TrainState, batch: update.Batch) -> Any:
@@ -54,13 +61,17 @@ def two_views(training: Training) -> update.Objective:
         chunks = jax.lax.with_sharding_constraint(chunks, NamedSharding(mesh, P(None, "data")))
         for name in ("augment", "dropout"):
             chunks[name] = jax.random.split(batch[name], len(chunks["image"]))
+        # As many for each chunk, so that the mean over chunks is that over the batch.
+        count = labelled(batch["coarse"])
+        share = None if count is None else count / len(chunks["image"])
 
         def encode(params: Any, chunk: update.Batch) -> Any:
             outputs, views, model_state = forward(params, state.model_state, chunk)
             # What is left without the contrastive loss are means over images.
             own, metrics = total_loss(
-                outputs, views, chunk["coarse"], contrastive=None, config=config.loss
-            )
+                outputs, views, chunk["coarse"],
+                contrastive=None, config=config.loss, labelled=share,
+            )  # fmt: skip
             embeddings = outputs["contrastive"].reshape(*views.shape[:2], -1)
             return embeddings, own, (metrics, {"model_state": model_state})
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from thanos_jax.data import prepared
 from thanos_jax.data.dataset import read_table
-from thanos_jax.data.preprocess import preprocess
+from thanos_jax.data.preprocess import Rule, preprocess
 from thanos_jax.data.splits import DataError, RecordSplit
 from thanos_jax.data.tfds_sets import PATTERN
 from thanos_jax.errors import require_one_of
@@ -68,16 +68,13 @@ class _Files:
         return self._paths[number].read_bytes()
 
 
-def open_source(
-    where: str, shape: tuple[int, int, int], *, split: str = "test", data_dir: str = ""
-) -> Source:
+def open_source(where: str, to: Rule, *, split: str = "test", data_dir: str = "") -> Source:
     """Opens images; none is read.
 
     Args:
       where: a folder, whose images in all formats that Pillow reads are taken, at any depth; a CSV
         with the column filename, of paths below its folder; or tfds:NAME[/CONFIG][:VERSION].
-      shape: (height, width, channels) that images are brought to; see
-        `thanos_jax.data.preprocess.preprocess`.
+      to: what images are brought to.
       split: of TFDS.
       data_dir: of TFDS; "": its own default.
 
@@ -91,11 +88,11 @@ def open_source(
     """
     path = pathlib.Path(where).expanduser()
     if where.startswith(_TFDS):
-        return _of_tfds(where.removeprefix(_TFDS), shape, split, data_dir)
+        return _of_tfds(where.removeprefix(_TFDS), to, split, data_dir)
     if path.is_dir():
-        return _of_files(path, sorted(_images_below(path)), shape)
+        return _of_files(path, sorted(_images_below(path)), to)
     if path.is_file():
-        return _of_files(path.parent, _names_in(path), shape)
+        return _of_files(path.parent, _names_in(path), to)
     raise DataError(f"images: expected {_EXPECTED}, got {where!r}, which is not there")
 
 
@@ -127,13 +124,13 @@ def read(source: Source, rows: Sequence[int], *, on_damaged: str) -> Part:
     return Part(sound, source.records.read(sound)["image"], damaged)
 
 
-def _of_files(root: pathlib.Path, names: list[str], shape: tuple[int, int, int]) -> Source:
+def _of_files(root: pathlib.Path, names: list[str], to: Rule) -> Source:
     if not names:
         raise DataError(f"images: expected {_EXPECTED}, got {root}, in which there is no image")
     records = RecordSplit(
         _Files([root / name for name in names]),
-        lambda content: (preprocess(io.BytesIO(content), shape), 0, 0),
-        image_shape=shape,
+        lambda content: (preprocess(io.BytesIO(content), to), 0, 0),
+        image_shape=to.shape,
         num_fine=1,
         num_coarse=1,
         dataset=str(root),
@@ -182,7 +179,7 @@ def _names_in(table: pathlib.Path) -> list[str]:
     return sorted(line_of)
 
 
-def _of_tfds(name: str, shape: tuple[int, int, int], split: str, data_dir: str) -> Source:
+def _of_tfds(name: str, to: Rule, split: str, data_dir: str) -> Source:
     match = re.fullmatch(PATTERN, name)
     if not match:
         raise DataError(f"images: expected {_EXPECTED}, got {_TFDS + name!r}")
@@ -190,8 +187,8 @@ def _of_tfds(name: str, shape: tuple[int, int, int], split: str, data_dir: str) 
     opened = prepared.open_split(
         stored,
         split,
-        lambda record: (preprocess(prepared.encoded_image(record), shape), 0, 0),
-        image_shape=shape,
+        lambda record: (preprocess(prepared.encoded_image(record), to), 0, 0),
+        image_shape=to.shape,
         num_fine=1,
         num_coarse=1,
         dataset=name,

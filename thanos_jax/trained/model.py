@@ -67,6 +67,7 @@ class Model:
       classes: names of the classes that it was trained on, and that it predicts.
       fine_classes: names of the fine classes (strata), which it was not told.
       image_shape: (height, width, channels) of images as `preprocess` returns them.
+      rule: how `preprocess` brings any picture to it.
       batch_size: images encoded at a time unless said otherwise: the run's own in evaluation.
       fingerprint: hexadecimal digits that tell the parameters from others'.
       module: a `thanos_jax.models.thanos.Thanos`.
@@ -94,6 +95,7 @@ class Model:
         self.classes, self.fine_classes = dataset.coarse_names, dataset.fine_names
         self.image_shape = dataset.image_shape
         self.batch_size: int = described["batch_size"]
+        self.rule = preprocess.rule(config.data, dataset.image_shape)
         self.inputs = forward.make_inputs(config.data, dataset)
         self._units = (dataset.mean, dataset.std)
         self._mesh = sharding.make_local_mesh()
@@ -265,7 +267,7 @@ class Model:
     def _one(self, numbered: tuple[int, Picture]) -> np.ndarray:
         number, picture = numbered
         try:
-            return preprocess.preprocess(picture, self.image_shape)
+            return preprocess.preprocess(picture, self.rule)
         except Exception as error:
             named = f" ({picture})" if isinstance(picture, str | os.PathLike) else ""
             raise DataError(f"image {number}{named}: {error}") from error

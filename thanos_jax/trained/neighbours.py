@@ -150,7 +150,7 @@ def _table(model: Model, among: str, settings: embeddings.Settings) -> Table:
     path = pathlib.Path(among).expanduser()
     stored = path.suffix in (".npz", ".parquet") or (path / embeddings.MANIFEST).exists()
     if not stored:
-        source = images.open_source(among, model.image_shape)
+        source = images.open_source(among, model.rule)
         return embeddings.in_memory(model, source, settings)
     table = embeddings.read(path)
     if table.model != model.fingerprint:

@@ -1,0 +1,110 @@
+"""Labels judged by models and neighbours that did not use them."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from sklearn.neighbors import NearestNeighbors
+
+from thanos_jax.checks import check_at_least, check_labels, check_seed
+from thanos_jax.downstream.arrays import check_labelled, unit_rows
+from thanos_jax.permutations import AUDIT_FOLDS, permutation
+
+
+class Judgement(NamedTuple):
+    """What is thought of each of n labels.
+
+    Attributes:
+      suspicion: float64 [n], from 0 to 1; above 1/2 where another class is likelier.
+      suggested: int64 [n], the likeliest class, or the label where none is likelier.
+    """
+
+    suspicion: np.ndarray
+    suggested: np.ndarray
+
+
+def folds(labels: Any, count: int, *, seed: int = 0) -> np.ndarray:
+    """Divides examples into parts of equal size, and so those of each class, but for one.
+
+    Args:
+      labels: integer [n], none negative.
+      count: number of parts, at least 2.
+      seed: the draw, in [0, 2**64).
+
+    Returns:
+      int64 [n], 0 to count - 1.
+
+    Raises:
+      TypeError: labels are not integers.
+      ValueError: a wrong shape, negative labels, or an argument out of range.
+    """
+    check_at_least("count", count, 2)
+    check_seed(seed)
+    labels = check_labels(labels, "labels", num_classes=2**31 - 1, least=1)
+    order = permutation(seed, AUDIT_FOLDS, len(labels))
+    # Class by class, each in the order of the draw, dealt out in turn.
+    dealt = order[np.argsort(labels[order], kind="stable")]
+    part = np.empty(len(labels), np.int64)
+    part[dealt] = np.arange(len(labels)) % count
+    return part
+
+
+def judge(
+    embeddings: Any,
+    labels: Any,
+    probabilities: Any,
+    known: Any,
+    known_labels: Any,
+    *,
+    k: int = 20,
+) -> Judgement:
+    """Judges labels by embeddings and a classifier that were made without them.
+
+    The vote for a class is the mean of two shares: the class's among the k nearest known
+    embeddings, by cosine, and the classifier's probability. With o the vote for the label and r
+    that for the strongest other class, suspicion is r / (o + r). A label of a class of which
+    nothing is known cannot be judged: its suspicion is 1/2, and it is kept.
+
+    Args:
+      embeddings: floating point [n, d], of the examples whose labels are judged.
+      labels: integer [n], 0 to classes - 1, the labels that are judged.
+      probabilities: floating point [n, classes], of a classifier that has not seen them.
+      known: floating point [m, d], other examples, by the same encoder.
+      known_labels: integer [m], their labels.
+      k: number of neighbours, at least 1, and taken to be m at most.
+
+    Returns:
+      Suspicion and suggestion for each label.
+
+    Raises:
+      TypeError: not floating point, or labels not integers.
+      ValueError: shapes that do not fit, or an argument out of range.
+    """
+    check_at_least("k", k, 1)
+    embeddings, labels = check_labelled(embeddings, labels, least=1)
+    known, known_labels = check_labelled(known, known_labels, least=1)
+    probabilities = np.asarray(probabilities, np.float64)
+    if probabilities.ndim != 2 or len(probabilities) != len(labels):
+        raise ValueError(
+            f"probabilities: expected [{len(labels)}, classes], got shape {probabilities.shape}"
+        )
+    count = probabilities.shape[1]
+    for what, values in (("labels", labels), ("known_labels", known_labels)):
+        check_labels(values, what, num_classes=count)
+    k = min(k, len(known))
+    search = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(unit_rows(known))
+    nearest = search.kneighbors(unit_rows(embeddings), return_distance=False)
+    rows = np.arange(len(labels))
+    cells = rows[:, None] * count + known_labels[nearest]
+    shares = np.bincount(cells.ravel(), minlength=len(rows) * count).reshape(-1, count) / k
+    votes = (shares + probabilities) / 2
+    own = votes[rows, labels]
+    others = votes.copy()
+    others[rows, labels] = -1
+    rival = np.maximum(others.max(axis=1), 0)
+    total = own + rival
+    suspicion = np.where(total > 0, rival / np.where(total > 0, total, 1), 0.5)
+    suspicion[~np.isin(labels, known_labels)] = 0.5
+    suggested = np.where(suspicion > 0.5, others.argmax(axis=1), labels)
+    return Judgement(suspicion, suggested)
