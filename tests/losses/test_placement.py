@@ -239,6 +239,21 @@ def test_every_other_function(kind):
     assert computed[7].embeddings.sharding.is_fully_replicated
 
 
+def test_inside_a_shard_map_over_another_axis():
+    """What is left to the compiler there is mapped by the loss."""
+    embeddings, labels, *_ = batch_of()
+    call = jax.jit(
+        jax.shard_map(
+            functools.partial(losses.supcon, axis_name="data", implementation="streaming"),
+            in_specs=PartitionSpec(), out_specs=PartitionSpec(), axis_names={"model"},
+        )
+    )  # fmt: skip
+    with jax.set_mesh(mesh_of("4 and model", "Auto")):
+        computed = call(embeddings, labels)
+    expected = oracle.BY_NAME["supcon"].expect(embeddings, labels)
+    np.testing.assert_allclose(computed, expected, rtol=1e-5)
+
+
 def test_axes_that_are_not_there():
     embeddings, labels, *_ = batch_of()
     call = jax.jit(functools.partial(losses.supcon, axis_name="batch"))
@@ -317,7 +332,7 @@ def test_time_of_eight_devices(way, monkeypatch):
 
 
 @pytest.mark.sampled(2)
-@pytest.mark.parametrize("kind", ["Explicit", "Auto"])
+@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
 def test_arrays_at_hand(kind, monkeypatch):
     """Outside jit, sharded arrays say where they lie; the second call compiles nothing."""
     streaming_by_default(monkeypatch)
