@@ -19,6 +19,7 @@ from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from thanos_jax import losses
+from thanos_jax.losses import placement
 from thanos_jax.losses.pairs import streaming
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / "benchmarks"))
@@ -336,6 +337,13 @@ def test_time_of_eight_devices(way, monkeypatch):
 def test_arrays_at_hand(kind, monkeypatch):
     """Outside jit, sharded arrays say where they lie; the second call compiles nothing."""
     streaming_by_default(monkeypatch)
+    mapped, divided = placement._mapped, []
+
+    def spy(compute, form, mesh, names, *rest):
+        divided.append(names)
+        return mapped(compute, form, mesh, names, *rest)
+
+    monkeypatch.setattr(placement, "_mapped", spy)
     embeddings, labels, where, bank = batch_of("padded", "bank")
     mesh, arrays = on_mesh("4", kind, embeddings, labels, where)
 
@@ -349,6 +357,7 @@ def test_arrays_at_hand(kind, monkeypatch):
             both(TEMPERATURE)(*arrays)
             both(0.2)(*arrays)
     assert not programs
+    assert divided == [("data",)] * 3
     assert gradient.sharding.is_equivalent_to(arrays[0].sharding, 3)
     value = functools.partial(
         oracle.BY_NAME["supcon"].expect, labels=labels, where=where, memory_bank=bank,
