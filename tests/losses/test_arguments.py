@@ -195,6 +195,7 @@ MANY = np.ones((500, 3), np.float32)
         ({"embeddings": [MANY[0]] * 500}, ["^embeddings", r"float32\[3\]", "stack"]),
         ({"labels": MANY.tolist()}, ["^labels", r"float64\[500, 3\]"]),
         ({"temperature": MANY.tolist()}, ["^temperature", "list of 500"]),
+        ({"temperature": [0.5] * 500}, ["^temperature", "list of 500"]),
         ({"temperature": {"learnt": MANY}}, ["^temperature", "dict"]),
         ({"views": MANY}, ["^views", "'cross'", r"float32\[500, 3\]"]),
         ({"normalize": [MANY]}, ["^normalize", "list of 1"]),

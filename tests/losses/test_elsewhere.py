@@ -195,10 +195,18 @@ WAYS = {
 }
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(2)  # every way, in turns with either
 @pytest.mark.skipif(jax.device_count() < 4, reason="needs 4 (host) devices")
-@pytest.mark.parametrize("implementation", ["dense", "streaming"])
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    ("way", "implementation"),
+    [
+        (way, implementation)
+        for way, both in zip(
+            WAYS, 3 * (oracle.IMPLEMENTATIONS, oracle.IMPLEMENTATIONS[::-1]), strict=True
+        )
+        for implementation in both
+    ],
+)
 def test_gradients_on_devices(way, implementation):
     z, y = oracle.embeddings_like(2, batch=8, seed=70), oracle.labels_like("random", 8)
     mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:4])

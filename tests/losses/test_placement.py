@@ -19,6 +19,7 @@ from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from thanos_jax import losses
+from thanos_jax.losses import placement
 from thanos_jax.losses.pairs import streaming
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / "benchmarks"))
@@ -239,6 +240,21 @@ def test_every_other_function(kind):
     assert computed[7].embeddings.sharding.is_fully_replicated
 
 
+def test_inside_a_shard_map_over_another_axis():
+    """What is left to the compiler there is mapped by the loss."""
+    embeddings, labels, *_ = batch_of()
+    call = jax.jit(
+        jax.shard_map(
+            functools.partial(losses.supcon, axis_name="data", implementation="streaming"),
+            in_specs=PartitionSpec(), out_specs=PartitionSpec(), axis_names={"model"},
+        )
+    )  # fmt: skip
+    with jax.set_mesh(mesh_of("4 and model", "Auto")):
+        computed = call(embeddings, labels)
+    expected = oracle.BY_NAME["supcon"].expect(embeddings, labels)
+    np.testing.assert_allclose(computed, expected, rtol=1e-5)
+
+
 def test_axes_that_are_not_there():
     embeddings, labels, *_ = batch_of()
     call = jax.jit(functools.partial(losses.supcon, axis_name="batch"))
@@ -317,10 +333,17 @@ def test_time_of_eight_devices(way, monkeypatch):
 
 
 @pytest.mark.sampled(2)
-@pytest.mark.parametrize("kind", ["Explicit", "Auto"])
+@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
 def test_arrays_at_hand(kind, monkeypatch):
     """Outside jit, sharded arrays say where they lie; the second call compiles nothing."""
     streaming_by_default(monkeypatch)
+    mapped, divided = placement._mapped, []
+
+    def spy(compute, form, mesh, names, *rest):
+        divided.append(names)
+        return mapped(compute, form, mesh, names, *rest)
+
+    monkeypatch.setattr(placement, "_mapped", spy)
     embeddings, labels, where, bank = batch_of("padded", "bank")
     mesh, arrays = on_mesh("4", kind, embeddings, labels, where)
 
@@ -334,6 +357,7 @@ def test_arrays_at_hand(kind, monkeypatch):
             both(TEMPERATURE)(*arrays)
             both(0.2)(*arrays)
     assert not programs
+    assert divided == [("data",)] * 3
     assert gradient.sharding.is_equivalent_to(arrays[0].sharding, 3)
     value = functools.partial(
         oracle.BY_NAME["supcon"].expect, labels=labels, where=where, memory_bank=bank,

@@ -56,9 +56,9 @@ def test_queue_is_in_the_denominator():
 
 def queue_like(filled=True):
     rng = np.random.default_rng(9)
-    there = np.array([1, 1, 0, 1, 1, 1, 0], bool) & filled
+    there = np.array([1, 1, 0, 1, 1, 1, 0, 1], bool) & filled
     return losses.memory_bank.MemoryBank(
-        rng.normal(size=(7, 5)).astype(np.float32), np.array([0, 2, 2, 7, 1, 2, 0], np.int32),
+        rng.normal(size=(8, 5)).astype(np.float32), np.array([5, 2, 2, 7, 1, 2, 0, 5], np.int32),
         there, np.int32(0),
     )  # fmt: skip
 
@@ -130,10 +130,19 @@ def test_queue_on_devices(implementation):
     mesh = jax.make_mesh(
         (2,), ("data",), axis_types=(AxisType.Explicit,), devices=jax.devices()[:2]
     )
-    placed = jax.device_put((QUERY, KEY, LABELS), NamedSharding(mesh, PartitionSpec("data")))
-    call = functools.partial(
-        losses.cross_modal, memory_bank=queue_like(), beta=0.5, implementation=implementation
-    )
+    arrays = QUERY, KEY, LABELS, queue_like()
+
+    @jax.jit
+    def call(query, key, labels, bank):
+        return losses.cross_modal(
+            query, key, labels, memory_bank=bank, beta=0.5, implementation=implementation
+        )
+
+    def place(array):
+        return jax.device_put(
+            array, NamedSharding(mesh, PartitionSpec(*["data"] * min(array.ndim, 1)))
+        )
+
     with jax.set_mesh(mesh):
-        computed = jax.jit(call)(*placed)
-    close(computed, jax.jit(call)(QUERY, KEY, LABELS))
+        computed = call(*jax.tree.map(place, arrays))
+    close(computed, call(*arrays))

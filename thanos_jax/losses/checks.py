@@ -145,8 +145,6 @@ def labels(value: Any, batch: int, *, name: str = "labels", rename: bool = True)
                     f"got {describe(value)} from {value.min()} to {value.max()}"
                 )
             value = np.unique(value, return_inverse=True)[1].astype(np.int32)
-        else:
-            value = value.astype(kept)
     return jnp.asarray(value)
 
 
