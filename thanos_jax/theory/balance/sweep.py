@@ -248,7 +248,7 @@ def _finished(settings: Settings, folder: pathlib.Path) -> list[Finished]:
         raise BalanceError(
             f"runs: expected a folder with finished runs of the {settings.loss} loss, got {folder}"
         )
-    return found
+    return sorted(found, key=lambda run: (run.settings.temperatures, run.weight, run.name))
 
 
 def _beside(runs: Sequence[Finished]) -> dict[str, Any]:
