@@ -1,5 +1,6 @@
 """The predictions against losses written out over explicit embeddings, in NumPy's float64."""
 
+import doctest
 import itertools
 import math
 
@@ -10,7 +11,7 @@ import scipy.special
 
 from thanos_jax.errors import UserError
 from thanos_jax.theory import balance
-from thanos_jax.theory.balance import minimum
+from thanos_jax.theory.balance import claim, minimum, predictions
 from thanos_jax.theory.balance.batches import Batches
 from thanos_jax.theory.balance.weights import first_to_spread, make_loss, named
 
@@ -152,10 +153,10 @@ def test_classes_of_several_kinds_are_what_one_kind_is(loss, denominator, views)
     form = {"loss": loss, "temperature": 0.5, "denominator": denominator, "views": views}
     weight = balance.alpha_for(0.4, **form, **one)
     of_terms = make_loss(loss, 0.5, denominator, views)
-    found = minimum.spreads(two, of_terms, named(loss, weight))
+    found = minimum.spreads(two, of_terms, named(of_terms, weight))
     np.testing.assert_allclose(found, 0.4, atol=1e-5)
     edge = first_to_spread(two, of_terms)
-    assert named(loss, edge) == pytest.approx(balance.threshold(**form, **one), abs=1e-9)
+    assert named(of_terms, edge) == pytest.approx(balance.threshold(**form, **one), abs=1e-9)
 
 
 def test_unequal_classes():
@@ -247,6 +248,13 @@ def test_sets_win_in_the_range_and_not_outside(loss):
     far = whole.high if loss == "spread" else whole.low
     at_end = balance.within_class_spread(**keywords, **{name_of(loss): far})
     assert at_end == pytest.approx(uniform, abs=1e-6)
+
+
+@pytest.mark.parametrize("module", [predictions, claim])
+def test_examples(module):
+    found = doctest.testmod(module)
+    assert found.attempted > 1
+    assert found.failed == 0
 
 
 SETTING = {"alpha": 0.5, "temperature": 0.5, "classes": 4, "images_per_class": 8}

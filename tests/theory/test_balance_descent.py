@@ -22,6 +22,13 @@ def loss_of(keywords):
     return name, lambda z, labels: function(z, labels, implementation="dense", **keywords)
 
 
+def predicted(keywords, classes, held, shown, draw):
+    """W of the minimum with batches of `shown` images of a class, drawn from `held`."""
+    drawn = {"images_per_class": shown, "images_in_all": held, "draw": draw}
+    name, _ = loss_of(keywords)
+    return balance.within_class_spread(loss=name, classes=classes, **drawn, **keywords)
+
+
 def descended(loss, labels, batches=None, dim=None, seed=0, iterations=1000, tolerance=1e-15):
     """Embeddings [images, 2, d] that descend the loss, the mean over batches of row numbers."""
     images = len(labels)
@@ -75,19 +82,12 @@ def each_draw(classes, held, shown, draw):
     ids=["everything", "one_positive", "balanced", "uniform"],
 )
 def test_free_views_end_at_the_prediction(keywords, classes, held, shown, draw):
-    name, loss = loss_of(keywords)
+    _, loss = loss_of(keywords)
     labels = np.repeat(np.arange(classes), held)
     batches = None if held == shown else each_draw(classes, held, shown, draw)
     with jax.enable_x64(True):
         z = descended(loss, labels, batches, iterations=200)
-    found = balance.within_class_spread(
-        loss=name,
-        classes=classes,
-        images_per_class=shown,
-        images_in_all=held,
-        draw=draw,
-        **keywords,
-    )
+    found = predicted(keywords, classes, held, shown, draw)
     assert 0.1 < found < 0.9
     assert float(np.mean(spreads_of(z, labels))) == pytest.approx(found, abs=2e-5)
     np.testing.assert_allclose(np.sum(z[:, 0] * z[:, 1], axis=-1), 1, atol=1e-5)  # of themselves
@@ -199,7 +199,7 @@ def test_the_threshold_is_where_descent_begins_to_spread(classes, shown, tempera
     ids=str,
 )
 def test_drawn_batches_end_at_the_prediction(classes, held, shown, keywords, draw):
-    name, loss = loss_of(keywords)
+    _, loss = loss_of(keywords)
     images, steps, at_once = classes * held, 6000, 8
     labels = jnp.repeat(jnp.arange(classes), held)
     optimizer = optax.adam(optax.cosine_decay_schedule(0.02, steps))
@@ -227,14 +227,7 @@ def test_drawn_batches_end_at_the_prediction(classes, held, shown, keywords, dra
     start = jax.random.normal(jax.random.key(1), (images, 2, images)) / np.sqrt(images)
     z = np.asarray(trained(start), np.float64)
     z /= np.linalg.norm(z, axis=-1, keepdims=True)
-    found = balance.within_class_spread(
-        loss=name,
-        classes=classes,
-        images_per_class=shown,
-        images_in_all=held,
-        draw=draw,
-        **keywords,
-    )
+    found = predicted(keywords, classes, held, shown, draw)
     measured = float(np.mean(spreads_of(z, np.asarray(labels))))
     assert measured == pytest.approx(found, abs=0.002 if draw == "balanced" else 0.01)
 

@@ -11,7 +11,7 @@ from typing import NamedTuple, Unpack
 
 from thanos_jax.theory.balance import minimum, weights
 from thanos_jax.theory.balance.batches import BalanceError, Batches, check_number, make_batches
-from thanos_jax.theory.balance.predictions import Drawn
+from thanos_jax.theory.balance.predictions import Drawn, Setting, problem
 from thanos_jax.theory.balance.terms import Loss
 
 
@@ -37,25 +37,14 @@ def uniform_spread(**drawn: Unpack[Drawn]) -> float:
     return _uniform(_one_size(make_batches(**drawn)))
 
 
-def winning_range(
-    spread: float | None = None,
-    *,
-    loss: str = "spread",
-    temperature: float,
-    denominator: str = "all",
-    views: str = "all",
-    **drawn: Unpack[Drawn],
-) -> Range:
+def winning_range(spread: float | None = None, **setting: Unpack[Setting]) -> Range:
     """Calculates the weights at which spread-out sets beat both collapse and the uniform set.
 
     Args:
       spread: W of one set, above 0 and below `uniform_spread`; None: the best of these for each
         weight.
-      loss: "spread" or "joint".
-      temperature: positive.
-      denominator: of supcon.
-      views: "all" or "cross".
-      **drawn: as `thanos_jax.theory.balance.within_class_spread` has it; classes of one size.
+      **setting: as `thanos_jax.theory.balance.within_class_spread` has it, of the loss "spread" or
+        "joint"; classes of one size.
 
     Returns:
       Alphas, or betas for the joint loss. At and below the low alpha (at and above the high beta)
@@ -74,9 +63,9 @@ def winning_range(
     Source: Chen, Fu et al., Perfectly Balanced, ICML 2022, section 4,
     https://arxiv.org/abs/2204.07596. The sets are those of `minimum` here, not the paper's.
     """
-    batches = _one_size(make_batches(**drawn))
-    form = weights.make_loss(loss, temperature, denominator, views)
-    weights.require(loss)
+    form, batches = problem(**setting)
+    weights.require(form)
+    _one_size(batches)
     most = _uniform(batches)
     if spread is None:
         low = weights.first_to_spread(batches, form)
@@ -88,7 +77,7 @@ def winning_range(
         set_, collapsed, uniform = (_terms(batches, form, w) for w in (wanted, 0.0, most))
         low = _even(set_, collapsed)
         high = _even(set_, uniform)
-    ends = (weights.named(loss, low), weights.named(loss, high))
+    ends = (weights.named(form, low), weights.named(form, high))
     return Range(min(ends), max(ends)) if low < high else Range(ends[0], ends[0])
 
 

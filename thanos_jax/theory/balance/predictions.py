@@ -8,7 +8,8 @@ from typing import Required, TypedDict, Unpack
 import numpy as np
 
 from thanos_jax.theory.balance import minimum, weights
-from thanos_jax.theory.balance.batches import BalanceError, check_number, make_batches
+from thanos_jax.theory.balance.batches import BalanceError, Batches, check_number, make_batches
+from thanos_jax.theory.balance.terms import Loss
 
 Sizes = float | Sequence[float] | np.ndarray
 
@@ -21,6 +22,15 @@ class Drawn(TypedDict, total=False):
     images_in_all: Sizes | None
     classes_in_batch: int | None
     draw: str
+
+
+class Setting(Drawn, total=False):
+    """A loss but for its weight, and its batches."""
+
+    loss: str
+    temperature: Required[float]
+    denominator: str
+    views: str
 
 
 def within_class_spread(
@@ -75,48 +85,47 @@ def within_class_spread(
     project's, docs/balance.md.
     """
     form = weights.make_loss(loss, temperature, denominator, views)
-    weight, batches = weights.of_spreading(loss, alpha, beta), make_batches(**drawn)
+    weight, batches = weights.of_spreading(form, alpha, beta), make_batches(**drawn)
     return float(batches.importance @ minimum.spreads(batches, form, weight))
 
 
 def each_class(
-    *,
-    loss: str = "spread",
-    alpha: float | None = None,
-    beta: float | None = None,
-    temperature: float,
-    denominator: str = "all",
-    views: str = "all",
-    **drawn: Unpack[Drawn],
+    *, alpha: float | None = None, beta: float | None = None, **setting: Unpack[Setting]
 ) -> np.ndarray:
-    """Calculates the W of each class, float64 [classes]; keywords and errors as its mean has them.
+    """Calculates the W of each class, float64 [classes].
 
-    See `within_class_spread`.
+    Args:
+      alpha: of the spread loss.
+      beta: of the joint loss.
+      **setting: as `within_class_spread` has it, and so the errors.
     """
-    form = weights.make_loss(loss, temperature, denominator, views)
-    weight, batches = weights.of_spreading(loss, alpha, beta), make_batches(**drawn)
+    form, batches = problem(**setting)
+    weight = weights.of_spreading(form, alpha, beta)
     return minimum.spreads(batches, form, weight)[batches.kind_of_class]
 
 
-def threshold(
+def problem(
     *,
     loss: str = "spread",
     temperature: float,
     denominator: str = "all",
     views: str = "all",
     **drawn: Unpack[Drawn],
-) -> float:
+) -> tuple[Loss, Batches]:
+    """Returns a loss and its batches from the keywords of `within_class_spread`, checked."""
+    return weights.make_loss(loss, temperature, denominator, views), make_batches(**drawn)
+
+
+def threshold(**setting: Unpack[Setting]) -> float:
     """Calculates the weight at and beyond which collapse is the minimum.
 
     Args:
-      loss: "spread": collapse at and below this alpha; "joint": at and above this beta.
-      temperature: positive.
-      denominator: of supcon.
-      views: "all" or "cross".
-      **drawn: how batches are drawn, as `within_class_spread` has it.
+      **setting: as `within_class_spread` has it: loss ("spread" or "joint"), temperature,
+        denominator, views, and how batches are drawn.
 
     Returns:
-      A number in [0, 1]. With classes of several sizes, where the first of them spreads. Where no
+      A number in [0, 1]: collapse is the minimum at and below this alpha, or at and above this
+      beta. With classes of several sizes, where the first of them spreads. Where no
       batch has two images of a class, collapse is everywhere: 1.0, and 0.0 for the joint loss.
 
     Raises:
@@ -128,29 +137,17 @@ def threshold(
       >>> [round(balance.threshold(classes=m, **setting), 3) for m in (2, 10, 1000)]
       [0.035, 0.355, 0.498]
     """
-    batches, form = make_batches(**drawn), weights.make_loss(loss, temperature, denominator, views)
-    weights.require(loss)
-    return weights.named(loss, weights.first_to_spread(batches, form))
+    form, batches = problem(**setting)
+    weights.require(form)
+    return weights.named(form, weights.first_to_spread(batches, form))
 
 
-def alpha_for(
-    within_class_spread: float,
-    *,
-    loss: str = "spread",
-    temperature: float,
-    denominator: str = "all",
-    views: str = "all",
-    **drawn: Unpack[Drawn],
-) -> float:
+def alpha_for(within_class_spread: float, **setting: Unpack[Setting]) -> float:
     """Calculates the smallest alpha (the largest beta) whose minimum spreads a class so far.
 
     Args:
       within_class_spread: W that is wanted, in [0, 1].
-      loss: "spread" or "joint".
-      temperature: positive.
-      denominator: of supcon.
-      views: "all" or "cross".
-      **drawn: how batches are drawn, as the function `within_class_spread` has it.
+      **setting: as the function `within_class_spread` has it, of the loss "spread" or "joint".
 
     Returns:
       alpha, or beta for the joint loss.
@@ -166,14 +163,14 @@ def alpha_for(
       >>> round(alpha, 3), round(balance.within_class_spread(alpha=alpha, **setting), 6)
       (0.467, 0.5)
     """
-    batches, form = make_batches(**drawn), weights.make_loss(loss, temperature, denominator, views)
-    weights.require(loss)
+    form, batches = problem(**setting)
+    weights.require(form)
     wanted = check_number(
         "within_class_spread", within_class_spread, "a number in [0, 1]", 0.0, 1.0
     )
     if not np.any(batches.meets):
         raise BalanceError(
             "images_per_class: expected batches with at least two images of a class, for nothing "
-            f"spreads a single one, got {drawn['images_per_class']!r}"
+            f"spreads a single one, got {setting['images_per_class']!r}"
         )
-    return weights.named(loss, weights.reaching(wanted, batches, form))
+    return weights.named(form, weights.reaching(wanted, batches, form))

@@ -121,7 +121,7 @@ def run(
     """
     if not settings.classes or not settings.temperatures:
         raise BalanceError("classes, temperature: expected at least one each, got none")
-    weights.require(settings.loss)
+    weights.require(weights.make_loss(settings.loss, 1.0, settings.denominator, settings.views))
     found: dict[str, Any] = {"settings": dataclasses.asdict(settings), "table": list(TABLE)}
     found["spread"] = {
         str(m): {str(t): _spreads(settings, m, t, TABLE) for t in settings.temperatures}
@@ -248,7 +248,7 @@ def _finished(settings: Settings, folder: pathlib.Path) -> list[Finished]:
         raise BalanceError(
             f"runs: expected a folder with finished runs of the {settings.loss} loss, got {folder}"
         )
-    return found
+    return sorted(found, key=lambda run: (run.settings.temperatures, run.weight, run.name))
 
 
 def _beside(runs: Sequence[Finished]) -> dict[str, Any]:

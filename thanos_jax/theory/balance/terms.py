@@ -20,19 +20,24 @@ VIEWS = ("all", "cross")
 
 
 class Loss(NamedTuple):
-    """A loss: supcon and a term that spreads.
+    """A loss: supcon and a term that spreads, which supcon alone has with weight 0.
 
     Attributes:
-      spreading: "class_conditional" or "info_nce".
+      name: of `LOSSES`.
       denominator: of supcon.
       views: how often another image is met.
       temperature: positive.
     """
 
-    spreading: str
+    name: str
     denominator: str
     views: str
     temperature: float
+
+    @property
+    def spreading(self) -> str:
+        """Returns the name of the term that spreads."""
+        return "info_nce" if self.name == "joint" else "class_conditional"
 
 
 class Slopes(NamedTuple):

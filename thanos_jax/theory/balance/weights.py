@@ -17,31 +17,29 @@ def make_loss(loss: str, temperature: float, denominator: str, views: str) -> Lo
     check("views", views, VIEWS)
     smallest, largest = np.finfo(float).tiny, np.finfo(float).max
     temperature = check_number("temperature", temperature, "a positive number", smallest, largest)
-    spreading = "info_nce" if loss == "joint" else "class_conditional"
-    return Loss(spreading, denominator, views, temperature)
+    return Loss(loss, denominator, views, temperature)
 
 
-def of_spreading(loss: str, alpha: float | None, beta: float | None) -> float:
+def of_spreading(form: Loss, alpha: float | None, beta: float | None) -> float:
     """Returns the weight of the spreading term from alpha or beta, checked; 0 for supcon."""
     given = {"alpha": alpha, "beta": beta}
-    wanted = {"spread": "alpha", "joint": "beta"}.get(loss)
+    wanted = {"spread": "alpha", "joint": "beta"}.get(form.name)
     for name, value in given.items():
         if name != wanted and value is not None:
-            raise BalanceError(f"{name}: expected None with loss={loss!r}, got {value!r}")
+            raise BalanceError(f"{name}: expected None with loss={form.name!r}, got {value!r}")
     if wanted is None:
         return 0.0
-    value = check_number(wanted, given[wanted], "a number in [0, 1]", 0.0, 1.0)
-    return named(loss, value)
+    return named(form, check_number(wanted, given[wanted], "a number in [0, 1]", 0.0, 1.0))
 
 
-def named(loss: str, weight: float) -> float:
+def named(form: Loss, weight: float) -> float:
     """Returns alpha or beta for a weight of the spreading term, and that weight for one of them."""
-    return 1.0 - weight if loss == "joint" else weight
+    return 1.0 - weight if form.name == "joint" else weight
 
 
-def require(loss: str) -> None:
+def require(form: Loss) -> None:
     """Raises BalanceError for a loss without a weight."""
-    if loss == "supcon":
+    if form.name == "supcon":
         raise BalanceError("loss: expected 'spread' or 'joint', which have a weight, got 'supcon'")
 
 
