@@ -62,6 +62,8 @@ def test_more_epochs_go_on_with_the_flag_that_is_named(runs, tmp_path, capsys):
     assert resume.standing(tmp_path, config) == (False, {})
     config.train.update(epochs=12.0, restart_epochs=(5.0, 10.0))
     assert resume.more_epochs(tmp_path, config)
+    config.train.restart_epochs = (4.0, 10.0)  # otherwise than it was begun
+    assert not resume.more_epochs(tmp_path, config)
 
 
 @pytest.mark.parametrize(

@@ -13,13 +13,20 @@ import numpy as np
 import pytest
 
 import thanos_jax
+from thanos_jax import config as schema
 from thanos_jax import errors
+from thanos_jax.data import sources
 from thanos_jax.data.preprocess import Rule
 from thanos_jax.data.splits import DataError
 from thanos_jax.errors import ConfigError
 from thanos_jax.trained import embeddings, images, tables
 
 ROOT = pathlib.Path(__file__).parents[2]
+MNIST = ROOT.parent / "shared" / "data" / "tfds"
+
+
+def rule_of(*shape):
+    return Rule(shape, matte="white", deep_images="refuse", max_megapixels=200.0)
 
 
 @pytest.fixture(scope="module")
@@ -199,9 +206,21 @@ def test_a_csv_names_files_below_its_folder(damaged, model):
 )
 def test_what_holds_no_images_is_said(where, words, tmp_path):
     with pytest.raises(DataError, match=words):
-        images.open_source(
-            where.replace("EMPTY", str(tmp_path)), Rule((8, 8, 1), "white", "refuse", 200.0)
-        )
+        images.open_source(where.replace("EMPTY", str(tmp_path)), rule_of(8, 8, 1))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (MNIST / "mnist").is_dir(), reason="no prepared MNIST beside the checkout")
+def test_records_of_tfds_are_the_images_of_their_split():
+    source = images.open_source("tfds:mnist", rule_of(28, 28, 1), split="test", data_dir=str(MNIST))
+    assert (len(source.names), source.names[7]) == (10_000, "test/0007")
+    config = schema.default()
+    config.data.update(name="mnist", data_dir=str(MNIST))
+    expected = sources.load(config.data).splits["test"].read(np.arange(0, 10_000, 333))["image"]
+    part = images.read(source, range(0, 10_000, 333), on_damaged="stop")
+    np.testing.assert_array_equal(part.images, expected)
+    small = images.open_source("tfds:mnist:3.0.1", rule_of(14, 7, 3), data_dir=str(MNIST))
+    assert images.read(small, [3], on_damaged="stop").images.shape == (1, 14, 7, 3)
 
 
 def test_files_of_something_else_are_refused(tmp_path):

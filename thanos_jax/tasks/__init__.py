@@ -14,8 +14,8 @@ A task is a module of three functions, named in `thanos_jax.run.TASKS`:
 
 The folder holds config.json, which `thanos_jax.run` writes, and of the task
 
-    metrics.jsonl, model.json,
-        checkpoints/              of each training, in a folder named after its stage
+    metrics.jsonl, checkpoints/,
+    model.json                    of each training, in a folder named after its stage
     *.npz                         findings: results for each image, whole or not at all
     report.html, results.json     written last, by `stages.finish`
 

@@ -23,6 +23,12 @@ def card(model: Model, described: dict[str, Any], results: dict[str, Any]) -> st
     """
     config, sizes = model.config, described["sizes"]
     encoders = len(model.module.encoders)
+    fine = ""
+    if model.classes != model.fine_classes:
+        fine = (
+            f" Evaluated on {len(model.fine_classes)} fine classes within them: "
+            f"{_names(model.fine_classes)}."
+        )
     training = f"{sizes.get('train', 0):,} training images"
     parts = [
         f"# {config.method}, {config.model.encoder}, trained on {model.dataset}",
@@ -31,12 +37,8 @@ def card(model: Model, described: dict[str, Any], results: dict[str, Any]) -> st
         f"{config.seed}. {encoders} x {config.model.encoder}, embedding of {model.embedding_dim} "
         f"numbers. `{config.model.encoder}` and all other settings are in `model.json`.",
         "## Trained on",
-        f"{training} of `{model.dataset}`, with the labels of {len(model.classes)} classes: "
-        f"{_names(model.classes)}. Training did not see the {len(model.fine_classes)} fine "
-        f"classes: {_names(model.fine_classes)}."
-        if model.classes != model.fine_classes
-        else f"{training} of `{model.dataset}`, with the labels of {len(model.classes)} classes: "
-        f"{_names(model.classes)}.",
+        f"{training} of `{model.dataset}`, with labels of {len(model.classes)} classes: "
+        f"{_names(model.classes)}." + fine,
         "## Numbers",
         _numbers(results),
         "## Intended use",

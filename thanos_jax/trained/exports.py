@@ -119,13 +119,13 @@ def read(folder: str | os.PathLike[str]) -> Callable[[Any], dict[str, np.ndarray
         ) from error
     try:
         program = jax.export.deserialize(bytearray(content))
-        call = jax.jit(program.call)
-        jax.eval_shape(call, jax.ShapeDtypeStruct((1, *program.in_avals[0].shape[1:]), np.uint8))
+        program.mlir_module()  # is read late otherwise
     except Exception as error:  # of many kinds, from several layers
         raise ExportError(
             f"{folder / PROGRAM} was written by jax {written_by}, and jax {jax.__version__} cannot "
             f"read it; expected jax {written_by} or newer. {WEIGHTS[0]} can be read by any."
         ) from error
+    call = jax.jit(program.call)
     return lambda images: {name: np.asarray(x) for name, x in call(images).items()}
 
 
@@ -143,9 +143,12 @@ def _tensors(model: Model, number: int) -> dict[str, np.ndarray]:
 
 def _program(model: Model) -> bytes:
     """The whole model as a program of jax.export, for any number of images."""
-    # On no device: those of this process are not part of the program.
-    variables = jax.tree.map(np.asarray, model.variables)
-    apply = forward.make_forward(model.module, model.inputs)
+    # On no device: those of this process are not part of the program, nor is the decoder.
+    variables = {
+        kind: {name: jax.tree.map(np.asarray, x) for name, x in part.items() if name != "decoder"}
+        for kind, part in model.variables.items()
+    }
+    apply = forward.make_forward(model.module.clone(decoder=None), model.inputs)
 
     def encode(images: jax.Array) -> dict[str, jax.Array]:
         outputs = apply(variables, images)
