@@ -168,22 +168,28 @@ def load_data(
     started = time.perf_counter()
     dataset = load(config.data)
     _require_same_data(dataset)
-    splits = {**dataset.splits, "unlabelled": dataset.unlabelled}
-    sizes = ", ".join(f"{name} {len(split)}" for name, split in splits.items() if split is not None)
+    sizes = ", ".join(f"{name} {len(split)}" for name, split in _every_split(dataset).items())
     print(f"{dataset.name}: {sizes} ({time.perf_counter() - started:.1f} s)", flush=True)
     return dataset
+
+
+def _every_split(dataset: sources.Dataset) -> dict[str, Any]:
+    """The splits by name, and images without labels if there are any."""
+    unlabelled = dataset.unlabelled
+    return {**dataset.splits, **({} if unlabelled is None else {"unlabelled": unlabelled})}
 
 
 def _require_same_data(dataset: sources.Dataset) -> None:
     """Raises DataError, in every process, if not all could read the same examples."""
     if jax.process_count() == 1:
         return
-    sizes = [len(split) for split in (*dataset.splits.values(), dataset.unlabelled or ())]
+    splits = _every_split(dataset)
+    sizes = [len(split) for split in splits.values()]
     seen = np.array([*sizes, zlib.crc32(" ".join(dataset.skipped).encode())], np.uint32)
     every = multihost_utils.process_allgather(seen)
     if (every != every[0]).any():
         raise sources.DataError(
             f"{dataset.name}: expected all processes to read the same examples; by process, they "
             f"have {', '.join('/'.join(map(str, one[:-1])) for one in every)} in "
-            f"{'/'.join(dataset.splits)}"
+            f"{'/'.join(splits)}"
         )

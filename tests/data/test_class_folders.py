@@ -70,13 +70,17 @@ def test_a_class_may_be_called_train(tmp_path):
     assert load(tmp_path).fine_names == ("Val", "bus", "train")
 
 
-def test_upper_case_endings_are_images_and_other_files_are_named(tmp_path, capsys):
+def test_endings_in_any_case_links_and_files_that_are_no_images(tmp_path, capsys):
     fill(tmp_path, "a", "b", ending=".PNG")
-    for name in ("notes.txt", "a/list.html", "b/x.pdf"):
+    for name in ("notes.txt", "a/list.html", "b/x.pdf", "b/data.h5"):
         (tmp_path / name).write_text("no image")
-    assert len(every_image(load(tmp_path))) == 12
+    for number in (1, 2):
+        save(tmp_path / ".elsewhere" / f"{number}.png", pixels(70 + number))
+    (tmp_path / "c").symlink_to(tmp_path / ".elsewhere")
+    (tmp_path / "a" / "back").symlink_to(tmp_path)
+    assert len(every_image(load(tmp_path))) == 14
     said = capsys.readouterr().err
-    assert "3 files without the ending of an image are passed over" in said
+    assert "4 files without the ending of an image are passed over" in said
     assert "a/list.html" in said
 
 

@@ -22,6 +22,8 @@ _SPLITS = {
 }
 # Left by systems and archives beside the images.
 _IGNORED = ("__MACOSX", "Thumbs.db", "desktop.ini")
+# What Pillow opens and cannot decode by itself: data, films, drawings.
+_NO_PIXELS = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")
 _NAMED = 3
 
 
@@ -70,7 +72,9 @@ def _images(folder: str) -> list[tuple[str, ...]]:
     found: list[tuple[str, ...]] = []
     others: list[tuple[str, ...]] = []
     for parent, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not _hidden(name))
+        folders[:] = sorted(
+            name for name in folders if not _hidden(name) and not _leads_back(parent, name)
+        )
         below = os.path.relpath(parent, folder)
         parts = () if below == os.curdir else tuple(below.split(os.sep))
         for name in sorted(files):
@@ -93,9 +97,18 @@ def _endings() -> frozenset[str]:
     """The endings of the files that Pillow reads, in lower case."""
     from PIL import Image
 
-    kinds = Image.registered_extensions()
-    # Not documents, and not films.
-    return frozenset(e for e, kind in kinds.items() if kind in Image.OPEN) - {".pdf", ".mpg"}
+    kinds = Image.registered_extensions().items()
+    return frozenset(
+        ending for ending, kind in kinds if kind in Image.OPEN and kind not in _NO_PIXELS
+    )
+
+
+def _leads_back(parent: str, name: str) -> bool:
+    """Whether a folder is a link to one that it lies in."""
+    path = os.path.join(parent, name)
+    if not os.path.islink(path):
+        return False
+    return (os.path.realpath(parent) + os.sep).startswith(os.path.realpath(path) + os.sep)
 
 
 def _hidden(name: str) -> bool:

@@ -21,6 +21,7 @@ from thanos_jax import agree
 from thanos_jax.data.dataset import Dataset
 from thanos_jax.data.joined import JoinedSplit
 from thanos_jax.downstream import audit, noisy_labels
+from thanos_jax.errors import ConfigError
 from thanos_jax.report import plots
 from thanos_jax.tasks import findings, stages, suspects
 
@@ -67,7 +68,11 @@ def asked(config: ml_collections.ConfigDict) -> bool:
 
 
 def trainings(run: stages.Run) -> dict[str, stages.Planned]:
-    """Returns the trainings, one for each part; see `thanos_jax.tasks`."""
+    """Returns the trainings, one for each part; see `thanos_jax.tasks`.
+
+    Raises:
+      ConfigError: more parts than images.
+    """
     stages.require_classifiable(run)
     whole = _join(run)
     return {
@@ -159,6 +164,11 @@ def perform(run: stages.Run, prepared: Prepared) -> dict[str, Any]:
 def _join(run: stages.Run) -> Whole:
     splits = run.dataset.splits
     labels = np.concatenate([stages.labels(split)["coarse"] for split in splits.values()])
+    if run.config.noise.folds > len(labels):
+        raise ConfigError(
+            f"config.noise.folds: expected no more than the {len(labels)} images of"
+            f" {run.dataset.name}, got {run.config.noise.folds}"
+        )
     return Whole(
         JoinedSplit(list(splits.values())),
         {name: len(split) for name, split in splits.items()},
