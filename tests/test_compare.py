@@ -94,6 +94,23 @@ def test_runs_seed_by_seed_and_writes_the_table(runs):
     assert "Coarse-to-fine transfer" in page
 
 
+def test_reports_are_linked_and_maps_of_first_seeds_set_side_by_side(runs):
+    compare(runs, seeds=1)
+    page = (runs.folder / "table.html").read_text(encoding="utf-8")
+    assert 'href="ce/0/report.html"' in page
+    assert "maps.html" not in page  # these runs keep nothing of their reports
+    for seed in ("ce/0", "supcon/0"):
+        kept = json.dumps({"figures": {}, "records": []})
+        (runs.folder / seed / workdir.PICTURES).write_text(kept, encoding="utf-8")
+    compare(runs)
+    page = (runs.folder / "table.html").read_text(encoding="utf-8")
+    assert 'href="supcon/1/report.html"' in page
+    assert 'href="maps.html"' in page
+    beside = (runs.folder / "maps.html").read_text(encoding="utf-8")
+    assert "<h1>ce beside supcon</h1>" in beside
+    assert "Runs without a map: ce, supcon." in beside
+
+
 def test_numbers_across_rows_are_derived_and_written(runs, monkeypatch):
     def derived(lines):
         return [

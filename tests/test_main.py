@@ -49,6 +49,7 @@ def test_runs_from_the_command_line(tmp_path):
     assert "fine_accuracy" in found.stdout
     assert {p.name for p in (tmp_path / "run").iterdir()} == {
         "config.json", "metrics.jsonl", "checkpoints", "results.json", "report.html", "model.json",
+        "map.npz", "pictures.json",
     }  # fmt: skip
     assert not unexplained(tmp_path / "run")
 

@@ -5,7 +5,8 @@ r"""A table of the papers: its rows, each with several seeds, and what they come
         [--config.KEY=VALUE ...]
 
 --dataset=NAME is short for --config=configs/NAME.py. DIR gets every run in ROW/SEED, and the table
-as table.md, table.html, table.csv (a line a row), runs.csv (a line a run) and results.json. The
+as table.md, table.html (with links to the reports and to maps.html, the maps of the first seed of
+each row side by side), table.csv (a line a row), runs.csv (a line a run) and results.json. The
 same command takes up what is missing; another one with more methods, values or seeds adds to it.
 """
 

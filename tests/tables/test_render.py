@@ -143,6 +143,14 @@ def test_page_holds_all_it_shows():
     assert render.page(methods()) == text
 
 
+def test_page_links_the_reports_and_maps_of_its_rows():
+    lines = [line._replace(folder=f'a "{k}"') for k, line in enumerate(methods().lines)]
+    page = Page(render.page(methods()._replace(lines=lines), beside="maps.html"))
+    found = [value for tag, name, value in page.attributes if (tag, name) == ("a", "href")]
+    folders = [f"a%20%22{k}%22/{seed}/report.html" for k, seed in ((0, 0), (0, 1), (0, 2), (1, 0))]
+    assert found == [*folders, "maps.html"]
+
+
 def test_page_escapes_everything():
     given = methods(NASTY)._replace(caption=NASTY, notes=[NASTY])
     page = Page(render.page(given))

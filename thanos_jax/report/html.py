@@ -14,7 +14,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from thanos_jax.config import flatten
-from thanos_jax.report import map_page, numbers, plots
+from thanos_jax.report import map_page, meaning, numbers, plots
 from thanos_jax.report.image_map import ImageMap
 from thanos_jax.report.plots import INK
 from thanos_jax.workdir import write_atomically
@@ -106,12 +106,13 @@ def write(
     """
     title = name_of(results) or "Training run"
     parts = [f"<h1>{escape(title)}</h1>", _summary(results), _cards(results)]
-    style = policy = ""
+    parts.append(meaning.collapse(results))
+    style, policy = meaning.STYLE, ""
     if image_map is not None:
         part = map_page.part({title: image_map})
         flat = flat_pictures({"": image_map}, first=len(figures))
         parts.append(f"<h2>Map of images</h2>\n{part.html}\n{flat}")
-        style, policy = part.style, part.script
+        style, policy = style + part.style, part.script
     for number, (name, (figure, sentence)) in enumerate(figures.items()):
         parts.append(f"<h2>{escape(name)}</h2>\n{picture(number, name, figure, sentence)}")
     parts.append("<h2>Numbers</h2>")

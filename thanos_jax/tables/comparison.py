@@ -19,12 +19,14 @@ from thanos_jax import run as run_module
 from thanos_jax.data import sources
 from thanos_jax.data.dataset import Dataset
 from thanos_jax.errors import ConfigError
+from thanos_jax.report import folder as report_folder
+from thanos_jax.report import side_by_side
 from thanos_jax.tables import papers, render
 from thanos_jax.tables.definitions import TABLES
 from thanos_jax.tables.render import Comparison, Line
 from thanos_jax.tables.rows import configured, folder_name, rows_of
 from thanos_jax.tables.table import Results, Row
-from thanos_jax.workdir import locked, write_atomically, writing
+from thanos_jax.workdir import PICTURES, locked, write_atomically, writing
 
 
 class Outcome(NamedTuple):
@@ -67,8 +69,8 @@ def compare(
     Args:
       config: of any method; what the rows and seeds set is replaced.
       workdir: gets the runs, table.json (which table this is), table.md, table.csv, table.html,
-        its pictures as PNG, runs.csv and results.json. It may hold the same table with other rows
-        and seeds, which stay in it.
+        its pictures as PNG, maps.html, runs.csv and results.json. It may hold the same table with
+        other rows and seeds, which stay in it.
       table: a key of `thanos_jax.tables.definitions.TABLES`.
       methods: variants of the table; None for its own.
       values: of the table's first axis, as text; None for its own.
@@ -218,6 +220,20 @@ def _tuples(overrides: Mapping[str, Any]) -> dict[str, Any]:
     return {k: tuple(v) if isinstance(v, list) else v for k, v in overrides.items()}
 
 
+def _maps_beside(workdir: pathlib.Path, entries: Mapping[str, _Entry]) -> str:
+    """Writes the page of the maps of each row's first seed; returns its name, empty without it."""
+    folders = {
+        render.name_of(entry.row.labels): workdir / name / "0"
+        for name, entry in entries.items()
+        if 0 in entry.results and (workdir / name / "0" / PICTURES).exists()
+    }
+    if len(folders) < 2:
+        return ""
+    runs = {title: report_folder.read(folder) for title, folder in folders.items()}
+    side_by_side.write(workdir / "maps.html", runs)
+    return "maps.html"
+
+
 def _comparison(
     table: str, config: ml_collections.ConfigDict, entries: Mapping[str, _Entry]
 ) -> Comparison:
@@ -226,10 +242,10 @@ def _comparison(
     if known.derived:
         further = known.derived([(entry.row.labels, entry.results) for entry in entries.values()])
     lines = []
-    for entry, more in zip(entries.values(), further, strict=True):
+    for (name, entry), more in zip(entries.items(), further, strict=True):
         results = {seed: {**run, **more.get(seed, {})} for seed, run in entry.results.items()}
         reported = papers.reported(table, schema.flatten(configured(config, entry.row, 0)))
-        lines.append(Line(entry.row.labels, results, entry.errors, reported))
+        lines.append(Line(entry.row.labels, results, entry.errors, reported, name))
     begun = (line for line in lines if line.results or line.errors)
     cited = dict.fromkeys(number.paper for line in begun for number in line.reported.values())
     remark = papers.REMARKS.get(table, {}).get(config.data.name)
@@ -303,7 +319,8 @@ def _write(
         "results.json": json.dumps(everything, indent=2) + "\n",
     }
     if page:
-        files["table.html"] = render.page(comparison)
+        beside = _maps_beside(workdir, entries)
+        files["table.html"] = render.page(comparison, beside=beside)
     for name, text in files.items():
         write_atomically(workdir / name, text)
     for name, figure in (render.figures(comparison) if page else {}).items():

@@ -9,6 +9,7 @@ import numbers
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -44,12 +45,14 @@ class Line(NamedTuple):
       results: seed -> what the run's results.json holds.
       errors: seed -> why the run failed.
       reported: key of results.json, nested by dots -> the paper's number, in the column's units.
+      folder: of its runs, beside the page; empty: the page has no links to them.
     """
 
     labels: Mapping[str, Any]
     results: Mapping[int, Mapping[str, Any]]
     errors: Mapping[int, str]
     reported: Mapping[str, Number]
+    folder: str = ""
 
 
 class Comparison(NamedTuple):
@@ -148,8 +151,13 @@ def runs_csv(comparison: Comparison) -> str:
     )
 
 
-def page(comparison: Comparison) -> str:
-    """Returns the table with its notes, failures and pictures as one page that needs no other."""
+def page(comparison: Comparison, *, beside: str = "") -> str:
+    """Returns the table with its notes, failures and pictures as one page that needs no other.
+
+    Args:
+      comparison: the table.
+      beside: a page beside it with the maps of its rows; empty: there is none.
+    """
     head, rows = _grid(comparison)
     labels = len(_axes(comparison))
     columns = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
@@ -158,7 +166,7 @@ def page(comparison: Comparison) -> str:
         cells = "".join(f'<th scope="row">{escape(cell)}</th>' for cell in row[:labels])
         cells += "".join(f'<td class="value">{escape(cell)}</td>' for cell in row[labels:-1])
         kind = "value failed" if line.errors else "value"
-        body.append(f'<tr>{cells}<td class="{kind}">{escape(row[-1])}</td></tr>')
+        body.append(f'<tr>{cells}<td class="{kind}">{escape(row[-1])}{_links(line)}</td></tr>')
     parts = [
         f"<h1>{escape(comparison.caption)}</h1>",
         f'<div class="wide comparison"><table><thead><tr>{columns}</tr></thead>\n<tbody>\n'
@@ -166,16 +174,30 @@ def page(comparison: Comparison) -> str:
         + "\n</tbody></table></div>",
         *(f'<p class="quiet">{escape(note)}</p>' for note in comparison.notes),
     ]
+    if beside:
+        words = "Maps of the first seed of each row, side by side"
+        parts.append(f'<p><a href="{escape(beside)}">{words}</a></p>')
     for number, (name, figure) in enumerate(figures(comparison).items()):
         parts.append(f"<h2>{escape(name)}</h2>\n{html.picture(number, name, figure, _HOW_TO_READ)}")
     failed = [
-        f"<p>{escape(_name(line.labels))}, seed {seed}</p><pre>{escape(error)}</pre>"
+        f"<p>{escape(name_of(line.labels))}, seed {seed}</p><pre>{escape(error)}</pre>"
         for line in comparison.lines
         for seed, error in line.errors.items()
     ]
     if failed:
         parts.append("<h2>Failed runs</h2>\n" + "\n".join(failed))
     return html.document(comparison.caption, "\n".join(parts), style=_STYLE)
+
+
+def _links(line: Line) -> str:
+    """Returns links to the reports of a row's runs, a number each: the seed."""
+    if not line.folder or not line.results:
+        return ""
+    links = (
+        f'<a href="{quote(line.folder)}/{seed}/report.html">{seed}</a>'
+        for seed in sorted(line.results)
+    )
+    return f'<br><span class="quiet">seed {", ".join(links)}</span>'
 
 
 def figures(comparison: Comparison) -> dict[str, Figure]:
@@ -200,7 +222,7 @@ def figures(comparison: Comparison) -> dict[str, Figure]:
         if settings
         else {"Rows": _dots(lines, columns)}
     )
-    measured = {_name(line.labels): curves for line in lines if (curves := _along_training(line))}
+    measured = {name_of(line.labels): curves for line in lines if (curves := _along_training(line))}
     return drawn | ({"Along training": _draw_along_training(measured)} if measured else {})
 
 
@@ -248,7 +270,7 @@ def _dots(lines: Sequence[Line], columns: Sequence[Column]) -> Figure:
             number = line.reported.get(column.path)
             if number:
                 _diamond(axes, number.mean, place, PALETTE[2])
-        _plain_ticks(axes, "y", places, [_name(line.labels) for line in lines])
+        _plain_ticks(axes, "y", places, [name_of(line.labels) for line in lines])
         axes.set_ylim(len(lines) - 0.5, -0.5)  # as in the table: the first row on top
     return figure
 
@@ -257,7 +279,7 @@ def _curves(lines: Sequence[Line], columns: Sequence[Column], axis: str) -> Figu
     series: dict[str, list[Line]] = {}
     for line in lines:
         others = {name: value for name, value in line.labels.items() if name != axis}
-        series.setdefault(_name(others), []).append(line)
+        series.setdefault(name_of(others), []).append(line)
     # A sweep of another setting meets this axis in one point, which is no curve.
     longest = max(map(len, series.values()))
     series = {name: found for name, found in series.items() if len(found) > 1 or longest == 1}
@@ -356,8 +378,8 @@ def _begun(comparison: Comparison) -> list[Line]:
     return [line for line in comparison.lines if line.results or line.errors]
 
 
-def _name(labels: Mapping[str, Any]) -> str:
-    """The method, and "axis value" of every setting."""
+def name_of(labels: Mapping[str, Any]) -> str:
+    """Returns the method, and "axis value" of every setting."""
     return ", ".join(
         shown(value) if axis == "method" else f"{axis} {shown(value)}"
         for axis, value in labels.items()
