@@ -120,7 +120,7 @@ EXAMPLES = {
 
             from typing import NamedTuple
 
-            from thanos_jax.tasks import stages
+            from thanos_jax.tasks import ending, stages
 
 
             class Prepared(NamedTuple):
@@ -144,7 +144,7 @@ EXAMPLES = {
                     "coarse_accuracy": stages.accuracy(trained.outputs("test")),
                     "largest_share": float(trained.outputs("test")["prediction"].mean()),
                 }
-                return stages.finish(run, prepared.first, trained, results, dict)
+                return ending.finish(run, prepared.first, trained, results, dict)
             ''',
         ),
         "run.py": (

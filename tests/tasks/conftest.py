@@ -14,11 +14,11 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent))
 @pytest.fixture
 def no_report(monkeypatch):
     """Drawing is half of what a short run costs."""
-    stages = importlib.import_module("thanos_jax.tasks.stages")
+    ending = importlib.import_module("thanos_jax.tasks.ending")
     for name in ("transfer", "groups", "noise", "coreset"):
         task = importlib.import_module(f"thanos_jax.tasks.{name}")
         monkeypatch.setattr(task, "_figures", lambda *arguments: {})
-    monkeypatch.setattr(stages, "training_figures", lambda *arguments: {})
-    monkeypatch.setattr(stages, "map_of", lambda *arguments: None)
-    monkeypatch.setattr(stages.projection, "lay_out", lambda *arguments, **limit: Layout())
-    monkeypatch.setattr(stages.html, "write", lambda *arguments, **keywords: None)
+    monkeypatch.setattr(ending, "training_figures", lambda *arguments: {})
+    monkeypatch.setattr(ending, "map_of", lambda *arguments: None)
+    monkeypatch.setattr(ending.projection, "lay_out", lambda *arguments, **limit: Layout())
+    monkeypatch.setattr(ending.html, "write", lambda *arguments, **keywords: None)

@@ -132,7 +132,7 @@ def test_stopped_it_comes_to_the_same_end(finished, tmp_path):
     for module, name, left in (
         (task.audit, "judge", "sample_0"),
         (task.findings, "once", "sample_2"),
-        (task.stages.html, "write", "labels.npz"),
+        (task.ending.html, "write", "labels.npz"),
     ):
         stopped(config, tmp_path / "run", module, name, stop, left=left)
     assert untimed(run_module.run(config, tmp_path / "run")) == untimed(results)

@@ -163,7 +163,7 @@ def test_stopped_in_every_stage_it_comes_to_the_same_end(finished, tmp_path):
         (task.stages, "make_step", stopping(task.stages.make_step, 6, number=2), "sample_1"),
         (task.coreset, "select", stopping_select(), "sample_1"),
         (task.stages, "make_step", stopping(task.stages.make_step, 6, number=3), "coreset.npz"),
-        (task.stages.html, "write", stop, "classifier"),
+        (task.ending.html, "write", stop, "classifier"),
     ):
         stopped(small(), tmp_path, module, name, replacement, left=left)
     other = small(fraction=0.5)

@@ -117,7 +117,7 @@ def test_stopped_in_every_stage_it_comes_to_the_same_end(finished, tmp_path):
         (task.stages, "make_step", stopping(task.stages.make_step, 13), "representation"),
         (task.groups, "recover", stop, "representation"),
         (task.stages, "make_step", stopping(task.stages.make_step, 13, number=2), "groups.npz"),
-        (task.stages.html, "write", stop, "classifier"),
+        (task.ending.html, "write", stop, "classifier"),
     ):
         stopped(small(), tmp_path, module, name, replacement, left=left)
     other = small()

@@ -9,7 +9,7 @@ from thanos_jax import config as schema
 from thanos_jax import run as run_module
 from thanos_jax.data.dataset import Dataset
 from thanos_jax.data.splits import ArraySplit, DerivedSplit
-from thanos_jax.tasks import predicted_spread, stages
+from thanos_jax.tasks import ending, predicted_spread
 from thanos_jax.theory import balance
 
 
@@ -206,7 +206,7 @@ def test_images_are_counted_where_labels_are_known_or_not():
     for kind in (split, unread):
         training = type("", (), {"config": config, "steps": 300, "balance": None})
         stage = type("", (), {"training": training, "split": kind})
-        found = stages.batch_classes(stage)
+        found = ending.batch_classes(stage)
         assert found["classes_in_batch"] == 3
         np.testing.assert_allclose(found["class_images_mean"], 32 / 3)
         assert found["class_images_min"] < 6 * 160 / 32 / 3

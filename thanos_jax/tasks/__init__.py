@@ -18,7 +18,7 @@ The folder holds config.json, which `thanos_jax.run` writes, and of the task
     model.json                    of each training, in a folder named after its stage
     *.npz                         findings: results for each image, whole or not at all
     map.npz, pictures.json        what the report shows, by which it is made again
-    report.html, results.json     written last, by `stages.finish`
+    report.html, results.json     written last, by `ending.finish`
 
 A task may be stopped anywhere. Called again with the same folder, it reads the findings that are
 there, trains on from the newest checkpoints, and ends with the same numbers. Every process of a run

@@ -23,7 +23,7 @@ from thanos_jax.data.joined import JoinedSplit
 from thanos_jax.downstream import audit, noisy_labels
 from thanos_jax.errors import ConfigError
 from thanos_jax.report import plots
-from thanos_jax.tasks import findings, stages, suspects
+from thanos_jax.tasks import ending, findings, stages, suspects
 
 # Trainings whose programs are in memory at once: each has its own.
 _TOGETHER = 8
@@ -158,7 +158,7 @@ def perform(run: stages.Run, prepared: Prepared) -> dict[str, Any]:
         drawn = suspects.figure(whole.images, classes, **shown, named=True)
         return {"Suspected labels": (drawn, plots.HOW_TO_READ["audit"])} if drawn else {}
 
-    return stages.finish(run, prepared.first, trained, results, figures)
+    return ending.finish(run, prepared.first, trained, results, figures)
 
 
 def _join(run: stages.Run) -> Whole:

@@ -30,7 +30,7 @@ from thanos_jax.errors import ConfigError
 from thanos_jax.methods import CORESETS
 from thanos_jax.report import plots
 from thanos_jax.report.image_map import ImageMap, classes, right_or_wrong, score
-from thanos_jax.tasks import findings, stages
+from thanos_jax.tasks import ending, findings, stages
 from thanos_jax.train.build import count_steps
 from thanos_jax.train.embed import OUTPUTS, embed
 
@@ -142,7 +142,7 @@ def perform(run: stages.Run, prepared: Prepared) -> dict[str, Any]:
         "coreset_method": config.coreset.method,
         "fraction": config.coreset.fraction,
         "kept_images": int(chosen.stays.sum()),
-        "scoring_seconds": stages.totals(run)["train_seconds"] - trained.records[-1]["seconds"],
+        "scoring_seconds": ending.totals(run)["train_seconds"] - trained.records[-1]["seconds"],
         **_results(run, labels["fine"], chosen, trained.outputs("test"), measured["test"]),
         "validation_coarse_accuracy": measured["validation"]["average_accuracy"],
         "validation_balanced_accuracy": measured["validation"]["adjusted_average_accuracy"],
@@ -150,7 +150,7 @@ def perform(run: stages.Run, prepared: Prepared) -> dict[str, Any]:
     # All of them, also those that the classifier was not trained on.
     everything = run.dataset.splits["train"]
     seen = embed(trained.training, trained.outputs.state, everything, keep=OUTPUTS)
-    return stages.finish(
+    return ending.finish(
         run,
         prepared.first,
         trained,
@@ -391,7 +391,7 @@ def _map(run: stages.Run, chosen: Chosen, seen: Mapping[str, np.ndarray]) -> Ima
     ]
     if len(chosen.scores):
         columns.insert(0, score("coreset score", chosen.scores))
-    return stages.map_of(run, "train", stages.lay_out(run, seen["embedding"]), columns)
+    return ending.map_of(run, "train", ending.lay_out(run, seen["embedding"]), columns)
 
 
 def _drop_order(config: ml_collections.ConfigDict, chosen: Chosen) -> np.ndarray:

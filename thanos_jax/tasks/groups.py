@@ -29,7 +29,7 @@ from thanos_jax.errors import ConfigError
 from thanos_jax.methods import GROUPS, Method
 from thanos_jax.report import plots
 from thanos_jax.report.image_map import ImageMap, classes, right_or_wrong
-from thanos_jax.tasks import findings, stages, suspects
+from thanos_jax.tasks import ending, findings, stages, suspects
 from thanos_jax.train import classifier_losses
 
 _CHOSEN_BY = "validation_worst_group_accuracy"
@@ -146,7 +146,7 @@ def perform(run: stages.Run, prepared: Prepared) -> dict[str, Any]:
     }
     if agree.is_first():
         _write_table(run, known, found, held_out)
-    return stages.finish(
+    return ending.finish(
         run,
         first,
         trained,
@@ -276,7 +276,7 @@ def _recover(run: stages.Run, outputs: Mapping[str, Mapping[str, np.ndarray]]) -
         found.groups.astype(np.int32),
         found.validation_groups.astype(np.int32),
         np.array(names),
-        *stages.lay_out(run, train["embedding"]),
+        *ending.lay_out(run, train["embedding"]),
     )
 
 
@@ -389,8 +389,8 @@ def _map(
         columns.insert(0, classes("recovered group", known.train, known.names.tolist(), reading))
     layout = Layout(known.points, known.mapped, known.plane, known.neighbours)
     if not len(layout.mapped):
-        layout = stages.lay_out(run, found["embedding"])
-    return stages.map_of(run, "train", layout, columns)
+        layout = ending.lay_out(run, found["embedding"])
+    return ending.map_of(run, "train", layout, columns)
 
 
 def _worst_first(known: Groups, held_out: Mapping[str, Any]) -> list[int]:

@@ -30,7 +30,7 @@ from thanos_jax.errors import ConfigError
 from thanos_jax.methods import NOISE
 from thanos_jax.report import plots
 from thanos_jax.report.image_map import ImageMap, classes, right_or_wrong, score
-from thanos_jax.tasks import audit, findings, stages, suspects
+from thanos_jax.tasks import audit, ending, findings, stages, suspects
 from thanos_jax.train import classifier_losses
 from thanos_jax.train.build import build, count_steps
 
@@ -166,7 +166,7 @@ def perform(run: stages.Run, prepared: Prepared | audit.Prepared) -> dict[str, A
             suspicion=found.suspicion,
             flagged=found.flagged,
         )
-    return stages.finish(
+    return ending.finish(
         run,
         prepared.first,
         trained,
@@ -290,7 +290,7 @@ def _find(run: stages.Run, given: np.ndarray, embeddings: Any) -> Findings:
         suspicion.astype(np.float32),
         flagged,
         suggested.astype(np.int32),
-        *stages.lay_out(run, embeddings),
+        *ending.lay_out(run, embeddings),
     )
 
 
@@ -301,7 +301,7 @@ def _judge(run: stages.Run, seen: Mapping[str, np.ndarray], given: np.ndarray) -
         suspicion,
         seen["prediction"] != given,
         seen["prediction"].astype(np.int32),
-        *stages.lay_out(run, seen["embedding"]),
+        *ending.lay_out(run, seen["embedding"]),
     )
 
 
@@ -392,7 +392,7 @@ def _map(run: stages.Run, train: Noise, found: Findings, predicted: np.ndarray) 
         right_or_wrong(predicted, train.given),
     ]
     layout = Layout(found.points, found.mapped, found.plane, found.neighbours)
-    return stages.map_of(run, "train", layout, columns)
+    return ending.map_of(run, "train", layout, columns)
 
 
 def _figures(noisy: Dataset, train: Noise, found: Findings) -> dict[str, tuple[Any, str]]:

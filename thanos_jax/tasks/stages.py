@@ -1,11 +1,9 @@
-"""What the tasks share: a run, its trainings, and its end."""
+"""What the tasks share: a run, its trainings, and what they are measured by."""
 
 from __future__ import annotations
 
-import json
 import pathlib
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -16,19 +14,14 @@ from jax.sharding import Mesh
 from thanos_jax import agree, workdir
 from thanos_jax import config as schema
 from thanos_jax.data.annotated import annotate
-from thanos_jax.data.balanced import class_counts
-from thanos_jax.data.batches import sample_indices
-from thanos_jax.data.dataset import Dataset, known_coarse
+from thanos_jax.data.dataset import Dataset
 from thanos_jax.data.dataset import labels as stored_labels
 from thanos_jax.data.splits import Split
-from thanos_jax.downstream import projection, transfer
+from thanos_jax.downstream import transfer
 from thanos_jax.downstream.groups import scores as group_scores
 from thanos_jax.errors import ConfigError
-from thanos_jax.report import folder as report_folder
-from thanos_jax.report import html, image_map, plots
-from thanos_jax.report.image_map import Column, ImageMap
-from thanos_jax.tasks import fits, predicted_spread
-from thanos_jax.train import checkpoint, description, loop, metrics, nonfinite
+from thanos_jax.tasks import fits
+from thanos_jax.train import checkpoint, description, loop
 from thanos_jax.train.build import Training, build, training_split
 from thanos_jax.train.checkpoint import Checkpoints
 from thanos_jax.train.classifier_losses import weighted
@@ -36,7 +29,6 @@ from thanos_jax.train.embed import Embedded, Outputs
 from thanos_jax.train.loop import Stage
 from thanos_jax.train.two_views import two_views
 from thanos_jax.train.update import Objective, make_step
-from thanos_jax.version import __version__
 
 _LABELS = ("fine", "coarse")
 ACCURACY = "validation_coarse_accuracy"  # on the validation split, of the training's own labels
@@ -293,22 +285,6 @@ def skipped_examples(run: Run) -> dict[str, int]:
     return {"skipped_examples": len(run.dataset.skipped)} if skips else {}
 
 
-def totals(run: Run) -> dict[str, Any]:
-    """Returns the steps, seconds and skipped steps of all trainings of a run, for its results."""
-    names = ("", *workdir.trainings(run.folder))
-    every = [metrics.read(run.folder / name / "metrics.jsonl") for name in names]
-    last = [records[-1] for records in every if records]
-    skipped = sum(record.get(nonfinite.SKIPPED, 0) for records in every for record in records)
-    return {
-        "seed": run.config.seed,
-        "steps": sum(record["step"] for record in last),
-        "train_seconds": sum(record["seconds"] for record in last),
-        nonfinite.SKIPPED: int(skipped),
-        **skipped_examples(run),
-        **fits.unlabelled_images(run.config, run.dataset),
-    }
-
-
 def transferred(
     run: Run, found: Mapping[str, Mapping[str, np.ndarray]], *, allow_missing_classes: bool = False
 ) -> dict[str, float]:
@@ -359,150 +335,3 @@ def each_fine_label(
         }
         for label, accuracy in measured["accuracies"].items()
     }
-
-
-def finish(
-    run: Run,
-    first: Stage,
-    trained: Trained,
-    results: dict[str, Any],
-    figures: Callable[[], Figures],
-    shown: Callable[[], ImageMap] | None = None,
-) -> dict[str, Any]:
-    """Writes the report, and then results.json; returns the results. The first process writes.
-
-    Args:
-      run: that ends.
-      first: its first training, which says what the method is.
-      trained: the training that the results are about.
-      results: of the task; those that all runs have are added.
-      figures: draws, title -> figure, and a sentence on how to read it.
-      shown: makes the map of images, as `map_of`; None: the report has none.
-
-    Raises:
-      WorkdirError: one cannot be written.
-    """
-    kept = _outputs_to_keep(run, trained)
-    speeds = [r["images_per_second"] for r in trained.records if "images_per_second" in r]
-    results = {
-        "dataset": run.dataset.name,
-        **({"task": run.config.task} if run.config.task != "transfer" else {}),
-        "method": first.training.config.method,
-        **totals(run),
-        **results,
-        "batches": batch_classes(first),
-        **predicted_spread.results(first.training.config, first.training.dataset, results),
-        "parameters": sum(x.size for x in jax.tree.leaves(trained.training.state.params)),
-        "images_per_second": float(np.median(speeds)) if speeds else None,
-        "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-        "versions": {"jax": jax.__version__, "thanos_jax": __version__},
-    }
-    if not agree.is_first():
-        return results
-    with workdir.writing(run.folder):
-        for name, arrays in kept.items():
-            workdir.write_arrays(run.folder / name, arrays)
-    print("report", flush=True)
-    found = shown() if shown else None
-    drawn = {**figures(), **training_figures(run.folder)}
-    html.write(
-        run.folder / "report.html",
-        config=run.config.to_dict(),
-        results=report_folder.shown(results),
-        records=trained.records,
-        figures=report_folder.keep(run.folder, drawn, trained.records, found),
-        image_map=found,
-    )
-    # Last: its presence says that everything else was written.
-    with workdir.writing(run.folder):
-        text = json.dumps(results, indent=2) + "\n"
-        workdir.write_atomically(run.folder / "results.json", text)
-    return results
-
-
-def batch_classes(stage: Stage) -> dict[str, float]:
-    """Returns `class_counts` of some of a training's batches, from its first step to its last.
-
-    Args:
-      stage: whose batches they are. Where labels are not known without reading images, few are.
-    """
-    training, split, known = stage.training, stage.split, known_coarse(stage.split)
-    steps = np.unique(np.linspace(0, training.steps - 1, 5 if known is None else 20, dtype=int))
-
-    def labels_of(step: int) -> np.ndarray:
-        rows = sample_indices(
-            seed=training.config.seed,
-            step=step,
-            batch_size=training.config.train.batch_size,
-            size=len(split),
-            balance=training.balance,
-        )
-        return split.read(rows)["coarse"] if known is None else known[rows]
-
-    return class_counts(map(labels_of, steps.tolist()))
-
-
-def _outputs_to_keep(run: Run, trained: Trained) -> dict[str, dict[str, Any]]:
-    """Returns file name -> arrays, a row for each image, if config.report.keep_embeddings asks."""
-    found: dict[str, dict[str, Any]] = {}
-    if not run.config.report.keep_embeddings:
-        return found
-    dataset = trained.training.dataset
-    classes, strata = np.array(dataset.coarse_names), np.array(dataset.fine_names)
-    for name in workdir.EMBEDDINGS:
-        split = name.removeprefix("embeddings_").removesuffix(".npz")
-        outputs = trained.outputs(split, "probability")
-        chosen = outputs["prediction"]
-        found[name] = {
-            "embedding": outputs["embedding"],
-            "prediction": classes[chosen],
-            "probability": outputs["probability"][np.arange(len(chosen)), chosen],
-            "coarse": classes[outputs["coarse"]],
-            "fine": strata[outputs["fine"]],
-        }
-    return found
-
-
-def lay_out(run: Run, embeddings: np.ndarray) -> projection.Layout:
-    """Places images on the run's map, and says how long it took."""
-    started = time.perf_counter()
-    layout = projection.lay_out(embeddings, limit=run.config.report.map_points)
-    seconds = time.perf_counter() - started
-    print(f"map of {len(layout.mapped):,} images: {seconds:.1f} s", flush=True)
-    return layout
-
-
-def map_of(run: Run, split: str, layout: projection.Layout, columns: Sequence[Column]) -> ImageMap:
-    """Makes the map of a split's images.
-
-    Args:
-      run: its data set has the images.
-      split: "train" or "test".
-      layout: of its images, from `lay_out`.
-      columns: of all its images.
-    """
-    images = run.dataset.splits[split]
-    return image_map.of_images(
-        split,
-        layout,
-        columns,
-        lambda rows: images.read(rows)["image"],
-        names=getattr(images, "names", None),
-        pixels=run.config.report.thumbnail_pixels,
-    )
-
-
-def training_figures(folder: pathlib.Path, *, of_samples: str = "sample_0") -> Figures:
-    """Draws the curves of every training of a run, each with a sentence on how to read it.
-
-    Args:
-      folder: of the run.
-      of_samples: trainings on samples are alike, and this one stands for all.
-    """
-    figures = {}
-    for name in workdir.trainings(folder):
-        records = metrics.read(folder / name / "metrics.jsonl")
-        if records and (name == of_samples or not name.startswith("sample_")):
-            title = f"Training: {name.replace('_', ' ')}"
-            figures[title] = (plots.curves(records), plots.HOW_TO_READ["curves"])
-    return figures

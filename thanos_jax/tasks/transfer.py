@@ -16,7 +16,7 @@ from thanos_jax.data.splits import DataError
 from thanos_jax.downstream import geometry, transfer
 from thanos_jax.report import plots
 from thanos_jax.report.image_map import ImageMap, classes, right_or_wrong
-from thanos_jax.tasks import stages
+from thanos_jax.tasks import ending, stages
 from thanos_jax.train.objective import METHODS
 
 
@@ -93,7 +93,7 @@ def perform(run: stages.Run, prepared: Prepared) -> dict[str, Any]:
         **_along_training(trained.records),
         "embedding_dim": int(found["test"]["embedding"].shape[1]),
     }
-    return stages.finish(
+    return ending.finish(
         run,
         prepared.first,
         trained,
@@ -143,7 +143,7 @@ def _map(run: stages.Run, test: dict[str, np.ndarray]) -> ImageMap:
         classes("predicted label", test["prediction"], dataset.coarse_names),
         right_or_wrong(test["prediction"], test["coarse"]),
     ]
-    return stages.map_of(run, "test", stages.lay_out(run, test["embedding"]), columns)
+    return ending.map_of(run, "test", ending.lay_out(run, test["embedding"]), columns)
 
 
 def _figures(
