@@ -74,8 +74,9 @@ def open_source(
     """Opens images; none is read.
 
     Args:
-      where: a folder, whose images in all formats that Pillow reads are taken, at any depth; a CSV
-        with the column filename, of paths below its folder; or tfds:NAME[/CONFIG][:VERSION].
+      where: a folder, whose images in all formats that Pillow reads are taken, at any depth; one
+        image; a CSV with the column filename, of paths below its folder; or
+        tfds:NAME[/CONFIG][:VERSION].
       shape: (height, width, channels) that images are brought to; see
         `thanos_jax.data.preprocess.preprocess`.
       split: of TFDS.
@@ -94,6 +95,8 @@ def open_source(
         return _of_tfds(where.removeprefix(_TFDS), shape, split, data_dir)
     if path.is_dir():
         return _of_files(path, sorted(_images_below(path)), shape)
+    if path.is_file() and path.suffix.lower() in _suffixes():
+        return _of_files(path.parent, [path.name], shape)
     if path.is_file():
         return _of_files(path.parent, _names_in(path), shape)
     raise DataError(f"images: expected {_EXPECTED}, got {where!r}, which is not there")
