@@ -51,7 +51,7 @@ def main(argv: Sequence[str]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)
     from thanos_jax.trained import embeddings, images  # not before --help: jax takes its time
-    from thanos_jax.trained.model import load
+    from thanos_jax.trained.loading import load
 
     out = pathlib.Path(str(_OUT.value)).expanduser()
     model = load(str(_WORKDIR.value), step=_STEP.value, part=_PART.value)
