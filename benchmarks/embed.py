@@ -20,7 +20,8 @@ import numpy as np
 from absl import app, flags
 
 from thanos_jax.trained import embeddings, images
-from thanos_jax.trained.model import Model, load
+from thanos_jax.trained.loading import load
+from thanos_jax.trained.model import Model
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run.")
 _IMAGES = flags.DEFINE_string("images", None, "As for thanos_jax.embed.")

@@ -38,6 +38,6 @@ def load(
       >>> model.encode(["a.png", "b.png"]).shape  # doctest: +SKIP
       (2, 64)
     """
-    from thanos_jax.trained.model import load  # brings jax, which the package alone does not
+    from thanos_jax.trained.loading import load  # brings jax, which the package alone does not
 
     return load(workdir, step=step, part=part)

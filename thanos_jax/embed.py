@@ -10,6 +10,7 @@ shards. docs/after_training.md says what the files hold.
 from __future__ import annotations
 
 import pathlib
+import signal
 from collections.abc import Sequence
 
 from absl import flags
@@ -46,26 +47,25 @@ _FORMAT = flags.DEFINE_enum("shard_format", "npz", ["npz", "parquet"], "Format o
 def main(argv: Sequence[str]) -> None:
     """Embeds images, and prints how many and how fast."""
     processes.join()
-    from thanos_jax import interruption  # not before --help: jax takes its time
-    from thanos_jax.trained import embeddings, images
-    from thanos_jax.trained.model import load
+    # Files are written whole, so that nothing is to be done first; jax would wait for a run.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+    from thanos_jax.trained import embeddings, images  # not before --help: jax takes its time
+    from thanos_jax.trained.loading import load
 
     out = pathlib.Path(str(_OUT.value)).expanduser()
-    with interruption.watch():
-        model = load(str(_WORKDIR.value), step=_STEP.value, part=_PART.value)
-        source = images.open_source(
-            str(_IMAGES.value), model.rule, split=_SPLIT.value, data_dir=_DATA_DIR.value
+    model = load(str(_WORKDIR.value), step=_STEP.value, part=_PART.value)
+    source = images.open_source(
+        str(_IMAGES.value), model.rule, split=_SPLIT.value, data_dir=_DATA_DIR.value
+    )
+    print(f"{model.part} of step {model.step}; {len(source.names):,} images", flush=True)
+    settings = embeddings.Settings(_BATCH.value, _THREADS.value, _DAMAGED.value, _NORMALIZE.value)
+    if out.suffix in (".npz", ".parquet"):
+        done = embeddings.to_file(model, source, out, settings)
+    else:
+        done = embeddings.to_shards(
+            model, source, out, settings, shard_rows=_ROWS.value, form=_FORMAT.value
         )
-        print(f"{model.part} of step {model.step}; {len(source.names):,} images", flush=True)
-        settings = embeddings.Settings(
-            _BATCH.value, _THREADS.value, _DAMAGED.value, _NORMALIZE.value
-        )
-        if out.suffix in (".npz", ".parquet"):
-            done = embeddings.to_file(model, source, out, settings)
-        else:
-            done = embeddings.to_shards(
-                model, source, out, settings, shard_rows=_ROWS.value, form=_FORMAT.value
-            )
     speed = f": {done.images / done.seconds:,.0f} images/s" if done.images else ""
     left_out = f" ({done.skipped:,} left out)" if done.skipped else ""
     print(f"{done.images:,} images{left_out} in {done.seconds:.1f} s{speed}")

@@ -26,7 +26,7 @@ _STEP = flags.DEFINE_integer("step", None, "Step of the checkpoint; by default t
 def main(argv: Sequence[str]) -> None:
     """Exports a model and prints the names of its files."""
     from thanos_jax.trained import exports  # not before --help: jax takes its time
-    from thanos_jax.trained.model import load
+    from thanos_jax.trained.loading import load
 
     run, out = (pathlib.Path(str(flag.value)).expanduser() for flag in (_WORKDIR, _OUT))
     model = load(run, step=_STEP.value, part=_PART.value)

@@ -44,7 +44,7 @@ def main(asked: argparse.Namespace) -> None:
     if asked.k < 1:
         PARSER.error(f"--k: expected at least 1, got {asked.k}")
     from thanos_jax.trained import embeddings, neighbours  # not before --help: jax takes its time
-    from thanos_jax.trained.model import load
+    from thanos_jax.trained.loading import load
 
     model = load(asked.workdir, step=asked.step, part=asked.part)
     settings = embeddings.Settings(on_damaged=asked.on_damaged)

@@ -191,6 +191,7 @@ def test_a_csv_names_files_below_its_folder(damaged, model):
     part = images.read(source, [1, 0], on_damaged="stop")
     expected = model.preprocess([damaged / "3.PNG", damaged / "1.PNG"])
     np.testing.assert_array_equal(part.images, expected)
+    assert images.open_source(str(damaged / "3.PNG"), model.rule).names == ["3.PNG"]
     table.write_text("filename\n1.PNG\n1.PNG\n", encoding="utf-8")
     with pytest.raises(DataError, match=r"line 3: filename: '1\.PNG' was there before, in line 2"):
         images.open_source(str(table), model.rule)
@@ -252,8 +253,9 @@ def test_a_killed_command_goes_on(finished, whole, tmp_path):
     while not len(list(shards.glob("shard-*.npz"))) > 3:
         assert killed.poll() is None
         time.sleep(0.001)
-    killed.send_signal(signal.SIGKILL)
-    killed.communicate()
+    killed.send_signal(signal.SIGTERM)
+    assert killed.communicate()[1] == ""
+    assert killed.returncode == -signal.SIGTERM
     there = {path: path.stat().st_mtime_ns for path in shards.glob("shard-*.npz")}
     again = start(*arguments)
     out, err = again.communicate()

@@ -95,8 +95,8 @@ def convert(image: Any, mode: str, *, matte: str = "white") -> Any:
 
 def _depth(image: Any) -> tuple[str, bool]:
     """How more than 8 bits a channel are named, and whether they are 16 of an unsigned integer."""
-    # An image that was made in memory has no tiles.
-    arguments = [_flat(tile[3]) for tile in getattr(image, "tile", ())]
+    tiles = getattr(image, "tile", ())  # an image made in memory has none
+    arguments = [_flat(tile[3]) for tile in tiles]
     raw = [word for words in arguments for word in words if isinstance(word, str)]
     cut = next((word for word in raw if _CUT.fullmatch(word)), "")
     if image.mode[0] in "IF":
@@ -109,7 +109,7 @@ def _depth(image: Any) -> tuple[str, bool]:
     if image.format == "PPM":
         numbers = [n for words in arguments for n in words if isinstance(n, int)]
         most = max(numbers, default=0).bit_length()
-    elif image.tile and image.tile[0][0] == "SGI16":
+    elif tiles and tiles[0][0] == "SGI16":
         most = 16
     elif image.format in _BITS:
         most = _BITS[image.format](_start(image.fp))

@@ -72,8 +72,9 @@ def open_source(where: str, to: Rule, *, split: str = "test", data_dir: str = ""
     """Opens images; none is read.
 
     Args:
-      where: a folder, whose images in all formats that Pillow reads are taken, at any depth; a CSV
-        with the column filename, of paths below its folder; or tfds:NAME[/CONFIG][:VERSION].
+      where: a folder, whose images in all formats that Pillow reads are taken, at any depth; one
+        image; a CSV with the column filename, of paths below its folder; or
+        tfds:NAME[/CONFIG][:VERSION].
       to: what images are brought to.
       split: of TFDS.
       data_dir: of TFDS; "": its own default.
@@ -91,6 +92,8 @@ def open_source(where: str, to: Rule, *, split: str = "test", data_dir: str = ""
         return _of_tfds(where.removeprefix(_TFDS), to, split, data_dir)
     if path.is_dir():
         return _of_files(path, sorted(_images_below(path)), to)
+    if path.is_file() and path.suffix.lower() in _suffixes():
+        return _of_files(path.parent, [path.name], to)
     if path.is_file():
         return _of_files(path.parent, _names_in(path), to)
     raise DataError(f"images: expected {_EXPECTED}, got {where!r}, which is not there")
