@@ -113,6 +113,9 @@ def test_changed_data_are_refused_and_what_changed_is_named(
     with pytest.raises(ConfigError, match=rf"(?s)run of other data; .* --overwrite.*{message}"):
         run_module.run(config, folder)
     assert (folder / workdir.DATA).read_bytes() == before
+    # Nor if they changed since they were looked at, or another run began.
+    with pytest.raises(ConfigError, match=rf"(?s)run of other data; .*{message}"):
+        resume.claim(folder, config, sources.known(config.data))
     # Asked to, it begins anew, and has removed the rest once it can start.
     assert resume.standing(folder, config, lambda: sources.known(config.data), overwrite=True) == (
         finished, None,

@@ -10,7 +10,7 @@ from thanos_jax import run as run_module
 from thanos_jax.data.dataset import Dataset
 from thanos_jax.data.splits import ArraySplit
 from thanos_jax.report import numbers
-from thanos_jax.tasks import groups as task
+from thanos_jax.tasks import recovered as task
 from thanos_jax.tasks import stages
 
 NAMES = np.array(["a #0", "a #1", "b #2"])
@@ -34,7 +34,7 @@ def run(tmp_path):
 
 
 def test_the_worst_group_is_first_and_one_without_validation_images_last():
-    found = task._recovered(KNOWN, HELD_OUT)
+    found = task.recovered(KNOWN, HELD_OUT)
     assert found["recovered_groups"] == 3
     assert list(found["recovered"].items()) == [
         ("a #1", {"train_images": 2, "validation_images": 2, "validation_accuracy": 0.25}),
@@ -50,7 +50,7 @@ def test_the_table_names_the_images_of_each_group(run):
         name: {"coarse": part.coarse, "prediction": np.zeros(len(part), int)}
         for name, part in run.dataset.splits.items()
     }
-    task._write_table(run, KNOWN, found, HELD_OUT)
+    task.write_table(run, KNOWN, found, HELD_OUT)
     with open(run.folder / "findings.csv", encoding="utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["filename"], row["group"], row["group_validation_accuracy"]) for row in rows] == [
@@ -69,7 +69,7 @@ def test_the_report_says_that_there_is_no_truth(run):
     assert not task.is_truth_known(run.dataset)
     assert task.is_truth_known(run.dataset._replace(fine_names=("a", "b", "c")))
     labels = {"fine": np.zeros(6, int), "coarse": np.zeros(6, int)}
-    figures = task._figures(run, KNOWN, labels, HELD_OUT, {})
+    figures = task.figures(run, KNOWN, labels, HELD_OUT, {})
     assert list(figures) == [
         "Accuracy of the groups on validation", "Training images of a #1",
         "Training images of a #0",

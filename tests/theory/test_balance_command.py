@@ -15,7 +15,7 @@ from thanos_jax.theory.balance import sweep
 
 @pytest.fixture(scope="module")
 def command():
-    """The command's module, while flags of the same names that other commands have are put aside."""
+    """The command's module, while other commands' flags of the same names are put aside."""
     every = ("workdir", "classes", "temperature", "loss", "denominator", "views", "batch_size")
     every += ("images_per_class", "images_in_all", "runs")
     aside = {name: flags.FLAGS[name] for name in every if name in flags.FLAGS}

@@ -12,11 +12,13 @@ A task is a module of three functions, named in `thanos_jax.run.TASKS`:
         Trains, evaluates and reports in run.folder, which is locked and the run's own. `first` is
         the training that it starts with.
 
-The folder holds config.json, which `thanos_jax.run` writes, and of the task
+The folder holds config.json, and data.json of a set of image files, which `thanos_jax.run` writes,
+and of the task
 
     metrics.jsonl, checkpoints/,
     model.json                    of each training, in a folder named after its stage
     *.npz                         findings: results for each image, whole or not at all
+    findings.csv                  the same for people, by file name, the most urgent first
     map.npz, pictures.json        what the report shows, by which it is made again
     report.html, results.json     written last, by `ending.finish`
 

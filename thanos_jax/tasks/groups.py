@@ -21,41 +21,16 @@ import ml_collections
 import numpy as np
 
 from thanos_jax import agree
-from thanos_jax.data.dataset import Dataset
 from thanos_jax.downstream import groups
 from thanos_jax.downstream.groups import scores as group_scores
 from thanos_jax.downstream.projection import Layout
 from thanos_jax.errors import ConfigError
-from thanos_jax.methods import GROUPS, Method
-from thanos_jax.report import plots
-from thanos_jax.report.image_map import ImageMap, classes, right_or_wrong
-from thanos_jax.tasks import ending, findings, stages, suspects
+from thanos_jax.tasks import ending, findings, maps, recovered, stages
+from thanos_jax.tasks.recovered import Groups
+from thanos_jax.tasks.recovered import figures as _figures
 from thanos_jax.train import classifier_losses
 
 _CHOSEN_BY = "validation_worst_group_accuracy"
-_EXAMPLES = 12
-# Groups whose images are shown where nobody knows the true ones.
-_WORST = 3
-
-
-class Groups(NamedTuple):
-    """Groups that a classifier is trained with, each within a class.
-
-    Attributes:
-      train: int32 [n], 0 to len(names) - 1.
-      validation: int32 [m].
-      names: str [groups], for people.
-      points, mapped, plane, neighbours: of the map of training images, see
-        `thanos_jax.downstream.projection.Layout`; empty where the classifier's embeddings make it.
-    """
-
-    train: np.ndarray
-    validation: np.ndarray
-    names: np.ndarray
-    points: np.ndarray = Layout().points
-    mapped: np.ndarray = Layout().mapped
-    plane: np.ndarray = Layout().plane
-    neighbours: np.ndarray = Layout().neighbours
 
 
 class Prepared(NamedTuple):
@@ -74,9 +49,9 @@ def trainings(run: stages.Run) -> dict[str, stages.Planned]:
     """Checks the data and returns the first training, if groups are to be found, and the last."""
     stages.require_classifiable(run)
     config, found = run.config, {}
-    if _facts(config).needs == "training":
+    if recovered.facts(config).needs == "training":
         found["representation"] = stages.planned(run)
-    if _facts(config).needs == "errors":
+    if recovered.facts(config).needs == "errors":
         one = stages.classifier_config(config)
         one.train.epochs = config.groups.jtt_epochs
         found["identification"] = stages.planned(run, one)
@@ -129,7 +104,7 @@ def perform(run: stages.Run, prepared: Prepared) -> dict[str, Any]:
     found = {name: trained.outputs(name) for name in ("train", "validation")}
     found["test"] = trained.outputs("test", "probability")
     held_out = _accuracies(found["validation"], known)
-    truth = is_truth_known(run.dataset)
+    truth = recovered.is_truth_known(run.dataset)
     results = {
         "robust_method": method,
         **(
@@ -137,7 +112,11 @@ def perform(run: stages.Run, prepared: Prepared) -> dict[str, Any]:
             if truth
             else {"coarse_accuracy": stages.accuracy(found["test"])}
         ),
-        **(_recovery(config, known, labels["train"]) if truth else _recovered(known, held_out)),
+        **(
+            _recovery(config, known, labels["train"])
+            if truth
+            else recovered.recovered(known, held_out)
+        ),
         "chosen_step": trained.step,
         _CHOSEN_BY: held_out["worst_group_accuracy"],
         "groups_without_validation": [str(known.names[g]) for g in held_out["empty_groups"]],
@@ -145,20 +124,17 @@ def perform(run: stages.Run, prepared: Prepared) -> dict[str, Any]:
         "embedding_dim": int(found["test"]["embedding"].shape[1]),
     }
     if agree.is_first():
-        _write_table(run, known, found, held_out)
+        recovered.write_table(run, known, found, held_out)
+    layout = Layout(known.points, known.mapped, known.plane, known.neighbours)
+    column = None if recovered.are_known(config) else maps.recovered(known.train, known.names)
     return ending.finish(
         run,
         first,
         trained,
         results,
         lambda: _figures(run, known, labels["train"], held_out, results),
-        lambda: _map(run, known, labels["train"], found["train"]),
+        lambda: maps.of_groups(run, layout, found["train"], column),
     )
-
-
-def is_truth_known(dataset: Dataset) -> bool:
-    """Whether fine labels say more than the classes: then they are true groups to measure by."""
-    return len(dataset.fine_names) > len(dataset.coarse_names)
 
 
 def balanced(sets: np.ndarray) -> np.ndarray:
@@ -208,18 +184,9 @@ def reweighted(sets: np.ndarray) -> np.ndarray:
     return (len(sets) / (len(counts) * counts[group])).astype(np.float32)
 
 
-def _facts(config: ml_collections.ConfigDict) -> Method:
-    return GROUPS[config.groups.method]
-
-
-def _groups_are_known(config: ml_collections.ConfigDict) -> bool:
-    """Whether the method trains with groups that are known: classes, or the true groups."""
-    return _facts(config).needs in ("", "fine")
-
-
 def _known(run: stages.Run, labels: Mapping[str, Mapping[str, np.ndarray]]) -> Groups:
     """Returns the groups of methods that need none found: the true ones, or the classes."""
-    kind = _facts(run.config).needs or "coarse"
+    kind = recovered.facts(run.config).needs or "coarse"
     names = run.dataset.fine_names if kind == "fine" else run.dataset.coarse_names
     return Groups(labels["train"][kind], labels["validation"][kind], np.array(names))
 
@@ -248,7 +215,7 @@ def _found(
 
     def make() -> dict[str, Any]:
         assert trained is not None
-        if _facts(run.config).needs == "errors":
+        if recovered.facts(run.config).needs == "errors":
             return _errors(run, outputs, trained.step)._asdict()
         return _recover(run, outputs)._asdict()
 
@@ -276,7 +243,7 @@ def _recover(run: stages.Run, outputs: Mapping[str, Mapping[str, np.ndarray]]) -
         found.groups.astype(np.int32),
         found.validation_groups.astype(np.int32),
         np.array(names),
-        *ending.lay_out(run, train["embedding"]),
+        *maps.lay_out(run, train["embedding"]),
     )
 
 
@@ -304,7 +271,7 @@ def _errors(run: stages.Run, outputs: Mapping[str, Mapping[str, np.ndarray]], st
 def _classifier(run: stages.Run, known: Groups, classes: np.ndarray) -> stages.Stage:
     """Builds the training against the worst of the groups; all methods take as many steps."""
     config, size = run.config.groups, len(classes)
-    if _facts(run.config).group_dro:
+    if recovered.facts(run.config).group_dro:
         sizes = np.bincount(known.train, minlength=len(known.names))
         stage = stages.classifier(
             run,
@@ -360,7 +327,7 @@ def _recovery(
     config: ml_collections.ConfigDict, known: Groups, labels: Mapping[str, np.ndarray]
 ) -> dict[str, Any]:
     """How well the training images' groups are the true ones; {} where none were recovered."""
-    if _groups_are_known(config):
+    if recovered.are_known(config):
         return {}
     scores = group_scores.recovery_scores(labels["fine"], known.train, labels["coarse"])
     return {
@@ -368,149 +335,3 @@ def _recovery(
         "recovered_groups": len(known.names),
         "recovery": scores,
     }
-
-
-def _map(
-    run: stages.Run,
-    known: Groups,
-    labels: Mapping[str, np.ndarray],
-    found: Mapping[str, np.ndarray],
-) -> ImageMap:
-    """Makes the map of training images, as the representation or else the classifier has them."""
-    names, reading = run.dataset.coarse_names, plots.HOW_TO_READ["recovered_map"]
-    columns = [
-        classes("class", labels["coarse"], names),
-        classes("predicted class", found["prediction"], names),
-        right_or_wrong(found["prediction"], labels["coarse"]),
-    ]
-    if is_truth_known(run.dataset):
-        columns.insert(0, classes("true group", labels["fine"], run.dataset.fine_names, reading))
-    if not _groups_are_known(run.config):
-        columns.insert(0, classes("recovered group", known.train, known.names.tolist(), reading))
-    layout = Layout(known.points, known.mapped, known.plane, known.neighbours)
-    if not len(layout.mapped):
-        layout = ending.lay_out(run, found["embedding"])
-    return ending.map_of(run, "train", layout, columns)
-
-
-def _worst_first(known: Groups, held_out: Mapping[str, Any]) -> list[int]:
-    """Returns the groups by their accuracy on validation; last those without validation images."""
-    accuracies = held_out["accuracies"]
-    return sorted(range(len(known.names)), key=lambda group: accuracies.get(group, np.inf))
-
-
-def _recovered(known: Groups, held_out: Mapping[str, Any]) -> dict[str, Any]:
-    """Size and accuracy of each group that was trained with, by name, the worst first."""
-    sizes = np.bincount(known.train, minlength=len(known.names))
-    held = np.bincount(known.validation, minlength=len(known.names))
-    accuracies = held_out["accuracies"]
-    found = {
-        str(known.names[group]): {
-            "train_images": int(sizes[group]),
-            "validation_images": int(held[group]),
-            **({"validation_accuracy": accuracies[group]} if group in accuracies else {}),
-        }
-        for group in _worst_first(known, held_out)
-    }
-    return {"recovered_groups": len(found), "recovered": found}
-
-
-def _write_table(
-    run: stages.Run,
-    known: Groups,
-    found: Mapping[str, Mapping[str, np.ndarray]],
-    held_out: Mapping[str, Any],
-) -> None:
-    """Writes findings.csv: the worst group first, and in it what is predicted wrong."""
-    parts = {"train": known.train, "validation": known.validation}
-    group = np.concatenate(list(parts.values()))
-    label, predicted = (
-        np.concatenate([found[split][name] for split in parts]) for name in ("coarse", "prediction")
-    )
-    rank = np.empty(len(known.names), np.int64)
-    rank[_worst_first(known, held_out)] = np.arange(len(known.names))
-    order = np.lexsort((predicted == label, rank[group]))
-    accuracies = [held_out["accuracies"].get(g, "") for g in range(len(known.names))]
-    shown = np.array([a if a == "" else f"{a:.4f}" for a in accuracies])
-    classes = np.array(run.dataset.coarse_names)
-    columns = {
-        "filename": np.concatenate([run.dataset.splits[split].names for split in parts]),
-        "split": np.repeat(list(parts), [len(part) for part in parts.values()]),
-        "label": classes[label],
-        "group": known.names[group],
-        "group_validation_accuracy": shown[group],
-        "predicted": classes[predicted],
-        "row": np.concatenate([np.arange(len(part)) for part in parts.values()]),
-    }
-    findings.write_table(run.folder, {name: values[order] for name, values in columns.items()})
-
-
-def _figures(
-    run: stages.Run,
-    known: Groups,
-    labels: Mapping[str, np.ndarray],
-    held_out: Mapping[str, Any],
-    results: Mapping[str, Any],
-) -> dict[str, tuple[Any, str]]:
-    """Draws what the report shows; each figure with a sentence on how to read it."""
-    if not is_truth_known(run.dataset):
-        return _figures_without_truth(run, known, held_out, results)
-    figures = {
-        "Accuracy of the true groups": (
-            plots.group_bars(
-                [f"{name} ({one['train_images']:,})" for name, one in results["groups"].items()],
-                [one["accuracy"] for one in results["groups"].values()],
-                average=results["coarse_accuracy"],
-            ),
-            plots.HOW_TO_READ["group_bars"],
-        )
-    }
-    if not _groups_are_known(run.config):
-        figures["Recovered and true groups"] = (
-            plots.contingency(
-                labels["fine"], known.train, list(run.dataset.fine_names), list(known.names)
-            ),
-            plots.HOW_TO_READ["contingency"],
-        )
-        worst = held_out["worst_group"]
-        rows = _examples(known, worst)
-        if rows.size:
-            images = run.dataset.splits["train"].read(rows)["image"]
-            figures[f"Training images of {known.names[worst]}"] = (
-                plots.images(images / np.float32(255)),
-                plots.HOW_TO_READ["worst_recovered"],
-            )
-    return figures
-
-
-def _examples(known: Groups, group: int) -> np.ndarray:
-    """Returns some training images of a group, ascending."""
-    members = np.flatnonzero(known.train == group)
-    return np.sort(np.random.default_rng(0).permutation(members)[:_EXAMPLES])
-
-
-def _figures_without_truth(
-    run: stages.Run, known: Groups, held_out: Mapping[str, Any], results: Mapping[str, Any]
-) -> dict[str, tuple[Any, str]]:
-    """Draws recovered groups, the worst first, where nobody knows the true ones."""
-    figures: dict[str, tuple[Any, str]] = {}
-    groups_shown = [g for g in _worst_first(known, held_out) if g in held_out["accuracies"]]
-    sizes = np.bincount(known.train, minlength=len(known.names))
-    figures["Accuracy of the groups on validation"] = (
-        plots.group_bars(
-            [f"{known.names[group]} ({sizes[group]:,})" for group in groups_shown],
-            [held_out["accuracies"][group] for group in groups_shown],
-            average=held_out["average_accuracy"],
-        ),
-        plots.HOW_TO_READ["groups_without_truth"],
-    )
-    train = run.dataset.splits["train"]
-    for group in groups_shown[:_WORST]:
-        rows = _examples(known, group)
-        if rows.size:
-            images = train.read(rows)["image"] / np.float32(255)
-            figures[f"Training images of {known.names[group]}"] = (
-                plots.images(images, [suspects.short(name) for name in train.names[rows]]),
-                plots.HOW_TO_READ["worst_recovered"],
-            )
-    return figures

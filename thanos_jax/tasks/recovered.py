@@ -1,0 +1,177 @@
+"""Recovered groups, for people: numbers, findings.csv and figures, with true groups or without."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import ml_collections
+import numpy as np
+
+from thanos_jax.data.dataset import Dataset
+from thanos_jax.downstream.projection import Layout
+from thanos_jax.methods import GROUPS, Method
+from thanos_jax.report import plots
+from thanos_jax.tasks import findings, stages, suspects
+
+_EXAMPLES = 12
+# Groups whose images are shown where nobody knows the true ones.
+_WORST = 3
+
+
+class Groups(NamedTuple):
+    """Groups that a classifier is trained with, each within a class.
+
+    Attributes:
+      train: int32 [n], 0 to len(names) - 1.
+      validation: int32 [m].
+      names: str [groups], for people.
+      points, mapped, plane, neighbours: of the map of training images, see
+        `thanos_jax.downstream.projection.Layout`; empty where the classifier's embeddings make it.
+    """
+
+    train: np.ndarray
+    validation: np.ndarray
+    names: np.ndarray
+    points: np.ndarray = Layout().points
+    mapped: np.ndarray = Layout().mapped
+    plane: np.ndarray = Layout().plane
+    neighbours: np.ndarray = Layout().neighbours
+
+
+def facts(config: ml_collections.ConfigDict) -> Method:
+    """What is known of the method of a config."""
+    return GROUPS[config.groups.method]
+
+
+def are_known(config: ml_collections.ConfigDict) -> bool:
+    """Whether the method trains with groups that are known: classes, or the true groups."""
+    return facts(config).needs in ("", "fine")
+
+
+def is_truth_known(dataset: Dataset) -> bool:
+    """Whether fine labels say more than the classes: then they are true groups to measure by."""
+    return len(dataset.fine_names) > len(dataset.coarse_names)
+
+
+def _worst_first(known: Groups, held_out: Mapping[str, Any]) -> list[int]:
+    """Returns the groups by their accuracy on validation; last those without validation images."""
+    accuracies = held_out["accuracies"]
+    return sorted(range(len(known.names)), key=lambda group: accuracies.get(group, np.inf))
+
+
+def recovered(known: Groups, held_out: Mapping[str, Any]) -> dict[str, Any]:
+    """Size and accuracy of each group that was trained with, by name, the worst first."""
+    sizes = np.bincount(known.train, minlength=len(known.names))
+    held = np.bincount(known.validation, minlength=len(known.names))
+    accuracies = held_out["accuracies"]
+    found = {
+        str(known.names[group]): {
+            "train_images": int(sizes[group]),
+            "validation_images": int(held[group]),
+            **({"validation_accuracy": accuracies[group]} if group in accuracies else {}),
+        }
+        for group in _worst_first(known, held_out)
+    }
+    return {"recovered_groups": len(found), "recovered": found}
+
+
+def write_table(
+    run: stages.Run,
+    known: Groups,
+    found: Mapping[str, Mapping[str, np.ndarray]],
+    held_out: Mapping[str, Any],
+) -> None:
+    """Writes findings.csv: the worst group first, and in it what is predicted wrong."""
+    parts = {"train": known.train, "validation": known.validation}
+    group = np.concatenate(list(parts.values()))
+    label, predicted = (
+        np.concatenate([found[split][name] for split in parts]) for name in ("coarse", "prediction")
+    )
+    rank = np.empty(len(known.names), np.int64)
+    rank[_worst_first(known, held_out)] = np.arange(len(known.names))
+    order = np.lexsort((predicted == label, rank[group]))
+    accuracies = [held_out["accuracies"].get(g, "") for g in range(len(known.names))]
+    shown = np.array([a if a == "" else f"{a:.4f}" for a in accuracies])
+    classes = np.array(run.dataset.coarse_names)
+    columns = {
+        "filename": np.concatenate([run.dataset.splits[split].names for split in parts]),
+        "split": np.repeat(list(parts), [len(part) for part in parts.values()]),
+        "label": classes[label],
+        "group": known.names[group],
+        "group_validation_accuracy": shown[group],
+        "predicted": classes[predicted],
+        "row": np.concatenate([np.arange(len(part)) for part in parts.values()]),
+    }
+    findings.write_table(run.folder, {name: values[order] for name, values in columns.items()})
+
+
+def figures(
+    run: stages.Run,
+    known: Groups,
+    labels: Mapping[str, np.ndarray],
+    held_out: Mapping[str, Any],
+    results: Mapping[str, Any],
+) -> dict[str, tuple[Any, str]]:
+    """Draws what the report shows; each figure with a sentence on how to read it."""
+    if not is_truth_known(run.dataset):
+        return _figures_without_truth(run, known, held_out, results)
+    figures = {
+        "Accuracy of the true groups": (
+            plots.group_bars(
+                [f"{name} ({one['train_images']:,})" for name, one in results["groups"].items()],
+                [one["accuracy"] for one in results["groups"].values()],
+                average=results["coarse_accuracy"],
+            ),
+            plots.HOW_TO_READ["group_bars"],
+        )
+    }
+    if not are_known(run.config):
+        figures["Recovered and true groups"] = (
+            plots.contingency(
+                labels["fine"], known.train, list(run.dataset.fine_names), list(known.names)
+            ),
+            plots.HOW_TO_READ["contingency"],
+        )
+        worst = held_out["worst_group"]
+        rows = _examples(known, worst)
+        if rows.size:
+            images = run.dataset.splits["train"].read(rows)["image"]
+            figures[f"Training images of {known.names[worst]}"] = (
+                plots.images(images / np.float32(255)),
+                plots.HOW_TO_READ["worst_recovered"],
+            )
+    return figures
+
+
+def _examples(known: Groups, group: int) -> np.ndarray:
+    """Returns some training images of a group, ascending."""
+    members = np.flatnonzero(known.train == group)
+    return np.sort(np.random.default_rng(0).permutation(members)[:_EXAMPLES])
+
+
+def _figures_without_truth(
+    run: stages.Run, known: Groups, held_out: Mapping[str, Any], results: Mapping[str, Any]
+) -> dict[str, tuple[Any, str]]:
+    """Draws recovered groups, the worst first, where nobody knows the true ones."""
+    figures: dict[str, tuple[Any, str]] = {}
+    groups_shown = [g for g in _worst_first(known, held_out) if g in held_out["accuracies"]]
+    sizes = np.bincount(known.train, minlength=len(known.names))
+    figures["Accuracy of the groups on validation"] = (
+        plots.group_bars(
+            [f"{known.names[group]} ({sizes[group]:,})" for group in groups_shown],
+            [held_out["accuracies"][group] for group in groups_shown],
+            average=held_out["average_accuracy"],
+        ),
+        plots.HOW_TO_READ["groups_without_truth"],
+    )
+    train = run.dataset.splits["train"]
+    for group in groups_shown[:_WORST]:
+        rows = _examples(known, group)
+        if rows.size:
+            images = train.read(rows)["image"] / np.float32(255)
+            figures[f"Training images of {known.names[group]}"] = (
+                plots.images(images, [suspects.short(name) for name in train.names[rows]]),
+                plots.HOW_TO_READ["worst_recovered"],
+            )
+    return figures
