@@ -23,8 +23,7 @@ from thanos_jax.downstream.projection import Layout
 from thanos_jax.errors import ConfigError
 from thanos_jax.methods import GROUPS, Method
 from thanos_jax.report import plots
-from thanos_jax.report.image_map import ImageMap, classes, right_or_wrong
-from thanos_jax.tasks import findings, stages
+from thanos_jax.tasks import findings, maps, stages
 from thanos_jax.train import classifier_losses
 
 _CHOSEN_BY = "validation_worst_group_accuracy"
@@ -132,13 +131,15 @@ def perform(run: stages.Run, prepared: Prepared) -> dict[str, Any]:
         **stages.transferred(run, found, allow_missing_classes=True),
         "embedding_dim": int(found["test"]["embedding"].shape[1]),
     }
+    layout = Layout(known.points, known.mapped, known.plane, known.neighbours)
+    recovered = None if _groups_are_known(config) else maps.recovered(known.train, known.names)
     return stages.finish(
         run,
         first,
         trained,
         results,
         lambda: _figures(run, known, labels["train"], held_out, results),
-        lambda: _map(run, known, labels["train"], found["train"]),
+        lambda: maps.of_groups(run, layout, found["train"], recovered),
     )
 
 
@@ -255,7 +256,7 @@ def _recover(run: stages.Run, outputs: Mapping[str, Mapping[str, np.ndarray]]) -
         found.groups.astype(np.int32),
         found.validation_groups.astype(np.int32),
         np.array(names),
-        *stages.lay_out(run, train["embedding"]),
+        *maps.lay_out(run, train["embedding"]),
     )
 
 
@@ -347,28 +348,6 @@ def _recovery(
         "recovered_groups": len(known.names),
         "recovery": scores,
     }
-
-
-def _map(
-    run: stages.Run,
-    known: Groups,
-    labels: Mapping[str, np.ndarray],
-    found: Mapping[str, np.ndarray],
-) -> ImageMap:
-    """Makes the map of training images, as the representation or else the classifier has them."""
-    names, reading = run.dataset.coarse_names, plots.HOW_TO_READ["recovered_map"]
-    columns = [
-        classes("true group", labels["fine"], run.dataset.fine_names, reading),
-        classes("class", labels["coarse"], names),
-        classes("predicted class", found["prediction"], names),
-        right_or_wrong(found["prediction"], labels["coarse"]),
-    ]
-    if not _groups_are_known(run.config):
-        columns.insert(0, classes("recovered group", known.train, known.names.tolist(), reading))
-    layout = Layout(known.points, known.mapped, known.plane, known.neighbours)
-    if not len(layout.mapped):
-        layout = stages.lay_out(run, found["embedding"])
-    return stages.map_of(run, "train", layout, columns)
 
 
 def _figures(

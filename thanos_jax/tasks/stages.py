@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -20,12 +19,12 @@ from thanos_jax.data.annotated import annotate
 from thanos_jax.data.dataset import Dataset
 from thanos_jax.data.dataset import labels as stored_labels
 from thanos_jax.data.splits import Split
-from thanos_jax.downstream import projection, transfer
+from thanos_jax.downstream import transfer
 from thanos_jax.downstream.groups import scores as group_scores
 from thanos_jax.errors import ConfigError
 from thanos_jax.report import folder as report_folder
-from thanos_jax.report import html, image_map, plots
-from thanos_jax.report.image_map import Column, ImageMap
+from thanos_jax.report import html, plots
+from thanos_jax.report.image_map import ImageMap
 from thanos_jax.train import checkpoint, loop, metrics, nonfinite
 from thanos_jax.train.build import Training, build
 from thanos_jax.train.checkpoint import Checkpoints
@@ -367,7 +366,7 @@ def finish(
       trained: the training that the results are about.
       results: of the task; those that all runs have are added.
       figures: draws, title -> figure, and a sentence on how to read it.
-      shown: makes the map of images, as `map_of`; None: the report has none.
+      shown: makes the map of images, as in `thanos_jax.tasks.maps`; None: the report has none.
 
     Raises:
       WorkdirError: one cannot be written.
@@ -402,35 +401,6 @@ def finish(
         text = json.dumps(results, indent=2) + "\n"
         workdir.write_atomically(run.folder / "results.json", text)
     return results
-
-
-def lay_out(run: Run, embeddings: np.ndarray) -> projection.Layout:
-    """Places images on the run's map, and says how long it took."""
-    started = time.perf_counter()
-    layout = projection.lay_out(embeddings, limit=run.config.report.map_points)
-    seconds = time.perf_counter() - started
-    print(f"map of {len(layout.mapped):,} images: {seconds:.1f} s", flush=True)
-    return layout
-
-
-def map_of(run: Run, split: str, layout: projection.Layout, columns: Sequence[Column]) -> ImageMap:
-    """Makes the map of a split's images.
-
-    Args:
-      run: its data set has the images.
-      split: "train" or "test".
-      layout: of its images, from `lay_out`.
-      columns: of all its images.
-    """
-    images = run.dataset.splits[split]
-    return image_map.of_images(
-        split,
-        layout,
-        columns,
-        lambda rows: images.read(rows)["image"],
-        names=getattr(images, "names", None),
-        pixels=run.config.report.thumbnail_pixels,
-    )
 
 
 def training_figures(folder: pathlib.Path, *, of_samples: str = "sample_0") -> Figures:

@@ -1,0 +1,145 @@
+"""The map of images that each task's report shows, made of what the task has found."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from thanos_jax.downstream import projection
+from thanos_jax.report import image_map
+from thanos_jax.report.captions import HOW_TO_READ
+from thanos_jax.report.image_map import Column, ImageMap, classes, right_or_wrong, score
+from thanos_jax.tasks.stages import Run
+
+
+def lay_out(run: Run, embeddings: np.ndarray) -> projection.Layout:
+    """Places images on the run's map, and says how long it took."""
+    started = time.perf_counter()
+    layout = projection.lay_out(embeddings, limit=run.config.report.map_points)
+    seconds = time.perf_counter() - started
+    print(f"map of {len(layout.mapped):,} images: {seconds:.1f} s", flush=True)
+    return layout
+
+
+def of_split(
+    run: Run, split: str, layout: projection.Layout, columns: Sequence[Column]
+) -> ImageMap:
+    """Makes the map of a split's images.
+
+    Args:
+      run: its data set has the images.
+      split: "train" or "test".
+      layout: of its images, from `lay_out`.
+      columns: of all its images.
+    """
+    images = run.dataset.splits[split]
+    return image_map.of_images(
+        split,
+        layout,
+        columns,
+        lambda rows: images.read(rows)["image"],
+        names=getattr(images, "names", None),  # not every kind of split knows its files
+        pixels=run.config.report.thumbnail_pixels,
+    )
+
+
+def of_transfer(run: Run, test: Mapping[str, np.ndarray]) -> ImageMap:
+    """Makes the map of test images; fine labels colour it first, for they show collapse."""
+    dataset = run.dataset
+    columns = [
+        classes("fine label", test["fine"], dataset.fine_names, HOW_TO_READ["fine"]),
+        classes("coarse label", test["coarse"], dataset.coarse_names, HOW_TO_READ["coarse"]),
+        classes("predicted label", test["prediction"], dataset.coarse_names),
+        right_or_wrong(test["prediction"], test["coarse"]),
+    ]
+    return of_split(run, "test", lay_out(run, test["embedding"]), columns)
+
+
+def of_groups(
+    run: Run,
+    layout: projection.Layout,
+    train: Mapping[str, np.ndarray],
+    recovered: Column | None,
+) -> ImageMap:
+    """Makes the map of training images by their groups.
+
+    Args:
+      run: its data set has the images.
+      layout: by the representation; an empty one: by the classifier.
+      train: outputs of the classifier, "fine" the true groups.
+      recovered: the recovered groups, from `recovered`; None: the groups were known.
+    """
+    names = run.dataset.coarse_names
+    columns = [
+        *([] if recovered is None else [recovered]),
+        classes("true group", train["fine"], run.dataset.fine_names, HOW_TO_READ["recovered_map"]),
+        classes("class", train["coarse"], names),
+        classes("predicted class", train["prediction"], names),
+        right_or_wrong(train["prediction"], train["coarse"]),
+    ]
+    placed = layout if len(layout.mapped) else lay_out(run, train["embedding"])
+    return of_split(run, "train", placed, columns)
+
+
+def recovered(groups: np.ndarray, names: np.ndarray) -> Column:
+    """Returns the column of recovered groups, integer [n], indices of names."""
+    return classes("recovered group", groups, names.tolist(), HOW_TO_READ["recovered_map"])
+
+
+def of_labels(
+    run: Run,
+    layout: projection.Layout,
+    labels: Any,
+    found: Any,
+    prediction: np.ndarray,
+) -> ImageMap:
+    """Makes the map of training images by their labels; suspicion colours it first.
+
+    Args:
+      run: its data set has the images, and the names of the labels.
+      layout: of training images.
+      labels: of the training split, `thanos_jax.tasks.noise.Noise`.
+      found: on them, `thanos_jax.tasks.noise.Findings`.
+      prediction: integer [n], of the classifier.
+    """
+    names, reading = run.dataset.coarse_names, HOW_TO_READ["noisy_map"]
+    columns = [
+        score("suspicion", found.suspicion),
+        classes("given label", labels.given, names, reading),
+    ]
+    if labels.changed.any():
+        changed = labels.changed.astype(np.int32)
+        columns.append(classes("whether it is wrong", changed, ("right", "wrong"), reading))
+    columns += [
+        classes("suspected", found.flagged.astype(np.int32), ("not suspected", "suspected")),
+        classes("suggested label", found.suggested, names),
+        classes("predicted label", prediction, names),
+        right_or_wrong(prediction, labels.given),
+    ]
+    return of_split(run, "train", layout, columns)
+
+
+def of_coreset(
+    run: Run, stays: np.ndarray, scores: np.ndarray, train: Mapping[str, np.ndarray]
+) -> ImageMap:
+    """Makes the map of training images, kept or not, by the classifier on the kept ones.
+
+    Args:
+      run: its data set has the images.
+      stays: bool [n], which are kept.
+      scores: floating point [n]; [0] where images are chosen without.
+      train: outputs of the classifier on all of them.
+    """
+    names = run.dataset.coarse_names
+    columns = [
+        *([score("coreset score", scores)] if len(scores) else []),
+        classes("kept", stays.astype(np.int32), ("dropped", "kept")),
+        classes("fine label", train["fine"], run.dataset.fine_names),
+        classes("class", train["coarse"], names),
+        classes("predicted class", train["prediction"], names),
+        right_or_wrong(train["prediction"], train["coarse"]),
+    ]
+    return of_split(run, "train", lay_out(run, train["embedding"]), columns)
