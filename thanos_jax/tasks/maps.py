@@ -50,7 +50,7 @@ def of_transfer(run: Run, test: Mapping[str, np.ndarray]) -> ImageMap:
     """Makes the map of test images; fine labels colour it first, for they show collapse."""
     dataset = run.dataset
     columns = [
-        classes("fine label", test["fine"], dataset.fine_names, HOW_TO_READ["fine"]),
+        *_strata(run, "fine label", test, HOW_TO_READ["fine"]),
         classes("coarse label", test["coarse"], dataset.coarse_names, HOW_TO_READ["coarse"]),
         classes("predicted label", test["prediction"], dataset.coarse_names),
         right_or_wrong(test["prediction"], test["coarse"]),
@@ -75,13 +75,23 @@ def of_groups(
     names = run.dataset.coarse_names
     columns = [
         *([] if recovered is None else [recovered]),
-        classes("true group", train["fine"], run.dataset.fine_names, HOW_TO_READ["recovered_map"]),
+        *_strata(run, "true group", train, HOW_TO_READ["recovered_map"]),
         classes("class", train["coarse"], names),
         classes("predicted class", train["prediction"], names),
         right_or_wrong(train["prediction"], train["coarse"]),
     ]
     placed = layout if len(layout.mapped) else lay_out(run, train["embedding"])
     return of_split(run, "train", placed, columns)
+
+
+def _strata(
+    run: Run, name: str, labels: Mapping[str, np.ndarray], reading: str = ""
+) -> list[Column]:
+    """Returns the column of fine labels; [] where they are the coarse ones once more."""
+    dataset, fine = run.dataset, labels["fine"]
+    if dataset.fine_names == dataset.coarse_names and np.array_equal(fine, labels["coarse"]):
+        return []
+    return [classes(name, fine, dataset.fine_names, reading)]
 
 
 def recovered(groups: np.ndarray, names: np.ndarray) -> Column:
@@ -137,7 +147,7 @@ def of_coreset(
     columns = [
         *([score("coreset score", scores)] if len(scores) else []),
         classes("kept", stays.astype(np.int32), ("dropped", "kept")),
-        classes("fine label", train["fine"], run.dataset.fine_names),
+        *_strata(run, "fine label", train),
         classes("class", train["coarse"], names),
         classes("predicted class", train["prediction"], names),
         right_or_wrong(train["prediction"], train["coarse"]),
