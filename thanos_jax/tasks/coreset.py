@@ -29,8 +29,7 @@ from thanos_jax.downstream import coreset
 from thanos_jax.errors import ConfigError
 from thanos_jax.methods import CORESETS
 from thanos_jax.report import plots
-from thanos_jax.report.image_map import ImageMap, classes, right_or_wrong, score
-from thanos_jax.tasks import ending, findings, stages
+from thanos_jax.tasks import ending, findings, maps, stages
 from thanos_jax.train.build import count_steps
 from thanos_jax.train.embed import OUTPUTS, embed
 
@@ -156,7 +155,7 @@ def perform(run: stages.Run, prepared: Prepared) -> dict[str, Any]:
         trained,
         results,
         lambda: _figures(run, chosen, results),
-        lambda: _map(run, chosen, seen),
+        lambda: maps.of_coreset(run, chosen.stays, chosen.scores, seen),
     )
 
 
@@ -377,21 +376,6 @@ def _results(
             run, test, measured, train_images=every, kept_images=kept
         ),
     }
-
-
-def _map(run: stages.Run, chosen: Chosen, seen: Mapping[str, np.ndarray]) -> ImageMap:
-    """Makes the map of training images, as the classifier on the kept ones has them."""
-    dataset = run.dataset
-    columns = [
-        classes("kept", chosen.stays.astype(np.int32), ("dropped", "kept")),
-        classes("fine label", seen["fine"], dataset.fine_names),
-        classes("class", seen["coarse"], dataset.coarse_names),
-        classes("predicted class", seen["prediction"], dataset.coarse_names),
-        right_or_wrong(seen["prediction"], seen["coarse"]),
-    ]
-    if len(chosen.scores):
-        columns.insert(0, score("coreset score", chosen.scores))
-    return ending.map_of(run, "train", ending.lay_out(run, seen["embedding"]), columns)
 
 
 def _drop_order(config: ml_collections.ConfigDict, chosen: Chosen) -> np.ndarray:

@@ -1,11 +1,10 @@
-"""The end of a run: what results.json and report.html hold, and the map of its images."""
+"""The end of a run: what results.json and report.html hold."""
 
 from __future__ import annotations
 
 import json
 import pathlib
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,10 +14,9 @@ from thanos_jax import agree, workdir
 from thanos_jax.data.balanced import class_counts
 from thanos_jax.data.batches import sample_indices
 from thanos_jax.data.dataset import known_coarse
-from thanos_jax.downstream import projection
 from thanos_jax.report import folder as report_folder
-from thanos_jax.report import html, image_map, plots
-from thanos_jax.report.image_map import Column, ImageMap
+from thanos_jax.report import html, plots
+from thanos_jax.report.image_map import ImageMap
 from thanos_jax.tasks import fits, predicted_spread
 from thanos_jax.tasks.stages import Figures, Run, Stage, Trained, skipped_examples
 from thanos_jax.train import metrics, nonfinite
@@ -41,7 +39,7 @@ def finish(
       trained: the training that the results are about.
       results: of the task; those that all runs have are added.
       figures: draws, title -> figure, and a sentence on how to read it.
-      shown: makes the map of images, as `map_of`; None: the report has none.
+      shown: makes the map of images, as in `thanos_jax.tasks.maps`; None: the report has none.
 
     Raises:
       WorkdirError: one cannot be written.
@@ -141,35 +139,6 @@ def _outputs_to_keep(run: Run, trained: Trained) -> dict[str, dict[str, Any]]:
             "fine": strata[outputs["fine"]],
         }
     return found
-
-
-def lay_out(run: Run, embeddings: np.ndarray) -> projection.Layout:
-    """Places images on the run's map, and says how long it took."""
-    started = time.perf_counter()
-    layout = projection.lay_out(embeddings, limit=run.config.report.map_points)
-    seconds = time.perf_counter() - started
-    print(f"map of {len(layout.mapped):,} images: {seconds:.1f} s", flush=True)
-    return layout
-
-
-def map_of(run: Run, split: str, layout: projection.Layout, columns: Sequence[Column]) -> ImageMap:
-    """Makes the map of a split's images.
-
-    Args:
-      run: its data set has the images.
-      split: "train" or "test".
-      layout: of its images, from `lay_out`.
-      columns: of all its images.
-    """
-    images = run.dataset.splits[split]
-    return image_map.of_images(
-        split,
-        layout,
-        columns,
-        lambda rows: images.read(rows)["image"],
-        names=getattr(images, "names", None),
-        pixels=run.config.report.thumbnail_pixels,
-    )
 
 
 def training_figures(folder: pathlib.Path, *, of_samples: str = "sample_0") -> Figures:

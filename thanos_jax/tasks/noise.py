@@ -29,8 +29,7 @@ from thanos_jax.downstream.projection import Layout
 from thanos_jax.errors import ConfigError
 from thanos_jax.methods import NOISE
 from thanos_jax.report import plots
-from thanos_jax.report.image_map import ImageMap, classes, right_or_wrong, score
-from thanos_jax.tasks import audit, ending, findings, stages, suspects
+from thanos_jax.tasks import audit, ending, findings, maps, stages, suspects
 from thanos_jax.train import classifier_losses
 from thanos_jax.train.build import build, count_steps
 
@@ -166,13 +165,14 @@ def perform(run: stages.Run, prepared: Prepared | audit.Prepared) -> dict[str, A
             suspicion=found.suspicion,
             flagged=found.flagged,
         )
+    layout = Layout(found.points, found.mapped, found.plane, found.neighbours)
     return ending.finish(
         run,
         prepared.first,
         trained,
         results,
         lambda: _figures(noisy, train, found),
-        lambda: _map(run, train, found, seen["prediction"]),
+        lambda: maps.of_labels(run, layout, train, found, seen["prediction"]),
     )
 
 
@@ -290,7 +290,7 @@ def _find(run: stages.Run, given: np.ndarray, embeddings: Any) -> Findings:
         suspicion.astype(np.float32),
         flagged,
         suggested.astype(np.int32),
-        *ending.lay_out(run, embeddings),
+        *maps.lay_out(run, embeddings),
     )
 
 
@@ -301,7 +301,7 @@ def _judge(run: stages.Run, seen: Mapping[str, np.ndarray], given: np.ndarray) -
         suspicion,
         seen["prediction"] != given,
         seen["prediction"].astype(np.int32),
-        *ending.lay_out(run, seen["embedding"]),
+        *maps.lay_out(run, seen["embedding"]),
     )
 
 
@@ -375,24 +375,6 @@ def _scores(config: Any, train: Noise, found: Findings) -> dict[str, Any]:
             mended = np.where(found.flagged, found.suggested, train.given)
             scores["labels_right"] = float(np.mean((mended == train.right)[stays]))
     return scores
-
-
-def _map(run: stages.Run, train: Noise, found: Findings, predicted: np.ndarray) -> ImageMap:
-    """Makes the map of training images; suspicion colours it first."""
-    names, reading = run.dataset.coarse_names, plots.HOW_TO_READ["noisy_map"]
-    wrong, columns = ("right", "wrong"), [score("suspicion", found.suspicion)]
-    columns.append(classes("given label", train.given, names, reading))
-    if train.changed.any():
-        changed = train.changed.astype(np.int32)
-        columns.append(classes("whether it is wrong", changed, wrong, reading))
-    columns += [
-        classes("suspected", found.flagged.astype(np.int32), ("not suspected", "suspected")),
-        classes("suggested label", found.suggested, names),
-        classes("predicted label", predicted, names),
-        right_or_wrong(predicted, train.given),
-    ]
-    layout = Layout(found.points, found.mapped, found.plane, found.neighbours)
-    return ending.map_of(run, "train", layout, columns)
 
 
 def _figures(noisy: Dataset, train: Noise, found: Findings) -> dict[str, tuple[Any, str]]:

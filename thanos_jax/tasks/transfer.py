@@ -15,8 +15,7 @@ from thanos_jax.data.dataset import Dataset
 from thanos_jax.data.splits import DataError
 from thanos_jax.downstream import geometry, transfer
 from thanos_jax.report import plots
-from thanos_jax.report.image_map import ImageMap, classes, right_or_wrong
-from thanos_jax.tasks import ending, stages
+from thanos_jax.tasks import ending, maps, stages
 from thanos_jax.train.objective import METHODS
 
 
@@ -99,7 +98,7 @@ def perform(run: stages.Run, prepared: Prepared) -> dict[str, Any]:
         trained,
         results,
         lambda: _figures(run, trained, found["test"]),
-        lambda: _map(run, found["test"]),
+        lambda: maps.of_transfer(run, found["test"]),
     )
 
 
@@ -132,18 +131,6 @@ def _along_training(records: list[dict[str, Any]]) -> dict[str, Any]:
         if measured
         else {}
     )
-
-
-def _map(run: stages.Run, test: dict[str, np.ndarray]) -> ImageMap:
-    """Makes the map of test images; fine labels colour it first, for they show collapse."""
-    dataset, read = run.dataset, plots.HOW_TO_READ
-    columns = [
-        classes("fine label", test["fine"], dataset.fine_names, read["fine"]),
-        classes("coarse label", test["coarse"], dataset.coarse_names, read["coarse"]),
-        classes("predicted label", test["prediction"], dataset.coarse_names),
-        right_or_wrong(test["prediction"], test["coarse"]),
-    ]
-    return ending.map_of(run, "test", ending.lay_out(run, test["embedding"]), columns)
 
 
 def _figures(

@@ -1,0 +1,68 @@
+"""The columns of each task's map: what is known of an image, once."""
+
+import types
+
+import numpy as np
+import pytest
+
+from thanos_jax import config as schema
+from thanos_jax.data import sources
+from thanos_jax.downstream.projection import Layout
+from thanos_jax.tasks import maps
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return sources.load(schema.default().data)
+
+
+@pytest.fixture(scope="module")
+def layout():
+    points = np.arange(10, dtype=np.float32).reshape(5, 2)
+    neighbours = np.zeros((5, 1), np.int32)
+    return Layout(points, np.arange(5) * 7, points, neighbours)
+
+
+def asked(dataset):
+    config = schema.default()
+    config.report.thumbnail_pixels = 16
+    return types.SimpleNamespace(config=config, dataset=dataset)
+
+
+def outputs(split):
+    return {"fine": split.fine, "coarse": split.coarse, "prediction": 1 - split.coarse}
+
+
+def test_groups_by_the_layout_of_the_representation(digits, layout):
+    split = digits.splits["train"]
+    names = np.array(["a #0", "a #1"])
+    column = maps.recovered(split.fine % 2, names)
+    found = maps.of_groups(asked(digits), layout, outputs(split), column)
+    assert [one.name for one in found.columns] == [
+        "recovered group", "true group", "class", "predicted class", "right or wrong",
+    ]  # fmt: skip
+    np.testing.assert_array_equal(found.columns[0].values, split.fine[layout.mapped] % 2)
+    assert found.columns[0].names == ("a #0", "a #1")
+    assert set(found.columns[4].values) == {1}  # all wrong
+    assert (found.size, found.files.tolist()) == (len(split), ["0", "7", "14", "21", "28"])
+    assert found.sprite.asked == 8  # as large as digits are
+    known = maps.of_groups(asked(digits), layout, outputs(split), None)
+    assert known.columns[0].name == "true group"
+
+
+def test_fine_labels_that_are_the_coarse_ones_are_shown_once(digits, layout):
+    plain = digits._replace(coarse_names=digits.fine_names)
+    split = digits.splits["train"]
+    same = {**outputs(split), "coarse": split.fine, "prediction": split.fine}
+    stays, scores = split.fine > 4, np.linspace(0, 1, len(split))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(maps, "lay_out", lambda run, embeddings: layout)
+        once = maps.of_coreset(asked(plain), stays, scores, {**same, "embedding": None})
+        unscored = maps.of_coreset(
+            asked(digits), stays, np.zeros(0), {**outputs(split), "embedding": None}
+        )
+    names = ["coreset score", "kept", "class", "predicted class", "right or wrong"]
+    assert [one.name for one in once.columns] == names
+    np.testing.assert_array_equal(once.columns[1].values, stays[layout.mapped])
+    assert set(once.columns[4].values) == {0}
+    assert [one.name for one in unscored.columns] == ["kept", "fine label", *names[2:]]
