@@ -132,6 +132,7 @@ def _outputs_to_keep(run: Run, trained: Trained) -> dict[str, dict[str, Any]]:
         outputs = trained.outputs(split, "probability")
         chosen = outputs["prediction"]
         found[name] = {
+            "filename": dataset.splits[split].names,
             "embedding": outputs["embedding"],
             "prediction": classes[chosen],
             "probability": outputs["probability"][np.arange(len(chosen)), chosen],

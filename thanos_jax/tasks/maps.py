@@ -41,7 +41,7 @@ def of_split(
         layout,
         columns,
         lambda rows: images.read(rows)["image"],
-        names=getattr(images, "names", None),  # not every kind of split knows its files
+        names=images.names,
         pixels=run.config.report.thumbnail_pixels,
     )
 
