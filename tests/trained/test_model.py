@@ -63,6 +63,8 @@ def test_outputs_are_those_of_the_run(finished, model):
     rows = [int(np.flatnonzero((encoded == one).all(axis=1))[0]) for one in own["embedding"]]
     assert rows == sorted(set(rows))
     assert len(rows) == 40
+    names = [files[row].relative_to(finished.pictures).as_posix() for row in rows]
+    assert names == own["filename"].tolist()
     assert [files[row].parts[-3] for row in rows] == own["coarse"].tolist()
     assert [files[row].parts[-2] for row in rows] == own["fine"].tolist()
     test = [files[row] for row in rows]
