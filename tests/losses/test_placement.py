@@ -52,6 +52,10 @@ BESIDE = {
     "Auto": (
         "spread", "4 and model", "Auto", "partial", "streaming_ring", "all", "padded", "bank",
     ),
+    "Explicit, tiles that are skipped": (
+        "joint_attract", "4 and model", "Explicit", "partial", "streaming_gather", "all", "padded",
+        "bank",
+    ),
     "Explicit": (
         "spread", "4 and model", "Explicit", "partial_unchecked", "dense", "cross", "everything",
         "no_bank",

@@ -21,7 +21,9 @@ def gather(array: jax.Array, axis_name: AxisName) -> jax.Array:
     """Collects the rows of all devices, in their order."""
     # jax 0.12 cannot lower the transpose of all_gather beside Explicit axes.
     if left_by_shard_map(AxisType.Explicit):
-        return gather_same(array, axis_name)
+        everyone = gather_same(array, axis_name)
+        # To shard_map's checks, the result of all_gather varies over the devices; so must this one.
+        return jnp.where(lax.axis_index(axis_name) < 0, jnp.zeros_like(everyone), everyone)
     return lax.all_gather(array, axis_name, tiled=True)
 
 
