@@ -349,3 +349,14 @@ def test_ten_thousand_images_open_and_answer_at_once(browser, pages):
               f"{np.max(took):.1f} ms at most")  # fmt: skip
         assert np.median(took) < 50
         assert opened.seconds < 5  # on a busy machine; docs/report.md has what it is on an idle one
+
+
+def test_paper_is_white_and_does_not_stretch_the_map(browser, pages):
+    with Opened(browser, pages["one"], scheme="dark") as opened:
+        opened.page.emulate_media(media="print")
+        ink = opened.page.evaluate("getComputedStyle(document.body).color")
+        assert ink == "rgb(31, 35, 40)"
+        # A page of paper is narrower than the window for which the map was painted.
+        fit = opened.canvas(top=False).evaluate("(c) => getComputedStyle(c).objectFit")
+        assert fit == "contain"
+        assert opened.page.locator(".map-tools").is_hidden()
