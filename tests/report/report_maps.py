@@ -32,7 +32,7 @@ def layout(count, *, spread=1.0, seed=0):
     return Layout(points, np.arange(count), plane(unit), neighbours.astype(np.int32))
 
 
-def a_map(count=60, *, spread=1.0, names=("cat", "dog", "owl"), files=True, side=8):
+def a_map(count=60, *, spread=1.0, names=("cat", "dog", "dogfish"), files=True, side=8):
     """A map of `count` images, whose files are image_0000.png and so on."""
     labels = np.arange(count) % 3
     columns = [

@@ -76,7 +76,7 @@ def pages(tmp_path_factory):
 
     report(found["one"], maps.a_map(60))
     nasty = np.array([f"{i}{maps.NASTY}.png" for i in range(60)])
-    report(found["nasty"], maps.a_map(60, names=("cat", maps.NASTY, "owl"), files=nasty))
+    report(found["nasty"], maps.a_map(60, names=("cat", maps.NASTY, "dogfish"), files=nasty))
 
     def beside(path, count, side=8):
         runs = {
@@ -163,6 +163,11 @@ def test_dots_are_painted_where_the_images_are(browser, pages, name, width, sche
         assert opened.page.evaluate("document.documentElement.scrollWidth") <= width
         ground = opened.page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert (ground == "rgb(255, 255, 255)") == (scheme == "light")
+        for view in range(1 + (name == "two")):
+            seen, box = opened.painted(view), opened.canvas(view).bounding_box()
+            assert min(seen["low"]) > 3
+            assert seen["high"][0] < box["width"] - 3
+            assert seen["high"][1] < box["height"] - 3
         if name == "two":
             spans = [
                 max(seen["high"][k] - seen["low"][k] for k in (0, 1))
@@ -181,7 +186,7 @@ def test_hover_click_and_escape(browser, pages):
         assert "suspicion" in shown
         assert "Nearest" not in shown
         number = int(shown[6:11])
-        assert f"\n{('cat', 'dog', 'owl')[number % 3]}\n" in shown
+        assert f"\n{('cat', 'dog', 'dogfish')[number % 3]}\n" in shown
         # Its thumbnail has the colour that tells its number; WebP keeps so small ones exactly.
         pixel = opened.page.locator("[data-image] canvas").first.evaluate(
             "(c) => [...c.getContext('2d').getImageData(3, 3, 1, 1).data]"
@@ -282,8 +287,8 @@ def test_colours_layouts_pictures_and_search(browser, pages):
         page.locator("[data-search]").fill("")
         page.locator("[data-chosen]").wait_for(state="hidden")
         page.locator("[data-colour]").select_option(label="fine label")
-        page.locator(".map-key", has_text="owl").click()
-        assert opened.text("[data-chosen] h4") == "20 images: fine label owl"
+        page.locator(".map-key", has_text="dogfish").click()
+        assert opened.text("[data-chosen] h4") == "20 images: fine label dogfish"
 
 
 def test_maps_of_the_same_images_are_linked(browser, pages):
@@ -344,3 +349,14 @@ def test_ten_thousand_images_open_and_answer_at_once(browser, pages):
               f"{np.max(took):.1f} ms at most")  # fmt: skip
         assert np.median(took) < 50
         assert opened.seconds < 5  # on a busy machine; docs/report.md has what it is on an idle one
+
+
+def test_paper_is_white_and_does_not_stretch_the_map(browser, pages):
+    with Opened(browser, pages["one"], scheme="dark") as opened:
+        opened.page.emulate_media(media="print")
+        ink = opened.page.evaluate("getComputedStyle(document.body).color")
+        assert ink == "rgb(31, 35, 40)"
+        # A page of paper is narrower than the window for which the map was painted.
+        fit = opened.canvas(top=False).evaluate("(c) => getComputedStyle(c).objectFit")
+        assert fit == "contain"
+        assert opened.page.locator(".map-tools").is_hidden()

@@ -33,7 +33,9 @@ def test_runs_beside_each_other(made, tmp_path):
         assert words in text, words
     assert "<b>" not in text
     assert '<td class="value">0</td>' not in text  # the seed does not differ
-    places = [text.index(words) for words in ("50.0 %", "All others that differ", "uniformity")]
+    places = [
+        text.index(words) for words in ("50.0 %", "0.125", "All others that differ", "uniformity")
+    ]
     assert places == sorted(places)
     side_by_side.write(path, {"a": reported("x"), "b": reported("x")})
     text = path.read_text(encoding="utf-8")

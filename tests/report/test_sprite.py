@@ -14,6 +14,9 @@ def test_small_thumbnails_are_the_images(shape):
     assert (one.width, one.height, one.asked) == (shape[2], shape[1], max(shape[1:3]))
     expected = np.broadcast_to(images[::-1], (*shape[:3], 3))
     np.testing.assert_array_equal(maps.cells(one)[: shape[0]], expected)
+    # What an odd side lacks to a pair of pixels repeats its edge, not black.
+    wider = one._replace(width=one.cell[0], height=one.cell[1])
+    np.testing.assert_array_equal(maps.cells(wider)[: shape[0], : shape[1], -1], expected[:, :, -1])
 
 
 def test_large_images_are_shrunk_to_the_pixels_and_the_bytes_asked_for():

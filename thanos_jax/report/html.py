@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import pathlib
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -25,61 +26,13 @@ _POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; "
     "form-action 'none'"
 )
+_LOOK = pathlib.Path(__file__).with_name("page.css")
 # A figure, or the SVG that `drawn` made of it.
 Pictures = Mapping[str, tuple[Figure | str, str]]
 # Any run's, whatever file its config came from.
 AGAIN = (
     'python -c \'from thanos_jax import config, run; run.run(config.read("config.json"), "again")\''
 )
-
-_STYLE = """
-:root { color-scheme: light dark; --text: #1f2328; --quiet: #59636e; --page: #ffffff;
-  --card: #f5f6f8; --line: #d9dee4; }
-@media (prefers-color-scheme: dark) { :root { --text: #e6e8eb; --quiet: #9aa4af; --page: #16181c;
-  --card: #1f2329; --line: #363c44; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1.5rem 1rem 3rem; max-width: 54rem; color: var(--text);
-  background: var(--page); font: 1rem/1.5 system-ui, -apple-system, "Segoe UI", sans-serif;
-  -webkit-text-size-adjust: 100%; }
-h1 { font-size: 1.6rem; line-height: 1.2; margin: 0 0 .25rem; overflow-wrap: anywhere; }
-h2 { font-size: 1.15rem; margin: 2.2rem 0 .6rem; }
-p { margin: .4rem 0; }
-.quiet, figcaption { color: var(--quiet); font-size: .92rem; }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(13rem, 1fr)); gap: .75rem;
-  margin: 1.2rem 0; }
-.card { background: var(--card); border: 1px solid var(--line); border-radius: .6rem;
-  padding: .8rem 1rem; }
-.card b { display: block; font-size: 1.9rem; font-weight: 650; line-height: 1.25;
-  font-variant-numeric: tabular-nums; }
-.card .quiet { margin: 0; font-size: .85rem; line-height: 1.4; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-size: .92rem; }
-th, td { text-align: left; vertical-align: top; padding: .35rem .9rem .35rem 0;
-  border-bottom: 1px solid var(--line); }
-thead th { color: var(--quiet); font-weight: 500; }
-tbody th { font-weight: 500; overflow-wrap: anywhere; min-width: 8rem; }
-td.value { font-variant-numeric: tabular-nums; overflow-wrap: break-word; min-width: 5rem; }
-td.meaning { color: var(--quiet); }
-figure { margin: 0; }
-svg { display: block; width: 100%; max-width: 44rem; height: auto; margin: .4rem 0; }
-@media (max-width: 36rem) {
-  tr { display: flex; flex-wrap: wrap; border-bottom: 1px solid var(--line); }
-  th, td { border: 0; padding: .2rem .5rem .2rem 0; }
-  th:first-child { flex: 1 1 9rem; }
-  .value { flex: 0 1 auto; min-width: 4.5rem; max-width: 100%; }
-  thead .meaning { display: none; }
-  td.meaning { flex: 1 0 100%; font-size: .85rem; padding-top: 0; }
-}
-pre { overflow-x: auto; font-size: .85rem; background: var(--card); padding: .6rem .8rem;
-  border-radius: .4rem; }
-h3 { font-size: 1rem; margin: 1.4rem 0 .4rem; }
-details { margin-top: 2.2rem; border-top: 1px solid var(--line); padding-top: .8rem; }
-details + pre { overflow-x: auto; font-size: .85rem; background: var(--card); padding: .6rem .8rem;
-  border-radius: .4rem; }
-h3 { font-size: 1rem; margin: 1.4rem 0 .4rem; }
-details { margin-top: .8rem; }
-summary { cursor: pointer; font-weight: 600; }
-"""
 
 
 def write(
@@ -186,12 +139,13 @@ def document(title: str, body: str, *, style: str = "", script: str = "") -> str
       style: CSS after the reports' own.
       script: source expression of the only script that may run; empty: none may.
     """
+    look = _LOOK.read_text(encoding="utf-8")
     policy = f"{_POLICY}; script-src {script}" if script else _POLICY
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{_STYLE}{style}</style>\n</head>\n"
+        f"<title>{escape(title)}</title>\n<style>{look}{style}</style>\n</head>\n"
         f"<body>\n{body}\n</body>\n</html>\n"
     )
 

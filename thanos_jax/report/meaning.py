@@ -18,6 +18,7 @@ _KEYS = {
 }
 
 STYLE = """
+.gauge, .gauge i { print-color-adjust: exact; }
 .gauge { position: relative; max-width: 26rem; margin: .8rem 0 .3rem; height: .8rem;
   border-radius: .4rem; border: 1px solid var(--line);
   background: linear-gradient(90deg, #bd1f01 0 20%, #3f90da 20% 90%, #ffa90e 90%); }
