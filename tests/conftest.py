@@ -1,7 +1,9 @@
 """Eight host devices and one cache of compiled programs for every test, before jax starts."""
 
 import collections
+import contextlib
 import gc
+import importlib
 import importlib.metadata
 import os
 import tempfile
@@ -43,6 +45,28 @@ def forget_programs():
 
     jax.clear_caches()
     gc.collect()
+
+
+@pytest.fixture(scope="session")
+def command_module():
+    """Imports a command for a while; other commands' flags of these names are put aside."""
+    from absl import flags
+
+    @contextlib.contextmanager
+    def importing(module, *names):
+        aside = {name: flags.FLAGS[name] for name in names if name in flags.FLAGS}
+        for name in aside:
+            delattr(flags.FLAGS, name)
+        try:
+            yield importlib.import_module(module)
+        finally:
+            for name in names:
+                if name in flags.FLAGS:
+                    delattr(flags.FLAGS, name)
+            for name, flag in aside.items():
+                flags.FLAGS[name] = flag
+
+    return importing
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest leaves out what is slow

@@ -37,7 +37,7 @@ def test_the_gauge_stands_where_the_index_is():
     assert 'aria-label="collapse index 0.25; 0: collapsed, 1: class means coincide"' in text
     assert "for 75.0 % of the images, where an embedding whose classes are points" in text
     assert "allows 20.0 %" in text
-    text = meaning.collapse(results(0.25, predicted_within_class_spread=0.5))
+    text = meaning.collapse(results(0.25, spread={"predicted_within_class_spread": 0.5}))
     assert 'class="predicted" style="left:50.0%"' in text
     assert "a spread within classes of 0.50 (hollow mark); measured on test images: 0.25." in text
 

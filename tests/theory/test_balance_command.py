@@ -1,6 +1,5 @@
 """The command of the predicted spread, as a user gives it."""
 
-import importlib
 import json
 
 import numpy as np
@@ -14,18 +13,12 @@ from thanos_jax.theory.balance import sweep
 
 
 @pytest.fixture(scope="module")
-def command():
-    """The command's module, while other commands' flags of the same names are put aside."""
-    every = ("workdir", "classes", "temperature", "loss", "denominator", "views", "batch_size")
-    every += ("images_per_class", "images_in_all", "runs")
-    aside = {name: flags.FLAGS[name] for name in every if name in flags.FLAGS}
-    for name in aside:
-        delattr(flags.FLAGS, name)
-    yield importlib.import_module("thanos_jax.theory.balance.__main__")
-    for name in every:
-        delattr(flags.FLAGS, name)
-    for name, flag in aside.items():
-        flags.FLAGS[name] = flag
+def command(command_module):
+    with command_module(
+        "thanos_jax.theory.balance.__main__", "workdir", "classes", "temperature", "loss",
+        "denominator", "views", "batch_size", "images_per_class", "images_in_all", "runs",
+    ) as module:  # fmt: skip
+        yield module
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import pytest
 from PIL import Image
 
 import thanos_jax
-from thanos_jax import neighbours as the_command
 from thanos_jax.errors import ConfigError
 from thanos_jax.trained import embeddings, images, neighbours
 
@@ -94,7 +93,13 @@ def test_images_find_each_other(finished, model, tmp_path):
         np.testing.assert_array_equal(np.asarray(shown)[..., 0], np.asarray(own))
 
 
-def test_the_command_prints_and_leaves_a_page(finished, tmp_path, capsys):
+@pytest.fixture(scope="module")
+def the_command(command_module):
+    with command_module("thanos_jax.neighbours", "workdir") as module:
+        yield module
+
+
+def test_the_command_prints_and_leaves_a_page(the_command, finished, tmp_path, capsys):
     files = sorted(map(str, finished.pictures.rglob("*.png")))
     asked = the_command.PARSER.parse_args([
         f"--workdir={finished.folder}", "--query", *files[:2], f"--query={files[2]}", "--k=3",

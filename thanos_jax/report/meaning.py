@@ -34,14 +34,14 @@ def collapse(results: Mapping[str, Any]) -> str:
     """Returns a gauge of collapse and sentences on it as HTML; empty where nothing was measured.
 
     Args:
-      results: what results.json holds. `predicted_within_class_spread`, the spread that the
-        contrastive loss alone leads to, is shown if it is there.
+      results: what results.json holds. The spread that the contrastive loss alone leads to,
+        `predicted_within_class_spread` in the section `spread`, is shown if it is there.
     """
     test = results.get("geometry", {}).get("test", {})
     index, within = test.get("collapse_index"), test.get("within_class_spread")
     if not isinstance(index, float) or not math.isfinite(index):
         return ""
-    predicted = results.get("predicted_within_class_spread")
+    predicted = results.get("spread", {}).get("predicted_within_class_spread")
     marks = [f'<i style="left:{100 * min(1, max(0, index)):.1f}%"></i>']
     lines = sentences(results)
     words = f"collapse index {index:.2f}; 0: collapsed, 1: class means coincide"
