@@ -114,6 +114,7 @@ def test_fails_when_nothing_ran():
     assert "Traceback" not in found.stderr
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("argument", "words"),
     [

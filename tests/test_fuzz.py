@@ -21,7 +21,7 @@ from thanos_jax import config as schema
 from thanos_jax import losses
 from thanos_jax.errors import ConfigError
 
-EXAMPLES = [60, pytest.param(500, marks=pytest.mark.slow)]
+EXAMPLES = [30, pytest.param(500, marks=pytest.mark.slow)]
 BATCH, VIEWS, DIM, GROUPS = 4, 2, 3, 3
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 NAN, INF = math.nan, math.inf

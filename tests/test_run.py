@@ -151,6 +151,7 @@ def test_a_key_younger_than_the_run_is_at_its_default(finished, tmp_path):
         resume.same_run(tmp_path, other)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_continues_to_the_same_end(finished, tmp_path, monkeypatch):
     folder, results = finished
 

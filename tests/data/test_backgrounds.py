@@ -253,6 +253,7 @@ def test_from_disk_is_in_memory():
         lazy.subset(np.array([-1]))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (MNIST / "mnist").exists(), reason="no MNIST beside the checkout")
 def test_mnist_streams_over_photographs_and_the_limit_counts_three_channels():
     options = {"name": "mnist", "data_dir": str(MNIST)}

@@ -72,7 +72,11 @@ def stored_mnist():
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("name", "changes", "expected"),
-    [(name, *row) for name, rows in EXPECTED.items() for row in rows],
+    [
+        pytest.param(name, *row, marks=[pytest.mark.slow] if name == "mnist" else [])
+        for name, rows in EXPECTED.items()
+        for row in rows
+    ],
 )
 def test_nothing_has_moved(name, changes, expected, photographs, monkeypatch):
     monkeypatch.setitem(sources._LOADERS, "mnist", lambda config_data: stored_mnist())

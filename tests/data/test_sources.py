@@ -288,6 +288,7 @@ def test_mnist_is_what_tfds_reads(mnist):
         assert mnist.splits["test"].fine[index] == test[index]["label"]
 
 
+@pytest.mark.slow
 @needs_mnist
 def test_mnist_from_disk_is_mnist_in_memory(mnist):
     streamed = sources.load(config("mnist", data_dir=str(MNIST), memory_limit_gib=0.0))

@@ -64,6 +64,7 @@ SHAPES = {
 }
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("arrangement", ARRANGEMENTS)
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_outputs_have_their_shapes_and_are_float32(encoder, arrangement):

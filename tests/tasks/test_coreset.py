@@ -292,6 +292,7 @@ def test_herding_picks_by_the_embedding(tmp_path, seen, no_report, train):
         assert away < np.linalg.norm(unit[drawn].mean(axis=0) - mean) / 3
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("same_steps", [False, True])
 def test_the_classifier_takes_as_many_epochs_or_steps(tmp_path, seen, no_report, same_steps):
     config = small("random", steps=0, same_steps=same_steps, fraction=0.5)

@@ -144,7 +144,9 @@ def test_labels_found_wrong_can_be_dropped(tmp_path, monkeypatch, no_report):
     assert metrics.read(tmp_path / "classifier" / "metrics.jsonl")[-1]["step"] == 3
 
 
-@pytest.mark.parametrize("method", ["ce", "co_teaching", "elr"])
+@pytest.mark.parametrize(
+    "method", [pytest.param("ce", marks=pytest.mark.slow), "co_teaching", "elr"]
+)
 def test_methods_without_a_representation(method, tmp_path, monkeypatch, no_report):
     seen = watch(monkeypatch)
     results = run_module.run(small(method, steps=48), tmp_path)

@@ -53,6 +53,7 @@ def test_writes_numbers_and_pictures(tmp_path):
         assert len(joint["beta"]) == len(joint["v1"]) == len(joint["v2"])
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

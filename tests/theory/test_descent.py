@@ -30,6 +30,7 @@ def test_subclass_is_learned_then_unlearned():
     assert found[31, 0] < 0.05
 
 
+@pytest.mark.slow
 def test_wide_encoder_is_quicker():
     found = lengths_of(rows=500, mu=1.0, steps=100)
     assert abs(int(np.argmax(found[:, 1])) - 23) <= 1

@@ -13,6 +13,7 @@ def narrow(features, samples=1152, **changes):
     return theory.Model(samples=samples, features=features, phi_1=0.8, phi_2=1.0, mu=0.0, **changes)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("features", [3, 50])
 def test_class_is_lost_above_the_threshold(features):
     model = narrow(features)

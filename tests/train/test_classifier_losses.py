@@ -234,7 +234,8 @@ def test_early_learning_regularization_is_the_papers(devices):
     assert after.step == 1
 
 
-@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.sampled(2)
+@pytest.mark.parametrize("devices", [8, 1])
 def test_each_of_a_pair_learns_the_small_losses_of_the_other(devices):
     after, metrics, given = _co_teach(devices=devices)
     logits, values, chosen = {}, {}, {}
@@ -388,6 +389,7 @@ def test_what_cannot_be_trained_is_refused():
 
 
 @pytest.mark.sampled(2)
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("objective", "state"),
     [

@@ -78,6 +78,7 @@ def _largest_error(computed, expected):
     return max(jax.tree.leaves(errors)) / largest
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("size", "x64"), [(3, True), (6, False), (12, False)])
 @pytest.mark.parametrize("joint", [True, False])
 def test_the_gradient_is_that_of_all_chunks_at_once(size, x64, joint):
