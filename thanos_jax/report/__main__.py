@@ -3,8 +3,8 @@
     python -m thanos_jax.report DIR [DIR ...] --out=FILE.html [--picture=FILE.png]
 
 DIR is the folder of a finished run. Its data and its checkpoints need not be there: the folder
-keeps what the report shows. Of one run FILE.html is its report.html; of several it has their maps,
-linked and at one scale, and what differs in numbers and config.
+keeps what the report shows. For one run FILE.html is its report.html. For several it has their
+maps, linked and at one scale, and what differs in numbers and config.
 """
 
 from __future__ import annotations

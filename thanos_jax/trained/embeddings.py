@@ -120,7 +120,7 @@ def to_shards(
 ) -> Done:
     """Embeds the images of a source into a folder of shards; called again, goes on.
 
-    Of several processes all call it, and each does its share.
+    Every process calls it, and does its share.
 
     Args:
       model: from `thanos_jax.load`.

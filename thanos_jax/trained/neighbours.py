@@ -63,7 +63,7 @@ def nearest(
 ) -> Nearest:
     """Finds the k nearest embeddings by cosine, exactly.
 
-    Time O(q n d), in blocks of bounded memory. Of equal ones the first come first. A zero embedding
+    Time O(q n d), in blocks of bounded memory. Equal ones come in their order. A zero embedding
     has the cosine 0 with all.
 
     Args:
