@@ -176,7 +176,7 @@ def test_stopped_in_every_stage_it_comes_to_the_same_end(finished, tmp_path):
     for one in (tmp_path, folder):
         with np.load(one / "coreset.npz") as file:
             kept = dict(file)
-        assert kept.keys() == {"stays", "scores", "labels_of_train"}
+        assert kept.keys() == {"stays", "scores", "labels_of_train", "filenames_of_train"}
     assert run_module.run(small(), tmp_path) == resumed
 
 
