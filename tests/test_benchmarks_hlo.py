@@ -497,6 +497,7 @@ def run_pod(*flags):
     )
 
 
+@pytest.mark.slow
 def test_a_bad_flag_is_told():
     done = run_pod("--entries=65536,many")
     assert done.returncode == 1

@@ -218,6 +218,7 @@ def check_visits(visits, what, pairs):
     assert_close(visit(visits, rows, columns), visit(LOOPS, rows, columns), 1e-5)
 
 
+@pytest.mark.slow
 @ON
 def test_any_pairs(kernel):
     """Given at run time, as those of opposite devices are."""
@@ -239,6 +240,7 @@ def test_tpu_many_pairs(monkeypatch):
     check_visits(tpu.visits(True), sums_sweep(), PAIRS)
 
 
+@pytest.mark.slow
 def test_tpu_wide_rows(monkeypatch):
     """Tiles too large for vector memory are cut: here 300 entries into four parts."""
     rows = {name: jnp.asarray(x) for name, x in block(2, seed=3, size=300).items()}

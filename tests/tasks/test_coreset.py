@@ -275,6 +275,7 @@ def test_what_was_right_is_kept_up_to_the_step(tmp_path):
         task.append_correct(path, 9, rows[0], np.where(np.arange(13) == 3, 0, classes))
 
 
+@pytest.mark.slow
 def test_herding_picks_by_the_embedding(tmp_path, seen, no_report, train):
     results = run_module.run(small("herding", steps=4), tmp_path)
     (embeddings,) = of_training_images(seen, "embedding")
