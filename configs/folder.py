@@ -4,9 +4,10 @@ r"""Thanos on your own images, with a coarse and a fine label each, or one label
         --workdir=runs/own
 
 DIR holds images in folders COARSE/FINE or CLASS, or labels.csv with the columns filename, coarse,
-fine (or label alone) and perhaps split (docs/own_images.md). Images are cropped to their largest centred
-square and resized to 64 x 64 pixels; another size: --config.data.image_size=SIDE, a multiple of
---config.model.vit.patch=8 for the ViT. How long it takes and what to expect depends on the images.
+fine (or label alone) and perhaps split (docs/own_images.md). Images are cropped to their largest
+centred square and resized to 64 x 64 pixels; another size: --config.data.image_size=SIDE, a
+multiple of --config.model.vit.patch=8 for the ViT. How long it takes and what to expect depends on
+the images.
 
 Encoders, `configs/folder.py:METHOD,ENCODER,TASK`; tasks are those of configs/digits.py, and audit:
 every label is judged by a model trained without it, and findings.csv has the most suspicious first.
