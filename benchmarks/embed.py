@@ -36,7 +36,7 @@ def main(argv: Sequence[str]) -> None:
     """Measures and prints."""
     model = load(str(_WORKDIR.value))
     source = images.open_source(
-        str(_IMAGES.value), model.image_shape, split=_SPLIT.value, data_dir=_DATA_DIR.value
+        str(_IMAGES.value), model.rule, split=_SPLIT.value, data_dir=_DATA_DIR.value
     )
     settings = embeddings.Settings(read_threads=_THREADS.value)
     shards = [range(len(source.names))]
