@@ -238,7 +238,10 @@ def measure(case: Case, devices: list[Any]) -> dict[str, Any]:
         if row["refused"] is None:
             raise
         return row
-    memory, summary = compiled.memory_analysis(), hlo.summarize(compiled.as_text())
+    memory, text = compiled.memory_analysis(), compiled.as_text()
+    assert memory is not None
+    assert text is not None
+    summary = hlo.summarize(text)
     floor = 4 * case.entries**2 * case.dim / len(devices)
     return row | {
         "argument_bytes": memory.argument_size_in_bytes,

@@ -91,7 +91,9 @@ def model_flops(training: Training) -> float:
     lowered = jax.jit(jax.grad(loss)).lower(
         training.state.params, training.state.model_state, images
     )
-    return float(lowered.cost_analysis()["flops"])
+    cost = lowered.cost_analysis()
+    assert cost is not None
+    return float(cost["flops"])
 
 
 def main(argv: Sequence[str]) -> None:
@@ -188,7 +190,9 @@ def main(argv: Sequence[str]) -> None:
     print(f"matrix products in {config.model.dtype}: {rate / 1e9:.4g} GFLOP/s")
     print(f"model FLOP utilization: {reached / rate:.1%}")
     if _JSON.value:
-        numbers = {name: float(np.median(seconds)) for name, seconds in results.items()}
+        numbers: dict[str, Any] = {
+            name: float(np.median(seconds)) for name, seconds in results.items()
+        }
         numbers |= {"model_flops": flops, "matmul_flops_per_second": rate}
         numbers |= {"device": device, "batch_size": config.train.batch_size, "loading": loading}
         pathlib.Path(_JSON.value).write_text(json.dumps(numbers, indent=2), encoding="utf-8")
