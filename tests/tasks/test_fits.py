@@ -32,6 +32,8 @@ def dataset(classes=2, size=16, shape=(9, 12, 1), **changes):
          r"config\.task: 'transfer' .* own has one label, .* task noise, coreset or groups"),
         ("ce,mlp,audit", {"noise.folds": 49}, {},
          r"noise\.folds: expected no more than the 48 images of own, got 49"),
+        ("ce,mlp,audit", {"report.keep_embeddings": True}, {},
+         r"report\.keep_embeddings: expected False .* got True: .* --part=sample_0"),
         ("ce,mlp,noise", {}, {"classes": 1}, r"two classes at least for .* 'noise', got 1 in own"),
     ],
 )  # fmt: skip

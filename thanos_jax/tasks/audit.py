@@ -71,7 +71,7 @@ def trainings(run: stages.Run) -> dict[str, stages.Planned]:
     """Returns the trainings, one for each part; see `thanos_jax.tasks`.
 
     Raises:
-      ConfigError: more parts than images.
+      ConfigError: more parts than images, or embeddings to be kept.
     """
     stages.require_classifiable(run)
     whole = _join(run)
@@ -162,6 +162,12 @@ def perform(run: stages.Run, prepared: Prepared) -> dict[str, Any]:
 
 
 def _join(run: stages.Run) -> Whole:
+    if run.config.report.keep_embeddings:
+        raise ConfigError(
+            "config.report.keep_embeddings: expected False where labels are audited, got True: an "
+            "audit has a model for each part and none for the run. thanos_jax.embed --part=sample_0 "
+            "embeds images by one of them"
+        )
     splits = run.dataset.splits
     labels = np.concatenate([stages.labels(split)["coarse"] for split in splits.values()])
     if run.config.noise.folds > len(labels):
