@@ -165,8 +165,8 @@ def _join(run: stages.Run) -> Whole:
     if run.config.report.keep_embeddings:
         raise ConfigError(
             "config.report.keep_embeddings: expected False where labels are audited, got True: an "
-            "audit has a model for each part and none for the run. thanos_jax.embed --part=sample_0 "
-            "embeds images by one of them"
+            "audit has a model for each part and none for the run. thanos_jax.embed "
+            "--part=sample_0 embeds images by one of them"
         )
     splits = run.dataset.splits
     labels = np.concatenate([stages.labels(split)["coarse"] for split in splits.values()])
