@@ -39,6 +39,8 @@ EXTRAS = {
     # its own, for jax looks for TPUs wherever libtpu is installed.
     "pod": ["jax[tpu]>=0.10.2"],
     "tfds": TFDS,
+    "tensorboard": ["tensorboardX>=2.6.2"],  # config.log.tensorboard
+    "wandb": ["wandb>=0.18"],  # config.log.wandb
     "parquet": ["pyarrow>=16"],  # thanos_jax.embed --out=PATH.parquet
     "umap": ["umap-learn>=0.5"],  # thanos_jax.downstream.groups with projection="umap"
     # Downloads and prepares TFDS data; best in an environment of its own, for TensorFlow holds
@@ -59,6 +61,7 @@ EXTRAS = {
         "pytest-xdist>=3.6",
         "ruff>=0.8",
         "setuptools>=77",
+        "tensorboardX>=2.6.2",
     ],
 }
 

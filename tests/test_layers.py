@@ -26,7 +26,7 @@ LAYERS = (
     ("config",),
     ("methods",),
     ("train",),
-    ("data", "downstream", "models"),
+    ("data", "downstream", "live", "models"),
     ("losses",),
     ("agree", "interruption", "sharding", "workdir"),
     ("checks", "permutations"),

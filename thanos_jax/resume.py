@@ -30,6 +30,9 @@ _MAY_CHANGE = (
     "train.checkpoints_kept_every",
     "train.on_nonfinite",
     "train.nonfinite_limit",
+    "train.profile_steps",
+    "log.tensorboard",
+    "log.wandb",
     "report.map_points",
     "report.keep_embeddings",
 )

@@ -19,6 +19,7 @@ from thanos_jax import agree, interruption, resume, sharding
 from thanos_jax import config as schema
 from thanos_jax.data import fingerprint, sources
 from thanos_jax.errors import ConfigError
+from thanos_jax.live import log as live
 from thanos_jax.tasks import coreset, fits, groups, noise, predicted_spread, stages, transfer
 from thanos_jax.train import build
 
@@ -58,6 +59,7 @@ def run(
       ConfigError: a config outside its schema, one that does not fit the data or the devices, or
         another than the folder's, or other data than its run began with.
       DatasetNotFound: the data are not there; says how to prepare them.
+      MissingDependencyError: a package that config.log asks for is not installed.
       NonFiniteError: training diverged.
       CheckpointError: a checkpoint could not be saved, or none of those there can be used.
       WorkdirError: another run is in the folder, or it cannot be written.
@@ -102,13 +104,22 @@ def _run(
     # A folder is claimed only by a run that can start.
     stages.trace(prepared.first)
     _warn_of_collapse(prepared.first.training)
-    with resume.claimed(folder, config, dataset.fingerprint, overwrite=overwrite):
-        return task.perform(asked._replace(resumes=True), prepared)
+    with (
+        resume.claimed(folder, config, dataset.fingerprint, overwrite=overwrite),
+        live.opened(folder, config.log, schema.flatten(config)) as log,
+    ):
+        return task.perform(asked._replace(resumes=True, log=log), prepared)
 
 
 def check(config: ml_collections.ConfigDict) -> None:
-    """Raises ConfigError for a config outside its schema, or that these devices cannot share."""
+    """Checks a config against its schema, the devices and what is installed.
+
+    Raises:
+      ConfigError: it is outside its schema, or these devices cannot share a batch.
+      MissingDependencyError: a package that config.log needs is not installed.
+    """
     schema.check(config)
+    live.require(config.log)
     devices = jax.device_count()
     for key, least in (("batch_size", ""), ("micro_batch_size", "0 or ")):
         if config.train[key] % devices:
@@ -129,7 +140,7 @@ def describe(
       load: as for `run`; the data are read.
 
     Raises:
-      ConfigError, DatasetNotFound: as `run`.
+      ConfigError, DatasetNotFound, MissingDependencyError: as `run`.
     """
     check(config)
     lines = [

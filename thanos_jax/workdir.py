@@ -39,9 +39,15 @@ TABLE = "findings.csv"
 EMBEDDINGS = tuple(f"embeddings_{split}.npz" for split in ("train", "validation", "test"))
 # What the report is made of besides, so that it can be made again without the data.
 MAP, PICTURES = "map.npz", "pictures.json"
+# What logging took of a run's time.
+LOG = "log.json"
 _REPORTS = (
-    "geometry.json", "neighbours.html", "report.html", DATA, TABLE, MAP, PICTURES, *EMBEDDINGS,
-)  # fmt: skip
+    *("geometry.json", "neighbours.html", "report.html", DATA, TABLE, MAP, PICTURES, LOG),
+    *EMBEDDINGS,
+)
+# Folders of what a run is watched by: event files, wandb's own files, profiler traces.
+TENSORBOARD, WANDB, PROFILE = "tensorboard", "wandb", "profile"
+WANDB_STATE = "wandb.json"
 # By these a folder is known to hold a run: they go last.
 _MARKS = ("results.json", "config.json")
 _CHECKPOINT = re.compile(r"\d+(\.tmp|\.damaged)?")
@@ -123,10 +129,12 @@ def empty(folder: pathlib.Path) -> None:
                 if path.is_dir() and _CHECKPOINT.fullmatch(path.name):
                     shutil.rmtree(path)
             _remove_files(training, _RECORDS)
+            _remove_folders(training, (PROFILE,))
             _remove_if_empty(checkpoints)
             if training != folder:
                 _remove_if_empty(training)
-        _remove_files(folder, FINDINGS + _REPORTS + _MARKS)
+        _remove_folders(folder, (TENSORBOARD, WANDB))
+        _remove_files(folder, (*FINDINGS, *_REPORTS, WANDB_STATE, *_MARKS))
 
 
 def reopen(folder: pathlib.Path) -> None:
@@ -138,6 +146,15 @@ def _remove_files(folder: pathlib.Path, names: Sequence[str]) -> None:
     for name in names:
         (folder / f"{name}.tmp").unlink(missing_ok=True)
         (folder / name).unlink(missing_ok=True)
+
+
+def _remove_folders(parent: pathlib.Path, names: Sequence[str]) -> None:
+    for name in names:
+        folder = parent / name
+        if folder.is_symlink():
+            folder.unlink()  # what it points to is elsewhere, and not the run's alone
+        elif folder.is_dir():
+            shutil.rmtree(folder)
 
 
 def _remove_if_empty(folder: pathlib.Path) -> None:

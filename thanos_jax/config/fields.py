@@ -377,6 +377,13 @@ FIELDS: dict[str, Field] = {
         10, "steps in a row that train.on_nonfinite=skip skips before the run stops", low=1
     ),
     "train.log_every": _number(50, "steps between lines of metrics.jsonl", low=1),
+    "train.profile_steps": _number(
+        0,
+        "steps of which jax's profiler writes a trace into the folder profile of each training, "
+        "from its second step on; 0: none; see docs/watching.md",
+        0,
+        1e6,
+    ),
     "train.evaluate_every_epochs": _number(
         1.0, "epochs between evaluations on the validation split", low=1e-3
     ),
@@ -554,6 +561,17 @@ FIELDS: dict[str, Field] = {
     ),
     "transfer.neighbours": _number(
         20, "number of nearest training images that vote on a test image's fine label", 1, 1e6
+    ),
+    # Watching a run; see docs/watching.md
+    "log.tensorboard": Field(
+        False,
+        "whether the run is written for TensorBoard, in the folder tensorboard; needs the extra "
+        "tensorboard",
+    ),
+    "log.wandb": Field(
+        False,
+        "whether the run is written to Weights & Biases, as WANDB_MODE and WANDB_PROJECT say; "
+        "needs the extra wandb",
     ),
     "report.map_points": _number(
         2000, "images in a map of embeddings, at most; above 20,000 without t-SNE", 10, 1e5

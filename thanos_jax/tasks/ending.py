@@ -14,10 +14,12 @@ from thanos_jax import agree, workdir
 from thanos_jax.data.balanced import class_counts
 from thanos_jax.data.batches import sample_indices
 from thanos_jax.data.dataset import known_coarse
+from thanos_jax.live import contract
+from thanos_jax.live import log as live
 from thanos_jax.report import folder as report_folder
 from thanos_jax.report import html, plots
 from thanos_jax.report.image_map import ImageMap
-from thanos_jax.tasks import fits, predicted_spread
+from thanos_jax.tasks import fits, predicted_spread, watched
 from thanos_jax.tasks.stages import Figures, Run, Stage, Trained, skipped_examples
 from thanos_jax.train import metrics, nonfinite
 from thanos_jax.version import __version__
@@ -59,6 +61,9 @@ def finish(
         "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "versions": {"jax": jax.__version__, "thanos_jax": __version__},
     }
+    split = "test" if run.config.task == "transfer" else "train"  # of the map
+    # Every process has a part in it.
+    embedding = trained.outputs(split)["embedding"] if live.asked(run.config.log) else None
     if not agree.is_first():
         return results
     with workdir.writing(run.folder):
@@ -79,6 +84,13 @@ def finish(
     with workdir.writing(run.folder):
         text = json.dumps(results, indent=2) + "\n"
         workdir.write_atomically(run.folder / "results.json", text)
+    run.log.finish(
+        lambda: contract.Ending(
+            results["steps"],
+            contract.numbers(report_folder.shown(results)),
+            None if found is None or embedding is None else watched.points(found, embedding),
+        )
+    )
     return results
 
 

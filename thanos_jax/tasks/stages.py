@@ -20,7 +20,8 @@ from thanos_jax.data.splits import Split
 from thanos_jax.downstream import transfer
 from thanos_jax.downstream.groups import scores as group_scores
 from thanos_jax.errors import ConfigError
-from thanos_jax.tasks import fits
+from thanos_jax.live import log as live
+from thanos_jax.tasks import fits, watched
 from thanos_jax.train import checkpoint, description, loop
 from thanos_jax.train.build import Training, build, training_split
 from thanos_jax.train.checkpoint import Checkpoints
@@ -46,6 +47,7 @@ class Run(NamedTuple):
       mesh: devices.
       folder: of the run.
       resumes: whether what the folder holds is this run's, or goes before it begins.
+      log: what the run is watched by.
     """
 
     config: ml_collections.ConfigDict
@@ -53,6 +55,7 @@ class Run(NamedTuple):
     mesh: Mesh
     folder: pathlib.Path
     resumes: bool = True
+    log: live.Log = live.NONE
 
 
 class Planned(NamedTuple):
@@ -237,6 +240,7 @@ def train(
         folder.mkdir(parents=True, exist_ok=True)
         if agree.is_first():
             description.write(folder, stage.training, stage.name)
+    run.log.images(stage.name, 0, lambda: watched.views(stage))
     embedded = Embedded(stage.training, stage.network)
 
     def of_state(evaluation: Evaluate) -> Any:
@@ -256,6 +260,7 @@ def train(
             checkpoints=checkpoints,
             evaluations=evaluations,
             constants=skipped_examples(run),
+            log=run.log,
         )
         state, chosen = last, records[-1]["step"]
         if choose is not None:

@@ -14,6 +14,7 @@ from thanos_jax.data import augment
 from thanos_jax.data.dataset import Dataset
 from thanos_jax.data.splits import DataError
 from thanos_jax.downstream import geometry, transfer
+from thanos_jax.live import pictures
 from thanos_jax.report import plots
 from thanos_jax.tasks import ending, maps, stages
 from thanos_jax.train.objective import METHODS
@@ -146,13 +147,14 @@ def _figures(
         outputs = trained.training.forward({"params": state.params, **state.model_state}, images)
         units = (dataset.mean, dataset.std)
         channels = dataset.image_shape[-1]  # the random bits come after them
+        pair = [
+            np.asarray(augment.unnormalize(outputs[name][..., :channels], *units))
+            for name in ("input", "reconstruction")
+        ]
         figures["Reconstructions"] = (
-            plots.reconstructions(
-                *(
-                    np.asarray(augment.unnormalize(outputs[name][..., :channels], *units))
-                    for name in ("input", "reconstruction")
-                )
-            ),
+            plots.reconstructions(*pair),
             plots.HOW_TO_READ["reconstructions"],
         )
+        step = trained.records[-1]["step"]
+        run.log.images("", step, lambda: {"reconstructions": pictures.rows(pair)})
     return figures

@@ -78,6 +78,10 @@ class Ledger:
         """Leaves out the time since the last record was closed: evaluating and saving."""
         self._start = time.perf_counter()
 
+    def leave_out(self, seconds: float) -> None:
+        """Leaves out time since the clock was started in which no step was taken."""
+        self._start += seconds
+
     def add(self, found: Any, begin: int) -> None:
         """Takes the metrics of the steps from `begin` on; waits where too many are under way."""
         self._pending.append(found)

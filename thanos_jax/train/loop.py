@@ -14,7 +14,8 @@ from thanos_jax import interruption, sharding, workdir
 from thanos_jax.data import batches
 from thanos_jax.data.splits import Split
 from thanos_jax.errors import ConfigError
-from thanos_jax.train import resident
+from thanos_jax.live import log as live
+from thanos_jax.train import profiling, resident
 from thanos_jax.train.build import Training
 from thanos_jax.train.checkpoint import Checkpoints
 from thanos_jax.train.ledger import Ledger
@@ -97,6 +98,7 @@ def train(
     checkpoints: Checkpoints,
     evaluations: Sequence[Evaluation],
     constants: Mapping[str, float] | None = None,
+    log: live.Log = live.NONE,
 ) -> tuple[TrainState, list[dict[str, Any]]]:
     """Runs the steps that are left, logging, evaluating and saving on the way.
 
@@ -106,6 +108,7 @@ def train(
       checkpoints: where states are saved.
       evaluations: what is measured how often; the last step has all of them.
       constants: what every record says too.
+      log: gets the records too.
 
     Returns:
       The last state, and all records of the training. "seconds" of the last is the time it took
@@ -130,9 +133,16 @@ def train(
     )
     ledger = Ledger(training, stage.split, folder, first=first, constants=constants or {})
     advance, longest = _make_advance(stage, first=first)
+    log.replay(stage.name, ledger.records)
     ledger.restart_clock()
     step = first
-    with interruption.watch() as watch, watch.deferred(), progress(steps, first) as shown:
+    with (
+        interruption.watch() as watch,
+        watch.deferred(),
+        progress(steps, first, stage.name) as shown,
+        # The first step of a start compiles.
+        profiling.trace(folder, config.train.profile_steps, begin=first + 1) as trace,
+    ):
         while True:
             if watch.asked():
                 ledger.leave(state, step, checkpoints)
@@ -143,15 +153,19 @@ def train(
                         record |= evaluate(state)
                 ledger.write(record)
                 shown.show(record)
+                log.scalars(stage.name, record)
                 if calendar.saves(step):
                     checkpoints.save(state, step, _measured(record))
                 ledger.restart_clock()
             elif step < steps:
                 # The first call compiles, which says nothing about speed: it is one step.
-                begin, step = step, calendar.window(step, longest if step > first else 1)
+                most = trace.most(step, longest) if step > first else 1
+                begin, step = step, calendar.window(step, most)
                 checkpoints.check()
+                ledger.leave_out(trace.before(begin))
                 state, metrics = advance(state, begin, step)
                 ledger.add(metrics, begin)
+                ledger.leave_out(trace.after(step, metrics))
                 shown.advance(step - begin)
             else:
                 break

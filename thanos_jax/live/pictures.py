@@ -1,0 +1,62 @@
+"""Pictures for loggers: rows of images as one picture, thumbnails as one square sprite."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+# TensorBoard's projector shows no larger sprite.
+SPRITE_SIDE = 8192
+# A picture of small images is enlarged to about this width in pixels.
+_WIDTH = 512
+
+
+def rows(lines: Sequence[np.ndarray]) -> np.ndarray:
+    """Returns one picture of some lines of images.
+
+    Args:
+      lines: each [k, h, w, 1 or 3], uint8, or floating point in [0, 1]; what lies outside is
+        clipped.
+
+    Returns:
+      uint8 [H, W, 1 or 3], small images enlarged by a whole factor.
+    """
+    grid = np.stack([_as_bytes(np.asarray(line)) for line in lines])
+    count, images, height, width, channels = grid.shape
+    picture = grid.transpose(0, 2, 1, 3, 4).reshape(count * height, images * width, channels)
+    factor = max(1, _WIDTH // picture.shape[1])
+    return picture.repeat(factor, axis=0).repeat(factor, axis=1)
+
+
+def most_thumbnails(side: int) -> int:
+    """Returns how many thumbnails of a side in pixels a sprite can hold."""
+    return (SPRITE_SIDE // side) ** 2
+
+
+def sprite(thumbnails: np.ndarray) -> np.ndarray:
+    """Returns a square picture of thumbnails, row by row, black where there are none.
+
+    Args:
+      thumbnails: uint8 [m, s, s, 3].
+
+    Raises:
+      ValueError: it would be larger than `SPRITE_SIDE`.
+    """
+    count, side = thumbnails.shape[:2]
+    columns = math.ceil(math.sqrt(count))
+    if columns * side > SPRITE_SIDE:
+        raise ValueError(
+            f"thumbnails: expected at most {most_thumbnails(side)} of {side} pixels, got {count}"
+        )
+    cells = np.zeros((columns**2, side, side, 3), np.uint8)
+    cells[:count] = thumbnails
+    grid = cells.reshape(columns, columns, side, side, 3).transpose(0, 2, 1, 3, 4)
+    return grid.reshape(columns * side, columns * side, 3)
+
+
+def _as_bytes(images: np.ndarray) -> np.ndarray:
+    if images.dtype == np.uint8:
+        return images
+    return np.round(np.clip(images, 0, 1) * 255).astype(np.uint8)

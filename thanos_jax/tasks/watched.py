@@ -1,0 +1,80 @@
+"""What a run is watched by besides numbers: views of images, and its embedding."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import jax
+import numpy as np
+from PIL import Image
+
+from thanos_jax.data import augment
+from thanos_jax.live import pictures
+from thanos_jax.live.contract import Points
+from thanos_jax.report.image_map import Column, ImageMap
+from thanos_jax.report.sprite import Sprite
+from thanos_jax.train.loop import Stage
+from thanos_jax.train.two_views import NUM_VIEWS
+
+_IMAGES = 8
+
+
+def views(stage: Stage) -> dict[str, np.ndarray]:
+    """Returns a picture of training images, above two views of each as training draws them.
+
+    Runs on one device of this process. The views are not those of any step: random numbers follow
+    from the place in a batch.
+    """
+    config = stage.training.config
+    images = stage.split.read(np.arange(min(_IMAGES, len(stage.split))))["image"]
+
+    def draw(key: jax.Array, images: jax.Array) -> jax.Array:
+        return augment.views(key, images, NUM_VIEWS, **config.augment.to_dict())
+
+    # It runs once: what the compiler would spend on speed is not worth it.
+    compiled = jax.jit(draw).lower(jax.random.key(config.seed, impl="rbg"), images)
+    options: Any = {"xla_backend_optimization_level": 0}
+    drawn = compiled.compile(options)(jax.random.key(config.seed, impl="rbg"), images)
+    first, second = np.asarray(drawn).swapaxes(0, 1)
+    return {"views": pictures.rows([images / np.float32(255), first, second])}
+
+
+def points(shown: ImageMap, embedding: np.ndarray) -> Points:
+    """Returns the images of a map with their embedding, as many as a sprite can hold.
+
+    Args:
+      shown: of a split.
+      embedding: float32 [n, d], of all images of the split.
+    """
+    thumbnails = _thumbnails(shown.sprite, len(shown.files))
+    most = min(len(thumbnails), pictures.most_thumbnails(thumbnails.shape[1]))
+    chosen = np.linspace(0, len(thumbnails) - 1, most).round().astype(int)
+    return Points(
+        embedding[shown.layout.mapped[chosen]],
+        {
+            **{column.name: _texts(column)[chosen] for column in shown.columns},
+            "file" if shown.named else "image": shown.files[chosen],
+        },
+        thumbnails[chosen],
+    )
+
+
+def _texts(column: Column) -> np.ndarray:
+    """The values of a column in words, str [m]."""
+    if column.names:
+        return np.array(column.names)[column.values]
+    return np.array([f"{value:.4g}" for value in column.values])
+
+
+def _thumbnails(sprite: Sprite, count: int) -> np.ndarray:
+    """The first thumbnails of a sprite, uint8 [count, s, s, 3], black beside what is not square."""
+    (across, down), side = sprite.cell, max(sprite.width, sprite.height)
+    sheet = np.asarray(Image.open(io.BytesIO(sprite.data)).convert("RGB"))
+    lines = sheet.shape[0] // down
+    cells = sheet.reshape(lines, down, sprite.columns, across, 3).swapaxes(1, 2)
+    square = np.zeros((count, side, side, 3), np.uint8)
+    square[:, : sprite.height, : sprite.width] = cells.reshape(-1, down, across, 3)[
+        :count, : sprite.height, : sprite.width
+    ]
+    return square
