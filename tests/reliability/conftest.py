@@ -1,4 +1,7 @@
-"""A run small enough to be started many times, and how two runs are compared."""
+"""A run small enough to be started many times, and how two runs are compared.
+
+Makes `watching` importable.
+"""
 
 import json
 import os
@@ -14,6 +17,7 @@ from thanos_jax import config as schema
 from thanos_jax.train import checkpoint, metrics
 
 ROOT = pathlib.Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "tests" / "live"))
 SETTINGS = {
     "model.mlp.widths": (16, 8),
     "train.batch_size": 128,  # 10.1 steps to an epoch

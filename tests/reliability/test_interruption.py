@@ -3,20 +3,25 @@
 The exit code 0, which is the default, is in test_processes.py.
 """
 
+import json
 import os
 import re
 import signal
+import sys
 import threading
 import time
 
 import jax
+import numpy as np
 import pytest
+import watching
 from jax.sharding import AxisType
 
 from thanos_jax import config as schema
 from thanos_jax import interruption, sharding, workdir
 from thanos_jax import run as run_module
 from thanos_jax.data import sources
+from thanos_jax.live import log as live
 from thanos_jax.tables import comparison
 from thanos_jax.train import loop, metrics
 from thanos_jax.train.checkpoint import CheckpointError, Checkpoints, steps
@@ -116,6 +121,50 @@ def test_a_record_is_written_once_however_often_the_run_is_stopped_after_it(
     assert killed
     run_module.run(runs.config(), tmp_path)
     runs.require_equal(tmp_path, undisturbed)
+
+
+def test_a_watched_run_is_the_same_run_and_logs_each_step_once(
+    runs, undisturbed, tmp_path, monkeypatch, capsys
+):
+    wandb, real, killed = watching.fake_wandb(), live.Log.scalars, []
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    watched = runs.config(**{"log.tensorboard": True, "log.wandb": True, "train.profile_steps": 2})
+    with monkeypatch.context() as patch:
+        stops(patch, 8, signal.SIGTERM)  # not watched yet
+        with pytest.raises(interruption.Interrupted):
+            run_module.run(runs.config(), tmp_path)
+
+    def scalars(log, training, record):
+        real(log, training, record)
+        if record["step"] > 8 and not killed:
+            killed.append(record["step"])
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(live.Log, "scalars", scalars)  # killed after the record, before a checkpoint
+        with pytest.raises(KeyboardInterrupt):
+            run_module.run(watched, tmp_path)
+    assert killed == [11]
+    assert max(steps(tmp_path / "checkpoints")) == 8
+    run_module.run(watched, tmp_path)
+    runs.require_equal(tmp_path, undisturbed)
+    records = metrics.read(tmp_path / "metrics.jsonl")
+    found = watching.logged(tmp_path / "tensorboard")
+    steps_logged = {key: value for key, value in found.items() if key[1].startswith("train/")}
+    assert steps_logged == watching.expected(records)
+    results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+    assert found[26, "results/fine_accuracy"] == np.float32(results["fine_accuracy"])
+    seen = [entry for run in wandb.runs for entry in run.history if "train/loss" in entry]
+    assert [entry["train/step"] for entry in seen] == [record["step"] for record in records]
+    assert [entry["train/loss"] for entry in seen] == [record["loss"] for record in records]
+    assert wandb.runs[-1].summary["results/fine_accuracy"] == results["fine_accuracy"]
+    assert (tmp_path / "tensorboard" / "projector" / "sprite.png").exists()
+    traces = list((tmp_path / "profile").rglob("*.xplane.pb"))
+    assert len(traces) == 2  # one of each start that asked
+    assert json.loads((tmp_path / "log.json").read_text(encoding="utf-8"))["errors"] == {}
+    assert "turned off" not in capsys.readouterr().err
+    workdir.empty(tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_before_the_first_step_nothing_is_saved(runs, tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ import pytest
 from thanos_jax import config as schema
 from thanos_jax.data import sources
 from thanos_jax.downstream.projection import Layout
-from thanos_jax.tasks import maps
+from thanos_jax.tasks import maps, watched
 
 
 @pytest.fixture(scope="module")
@@ -67,3 +67,22 @@ def test_fine_labels_that_are_the_coarse_ones_are_shown_once(digits, layout):
     np.testing.assert_array_equal(once.columns[1].values, stays[layout.mapped])
     assert set(once.columns[4].values) == {0}
     assert [one.name for one in unscored.columns] == ["kept", "fine label", *names[2:]]
+
+
+def test_a_map_with_its_embedding_is_what_a_projector_shows(digits, layout, monkeypatch):
+    split = digits.splits["test"]
+    monkeypatch.setattr(maps, "lay_out", lambda run, embeddings: layout)
+    embedding = np.arange(2 * len(split), dtype=np.float32).reshape(-1, 2)
+    found = maps.of_transfer(asked(digits), {**outputs(split), "embedding": embedding})
+    shown = watched.points(found, embedding)
+    np.testing.assert_array_equal(shown.embedding, embedding[layout.mapped])
+    fine = [digits.fine_names[label] for label in split.fine[layout.mapped]]
+    assert shown.columns["fine label"].tolist() == fine
+    assert shown.columns["image"].tolist() == [str(split.names[row]) for row in layout.mapped]
+    stored = split.read(layout.mapped)["image"]
+    # Thumbnails of digits are kept without loss.
+    np.testing.assert_array_equal(shown.thumbnails, np.repeat(stored, 3, axis=3))
+    monkeypatch.setattr(watched.pictures, "SPRITE_SIDE", 16)  # of four thumbnails
+    few = watched.points(found, embedding)
+    np.testing.assert_array_equal(few.embedding, embedding[layout.mapped[[0, 1, 3, 4]]])
+    assert few.thumbnails.shape == (4, 8, 8, 3)

@@ -11,6 +11,8 @@ import numpy as np
 SPRITE_SIDE = 8192
 # A picture of small images is enlarged to about this width in pixels.
 _WIDTH = 512
+# White pixels between images.
+_GAP = 2
 
 
 def rows(lines: Sequence[np.ndarray]) -> np.ndarray:
@@ -21,13 +23,16 @@ def rows(lines: Sequence[np.ndarray]) -> np.ndarray:
         clipped.
 
     Returns:
-      uint8 [H, W, 1 or 3], small images enlarged by a whole factor.
+      uint8 [H, W, 1 or 3], small images enlarged by a whole factor, white between them.
     """
     grid = np.stack([_as_bytes(np.asarray(line)) for line in lines])
+    factor = max(1, _WIDTH // (grid.shape[1] * grid.shape[3]))
+    grid = grid.repeat(factor, axis=2).repeat(factor, axis=3)
+    gaps = ((0, 0), (0, 0), (0, _GAP), (0, _GAP), (0, 0))
+    grid = np.pad(grid, gaps, constant_values=255)
     count, images, height, width, channels = grid.shape
     picture = grid.transpose(0, 2, 1, 3, 4).reshape(count * height, images * width, channels)
-    factor = max(1, _WIDTH // picture.shape[1])
-    return picture.repeat(factor, axis=0).repeat(factor, axis=1)
+    return picture[:-_GAP, :-_GAP]
 
 
 def most_thumbnails(side: int) -> int:
