@@ -1,19 +1,21 @@
-"""Whole runs of digits: what logging takes, and what TensorBoard and wandb themselves make of it."""
+"""Whole runs of digits: what logging takes, and what TensorBoard and wandb make of it."""
 
-import http.client
 import json
+import struct
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 
+import jax
 import numpy as np
 import pytest
 import watching
+from jax.sharding import AxisType
 
 from thanos_jax import config as schema
 from thanos_jax import run as run_module
+from thanos_jax import sharding
 from thanos_jax.live import log as live
 from thanos_jax.train import metrics
 
@@ -32,11 +34,20 @@ def digits(**train):
     return config
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_device():
+    """As a user's machine has it; eight take longer, and hide what logging takes."""
+    mesh = jax.sharding.Mesh(jax.devices()[:1], ("data",), axis_types=(AxisType.Auto,))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sharding, "make_mesh", lambda: mesh)
+        yield
+
+
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory):
     """A run with TensorBoard on, and its folder."""
     folder = tmp_path_factory.mktemp("watched") / "run"
-    config = digits(epochs=200.0, profile_steps=3)
+    config = digits(epochs=120.0, profile_steps=3)
     config.log.tensorboard = True
     return folder, run_module.run(config, folder)
 
@@ -47,7 +58,7 @@ def test_logging_takes_a_hundredth_of_a_run_at_most(watched):
     assert found["errors"] == {}
     assert 0 < found["share"] <= 0.01, found
     records = metrics.read(folder / "metrics.jsonl")
-    assert len(records) > 100
+    assert len(records) > 60
     logged = watching.logged(folder / "tensorboard")
     trained = {key: value for key, value in logged.items() if key[1].startswith("train/")}
     assert trained == watching.expected(records)
@@ -135,11 +146,8 @@ class served:  # noqa: N801 (used as a function)
             data,
             {"Content-Type": "application/json"},
         )
-        try:
-            with urllib.request.urlopen(request, timeout=60) as answer:
-                return json.loads(answer.read())
-        except (http.client.HTTPException, urllib.error.URLError) as error:
-            raise AssertionError(f"{query}: {getattr(error, 'read', lambda: error)()}") from error
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.loads(answer.read())
 
     def __exit__(self, *error):
         self._process.terminate()
@@ -163,22 +171,28 @@ def test_wandb_records_a_run_offline(tmp_path, monkeypatch):
     history = list(offline(kept))
     losses = {row["train/step"]: row["train/loss"] for row in history if "train/loss" in row}
     assert losses == {record["step"]: record["loss"] for record in records}
-    assert any("train/views" in row for row in history)
-    assert any("results/embedding" in row for row in history)
+    names = {name for row in history for name in row}
+    # Of a picture or a table, what describes its file.
+    assert names >= {"train/views/path", "results/embedding/path"}
 
 
 def offline(path):
-    """Yields the rows of history in wandb's own file, by wandb's own reader."""
+    """Yields the rows of history in wandb's own file: a LevelDB log of its messages."""
     from wandb.proto import wandb_internal_pb2
-    from wandb.sdk.internal import datastore
 
-    store = datastore.DataStore()
-    store.open_for_scan(str(path))
-    while data := store.scan_data():
-        record = wandb_internal_pb2.Record()
-        record.ParseFromString(data)
-        if record.HasField("history"):
-            yield {
-                item.key or "/".join(item.nested_key): json.loads(item.value_json)
-                for item in record.history.item
-            }
+    data, place, parts = path.read_bytes(), 7, []  # after wandb's own header
+    while place + 7 <= len(data):
+        if 32768 - place % 32768 < 7:  # the rest of a block is padding
+            place += 32768 - place % 32768
+            continue
+        length, kind = struct.unpack("<HB", data[place + 4 : place + 7])
+        parts.append(data[place + 7 : place + 7 + length])
+        place += 7 + length
+        if kind in (1, 4):  # a whole message, or its last part
+            record = wandb_internal_pb2.Record.FromString(b"".join(parts))
+            parts = []
+            if record.HasField("history"):
+                yield {
+                    item.key or "/".join(item.nested_key): json.loads(item.value_json)
+                    for item in record.history.item
+                }
