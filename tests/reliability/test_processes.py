@@ -8,11 +8,13 @@ import time
 
 import numpy as np
 import pytest
+import watching
 from absl import flags
 from absl.testing import flagsaver
 
 from thanos_jax import processes
 from thanos_jax import run as run_module
+from thanos_jax.train import metrics
 from thanos_jax.train.checkpoint import steps
 
 WAIT = 280
@@ -82,11 +84,18 @@ def test_four_processes_are_as_one(resident, runs, one, tmp_path):
 def test_two_processes_balance_classes_as_one(resident, runs, tmp_path):
     balanced = {"data.classes": "fine", "train.images_per_class": 16, "train.resident": resident}
     run_module.run(runs.config(**balanced), tmp_path / "one")
-    command = runs.arguments(tmp_path / "two", **balanced)
+    watched = {"log.tensorboard": True, "train.profile_steps": 2}
+    command = runs.arguments(tmp_path / "two", **balanced, **watched)
     ended([runs.start(*command, *each) for each in runs.several(2)], [0, 0])
     results = json.loads((tmp_path / "two" / "results.json").read_text(encoding="utf-8"))
     assert (results["devices"], results["batches"]["class_images_min"]) == ("2 x cpu", 16)
     require_close(runs, tmp_path / "two", tmp_path / "one")
+    # The first process alone writes what the run is watched by.
+    logged = watching.logged(tmp_path / "two" / "tensorboard")
+    trained = {key: value for key, value in logged.items() if key[1].startswith("train/")}
+    assert trained == watching.expected(metrics.read(tmp_path / "two" / "metrics.jsonl"))
+    assert len(list((tmp_path / "two" / "tensorboard").glob("events*"))) == 1
+    assert len(list((tmp_path / "two" / "profile").rglob("*.xplane.pb"))) == 1
 
 
 @pytest.mark.slow

@@ -24,11 +24,15 @@ class Trace:
 
     def __init__(self, folder: pathlib.Path, count: int, begin: int) -> None:
         self._folder, self._begin, self._end = folder, begin, begin + count
-        self._wanted, self._open = count > 0, False
+        # The first process writes.
+        self._wanted, self._open = count > 0 and agree.is_first(), False
 
     def most(self, step: int, longest: int) -> int:
-        """Returns how many steps may be taken at once, so that the trace ends where it should."""
-        return min(longest, self._end - step) if self._wanted and step < self._end else longest
+        """Returns how many steps may be taken at once, so that the trace ends where it should.
+
+        The same in every process, whether it traces or not: they take their steps together.
+        """
+        return min(longest, self._end - step) if step < self._end else longest
 
     def before(self, step: int) -> float:
         """Starts the trace if this step is its first; returns the seconds that it took."""
@@ -91,7 +95,7 @@ def trace(folder: pathlib.Path, count: int, *, begin: int) -> Iterator[Trace]:
       count: of steps; 0: none are traced. Fewer are where the training ends before.
       begin: the first step, counted from 0.
     """
-    traced = Trace(folder / PROFILE, count if agree.is_first() else 0, begin)
+    traced = Trace(folder / PROFILE, count, begin)
     try:
         yield traced
     finally:
