@@ -86,3 +86,5 @@ def test_a_map_with_its_embedding_is_what_a_projector_shows(digits, layout, monk
     few = watched.points(found, embedding)
     np.testing.assert_array_equal(few.embedding, embedding[layout.mapped[[0, 1, 3, 4]]])
     assert few.thumbnails.shape == (4, 8, 8, 3)
+    with pytest.raises(ValueError, match=f"expected {len(split)} rows, got 3"):
+        watched.points(found, embedding[:3])

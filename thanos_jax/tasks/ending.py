@@ -63,7 +63,8 @@ def finish(
     }
     split = "test" if run.config.task == "transfer" else "train"  # of the map
     # Every process has a part in it.
-    embedding = trained.outputs(split)["embedding"] if live.asked(run.config.log) else None
+    logged = shown is not None and live.asked(run.config.log)
+    embedding = trained.outputs(split)["embedding"] if logged else None
     if not agree.is_first():
         return results
     with workdir.writing(run.folder):

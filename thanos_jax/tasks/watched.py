@@ -46,7 +46,12 @@ def points(shown: ImageMap, embedding: np.ndarray) -> Points:
     Args:
       shown: of a split.
       embedding: float32 [n, d], of all images of the split.
+
+    Raises:
+      ValueError: an embedding of another number of images.
     """
+    if len(embedding) != shown.size:
+        raise ValueError(f"embedding: expected {shown.size} rows, got {len(embedding)}")
     thumbnails = _thumbnails(shown.sprite, len(shown.files))
     most = min(len(thumbnails), pictures.most_thumbnails(thumbnails.shape[1]))
     chosen = np.linspace(0, len(thumbnails) - 1, most).round().astype(int)
