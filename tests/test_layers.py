@@ -28,7 +28,7 @@ LAYERS = (
     ("train",),
     ("data", "downstream", "models"),
     ("losses",),
-    ("agree", "interruption", "sharding", "workdir"),
+    ("agree", "beside", "interruption", "sharding", "workdir"),
     ("checks", "permutations"),
     ("errors", "version"),
 )
