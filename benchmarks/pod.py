@@ -39,37 +39,23 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import pathlib
-import re
 import time
 from collections.abc import Sequence
 from importlib import metadata
 from typing import Any, NamedTuple
 from unittest import mock
 
-if __name__ == "__main__":
-    # Before jax starts: nothing is asked of this machine's accelerators, if it has any, nor of a
-    # cloud's metadata server, and other programs that have libtpu loaded are left in peace.
-    os.environ["JAX_PLATFORMS"] = "cpu"
-    os.environ |= {
-        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-        "TPU_ACCELERATOR_TYPE": "v5litepod-16",
-        "TPU_SKIP_MDS_QUERY": "1",
-        "TPU_WORKER_HOSTNAMES": "localhost",
-    }
-
 import hlo
 import jax
 import jax.numpy as jnp
-import numpy as np
+import tpu_compiler
 from absl import flags
-from jax.experimental import mesh_utils, topologies
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from thanos_jax import command, losses, sharding
-from thanos_jax.errors import MissingDependencyError, UserError
+from thanos_jax import command, losses
+from thanos_jax.errors import UserError
 from thanos_jax.losses import pairs
 
 LOSSES = {
@@ -79,7 +65,6 @@ LOSSES = {
     "supcon": losses.supcon,
 }
 DTYPES = {"bfloat16": jnp.bfloat16, "float32": jnp.float32}
-ORDERS = ("ring", "mesh")
 TEMPERATURE = 0.1
 VIEWS = 2
 
@@ -91,7 +76,9 @@ _IMPLEMENTATION = flags.DEFINE_list(
 )
 _LOSS = flags.DEFINE_list("loss", "spread", f"Of {', '.join(LOSSES)}.")
 _DTYPE = flags.DEFINE_list("dtype", "float32", f"Dtype of embeddings: of {', '.join(DTYPES)}.")
-_ORDER = flags.DEFINE_list("order", "ring", f"Chips along the data axis: of {', '.join(ORDERS)}.")
+_ORDER = flags.DEFINE_list(
+    "order", "ring", f"Chips along the data axis: of {', '.join(tpu_compiler.ORDERS)}."
+)
 _JSON = flags.DEFINE_string("json", None, "Where to write the numbers, if anywhere.")
 
 
@@ -112,76 +99,20 @@ def cases_of_flags() -> list[Case]:
     return [
         Case(*values)
         for values in itertools.product(
-            _some("topology", _TOPOLOGY.value),
-            _options("order", _ORDER.value, ORDERS),
-            _options("loss", _LOSS.value, LOSSES),
-            _options("implementation", _IMPLEMENTATION.value, pairs.OPTIONS),
-            _options("dtype", _DTYPE.value, DTYPES),
-            _positive("entries", _ENTRIES.value),
-            _positive("dim", _DIM.value),
+            tpu_compiler.some("topology", _TOPOLOGY.value),
+            tpu_compiler.options("order", _ORDER.value, tpu_compiler.ORDERS),
+            tpu_compiler.options("loss", _LOSS.value, LOSSES),
+            tpu_compiler.options("implementation", _IMPLEMENTATION.value, pairs.OPTIONS),
+            tpu_compiler.options("dtype", _DTYPE.value, DTYPES),
+            tpu_compiler.positive("entries", _ENTRIES.value),
+            tpu_compiler.positive("dim", _DIM.value),
         )
     ]
 
 
-def _some(name: str, values: Sequence[str]) -> list[str]:
-    if not values:
-        raise UserError(f"--{name}: expected at least one value, got none")
-    return list(values)
-
-
-def _options(name: str, values: Sequence[str], options: Any) -> list[str]:
-    for value in _some(name, values):
-        if value not in options:
-            raise UserError(f"--{name}: expected one of {', '.join(options)}, got {value!r}")
-    return list(values)
-
-
-def _positive(name: str, values: Sequence[str]) -> list[int]:
-    for value in _some(name, values):
-        if not re.fullmatch(r"0*[1-9]\d*", value):
-            raise UserError(f"--{name}: expected positive integers, got {value!r}")
-    return [int(value) for value in values]
-
-
-def chips_of(topology: str) -> list[Any]:
-    """Returns the devices of a topology, in the order of the TPU runtime."""
-    try:
-        described = topologies.get_topology_desc(platform="tpu", topology_name=topology)
-    except (jax.errors.JaxRuntimeError, RuntimeError, ValueError) as error:
-        if "not installed" in str(error):
-            raise MissingDependencyError(
-                "libtpu: not installed, expected for its TPU compiler; "
-                "pip install 'thanos_jax[pod]'"
-            ) from None
-        if "INVALID_ARGUMENT" not in str(error):
-            raise
-        reason = str(error).partition("\n")[0]
-        raise UserError(
-            "--topology: expected a TPU generation and the chips along each side, as v5e:16x16 or "
-            f"v5p:4x4x8, got {topology!r} ({reason})"
-        ) from None
-    return list(described.devices)
-
-
-def in_order(order: str, devices: list[Any]) -> np.ndarray:
-    """Arranges devices along the data axis.
-
-    Args:
-      order: one of `ORDERS`.
-      devices: of one topology.
-
-    Returns:
-      object [devices].
-    """
-    if any(device.core_on_chip for device in devices):
-        return np.array(devices)  # jax arranges chips, not their cores
-    usual = mesh_utils.create_device_mesh((len(devices),), devices)
-    return np.array(sharding.ring(usual.tolist())) if order == "ring" else usual
-
-
 def compile_case(case: Case, devices: list[Any]) -> tuple[jax.stages.Compiled, float]:
     """Compiles value and gradient as the trainer takes them; also returns the seconds it took."""
-    mesh = Mesh(in_order(case.order, devices), ("data",), axis_types=(AxisType.Auto,))
+    mesh = Mesh(tpu_compiler.in_order(case.order, devices), ("data",), axis_types=(AxisType.Auto,))
     loss = LOSSES[case.loss]
 
     def shard(embeddings: jax.Array, labels: jax.Array) -> jax.Array:
@@ -210,17 +141,6 @@ def compile_case(case: Case, devices: list[Any]) -> tuple[jax.stages.Compiled, f
     return compiled, time.perf_counter() - started
 
 
-def refusal(message: str) -> str | None:
-    """Says what memory was wanting, if that is what a compiler's error is about."""
-    if "RESOURCE_EXHAUSTED" not in message:
-        return None
-    amounts = re.search(r"\(([\d.]+\w?)\) exceeds available \w+ \(([\d.]+\w?)\)", message)
-    amounts = amounts or re.search(r"Used ([\d.]+\w?) of ([\d.]+\w?)", message)
-    if amounts:
-        return f"RESOURCE_EXHAUSTED needs {amounts[1]} of {amounts[2]}"
-    return message.partition("\n")[0]
-
-
 def measure(case: Case, devices: list[Any]) -> dict[str, Any]:
     """Compiles a case and returns its numbers; those of a refused one are missing."""
     row: dict[str, Any] = {
@@ -234,7 +154,7 @@ def measure(case: Case, devices: list[Any]) -> dict[str, Any]:
     try:
         compiled, seconds = compile_case(case, devices)
     except jax.errors.JaxRuntimeError as error:
-        row["refused"] = refusal(str(error))
+        row["refused"] = tpu_compiler.refusal(str(error))
         if row["refused"] is None:
             raise
         return row
@@ -263,6 +183,7 @@ def measure(case: Case, devices: list[Any]) -> dict[str, Any]:
     }
 
 
+_SIZES = ("argument", "output", "temporary", "peak")
 _COLUMNS = (
     ("loss", 26),
     ("implementation", 16),
@@ -292,10 +213,13 @@ def table_lines(row: dict[str, Any]) -> str:
     if row["refused"] is None:
         least = "" if row["exact"] else ">="
         cells += [
-            *(size(row[f"{what}_bytes"]) for what in ("argument", "output", "temporary", "peak")),
+            *(
+                tpu_compiler.size(row[f"{what}_bytes"])
+                for what in ("argument", "output", "temporary", "peak")
+            ),
             f"{least}{row['flops']:.3g}",
             f"{least}{row['flops_over_floor']:.3f}",
-            size(row["bytes_sent"]),
+            tpu_compiler.size(row["bytes_sent"]),
             f"{row['compile_seconds']:.1f} s",
         ]
     else:
@@ -303,38 +227,17 @@ def table_lines(row: dict[str, Any]) -> str:
     lines = [
         "  ".join(cell.ljust(width) for cell, (_, width) in zip(cells, _COLUMNS, strict=False))
     ]
-    for name, each in sorted(row.get("collectives", {}).items()):
-        overlap = "overlap unknown"
-        if row["scheduled"]:
-            overlap = f"{each['overlapped'] / each['executions']:.1%} overlap products"
-            if each["bytes_overlapped"]:
-                share = each["bytes_overlapped"] / each["bytes_sent"]
-                intensity = each["flops_beside"] / each["bytes_overlapped"]
-                overlap += f" ({share:.1%} of the bytes, {intensity:.3g} FLOPs a byte)"
-        sent = f"{size(each['bytes_sent'])} sent"
-        lines.append(f"    {each['executions']:.0f} x {name}, {sent}, {overlap}")
-    for what in ("unknown_loops", "opaque_calls"):
-        if row.get(what):
-            lines.append(f"    not counted, {what.replace('_', ' ')}: {', '.join(row[what])}")
-    return "\n".join(line.rstrip() for line in lines)
-
-
-def size(count: float) -> str:
-    """Bytes in a unit for reading."""
-    for unit in ("B", "KiB", "MiB"):
-        if count < 1024:
-            return f"{count:.4g} {unit}"
-        count /= 1024
-    return f"{count:.4g} GiB"
+    return "\n".join(line.rstrip() for line in [*lines, *tpu_compiler.traffic_lines(row)])
 
 
 def main(argv: Sequence[str]) -> None:
     """Compiles every case and prints its numbers."""
     del argv
+    tpu_compiler.keep_off_accelerators()
     cases = cases_of_flags()
     if _JSON.value and not pathlib.Path(_JSON.value).absolute().parent.is_dir():
         raise UserError(f"--json: expected a file in a folder that exists, got {_JSON.value!r}")
-    chips = {case.topology: chips_of(case.topology) for case in cases}
+    chips = {case.topology: tpu_compiler.chips_of(case.topology) for case in cases}
     for case in cases:
         smallest = VIEWS * len(chips[case.topology])
         if case.entries % smallest:

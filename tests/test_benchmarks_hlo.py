@@ -18,7 +18,7 @@ from thanos_jax import losses
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "benchmarks"))
 import hlo
-import pod
+from tpu_compiler import refusal
 
 ROOT = pathlib.Path(__file__).parents[1]
 KNOWN = re.compile(r'"known_trip_count":\{[^}]*\},?')
@@ -479,12 +479,12 @@ def test_what_is_no_program():
 
 def test_refusals():
     hbm = "the total memory required for HLO temporaries (17.02G) exceeds available HBM (15.75G)."
-    first = pod.refusal(f"RESOURCE_EXHAUSTED: Ran out of memory on HBM, {hbm}")
+    first = refusal(f"RESOURCE_EXHAUSTED: Ran out of memory on HBM, {hbm}")
     assert first == "RESOURCE_EXHAUSTED needs 17.02G of 15.75G"
-    second = pod.refusal("RESOURCE_EXHAUSTED: Ran out of memory. Used 20.4G of 15.8G hbm. Exceeded")
+    second = refusal("RESOURCE_EXHAUSTED: Ran out of memory. Used 20.4G of 15.8G hbm. Exceeded")
     assert second == "RESOURCE_EXHAUSTED needs 20.4G of 15.8G"
-    assert pod.refusal("RESOURCE_EXHAUSTED: too many\nmore") == "RESOURCE_EXHAUSTED: too many"
-    assert pod.refusal("INTERNAL: no") is None
+    assert refusal("RESOURCE_EXHAUSTED: too many\nmore") == "RESOURCE_EXHAUSTED: too many"
+    assert refusal("INTERNAL: no") is None
 
 
 def run_pod(*flags):

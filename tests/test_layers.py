@@ -28,7 +28,7 @@ LAYERS = (
     ("train",),
     ("data", "downstream", "live", "models"),
     ("losses",),
-    ("agree", "interruption", "sharding", "workdir"),
+    ("agree", "beside", "interruption", "sharding", "workdir"),
     ("checks", "permutations"),
     ("errors", "version"),
 )

@@ -139,4 +139,4 @@ def keep_compiled_programs() -> None:
     # By machine: a home may be shared, and programs for one kind of CPU may not run on another.
     folder = os.path.join(home, "thanos_jax", platform.node() or "machine")
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", folder)
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from thanos_jax import agree, workdir
+from thanos_jax.beside import beside
 from thanos_jax.data.balanced import class_counts
 from thanos_jax.data.batches import sample_indices
 from thanos_jax.data.dataset import known_coarse
@@ -71,8 +72,10 @@ def finish(
         for name, arrays in kept.items():
             workdir.write_arrays(run.folder / name, arrays)
     print("report", flush=True)
-    found = shown() if shown else None
+    # t-SNE and the drawing of figures take about as long, on a core each.
+    laid_out = beside(shown) if shown else None
     drawn = {**figures(), **training_figures(run.folder)}
+    found = laid_out() if laid_out else None
     html.write(
         run.folder / "report.html",
         config=run.config.to_dict(),

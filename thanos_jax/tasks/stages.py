@@ -11,7 +11,7 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
-from thanos_jax import agree, workdir
+from thanos_jax import agree, sharding, workdir
 from thanos_jax import config as schema
 from thanos_jax.data.annotated import annotate
 from thanos_jax.data.dataset import Dataset
@@ -192,8 +192,12 @@ def trace(stage: Stage) -> None:
     """Traces a stage's step: finds what the schema cannot, before anything is written."""
     batch = stage.split.read(np.arange(1))
     size = stage.training.config.train.batch_size
+    # Placed as the training's batches are: its first call then takes this trace.
+    placement = sharding.over_batch(stage.training.mesh)
     shapes = {
-        name: jax.ShapeDtypeStruct((size, *batch[name].shape[1:]), batch[name].dtype)
+        name: jax.ShapeDtypeStruct(
+            (size, *batch[name].shape[1:]), batch[name].dtype, sharding=placement
+        )
         for name in stage.inputs
     }
     jax.eval_shape(stage.step, stage.state, shapes, np.uint32(0))

@@ -1,0 +1,140 @@
+"""Where the seconds of a whole run go: imports, data, compilation, training, evaluation, report.
+
+python benchmarks/startup.py --config=configs/digits.py [--runs=3] [--config.KEY=VALUE ...]
+
+The command is run as a user would, in a process of its own and a new folder: once with an empty
+cache of compiled programs ("cold"), and --runs times with that cache, each with another seed
+("warm"). The phases are told apart by what the command prints, and begin where the one before ends:
+
+  imports, data  until the data set is loaded
+  first steps    building, tracing, compiling, and the steps until the first record
+  training       until the last record
+  evaluation     until the report begins; it has the further trainings of a task of several
+  report         until the process ends
+
+"Compiling" and "tracing" are jax's own count of the seconds it took to compile or fetch programs
+and to trace and lower them, within the phases. "Compiled" are the programs that no cache had. Warm
+numbers are medians.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import re
+import runpy
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+
+PHASES = ("imports, data", "first steps", "training", "evaluation", "report")
+# jax's names of what it measures -> ours.
+MEASURED = {
+    "/jax/core/compile/backend_compile_duration": "compiling",
+    "/jax/core/compile/jaxpr_trace_duration": "tracing",
+    "/jax/core/compile/jaxpr_to_mlir_module_duration": "tracing",
+}
+# In the environment of a measured process: where it writes what jax measured.
+COUNTS = "STARTUP_COUNTS"
+
+
+def inside(counts: pathlib.Path) -> None:
+    """Runs the command in this process, and writes what jax measured.
+
+    Args:
+      counts: the file to write.
+    """
+    from thanos_jax import command
+
+    command.keep_compiled_programs()
+    import jax
+
+    found = {"compiling": 0.0, "tracing": 0.0, "compiled": 0}
+
+    def duration(event: str, duration_secs: float, **_: str | int) -> None:
+        if event in MEASURED:
+            found[MEASURED[event]] += duration_secs
+
+    def counted(event: str, **_: str | int) -> None:
+        # A program of less time than the cache asks for is neither a hit nor a miss.
+        found["compiled"] += event == "/jax/compilation_cache/cache_misses"
+
+    jax.monitoring.register_event_duration_secs_listener(duration)
+    jax.monitoring.register_event_listener(counted)
+    try:
+        runpy.run_module("thanos_jax.main", run_name="__main__", alter_sys=True)
+    finally:
+        counts.write_text(json.dumps(found), encoding="utf-8")
+
+
+def measure(words: Sequence[str], cache: pathlib.Path) -> dict[str, float]:
+    """Runs the command once, in a new folder.
+
+    Args:
+      words: its flags, without --workdir.
+      cache: folder of compiled programs.
+
+    Returns:
+      Phase -> seconds; "whole"; and what `inside` counts.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        counts = pathlib.Path(folder) / "counts.json"
+        environment = {**os.environ, COUNTS: str(counts), "JAX_COMPILATION_CACHE_DIR": str(cache)}
+        started = time.perf_counter()
+        ends: dict[str, float] = {}
+        lines = []
+        with subprocess.Popen(
+            [sys.executable, "-u", __file__, *words, f"--workdir={folder}/run"],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        ) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                lines.append(line)
+                now = time.perf_counter() - started
+                if re.match(r"\S+: train \d", line):
+                    ends["imports, data"] = now
+                elif line.startswith("step "):
+                    ends.setdefault("first steps", now)
+                    ends["training"] = now
+                elif line.startswith("report\n"):
+                    ends["evaluation"] = now
+        ends["report"] = time.perf_counter() - started
+        if process.returncode or set(ends) != set(PHASES):
+            sys.exit("".join(lines))
+        seconds = [0.0, *(ends[phase] for phase in PHASES)]
+        found = json.loads(counts.read_text(encoding="utf-8"))
+        phases = {phase: b - a for phase, a, b in zip(PHASES, seconds, seconds[1:], strict=False)}
+        return {**phases, "whole": ends["report"], **found}
+
+
+def main(words: list[str]) -> None:
+    """Prints the table."""
+    runs = [word for word in words if word.startswith("--runs=")]
+    count = int(runs[-1].partition("=")[2]) if runs else 3
+    if count < 1:
+        sys.exit(f"--runs: expected at least 1, got {count}")
+    words = [word for word in words if word not in runs]
+    with tempfile.TemporaryDirectory() as cache:
+        cold = measure(words, pathlib.Path(cache))
+        warm = [
+            measure([*words, f"--config.seed={seed}"], pathlib.Path(cache))
+            for seed in range(1, count + 1)
+        ]
+    print(f"{'seconds':16}{'cold':>8}{'warm':>8}")
+    for name in (*PHASES, "whole", "tracing", "compiling", "compiled"):
+        middle = statistics.median(run[name] for run in warm)
+        print(f"{name:16}{cold[name]:8.3g}{middle:8.3g}")
+
+
+if __name__ == "__main__":
+    if COUNTS in os.environ:
+        inside(pathlib.Path(os.environ[COUNTS]))
+    else:
+        main(sys.argv[1:])
