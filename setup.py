@@ -74,7 +74,9 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.11",
-    packages=find_packages(include=["thanos_jax", "thanos_jax.*"]),
+    packages=[*find_packages(include=["thanos_jax", "thanos_jax.*"]), "thanos_jax.configs"],
+    package_dir={"thanos_jax.configs": "configs"},
+    entry_points={"console_scripts": ["thanos-jax = thanos_jax.__main__:main"]},
     package_data={
         "thanos_jax": [
             *("py.typed", "data/tiny_imagenet_superclasses.csv"),

@@ -15,7 +15,6 @@ import time
 import jax
 import pytest
 
-from thanos_jax import compare as compare_command
 from thanos_jax import config as schema
 from thanos_jax import run as run_module
 from thanos_jax import workdir
@@ -302,26 +301,6 @@ def test_forgets_programs_after_each_run(runs, monkeypatch):
     compare(runs, seeds=1)
     compare(runs, seeds=1)
     assert cleared == [1, 2]
-
-
-def test_dataset_is_short_for_a_config_file(monkeypatch, tmp_path):
-    monkeypatch.chdir(ROOT)
-    expand = compare_command.expand_dataset
-    assert expand(["x", "--dataset=mnist", "--seeds=1"]) == [
-        "x", "--config=configs/mnist.py", "--seeds=1"
-    ]  # fmt: skip
-    assert expand(["--dataset", "mnist:,vit"]) == ["--config=configs/mnist.py:,vit"]
-    plain = ["--config=configs/mnist.py", "--config.seed=3"]
-    assert expand(plain) == plain
-    with pytest.raises(ConfigError, match="got 'mnits'; did you mean 'mnist'"):
-        expand(["--dataset=mnits"])
-    with pytest.raises(ConfigError, match=r"celeba, cifar10, .*got ''"):
-        expand(["--dataset"])
-    with pytest.raises(ConfigError, match="give one of the two"):
-        expand(["--config", "x.py", "--dataset=mnist"])
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match=re.escape(str(tmp_path)) + ".* has no configs"):
-        expand(["--dataset=mnist"])
 
 
 def command(*arguments, cwd=ROOT):

@@ -17,7 +17,7 @@ from thanos_jax.tasks import stages
 from thanos_jax.train import metrics
 from thanos_jax.train.objective import METHODS
 
-FILES = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("*.py"))
+FILES = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("[!_]*.py"))
 
 
 def load(file):

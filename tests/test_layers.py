@@ -12,7 +12,7 @@ ROOT = pathlib.Path(__file__).parents[1] / PACKAGE
 # From the top; a name stands for all below it that has none of its own. What shares a layer is
 # apart: only modules of one name import each other.
 LAYERS = (
-    ("",),  # the package itself, which nothing within it imports
+    ("", "__main__"),  # the package itself and its command, which nothing within it imports
     (
         *("main", "compare", "checkpoint", "geometry", "config.__main__", "report.__main__"),
         *("theory.__main__", "theory.balance.__main__", "embed", "neighbours", "export"),
@@ -29,7 +29,7 @@ LAYERS = (
     ("data", "downstream", "live", "models"),
     ("losses",),
     ("agree", "beside", "interruption", "sharding", "workdir"),
-    ("checks", "permutations"),
+    ("checks", "config_files", "permutations"),
     ("errors", "version"),
 )
 # The losses are of use without the rest, and without what the rest needs.

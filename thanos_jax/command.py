@@ -14,6 +14,7 @@ from typing import Any
 from absl import app, flags, logging
 from absl.flags import argparse_flags
 
+from thanos_jax import config_files
 from thanos_jax.errors import ConfigError, UserError, nearest
 from thanos_jax.interruption import Interrupted
 
@@ -64,6 +65,8 @@ def start(
     # config_flags reads --config.KEY=VALUE from sys.argv itself.
     sys.argv = [_HOME.sub(lambda found: os.path.expanduser(found[0]), word) for word in sys.argv]
     try:
+        if parser is None:
+            sys.argv = [sys.argv[0], *config_files.expand(sys.argv[1:])]
         app.run(checked, flags_parser=parse)
     except Interrupted as stopped:
         print(stopped, flush=True)

@@ -4,28 +4,28 @@ r"""A table of the papers: its rows, each with several seeds, and what they come
         [--table=coarse_to_fine] [--methods=ce,thanos] [--values=0,0.5,1] [--seeds=3] \
         [--config.KEY=VALUE ...]
 
---dataset=NAME is short for --config=configs/NAME.py. DIR gets every run in ROW/SEED, and the table
-as table.md, table.html (with links to the reports and to maps.html, the maps of the first seed of
-each row side by side), table.csv (a line a row), runs.csv (a line a run) and results.json. The
-same command takes up what is missing; another one with more methods, values or seeds adds to it.
+--dataset=NAME and --config=NAME stand for --config=configs/NAME.py. DIR gets every run in ROW/SEED,
+and the table as table.md, table.html (with links to the reports and to maps.html, the maps of the
+first seed of each row side by side), table.csv (a line a row), runs.csv (a line a run) and
+results.json. The same command takes up what is missing; another one with more methods, values or
+seeds adds to it.
 """
 
 from __future__ import annotations
 
 import pathlib
-import sys
 from collections.abc import Sequence
 
 from absl import flags
 from ml_collections import config_flags
 
 from thanos_jax import command, processes
-from thanos_jax.errors import ConfigError, UserError, require_one_of
+from thanos_jax.errors import UserError
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", help_string="Configuration, a Python file (it is run).", lock_config=True
 )
-flags.DEFINE_string("dataset", None, "NAME, short for --config=configs/NAME.py.")
+flags.DEFINE_string("dataset", None, "Another name of --config.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of all runs and of the table.")
 _TABLE = flags.DEFINE_string(
     "table",
@@ -73,44 +73,6 @@ def main(argv: Sequence[str]) -> None:
         )
 
 
-def expand_dataset(arguments: Sequence[str]) -> list[str]:
-    """Returns command line arguments with --dataset=NAME[:PRESET] as --config=configs/NAME.py.
-
-    Raises:
-      ConfigError: no such file in the current folder, or --config is given too.
-    """
-    words = iter(arguments)
-    expanded, given = [], []
-    for word in words:
-        flag, equals, value = word.partition("=")
-        given.append(flag.lstrip("-") if flag.startswith("-") else "")
-        if given[-1] == "dataset":
-            word = f"--config={_config_file(value if equals else next(words, ''))}"
-        expanded.append(word)
-    if {"dataset", "config"} <= set(given):
-        raise ConfigError("--dataset is short for --config=configs/NAME.py; give one of the two")
-    return expanded
-
-
-def _config_file(dataset: str) -> str:
-    name, colon, argument = dataset.partition(":")
-    folder = pathlib.Path("configs")
-    there = sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("_"))
-    if name not in there:
-        if not there:
-            raise ConfigError(
-                f"dataset: expected configs/{name}.py in the current folder, {pathlib.Path.cwd()}, "
-                "which has no configs; --config=FILE names a file anywhere"
-            )
-        require_one_of(f"dataset (the files of {folder.resolve()})", name, there)
-    return f"{folder / name}.py{colon}{argument}"
-
-
 if __name__ == "__main__":
     flags.mark_flags_as_required(["config", "workdir"])
-    try:
-        # Before parsing: config_flags reads --config.KEY=VALUE from sys.argv itself.
-        sys.argv = expand_dataset(sys.argv)
-    except UserError as error:
-        raise SystemExit(f"error: {error}") from None
     command.start(main)

@@ -1,7 +1,8 @@
 """The command: python -m thanos_jax.main --config=configs/NAME.py[:METHOD] --workdir=DIR.
 
-launch/ starts it as several processes. SIGTERM and SIGINT save and end it; the same command goes
-on from there.
+--config=NAME[:METHOD] takes configs/NAME.py of the current folder or, anywhere, the config of that
+name that comes with the package. launch/ starts the command as several processes. SIGTERM and
+SIGINT save and end it; the same command goes on from there.
 """
 
 from __future__ import annotations

@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
 
 from thanos_jax.config.fields import DATASETS, FIELDS, Field
-from thanos_jax.errors import ConfigError, nearest, require_one_of
-from thanos_jax.methods import METHODS
+from thanos_jax.config.presets import parse_argument
+from thanos_jax.errors import ConfigError, nearest
 
 __all__ = ["DATASETS", "FIELDS", "Field", "check", "default", "flatten", "parse_argument", "read"]
 
@@ -64,40 +64,6 @@ def parse(stored: Mapping[str, Any], path: str | os.PathLike[str]) -> ml_collect
         raise ConfigError(f"{path}: {error}") from None
     config.update_from_flattened_dict(given)
     return config
-
-
-def parse_argument(
-    argument: str, *, method: str = "thanos", **presets: Sequence[str]
-) -> tuple[str, ...]:
-    """Splits what follows a config file's colon, METHOD[,PRESET ...], into its words.
-
-    Args:
-      argument: words in any order, one of each kind at most: "thanos", "vit,supcon" or "".
-      method: the method where none is named.
-      **presets: kind -> the presets of it that a config offers; the first is its default.
-
-    Returns:
-      The method and a preset of each kind, in the order of the arguments.
-
-    Raises:
-      ConfigError: an unknown word, or two of one kind.
-
-    Example:
-      >>> parse_argument("groups,supcon", encoder=("mlp", "vit"), task=("transfer", "groups"))
-      ('supcon', 'mlp', 'groups')
-    """
-    kinds = {"method": tuple(METHODS), **presets}
-    chosen: dict[str, str] = {}
-    for word in argument.split(",") if argument else ():
-        require_one_of("preset", word, [name for names in kinds.values() for name in names])
-        kind = next(kind for kind, names in kinds.items() if word in names)
-        if kind in chosen:
-            raise ConfigError(
-                f"preset: expected one {kind} at most, got {chosen[kind]!r} and {word!r}"
-            )
-        chosen[kind] = word
-    defaults = {kind: names[0] for kind, names in kinds.items()} | {"method": method}
-    return tuple(chosen.get(kind, defaults[kind]) for kind in kinds)
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,0 +1,81 @@
+"""What may follow the colon of a config file: a method, and presets of the file's own."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Mapping, Sequence
+
+from thanos_jax.errors import ConfigError, nearest
+from thanos_jax.methods import METHODS
+
+
+class PresetError(ConfigError):
+    """A word after a config file's colon that is neither a method nor a preset.
+
+    Attributes:
+      presets: kind -> the presets of the file, the default first.
+    """
+
+    def __init__(
+        self, word: str, known: Sequence[str], presets: Mapping[str, Sequence[str]]
+    ) -> None:
+        super().__init__(
+            f"preset: expected one of {', '.join(known)}, got {word!r}{nearest(word, known)}"
+        )
+        self.presets = dict(presets)
+
+
+def parse_argument(
+    argument: str, *, method: str = "thanos", **presets: Sequence[str]
+) -> tuple[str, ...]:
+    """Splits what follows a config file's colon, METHOD[,PRESET ...], into its words.
+
+    Args:
+      argument: words in any order, one of each kind at most: "thanos", "vit,supcon" or "".
+      method: the method where none is named.
+      **presets: kind -> the presets of it that a config offers; the first is its default.
+
+    Returns:
+      The method and a preset of each kind, in the order of the arguments.
+
+    Raises:
+      PresetError: an unknown word.
+      ConfigError: two words of one kind.
+
+    Example:
+      >>> parse_argument("groups,supcon", encoder=("mlp", "vit"), task=("transfer", "groups"))
+      ('supcon', 'mlp', 'groups')
+    """
+    kinds = {"method": tuple(METHODS), **presets}
+    chosen: dict[str, str] = {}
+    for word in argument.split(",") if argument else ():
+        every = [name for names in kinds.values() for name in names]
+        if word not in every:
+            raise PresetError(word, every, presets)
+        kind = next(kind for kind, names in kinds.items() if word in names)
+        if kind in chosen:
+            raise ConfigError(
+                f"preset: expected one {kind} at most, got {chosen[kind]!r} and {word!r}"
+            )
+        chosen[kind] = word
+    defaults = {kind: names[0] for kind, names in kinds.items()} | {"method": method}
+    return tuple(chosen.get(kind, defaults[kind]) for kind in kinds)
+
+
+def presets(file: str | os.PathLike[str]) -> dict[str, tuple[str, ...]]:
+    """Returns the presets that a config file offers: kind -> words, the default first.
+
+    Args:
+      file: it is run.
+    """
+    spec = importlib.util.spec_from_file_location("config_file", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    try:
+        module.get_config("?")  # no preset has this name
+    except PresetError as error:
+        return {kind: tuple(words) for kind, words in error.presets.items()}
+    return {}
