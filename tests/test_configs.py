@@ -55,6 +55,7 @@ def test_every_method_and_preset_passes_the_schema(file):
 
 def fixture(name):
     """The module that tests a loader, for what it writes in the layout of the real set."""
+    load(pathlib.Path(__file__).parent / "data" / "conftest.py")  # for what it imports
     return load(pathlib.Path(__file__).parent / "data" / f"test_{name}.py")
 
 
