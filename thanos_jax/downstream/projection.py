@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,16 +31,19 @@ class Layout(NamedTuple):
         less their mean: distances in this plane are those of the embeddings or shorter.
       neighbours: int32 [m, k], for each image of the map its nearest others on it by cosine, the
         nearest first, as positions in `mapped`; k = min(8, m - 1).
+      seconds: float32 [], that it all took.
     """
 
     points: np.ndarray = np.zeros((0, 2), np.float32)
     mapped: np.ndarray = np.zeros(0, np.int64)
     plane: np.ndarray = np.zeros((0, 2), np.float32)
     neighbours: np.ndarray = np.zeros((0, 0), np.int32)
+    seconds: np.ndarray = np.zeros((), np.float32)
 
 
 def lay_out(embeddings: Any, *, seed: int = 0, limit: int = 2000) -> Layout:
     """Maps embeddings in both ways; arguments and errors as `project`."""
+    started = time.perf_counter()
     points, mapped = project(embeddings, seed=seed, limit=limit)
     unit = unit_rows(check_embeddings(embeddings, "embeddings")[mapped])
     neighbours = np.zeros((len(unit), 0), np.int32)
@@ -47,7 +51,9 @@ def lay_out(embeddings: Any, *, seed: int = 0, limit: int = 2000) -> Layout:
         search = NearestNeighbors(n_neighbors=min(8, len(unit) - 1), algorithm="brute").fit(unit)
         # On the sphere the order of distances is that of cosines; without X, none is its own.
         neighbours = search.kneighbors(return_distance=False).astype(np.int32)
-    return Layout(points, mapped, plane(unit, seed=seed), neighbours)
+    flat = plane(unit, seed=seed)
+    seconds = np.asarray(time.perf_counter() - started, np.float32)
+    return Layout(points, mapped, flat, neighbours, seconds)
 
 
 def plane(unit: np.ndarray, *, seed: int = 0) -> np.ndarray:
