@@ -75,7 +75,7 @@ setup(
     package_data={
         "thanos_jax": [
             *("py.typed", "data/tiny_imagenet_superclasses.csv"),
-            *("report/map.js", "report/map.css", "report/page.css"),
+            *("report/map/*.js", "report/map.css", "report/page.css"),
         ]
     },
     install_requires=CORE,

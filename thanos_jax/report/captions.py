@@ -47,8 +47,8 @@ HOW_TO_READ: dict[str, str] = {
         "the wrong ones first."
     ),
     "confused": (
-        "Test images by label and prediction: right ones are blue, wrong ones red. A dark red cell "
-        "is a pair of classes that the model does not tell apart."
+        "Test images by label (rows) and prediction (columns): right ones are blue, wrong ones "
+        "red. A strong red cell is a pair of classes that the model does not tell apart."
     ),
     "recovered_map": (
         "Training images as the representation embeds them (t-SNE keeps neighbourhoods, not "

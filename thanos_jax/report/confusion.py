@@ -88,15 +88,17 @@ def _table(
             else:
                 colour = f"222 70 30 / {0.1 + 0.5 * count / highest:.2f}"
             cells.append(
-                f'<td style="background:rgb({colour})">{count:,}</td>' if count else "<td>0</td>"
+                f'<td style="background:rgb({colour})">{count:,}</td>'
+                if count
+                else '<td class="quiet">0</td>'
             )
         if others:
             cells.append(f"<td>{total - int(counts[row, shown].sum()):,}</td>")
         name = f'<th scope="row"><bdi>{escape(names[row])}</bdi></th>'
         lines.append(f"<tr>{name}{''.join(cells)}</tr>")
-    words = "Rows: the label of images. Columns: what is predicted for them."
+    words = "Number of images; rows: their label, columns: what is predicted"
     return (
-        f'<div class="wide" role="region" tabindex="0" aria-label="Confusion matrix">'
-        f'<table class="matrix"><caption>{words}</caption><thead><tr><td></td>{heads}</tr></thead>'
+        '<div class="wide" role="region" tabindex="0" aria-label="Confusion matrix">'
+        f'<table class="matrix" aria-label="{words}"><thead><tr><td></td>{heads}</tr></thead>'
         f"<tbody>{''.join(lines)}</tbody></table></div>"
     )
