@@ -41,6 +41,7 @@ EXTRAS = {
     "tfds": TFDS,
     "parquet": ["pyarrow>=16"],  # thanos_jax.embed --out=PATH.parquet
     "umap": ["umap-learn>=0.5"],  # thanos_jax.downstream.groups with projection="umap"
+    "opentsne": ["openTSNE>=1.0"],  # config.report.projection="opentsne"
     # Downloads and prepares TFDS data; best in an environment of its own, for TensorFlow holds
     # numpy and protobuf back. The tfds command imports the last two whatever it is asked to do.
     "prepare": [*TFDS, "tensorflow>=2.16", "apache-beam", "mlcroissant"],

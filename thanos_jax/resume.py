@@ -31,6 +31,7 @@ _MAY_CHANGE = (
     "train.on_nonfinite",
     "train.nonfinite_limit",
     "report.map_points",
+    "report.projection",
     "report.keep_embeddings",
 )
 _LENGTH = ("train.epochs", "train.restart_epochs")

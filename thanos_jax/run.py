@@ -18,6 +18,7 @@ from jax.experimental import multihost_utils
 from thanos_jax import agree, interruption, resume, sharding
 from thanos_jax import config as schema
 from thanos_jax.data import fingerprint, sources
+from thanos_jax.downstream import projection
 from thanos_jax.errors import ConfigError
 from thanos_jax.tasks import coreset, fits, groups, noise, predicted_spread, stages, transfer
 from thanos_jax.train import build
@@ -107,8 +108,14 @@ def _run(
 
 
 def check(config: ml_collections.ConfigDict) -> None:
-    """Raises ConfigError for a config outside its schema, or that these devices cannot share."""
+    """Raises an error for a config that cannot be run here.
+
+    Raises:
+      ConfigError: it is outside its schema, or these devices cannot share it.
+      MissingDependencyError: report.projection asks for what is not installed.
+    """
     schema.check(config)
+    projection.require(config.report.projection)
     devices = jax.device_count()
     for key, least in (("batch_size", ""), ("micro_batch_size", "0 or ")):
         if config.train[key] % devices:

@@ -34,10 +34,10 @@ def test_the_worst_class_shows_its_wrong_images_first():
     found = problems.classes(split(), LABELS, FOUND, NAMES, kind="fine label")
     first, second = found
     assert first == "Confused most, by fine label"
-    assert second == "Test images of b, the worst fine label"
+    assert second == "Test images of the worst fine label: b"
     assert cards_of(found[second][0]) == [
-        ("test image 103", "b → a", True), ("test image 105", "b → c", True),
-        ("test image 104", "b → b", False),
+        ("test image 103", "a", True), ("test image 105", "c", True),
+        ("test image 104", "b", False),
     ]  # fmt: skip
     assert problems.classes(split(), LABELS, LABELS, NAMES, kind="class") == {}
     # A class without images is not the worst.

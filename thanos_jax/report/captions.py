@@ -35,16 +35,16 @@ HOW_TO_READ: dict[str, str] = {
     ),
     "worst_recovered": (
         "Training images of the group on which the classifier does worst on validation, each with "
-        "its class → the predicted one, the wrong ones first. What they have in common, it has "
-        "not learnt."
+        "the class that is predicted, the wrong ones first. What they have in common, it has not "
+        "learnt."
     ),
     "worst_group": (
-        "Test images of the true group on which the classifier does worst, each with its class → "
-        "the predicted one, the wrong ones first."
+        "Test images of the true group on which the classifier does worst, each with the class "
+        "that is predicted, the wrong ones first."
     ),
     "worst_class": (
-        "Test images of the class that is read off worst, each with its label → the predicted one, "
-        "the wrong ones first."
+        "Test images of the class that is predicted worst, each with what is predicted, the wrong "
+        "ones first."
     ),
     "confused": (
         "Test images by label (rows) and prediction (columns): right ones are blue, wrong ones "

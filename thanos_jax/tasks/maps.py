@@ -16,7 +16,8 @@ from thanos_jax.tasks.stages import Run
 
 def lay_out(run: Run, embeddings: np.ndarray) -> projection.Layout:
     """Places images on the run's map, and says how long it took."""
-    layout = projection.lay_out(embeddings, limit=run.config.report.map_points)
+    asked = run.config.report
+    layout = projection.lay_out(embeddings, limit=asked.map_points, projection=asked.projection)
     print(f"map of {len(layout.mapped):,} images: {float(layout.seconds):.1f} s", flush=True)
     return layout
 

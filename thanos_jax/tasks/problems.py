@@ -38,9 +38,9 @@ def classes(
         np.flatnonzero(labels == worst),
         correct,
         "test",
-        lambda row: (names[labels[row]], names[predictions[row]]),
+        lambda row: names[predictions[row]],
     )
-    title = f"Test images of {names[worst]}, the worst {kind}"
+    title = f"Test images of the worst {kind}: {names[worst]}"
     return {
         f"Confused most, by {kind}": (table, plots.HOW_TO_READ["confused"]),
         title: (shown, plots.HOW_TO_READ["worst_class"]),
@@ -52,7 +52,7 @@ def images_of(
     rows: np.ndarray,
     correct: np.ndarray,
     name: str,
-    words: Callable[[int], tuple[str, ...]],
+    predicted: Callable[[int], str],
     *,
     most: int = _CARDS,
 ) -> str:
@@ -63,12 +63,12 @@ def images_of(
       rows: integer [k], which of them.
       correct: bool [n], predicted right.
       name: of the split.
-      words: row -> what the card says.
+      predicted: row -> the class that is predicted.
       most: cards at most.
     """
     order = rows[np.argsort(correct[rows], kind="stable")][:most]
     made = [
-        Card(one, words(row), "right" if correct[row] else "wrong", not correct[row])
+        Card(one, (predicted(row),), "right" if correct[row] else "wrong", not correct[row])
         for one, row in zip(named(split, order, name), order.tolist(), strict=True)
     ]
     return shown(split, order, made)

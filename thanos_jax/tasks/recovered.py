@@ -133,9 +133,9 @@ def figures(
     worst = names.index(results["worst_group"])
     members = np.flatnonzero(test["fine"] == worst)
     shown: stages.Figures = {
-        f"Test images of {names[worst]}, the worst group": (
+        f"Test images of the worst group: {names[worst]}": (
             problems.images_of(
-                run.dataset.splits["test"], members, correct, "test", _words(run, test)
+                run.dataset.splits["test"], members, correct, "test", _predicted(run, test)
             ),
             plots.HOW_TO_READ["worst_group"],
         ),
@@ -158,10 +158,9 @@ def figures(
     return {**shown, **problems.classes(*labels, names, kind="fine label")}
 
 
-def _words(run: stages.Run, outputs: Mapping[str, np.ndarray]) -> Callable[[int], tuple[str, ...]]:
-    """Returns what is said of an image: its class and the predicted one."""
-    classes = run.dataset.coarse_names
-    return lambda row: (classes[outputs["coarse"][row]], classes[outputs["prediction"][row]])
+def _predicted(run: stages.Run, outputs: Mapping[str, np.ndarray]) -> Callable[[int], str]:
+    """Returns the class that is predicted for an image."""
+    return lambda row: run.dataset.coarse_names[outputs["prediction"][row]]
 
 
 def _training_images(
@@ -174,7 +173,12 @@ def _training_images(
     drawn = np.random.default_rng(0).permutation(members)
     correct = train["prediction"] == train["coarse"]
     shown = problems.images_of(
-        run.dataset.splits["train"], drawn, correct, "training", _words(run, train), most=_EXAMPLES
+        run.dataset.splits["train"],
+        drawn,
+        correct,
+        "training",
+        _predicted(run, train),
+        most=_EXAMPLES,
     )
     title = f"Training images of {known.names[group]}"
     return {title: (shown, plots.HOW_TO_READ["worst_recovered"])}
