@@ -104,7 +104,8 @@ const search = (text) => {
     }
     if (!exact) {
       set.files.forEach((file, i) => {
-        if (set.named ? fold(file).includes(query) : file === query) marks[i] = 1;
+        const called = fold(nameOf(set, i));
+        if (set.named ? called.includes(query) : [fold(file), called].includes(query)) marks[i] = 1;
       });
     }
     if (!found || (!found.some && marks.includes(1))) {
