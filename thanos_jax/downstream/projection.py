@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import time
 from typing import Any, NamedTuple
 
@@ -80,20 +79,22 @@ def plane(unit: np.ndarray, *, seed: int = 0) -> np.ndarray:
     return points
 
 
-def require(projection: str) -> None:
-    """Checks that a projection can be made here.
+def require(projection: str) -> Any:
+    """Returns the class that makes a projection.
 
     Raises:
       MissingDependencyError: "opentsne" without openTSNE.
     """
-    if projection == "opentsne":
-        try:
-            importlib.import_module("openTSNE")
-        except ImportError as error:
-            raise MissingDependencyError(
-                f"report.projection: 'opentsne' needs openTSNE: {error}. Install it with: "
-                "pip install '.[opentsne]' in the project's folder, or ask for 'tsne'"
-            ) from error
+    if projection != "opentsne":
+        return TSNE
+    try:
+        import openTSNE
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"report.projection: 'opentsne' needs openTSNE: {error}. Install it with: "
+            "pip install '.[opentsne]' in the project's folder, or ask for 'tsne'"
+        ) from error
+    return openTSNE.TSNE
 
 
 def project(
@@ -119,7 +120,7 @@ def project(
     check_at_least("limit", limit, 1)
     if projection not in PROJECTIONS:
         raise ValueError(f"projection: expected one of {PROJECTIONS}, got {projection!r}")
-    require(projection)
+    kind = require(projection)
     embeddings = check_embeddings(embeddings, "embeddings")
     chosen = np.arange(len(embeddings))
     if len(chosen) > limit:
@@ -134,24 +135,15 @@ def project(
         unit = np.pad(unit, ((0, 0), (0, 1)))
     perplexity = min(30.0, (len(unit) - 1) / 3)
     if projection == "opentsne":
-        points[:] = _open_tsne(unit, perplexity, seed)
+        # One thread, as measured in docs/report.md: more wait for each other.
+        made = kind(perplexity=perplexity, initialization="pca", random_state=seed, n_jobs=1)
+        points[:] = made.fit(unit)
         return points, chosen
-    tsne = TSNE(perplexity=perplexity, init="pca", random_state=seed)
+    tsne = kind(perplexity=perplexity, init="pca", random_state=seed)
     # Threads meet at a barrier in every iteration; few points on a busy machine are faster alone.
     with threadpool_limits(1 if len(unit) <= 5000 else None):
         points[:] = tsne.fit_transform(unit)
     return points, chosen
-
-
-def _open_tsne(unit: np.ndarray, perplexity: float, seed: int) -> np.ndarray:
-    made = importlib.import_module("openTSNE").TSNE(
-        perplexity=perplexity,
-        initialization="pca",
-        random_state=seed,
-        # One thread, as measured in docs/report.md: more wait for each other.
-        n_jobs=1,
-    )
-    return np.asarray(made.fit(unit), np.float32)
 
 
 def _coincide(unit: np.ndarray) -> bool:

@@ -23,22 +23,22 @@ def lay_out(run: Run, embeddings: np.ndarray) -> projection.Layout:
 
 
 def of_split(
-    run: Run, split: str, layout: projection.Layout, columns: Sequence[Column]
+    run: Run,
+    split: str,
+    layout: projection.Layout,
+    columns: Sequence[Column],
+    images: Any = None,
 ) -> ImageMap:
     """Makes the map of a split's images.
 
     Args:
       run: its data set has the images.
-      split: "train" or "test".
+      split: "train" or "test"; another name with images.
       layout: of its images, from `lay_out`.
       columns: of all its images.
+      images: a split that the data set does not have.
     """
-    return _of_images(run, split, run.dataset.splits[split], layout, columns)
-
-
-def _of_images(
-    run: Run, split: str, images: Any, layout: projection.Layout, columns: Sequence[Column]
-) -> ImageMap:
+    images = run.dataset.splits[split] if images is None else images
     return image_map.of_images(
         split,
         layout,
@@ -155,7 +155,7 @@ def of_audit(
         right_or_wrong(found["predicted_right"], np.ones(len(splits), bool)),
         classes("split", split, kinds.tolist()),
     ]
-    return _of_images(run, "audited", images, lay_out(run, embeddings), columns)
+    return of_split(run, "audited", lay_out(run, embeddings), columns, images)
 
 
 def _judged(flagged: np.ndarray, suggested: np.ndarray, names: Sequence[str]) -> list[Column]:
