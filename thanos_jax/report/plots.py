@@ -86,9 +86,11 @@ def curves(records: Sequence[Mapping[str, Any]]) -> Figure:
         dress(axes)
         axes.set_title(title, loc="left", fontsize=10, color=INK)
         if len(series) > 1:
+            # Beside the title, which long names would run into.
+            size = 8 if sum(map(len, series)) < 60 else 6.5
             axes.legend(
                 loc="lower right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.2, ncols=len(series),
-                columnspacing=1.0, handlelength=1.4, frameon=False, fontsize=8, labelcolor=INK,
+                columnspacing=1.0, handlelength=1.4, frameon=False, fontsize=size, labelcolor=INK,
             )  # fmt: skip
     every_axes[-1].set_xlabel("step", color=INK, fontsize=9)
     return figure
