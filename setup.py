@@ -43,6 +43,7 @@ EXTRAS = {
     "wandb": ["wandb>=0.18"],  # config.log.wandb
     "parquet": ["pyarrow>=16"],  # thanos_jax.embed --out=PATH.parquet
     "umap": ["umap-learn>=0.5"],  # thanos_jax.downstream.groups with projection="umap"
+    "opentsne": ["openTSNE>=1.0"],  # config.report.projection="opentsne"
     # Downloads and prepares TFDS data; best in an environment of its own, for TensorFlow holds
     # numpy and protobuf back. The tfds command imports the last two whatever it is asked to do.
     "prepare": [*TFDS, "tensorflow>=2.16", "apache-beam", "mlcroissant"],
@@ -80,7 +81,7 @@ setup(
     package_data={
         "thanos_jax": [
             *("py.typed", "data/tiny_imagenet_superclasses.csv"),
-            *("report/map.js", "report/map.css", "report/page.css"),
+            *("report/map/*.js", "report/map.css", "report/page.css"),
         ]
     },
     install_requires=CORE,

@@ -34,6 +34,7 @@ _MAY_CHANGE = (
     "log.tensorboard",
     "log.wandb",
     "report.map_points",
+    "report.projection",
     "report.keep_embeddings",
 )
 _LENGTH = ("train.epochs", "train.restart_epochs")

@@ -18,6 +18,7 @@ from jax.experimental import multihost_utils
 from thanos_jax import agree, interruption, resume, sharding
 from thanos_jax import config as schema
 from thanos_jax.data import fingerprint, sources
+from thanos_jax.downstream import projection
 from thanos_jax.errors import ConfigError
 from thanos_jax.live import log as live
 from thanos_jax.tasks import coreset, fits, groups, noise, predicted_spread, stages, transfer
@@ -116,10 +117,12 @@ def check(config: ml_collections.ConfigDict) -> None:
 
     Raises:
       ConfigError: it is outside its schema, or these devices cannot share a batch.
-      MissingDependencyError: a package that config.log needs is not installed.
+      MissingDependencyError: a package that config.log or report.projection asks for is not
+        installed.
     """
     schema.check(config)
     live.require(config.log)
+    projection.require(config.report.projection)
     devices = jax.device_count()
     for key, least in (("batch_size", ""), ("micro_batch_size", "0 or ")):
         if config.train[key] % devices:

@@ -1,10 +1,14 @@
 """The map of embeddings: clusters stay apart, and few or collapsed rows are no error."""
 
+import sys
+import types
+
 import numpy as np
 import pytest
 
 from thanos_jax.downstream import projection
 from thanos_jax.downstream.projection import lay_out, plane, project
+from thanos_jax.errors import MissingDependencyError
 
 
 def test_keeps_clusters_apart_and_repeats_itself():
@@ -89,3 +93,42 @@ def test_many_rows_are_mapped_without_t_sne(monkeypatch):
     layout = lay_out(rows)
     np.testing.assert_array_equal(layout.points, layout.plane)
     assert np.ptp(layout.plane) > 0.5
+
+
+def test_open_tsne_is_asked_for_by_name(monkeypatch):
+    """A module in its place takes what it is given; with openTSNE itself: the test below."""
+    seen = {}
+
+    class TSNE:
+        def __init__(self, **settings):
+            seen.update(settings)
+
+        def fit(self, unit):
+            seen["unit"] = unit
+            return unit[:, :2]
+
+    rows = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)
+    monkeypatch.setitem(sys.modules, "openTSNE", types.SimpleNamespace(TSNE=TSNE))
+    points, mapped = project(rows, seed=3, projection="opentsne")
+    np.testing.assert_array_equal(points, seen.pop("unit")[:, :2])
+    assert seen == {"perplexity": 13.0, "initialization": "pca", "random_state": 3, "n_jobs": 1}
+    assert len(mapped) == 40
+    with pytest.raises(ValueError, match=r"projection: expected one of .*'opentsne'.*got 'umap'"):
+        project(rows, projection="umap")
+    monkeypatch.setitem(sys.modules, "openTSNE", None)
+    for act in (projection.require, lambda name: lay_out(rows, projection=name)):
+        with pytest.raises(MissingDependencyError, match=r"needs openTSNE: .*'\.\[opentsne\]'"):
+            act("opentsne")
+    projection.require("tsne")
+
+
+def test_open_tsne_keeps_neighbourhoods_and_repeats_itself():
+    pytest.importorskip("openTSNE")
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(3), 40)
+    rows = (np.eye(3)[labels] + 0.05 * rng.normal(size=(120, 3))).astype(np.float32)
+    points, _ = project(rows, projection="opentsne")
+    distances = np.linalg.norm(points[:, None] - points[None], axis=-1)
+    np.fill_diagonal(distances, np.inf)
+    assert np.mean(labels[distances.argmin(axis=1)] == labels) > 0.95
+    np.testing.assert_array_equal(points, project(rows, projection="opentsne")[0])

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import report_maps as maps
 
-from thanos_jax.report import html, side_by_side
+from thanos_jax.report import cards, confusion, html, side_by_side
+from thanos_jax.report.cards import Card
 from thanos_jax.report.folder import Reported
 
 pytestmark = pytest.mark.slow
@@ -43,6 +44,44 @@ PAINTED = """
 """
 
 
+# When dots were painted, the page had loaded, and thumbnails were there; in ms from its opening.
+TIMES = """
+() => [
+  performance.getEntriesByName("map painted")[0].startTime,
+  performance.getEntriesByType("navigation")[0].loadEventEnd,
+  performance.getEntriesByName("map ready")[0].startTime,
+]
+"""
+# Contrast of text and what is behind it, of each cell of the matrix and line of the cards (WCAG).
+CONTRASTS = """
+() => {
+  const parts = (text) => {
+    const found = text.match(/[\\d.]+/g).map(Number);
+    return [found.slice(0, 3), found.length > 3 ? found[3] : 1];
+  };
+  const light = (colour) => {
+    const [r, g, b] = colour.map((c) => {
+      const share = c / 255;
+      return share <= 0.04045 ? share / 12.92 : ((share + 0.055) / 1.055) ** 2.4;
+    });
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const behind = (node) => {
+    if (!node) return [255, 255, 255];
+    const [colour, alpha] = parts(getComputedStyle(node).backgroundColor);
+    const below = alpha < 1 ? behind(node.parentElement) : colour;
+    return colour.map((c, k) => alpha * c + (1 - alpha) * below[k]);
+  };
+  return [...document.querySelectorAll(".matrix td, .matrix th, .shots b, .shots span")]
+    .filter((node) => node.textContent)
+    .map((node) => {
+      const [ink, paper] = [parts(getComputedStyle(node).color)[0], behind(node)].map(light);
+      return (Math.max(ink, paper) + 0.05) / (Math.min(ink, paper) + 0.05);
+    });
+}
+"""
+
+
 # A class is looked for in every kind of label: 20 are dogs, and 20 others are predicted to be.
 FOUND = (
     *(("dog", "40 images"), ("image_0001", "10 images"), ("IMAGE_00059.PNG", "1 image")),
@@ -68,13 +107,22 @@ def browser():
 def pages(tmp_path_factory):
     """File name -> path: a report of one map, two runs beside each other, and names that bite."""
     folder = tmp_path_factory.mktemp("pages")
-    found = {name: folder / f"{name}.html" for name in ("one", "two", "nasty", "large")}
+    names = ("one", "two", "nasty", "large", "problems")
+    found = {name: folder / f"{name}.html" for name in names}
     results = {"method": "thanos", "dataset": "made"}
 
-    def report(path, image_map):
-        html.write(path, config={}, results=results, records=[], figures={}, image_map=image_map)
+    def report(path, image_map, figures=()):
+        html.write(
+            path,
+            config={},
+            results=results,
+            records=[],
+            figures=dict(figures),
+            image_map=image_map,
+        )
 
     report(found["one"], maps.a_map(60))
+    report(found["problems"], maps.a_map(60, files=np.arange(60) + 100), problems().items())
     nasty = np.array([f"{i}{maps.NASTY}.png" for i in range(60)])
     report(found["nasty"], maps.a_map(60, names=("cat", maps.NASTY, "dogfish"), files=nasty))
 
@@ -91,6 +139,17 @@ def pages(tmp_path_factory):
     beside(found["two"], 60)
     beside(found["large"], 10_000, side=28)
     return found
+
+
+def problems():
+    """What reports show of errors: a table of many classes and cards, with names that bite."""
+    labels = np.repeat(np.arange(12), 30)
+    found = np.where(np.arange(360) % 5 == 0, (labels + 1) % 12, labels)
+    made = [Card(f"{k}{maps.NASTY}.png", ("cat", maps.NASTY), "wrong", k < 4) for k in range(12)]
+    return {
+        "Confused": (confusion.html(labels, found, [f"class {k}" for k in range(12)]), "Look."),
+        "Cards": (cards.html(maps.pictures(range(12)), made), "Look."),
+    }
 
 
 class Opened:
@@ -328,7 +387,13 @@ def test_names_that_bite_stay_text(browser, pages):
 
 def test_ten_thousand_images_open_and_answer_at_once(browser, pages):
     assert pages["large"].stat().st_size < 10e6
+    opens = []
+    for _ in range(5):
+        with Opened(browser, pages["large"]) as opened:
+            opens.append(opened.page.evaluate(TIMES))
+            assert opened.seconds < 5
     with Opened(browser, pages["large"]) as opened:
+        assert opened.at_load["count"] > 1000  # a collapsed run
         assert opened.painted(1)["count"] > 20_000
         box = opened.canvas(1).bounding_box()
         x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
@@ -344,11 +409,47 @@ def test_ten_thousand_images_open_and_answer_at_once(browser, pages):
         for k in range(60):
             opened.page.mouse.move(x + 2 * k, y + k)
         took = opened.page.evaluate("window.took")
-        assert len(took) >= 50
-        print(f"\nopened in {opened.seconds:.2f} s; hover {np.median(took):.1f} ms median, "
-              f"{np.max(took):.1f} ms at most")  # fmt: skip
-        assert np.median(took) < 50
-        assert opened.seconds < 5  # on a busy machine; docs/report.md has what it is on an idle one
+    # By the browser's own clock, and of several: others work on this machine too.
+    painted, loaded, ready = np.median(opens, axis=0)
+    print(f"\npainted in {painted:.0f} ms, loaded in {loaded:.0f}, thumbnails in {ready:.0f}; "
+          f"hover {np.median(took):.1f} ms median, {np.max(took):.1f} ms at most")  # fmt: skip
+    assert painted < loaded < 1000
+    assert len(took) >= 50
+    assert np.median(took) < 50
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_what_went_wrong_is_legible(browser, pages, width, scheme):
+    with Opened(browser, pages["problems"], width=width, scheme=scheme) as opened:
+        page = opened.page
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        contrasts = page.evaluate(CONTRASTS)
+        assert len(contrasts) > 100
+        assert min(contrasts) > 4.5
+        shots = page.locator(".shots img")
+        assert shots.count() == 12
+        # All are there, and in their proportions.
+        assert shots.evaluate_all(
+            "(all) => all.every((one) => one.naturalWidth === 8 && one.width === one.height)"
+        )
+        # A card's words are in it, whatever they hold.
+        assert page.locator("script").count() == 2
+        assert maps.NASTY in page.locator(".shots li").first.inner_text()
+        assert page.locator(".shots bdi").first.evaluate(
+            "(node) => getComputedStyle(node).unicodeBidi === 'isolate'"
+        )
+        # A table that is wider than a phone scrolls by key.
+        region = page.get_by_role("region", name="Confusion matrix")
+        region.focus()
+        page.keyboard.press("ArrowRight")
+        page.wait_for_timeout(300)
+        wide = region.evaluate("(node) => node.scrollWidth > node.clientWidth")
+        assert (region.evaluate("(node) => node.scrollLeft") > 0) == wide == (width == 390)
+        for query, count in (("test image 107", 1), ("107", 1), ("10", 0)):
+            page.locator("[data-search]").fill(query)
+            words = f"{count} image{'' if count == 1 else 's'}: found by “{query}”"
+            opened.wait_for("[data-chosen] h4", words)
 
 
 def test_paper_is_white_and_does_not_stretch_the_map(browser, pages):

@@ -146,7 +146,8 @@ def test_every_kind_of_figure_has_a_sentence():
         "curves", "coarse", "fine", "reconstructions",
         "group_bars", "contingency", "worst_recovered", "recovered_map",
         "kept_share", "dropped_images", "kept_images", "suspected", "suspicion", "noisy_map",
-        "audit", "groups_without_truth",
+        "audit", "groups_without_truth", "audit_map", "worst_class", "worst_group", "confused",
+        "chosen_images",
     }  # fmt: skip
     assert isinstance(plots.curves(RECORDS), Figure)
 
@@ -184,28 +185,6 @@ def test_contingency_counts_and_shades_by_row():
     assert not axes.texts
     with pytest.raises(ValueError, match="recovered"):
         plots.contingency(true, recovered, ["x", "y"], ["p", "q"])
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_images_are_shown_as_they_are(channels):
-    pictures = np.random.default_rng(0).uniform(size=(8, 4, 5, channels)).astype(np.float32)
-    figure = plots.images(pictures)
-    shown = [axes.images[0].get_array() for axes in figure.axes if axes.images]
-    assert len(shown) == 8
-    np.testing.assert_array_equal(shown[7], pictures[7].squeeze())
-    assert not any(axes.get_title() for axes in figure.axes)
-    with pytest.raises(ValueError, match=r"pictures: expected \[k, h, w, 1 or 3\], got shape"):
-        plots.images(pictures[0])
-
-
-def test_images_have_captions_of_their_own():
-    pictures = np.zeros((7, 4, 4, 1), np.float32)
-    captions = [f"${k} → {k + 1}" for k in range(7)]
-    figure = plots.images(pictures, captions)
-    assert [axes.get_title() for axes in figure.axes if axes.images] == captions
-    figure.draw_without_rendering()  # a dollar sign is no formula
-    with pytest.raises(ValueError, match="captions: expected 7, one an image, got 6"):
-        plots.images(pictures, captions[1:])
 
 
 def test_suspicion_of_right_and_of_wrong_labels_adds_up_to_100_each():

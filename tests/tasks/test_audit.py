@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
-from whole_runs import config_of, stop, stopped, untimed
+from whole_runs import config_of, mapped, stop, stopped, untimed
 
 from thanos_jax import run as run_module
 from thanos_jax.data import sources
@@ -131,8 +131,29 @@ def test_what_it_reports_is_suspected_and_not_measured(finished):
     assert "Suspected labels" in report
     assert {path.name for path in (root / "run").iterdir()} == {
         "config.json", "data.json", "sample_0", "sample_1", "sample_2", "labels.npz",
-        "findings.csv", "results.json", "report.html", "pictures.json",
+        "findings.csv", "results.json", "report.html", "pictures.json", "map.npz",
     }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_its_map_has_the_images_of_every_split_as_they_were_judged(finished, tmp_path):
+    root, _, _ = finished
+    of_map = mapped(root / "run", tmp_path)
+    with np.load(root / "run" / "labels.npz") as file:
+        found = dict(file)
+    assert of_map.size == len(of_map.files) == EACH * len(DIGITS)
+    names = [found[f"filenames_of_{split}"] for split in ("train", "validation", "test")]
+    np.testing.assert_array_equal(of_map.files, np.concatenate(names))
+    columns = {one.name: one for one in of_map.columns}
+    for name, array in (("suspicion", "suspicion"), ("given label", "given"),
+                        ("suspected", "flagged"), ("suggested label", "suggested")):  # fmt: skip
+        np.testing.assert_array_equal(columns[name].values, found[array])
+    np.testing.assert_array_equal(columns["right or wrong"].values, ~found["predicted_right"])
+    splits = np.array(columns["split"].names)[columns["split"].values]
+    np.testing.assert_array_equal(splits, found["split"])
+    # Embeddings are in the order of the images: most of the nearest have the same label.
+    nearest = found["given"][of_map.layout.neighbours[:, 0]]
+    assert np.mean(nearest == found["given"]) > 0.7
 
 
 @pytest.mark.slow

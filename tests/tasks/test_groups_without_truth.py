@@ -1,6 +1,7 @@
 """Groups where fine labels are the classes: found and shown, and measured by nothing."""
 
 import csv
+import re
 
 import numpy as np
 import pytest
@@ -68,13 +69,17 @@ def test_the_table_names_the_images_of_each_group(run):
 def test_the_report_says_that_there_is_no_truth(run):
     assert not task.is_truth_known(run.dataset)
     assert task.is_truth_known(run.dataset._replace(fine_names=("a", "b", "c")))
-    labels = {"fine": np.zeros(6, int), "coarse": np.zeros(6, int)}
-    figures = task.figures(run, KNOWN, labels, HELD_OUT, {})
+    train = {"coarse": np.arange(6) % 2, "prediction": np.zeros(6, int)}
+    figures = task.figures(run, KNOWN, {"train": train}, HELD_OUT, {}, None)
     assert list(figures) == [
         "Accuracy of the groups on validation", "Training images of a #1",
         "Training images of a #0",
     ]  # fmt: skip
     assert "there are none, so nothing is measured by them" in next(iter(figures.values()))[1]
+    # Images 2 and 5 are in the worst group; the second is predicted wrong.
+    assert re.findall(r'alt="(t\d\.png)"', figures["Training images of a #1"][0]) == [
+        *("t5.png", "t2.png"),
+    ]
 
 
 @pytest.mark.slow

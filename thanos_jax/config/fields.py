@@ -576,6 +576,11 @@ FIELDS: dict[str, Field] = {
     "report.map_points": _number(
         2000, "images in a map of embeddings, at most; above 20,000 without t-SNE", 10, 1e5
     ),
+    "report.projection": _one_of(
+        "tsne",
+        "t-SNE of the map: scikit-learn's, or openTSNE's, faster for many images (extra: opentsne)",
+        ("tsne", "opentsne"),
+    ),
     "report.thumbnail_pixels": _number(
         32, "longer side of an image in the map, at most; less where a page would be large", 8, 256
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,9 +13,12 @@ from threadpoolctl import threadpool_limits
 
 from thanos_jax.checks import check_at_least
 from thanos_jax.downstream.arrays import check_embeddings, unit_rows
+from thanos_jax.errors import MissingDependencyError
 
 # t-SNE takes minutes beyond; principal components take seconds.
 TSNE_LIMIT = 20_000
+# What `project` may make a map by.
+PROJECTIONS = ("tsne", "opentsne")
 # Below this spread everything has collapsed, and what is left is rounding error.
 _NO_SPREAD = 1e-7
 
@@ -30,24 +34,31 @@ class Layout(NamedTuple):
         less their mean: distances in this plane are those of the embeddings or shorter.
       neighbours: int32 [m, k], for each image of the map its nearest others on it by cosine, the
         nearest first, as positions in `mapped`; k = min(8, m - 1).
+      seconds: float32 [], that it all took.
     """
 
     points: np.ndarray = np.zeros((0, 2), np.float32)
     mapped: np.ndarray = np.zeros(0, np.int64)
     plane: np.ndarray = np.zeros((0, 2), np.float32)
     neighbours: np.ndarray = np.zeros((0, 0), np.int32)
+    seconds: np.ndarray = np.zeros((), np.float32)
 
 
-def lay_out(embeddings: Any, *, seed: int = 0, limit: int = 2000) -> Layout:
+def lay_out(
+    embeddings: Any, *, seed: int = 0, limit: int = 2000, projection: str = "tsne"
+) -> Layout:
     """Maps embeddings in both ways; arguments and errors as `project`."""
-    points, mapped = project(embeddings, seed=seed, limit=limit)
+    started = time.perf_counter()
+    points, mapped = project(embeddings, seed=seed, limit=limit, projection=projection)
     unit = unit_rows(check_embeddings(embeddings, "embeddings")[mapped])
     neighbours = np.zeros((len(unit), 0), np.int32)
     if len(unit) > 1:
         search = NearestNeighbors(n_neighbors=min(8, len(unit) - 1), algorithm="brute").fit(unit)
         # On the sphere the order of distances is that of cosines; without X, none is its own.
         neighbours = search.kneighbors(return_distance=False).astype(np.int32)
-    return Layout(points, mapped, plane(unit, seed=seed), neighbours)
+    flat = plane(unit, seed=seed)
+    seconds = np.asarray(time.perf_counter() - started, np.float32)
+    return Layout(points, mapped, flat, neighbours, seconds)
 
 
 def plane(unit: np.ndarray, *, seed: int = 0) -> np.ndarray:
@@ -68,13 +79,34 @@ def plane(unit: np.ndarray, *, seed: int = 0) -> np.ndarray:
     return points
 
 
-def project(embeddings: Any, *, seed: int = 0, limit: int = 2000) -> tuple[np.ndarray, np.ndarray]:
-    """Maps L2-normalized embeddings to the plane by t-SNE (scikit-learn), started from PCA.
+def require(projection: str) -> Any:
+    """Returns the class that makes a projection.
+
+    Raises:
+      MissingDependencyError: "opentsne" without openTSNE.
+    """
+    if projection != "opentsne":
+        return TSNE
+    try:
+        import openTSNE
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"report.projection: 'opentsne' needs openTSNE: {error}. Install it with: "
+            "pip install '.[opentsne]' in the project's folder, or ask for 'tsne'"
+        ) from error
+    return openTSNE.TSNE
+
+
+def project(
+    embeddings: Any, *, seed: int = 0, limit: int = 2000, projection: str = "tsne"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Maps L2-normalized embeddings to the plane by t-SNE, started from PCA.
 
     Args:
       embeddings: floating point [n, d].
       seed: draws the rows, and t-SNE's random numbers.
       limit: at most this many rows are mapped, drawn without replacement.
+      projection: "tsne", that of scikit-learn; "opentsne", that of openTSNE, faster for many rows.
 
     Returns:
       (points float32 [m, 2], chosen int64 [m], the rows mapped, ascending); m = min(n, limit).
@@ -82,9 +114,13 @@ def project(embeddings: Any, *, seed: int = 0, limit: int = 2000) -> tuple[np.nd
       those of `plane`.
 
     Raises:
-      TypeError, ValueError: as `check_embeddings`, or limit < 1.
+      TypeError, ValueError: as `check_embeddings`, limit < 1, or another projection.
+      MissingDependencyError: "opentsne" without openTSNE.
     """
     check_at_least("limit", limit, 1)
+    if projection not in PROJECTIONS:
+        raise ValueError(f"projection: expected one of {PROJECTIONS}, got {projection!r}")
+    kind = require(projection)
     embeddings = check_embeddings(embeddings, "embeddings")
     chosen = np.arange(len(embeddings))
     if len(chosen) > limit:
@@ -98,7 +134,12 @@ def project(embeddings: Any, *, seed: int = 0, limit: int = 2000) -> tuple[np.nd
     if unit.shape[1] == 1:
         unit = np.pad(unit, ((0, 0), (0, 1)))
     perplexity = min(30.0, (len(unit) - 1) / 3)
-    tsne = TSNE(perplexity=perplexity, init="pca", random_state=seed)
+    if projection == "opentsne":
+        # One thread, as measured in docs/report.md: more wait for each other.
+        made = kind(perplexity=perplexity, initialization="pca", random_state=seed, n_jobs=1)
+        points[:] = made.fit(unit)
+        return points, chosen
+    tsne = kind(perplexity=perplexity, init="pca", random_state=seed)
     # Threads meet at a barrier in every iteration; few points on a busy machine are faster alone.
     with threadpool_limits(1 if len(unit) <= 5000 else None):
         points[:] = tsne.fit_transform(unit)

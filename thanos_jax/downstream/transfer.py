@@ -55,7 +55,7 @@ def class_means(train_embeddings: Any, train_labels: Any, test_embeddings: Any) 
     return present[np.argmin(np.sum(means**2, axis=1) - 2 * test @ means.T, axis=1)]
 
 
-def evaluate(
+def predict(
     embeddings: Mapping[str, Any],
     fine: Mapping[str, Any],
     coarse: Mapping[str, Any],
@@ -66,7 +66,7 @@ def evaluate(
     max_iterations: int = 200,
     neighbours: int = 20,
     allow_missing_classes: bool = False,
-) -> dict[str, float]:
+) -> tuple[dict[str, float], np.ndarray]:
     """Measures how well frozen embeddings predict the fine labels of the test split.
 
     Everything is fitted on "train"; "validation" chooses the L2 weight; every example of "test" is
@@ -99,7 +99,7 @@ def evaluate(
         unknown, and figures cannot be compared with figures of a full split.
 
     Returns:
-      The figures above by name.
+      The figures above by name, and int64 [n], the linear head's predictions on "test".
 
     Raises:
       TypeError: embeddings are not floating point, or labels not integers.
@@ -151,7 +151,7 @@ def evaluate(
     given_coarse = np.argmax(np.where(belongs[c["test"]], logits, -np.inf), axis=1)
     per_class = [np.mean(predictions[y["test"] == k] == k) for k in np.unique(y["test"])]
     known = (z["train"], y["train"], z["test"])
-    return {
+    figures = {
         "fine_accuracy": _accuracy(predictions, y["test"]),
         "fine_accuracy_validation": head.validation_accuracy,
         "fine_regularization": head.regularization,
@@ -162,6 +162,12 @@ def evaluate(
         "fine_accuracy_knn": _accuracy(nearest_neighbours(*known, k=neighbours), y["test"]),
         "fine_accuracy_class_mean": _accuracy(class_means(*known), y["test"]),
     }
+    return figures, predictions
+
+
+def evaluate(embeddings: Any, fine: Any, coarse: Any, **settings: Any) -> dict[str, float]:
+    """Returns the figures of `predict`, alone; arguments and errors are the same."""
+    return predict(embeddings, fine, coarse, **settings)[0]
 
 
 def _checked_units(train: Any, labels: Any, test: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

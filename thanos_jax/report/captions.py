@@ -34,21 +34,35 @@ HOW_TO_READ: dict[str, str] = {
         "in a column where other rows are light."
     ),
     "worst_recovered": (
-        "Some training images of the recovered group on which the classifier does worst on "
-        "validation. What they have in common, it has not learnt."
+        "Training images of the group on which the classifier does worst on validation, each with "
+        "the class that is predicted, the wrong ones first. What they have in common, it has not "
+        "learnt."
+    ),
+    "worst_group": (
+        "Test images of the true group on which the classifier does worst, each with the class "
+        "that is predicted, the wrong ones first."
+    ),
+    "worst_class": (
+        "Test images of the class that is predicted worst, each with what is predicted, the wrong "
+        "ones first."
+    ),
+    "confused": (
+        "Test images by label (rows) and prediction (columns): right ones are blue, wrong ones "
+        "red. A strong red cell is a pair of classes that the model does not tell apart."
     ),
     "recovered_map": (
         "Training images as the representation embeds them (t-SNE keeps neighbourhoods, not "
         "distances or sizes), coloured by group."
     ),
     "suspected": (
-        "The training images whose labels are most likely wrong, with the label given → the label "
-        "that seems right."
+        "The training images whose labels are most likely wrong, the most suspicious first, each "
+        "with the label given → the label that seems right. findings.csv lists all."
     ),
     "audit": (
-        "The images whose labels are most likely wrong, of every split: the file, and its label → "
-        "the label that seems right. Each was judged by a model that was trained without it. "
-        "Nothing is known of right labels: this is suspected, not measured. findings.csv lists all."
+        "The images whose labels are most likely wrong, of every split, the most suspicious first, "
+        "each with its label → the label that seems right and its file. Each was judged by a model "
+        "that was trained without it. Nothing is known of right labels: this is suspected, not "
+        "measured. findings.csv lists all."
     ),
     "suspicion": (
         "How likely each training label seemed to be wrong. The less right and wrong labels "
@@ -59,12 +73,20 @@ HOW_TO_READ: dict[str, str] = {
         "distances or sizes). A label that is wrong lies among images of another class, unless "
         "training has learnt it by heart."
     ),
+    "audit_map": (
+        "Images of every split as the model of the last part embeds them (t-SNE keeps "
+        "neighbourhoods, not distances or sizes). A label that is wrong lies among images of "
+        "another class."
+    ),
     "kept_share": (
         "Share kept of the training images of each fine label, with their number; the dashed line "
         "is the share of all. Where images are kept for what few others teach, fine labels with "
         "few images keep more."
     ),
-    "dropped_images": ("The training images that go first, by their scores."),
+    "dropped_images": "The training images that go first, by their scores.",
+    "chosen_images": (
+        "Some of the images, drawn at random: this method has no scores by which one goes first."
+    ),
     "kept_images": (
         "The training images that go last, by their scores. Where what is hard scores high, wrong "
         "labels and odd images are among them."

@@ -21,7 +21,7 @@ class Reported(NamedTuple):
       config: the run's, nested.
       results: what results.json holds, less what is drawn.
       records: the last line of the log, alone.
-      figures: title -> (SVG, how to read it).
+      figures: title -> (HTML, how to read it).
       image_map: of the run's images; None: it has none.
     """
 
@@ -43,7 +43,7 @@ def keep(
     records: Sequence[Mapping[str, Any]],
     found: ImageMap | None,
 ) -> dict[str, tuple[str, str]]:
-    """Writes map.npz and pictures.json into a run's folder; returns the pictures as SVG.
+    """Writes map.npz and pictures.json into a run's folder; returns the pictures as HTML.
 
     Raises:
       WorkdirError: one cannot be written.
@@ -78,6 +78,6 @@ def read(folder: pathlib.Path) -> Reported:
         schema.read(folder / "config.json").to_dict(),
         shown(results),
         pictures["records"],
-        {name: (svg, sentence) for name, (svg, sentence) in pictures["figures"].items()},
+        {name: (ready, sentence) for name, (ready, sentence) in pictures["figures"].items()},
         image_map.read(path) if path.exists() else None,
     )

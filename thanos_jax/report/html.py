@@ -27,7 +27,7 @@ _POLICY = (
     "form-action 'none'"
 )
 _LOOK = pathlib.Path(__file__).with_name("page.css")
-# A figure, or the SVG that `drawn` made of it.
+# A figure, or HTML that is ready: what `drawn` made of one, a table, cards.
 Pictures = Mapping[str, tuple[Figure | str, str]]
 # Any run's, whatever file its config came from.
 AGAIN = (
@@ -99,9 +99,9 @@ def name_of(results: Mapping[str, Any]) -> str:
 
 
 def drawn(figures: Pictures) -> dict[str, tuple[str, str]]:
-    """Returns the same pictures as SVG, in which ids are told apart by their place."""
+    """Returns the same pictures as HTML, in which ids are told apart by their place."""
     return {
-        name: (figure if isinstance(figure, str) else _svg(number, figure), sentence)
+        name: (_ready(number, name, figure), sentence)
         for number, (name, (figure, sentence)) in enumerate(figures.items())
     }
 
@@ -172,11 +172,14 @@ def _cards(results: Mapping[str, Any]) -> str:
 
 def picture(number: int, name: str, figure: Figure | str, sentence: str) -> str:
     """Returns a figure and how to read it as HTML; its number tells its ids from other figures'."""
-    svg = figure if isinstance(figure, str) else _svg(number, figure)
-    return (
-        f'<figure><div role="img" aria-label="{escape(name)}">{svg}</div>'
-        f"<figcaption>{escape(sentence)}</figcaption></figure>"
-    )
+    ready = _ready(number, name, figure)
+    return f"<figure>{ready}<figcaption>{escape(sentence)}</figcaption></figure>"
+
+
+def _ready(number: int, name: str, figure: Figure | str) -> str:
+    if isinstance(figure, str):
+        return figure
+    return f'<div role="img" aria-label="{escape(name)}">{_svg(number, figure)}</div>'
 
 
 def _svg(number: int, figure: Figure) -> str:

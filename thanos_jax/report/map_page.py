@@ -1,7 +1,7 @@
 """Maps of images as a part of a page: HTML, data and the script that shows them.
 
-The script is map.js, the look map.css. Maps of the same images are linked: what is pointed at or
-selected in one is so in the others. All maps of a page have one scale.
+The script is the files of map/, the look map.css. Maps of the same images are linked: what is
+pointed at or selected in one is so in the others. All maps of a page have one scale.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ from typing import Any, NamedTuple
 import matplotlib.colors
 import numpy as np
 
-from thanos_jax.report import plots
+from thanos_jax.report import numbers, plots
 from thanos_jax.report.image_map import Column, ImageMap
 
 _HERE = pathlib.Path(__file__).parent
+# In the order in which they stand; what one defines the later ones use.
+SCRIPTS = ("data", "drawing", "panel", "acts", "events")
 LAYOUTS = {
     "points": "neighbourhoods (t-SNE)",
     "plane": "distances (PCA)",
@@ -55,8 +57,9 @@ class Part(NamedTuple):
 
 
 def script() -> str:
-    """Returns map.js as it stands in a page."""
-    return (_HERE / "map.js").read_text(encoding="utf-8")
+    """Returns the map's script as it stands in a page: its files, one after the other."""
+    texts = ((_HERE / "map" / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS)
+    return '"use strict";\n(() => {\n' + "\n".join(texts) + "})();\n"
 
 
 def part(maps: Mapping[str, ImageMap]) -> Part:
@@ -87,12 +90,13 @@ def part(maps: Mapping[str, ImageMap]) -> Part:
         "keys, to see its image.</p>\n"
         f'<p class="quiet map-help" id="map-help">{escape(_HELP)}</p>\n'
         '<p class="map-said" role="status" aria-live="polite" data-status></p>\n'
-        f"{pictures}\n</section>\n"
+        "</section>\n"
         + "".join(f'<p class="quiet">{escape(sentence)}</p>\n' for sentence in _notes(maps, data))
         + "<noscript><p>The map needs the script that this page holds; flat pictures of it are "
         "below.</p></noscript>\n"
         f'<script type="application/json" id="map-data">{text}</script>\n'
-        f"<script>{code}</script>"
+        # The dots are painted before the browser has come to the pictures.
+        f"<script>{code}</script>\n{pictures}"
     )
     style = (_HERE / "map.css").read_text(encoding="utf-8")
     return Part(body, style, f"'sha256-{digest}'")
@@ -267,6 +271,8 @@ def _notes(maps: Mapping[str, ImageMap], data: Mapping[str, Any]) -> list[str]:
     if len(maps) > 1:
         linked = "Maps of the same images are linked. " if len(data["sets"]) < len(maps) else ""
         notes.append(f"{linked}All maps have one scale.")
+    seconds = sum(float(one.layout.seconds) for one in maps.values())
+    notes.append(f"Layouts and nearest images took {numbers.shown(('seconds',), seconds)}.")
     names = {layout["name"] for one in data["maps"] for layout in one["layouts"]}
     sentences = {LAYOUTS["points"]: _NEIGHBOURHOODS, LAYOUTS["plane"]: _DISTANCES}
     notes.append(" ".join(text for name, text in sentences.items() if name in names))

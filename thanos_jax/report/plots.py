@@ -86,9 +86,11 @@ def curves(records: Sequence[Mapping[str, Any]]) -> Figure:
         dress(axes)
         axes.set_title(title, loc="left", fontsize=10, color=INK)
         if len(series) > 1:
+            # Beside the title, which long names would run into.
+            size = 8 if sum(map(len, series)) < 60 else 6.5
             axes.legend(
                 loc="lower right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.2, ncols=len(series),
-                columnspacing=1.0, handlelength=1.4, frameon=False, fontsize=8, labelcolor=INK,
+                columnspacing=1.0, handlelength=1.4, frameon=False, fontsize=size, labelcolor=INK,
             )  # fmt: skip
     every_axes[-1].set_xlabel("step", color=INK, fontsize=9)
     return figure
@@ -312,36 +314,6 @@ def contingency(
     )
     axes.set_xlabel("recovered group", color=INK, fontsize=9)
     axes.set_ylabel("true group", color=INK, fontsize=9)
-    return figure
-
-
-def images(pictures: Any, captions: Sequence[str] | None = None) -> Figure:
-    """Draws images side by side, six a line.
-
-    Args:
-      pictures: numbers [k, h, w, c] in [0, 1], c = 1 or 3; what lies outside is clipped.
-      captions: k of them, above the images; None: none.
-
-    Raises:
-      ValueError: a wrong shape, or another number of captions.
-    """
-    pictures = _checked_images(pictures, "pictures")
-    count, height, width, _ = pictures.shape
-    if captions is not None and len(captions) != count:
-        raise ValueError(f"captions: expected {count}, one an image, got {len(captions)}")
-    lines, side = math.ceil(count / 6), WIDTH / 6
-    above = 0.0 if captions is None else 0.2
-    figure = Figure(
-        figsize=(WIDTH, lines * (side * min(height / width, 3.0) + above) + 0.1),
-        layout="constrained",
-    )
-    grid = list(figure.subplots(lines, 6, squeeze=False).flat)
-    for axes in grid:
-        axes.set_axis_off()
-    for axes, picture in zip(grid, pictures, strict=False):
-        _show(axes, picture)
-    for axes, caption in zip(grid, captions or (), strict=False):
-        axes.set_title(caption, fontsize=8, color=INK, pad=2, parse_math=False)
     return figure
 
 

@@ -73,7 +73,7 @@ def make(
     asked = min(pixels, max(first.shape[1:3]))
     side = min(asked, max(_LEAST_SIDE, math.isqrt(_MOST_PIXELS // len(rows))))
     starts = range(0, len(rows), _CHUNK)
-    small = np.concatenate([_shrunk(read(rows[k : k + _CHUNK]), side) for k in starts])
+    small = np.concatenate([shrunk(read(rows[k : k + _CHUNK]), side) for k in starts])
     while True:
         sprite = _packed(small, asked)
         if len(sprite.data) <= limit or side <= _LEAST_SIDE:
@@ -81,11 +81,11 @@ def make(
         # What a picture takes grows a little slower than its pixels.
         share = math.sqrt(limit / len(sprite.data))
         side = max(_LEAST_SIDE, int(side * min(0.95 * share, 0.95)))
-        small = _shrunk(small, side)
+        small = shrunk(small, side)
 
 
-def _shrunk(images: np.ndarray, side: int) -> np.ndarray:
-    """Returns images uint8 [b, h, w, c] whose longer side is at most so long."""
+def shrunk(images: np.ndarray, side: int) -> np.ndarray:
+    """Returns images uint8 [b, h, w, c], their longer side made so long at most."""
     height, width = images.shape[1:3]
     scale = side / max(height, width)
     if scale >= 1:

@@ -23,7 +23,7 @@ from thanos_jax.data.joined import JoinedSplit
 from thanos_jax.downstream import audit, noisy_labels
 from thanos_jax.errors import ConfigError
 from thanos_jax.report import plots
-from thanos_jax.tasks import ending, findings, stages, suspects
+from thanos_jax.tasks import ending, findings, maps, stages, suspects
 
 # Trainings whose programs are in memory at once: each has its own.
 _TOGETHER = 8
@@ -110,10 +110,10 @@ def perform(run: stages.Run, prepared: Prepared) -> dict[str, Any]:
             stage = stages.representation(part, f"sample_{number}")
         print(f"{stage.name}: {config.method} on {len(stage.split):,} images", flush=True)
         trained = stages.train(part, stage)
+        held, others = (np.flatnonzero(x) for x in (whole.parts == number, whole.parts != number))
+        seen, found = trained.outputs("train"), trained.outputs("validation", "probability")
         if known:
             continue
-        held = np.flatnonzero(whole.parts == number)
-        seen, found = trained.outputs("train"), trained.outputs("validation", "probability")
         suspicion[held], suggested[held] = audit.judge(
             found["embedding"],
             whole.labels[held],
@@ -154,11 +154,18 @@ def perform(run: stages.Run, prepared: Prepared) -> dict[str, Any]:
         "detection": {"flagged": float(np.mean(arrays["flagged"]))},
     }
 
-    def figures() -> dict[str, tuple[Any, str]]:
-        drawn = suspects.figure(whole.images, classes, **shown, named=True)
-        return {"Suspected labels": (drawn, plots.HOW_TO_READ["audit"])} if drawn else {}
-
-    return ending.finish(run, prepared.first, trained, results, figures)
+    # By one model, for embeddings of several cannot be compared.
+    embeddings = np.empty((size, seen["embedding"].shape[1]), np.float32)
+    embeddings[others], embeddings[held] = seen["embedding"], found["embedding"]
+    reading = plots.HOW_TO_READ["audit"]
+    return ending.finish(
+        run,
+        prepared.first,
+        trained,
+        results,
+        lambda: suspects.figures(whole.images, arrays["split"], classes, **shown, reading=reading),
+        lambda: maps.of_audit(run, whole.images, arrays["split"], embeddings, arrays),
+    )
 
 
 def _join(run: stages.Run) -> Whole:

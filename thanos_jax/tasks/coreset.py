@@ -29,11 +29,14 @@ from thanos_jax.downstream import coreset
 from thanos_jax.errors import ConfigError
 from thanos_jax.methods import CORESETS
 from thanos_jax.report import plots
-from thanos_jax.tasks import ending, findings, maps, stages
+from thanos_jax.report.cards import Card
+from thanos_jax.tasks import ending, findings, maps, problems, stages
 from thanos_jax.train.build import count_steps
 from thanos_jax.train.embed import OUTPUTS, embed
 
-_EXAMPLES = 12
+_EXAMPLES = 18
+_BY_SCORE = ("Training images dropped first", "Those that stay longest")
+_AT_RANDOM = ("Some training images that are dropped", "Some that are kept")
 # Between the seeds of a run's trainings: far more than anybody's seeds are apart.
 _STRIDE = 1_000_003
 # Trainings whose programs are in memory at once: each has its own.
@@ -137,12 +140,13 @@ def perform(run: stages.Run, prepared: Prepared) -> dict[str, Any]:
         name: stages.by_fine_label(run, trained.outputs(name), alike)
         for name in ("validation", "test")
     }
+    test = trained.outputs("test")
     results = {
         "coreset_method": config.coreset.method,
         "fraction": config.coreset.fraction,
         "kept_images": int(chosen.stays.sum()),
         "scoring_seconds": ending.totals(run)["train_seconds"] - trained.records[-1]["seconds"],
-        **_results(run, labels["fine"], chosen, trained.outputs("test"), measured["test"]),
+        **_results(run, labels["fine"], chosen, test, measured["test"]),
         "validation_coarse_accuracy": measured["validation"]["average_accuracy"],
         "validation_balanced_accuracy": measured["validation"]["adjusted_average_accuracy"],
     }
@@ -154,7 +158,7 @@ def perform(run: stages.Run, prepared: Prepared) -> dict[str, Any]:
         prepared.first,
         trained,
         results,
-        lambda: _figures(run, chosen, results),
+        lambda: _figures(run, chosen, results, classes, test),
         lambda: maps.of_coreset(run, chosen.stays, chosen.scores, seen),
     )
 
@@ -399,12 +403,18 @@ def _write_table(run: stages.Run, chosen: Chosen, names: np.ndarray, classes: np
 
 
 def _figures(
-    run: stages.Run, chosen: Chosen, results: Mapping[str, Any]
-) -> dict[str, tuple[Any, str]]:
+    run: stages.Run,
+    chosen: Chosen,
+    results: Mapping[str, Any],
+    classes: np.ndarray,
+    test: Mapping[str, np.ndarray],
+) -> stages.Figures:
     """Draws what the report shows; each figure with a sentence on how to read it."""
     shares = results["kept_share"]
     images = results["fine_labels"]
-    figures = {
+    names = run.dataset.coarse_names
+    return {
+        **_first_and_last(run, chosen, classes),
         "Share kept of each fine label": (
             plots.group_bars(
                 [
@@ -416,20 +426,39 @@ def _figures(
                 meaning="kept, in per cent",
             ),
             plots.HOW_TO_READ["kept_share"],
-        )
+        ),
+        **problems.classes(
+            run.dataset.splits["test"], test["coarse"], test["prediction"], names, kind="class"
+        ),
     }
+
+
+def _first_and_last(run: stages.Run, chosen: Chosen, classes: np.ndarray) -> stages.Figures:
+    """Shows images that are dropped first and kept last; without scores, some of either kind."""
     if len(chosen.scores):
         order = _drop_order(run.config, chosen)
-        ends = {
-            "dropped": order[~chosen.stays[order]][:_EXAMPLES],
-            "kept": order[chosen.stays[order]][-_EXAMPLES:],
-        }
-        titles = {"dropped": "Training images dropped first", "kept": "Those that stay longest"}
-        for end, rows in ends.items():
-            if rows.size:
-                pictures = run.dataset.splits["train"].read(rows)["image"]
-                figures[titles[end]] = (
-                    plots.images(pictures / np.float32(255)),
-                    plots.HOW_TO_READ[f"{end}_images"],
-                )
-    return figures
+        kept = order[chosen.stays[order]][::-1]
+        titles, readings = _BY_SCORE, ("dropped_images", "kept_images")
+    else:
+        order = np.random.default_rng(0).permutation(len(chosen.stays))
+        kept = order[chosen.stays[order]]
+        titles, readings = _AT_RANDOM, ("chosen_images", "chosen_images")
+    shown: stages.Figures = {}
+    split, names = run.dataset.splits["train"], run.dataset.coarse_names
+    for title, reading, rows in zip(
+        titles, readings, (order[~chosen.stays[order]], kept), strict=True
+    ):
+        rows = rows[:_EXAMPLES]
+        made = [
+            Card(
+                named,
+                (names[classes[row]],),
+                f"score {chosen.scores[row]:.4g}" if len(chosen.scores) else "",
+            )
+            for named, row in zip(
+                problems.named(split, rows, "training"), rows.tolist(), strict=True
+            )
+        ]
+        if made:
+            shown[title] = (problems.shown(split, rows, made), plots.HOW_TO_READ[reading])
+    return shown

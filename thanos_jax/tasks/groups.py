@@ -105,6 +105,9 @@ def perform(run: stages.Run, prepared: Prepared) -> dict[str, Any]:
     found["test"] = trained.outputs("test", "probability")
     held_out = _accuracies(found["validation"], known)
     truth = recovered.is_truth_known(run.dataset)
+    figures, fine = (
+        stages.transferred(run, found, allow_missing_classes=True) if truth else ({}, None)
+    )
     results = {
         "robust_method": method,
         **(
@@ -120,19 +123,19 @@ def perform(run: stages.Run, prepared: Prepared) -> dict[str, Any]:
         "chosen_step": trained.step,
         _CHOSEN_BY: held_out["worst_group_accuracy"],
         "groups_without_validation": [str(known.names[g]) for g in held_out["empty_groups"]],
-        **(stages.transferred(run, found, allow_missing_classes=True) if truth else {}),
+        **figures,
         "embedding_dim": int(found["test"]["embedding"].shape[1]),
     }
     if agree.is_first():
         recovered.write_table(run, known, found, held_out)
-    layout = Layout(known.points, known.mapped, known.plane, known.neighbours)
+    layout = Layout(*(getattr(known, name) for name in Layout._fields))
     column = None if recovered.are_known(config) else maps.recovered(known.train, known.names)
     return ending.finish(
         run,
         first,
         trained,
         results,
-        lambda: _figures(run, known, labels["train"], held_out, results),
+        lambda: _figures(run, known, found, held_out, results, fine),
         lambda: maps.of_groups(run, layout, found["train"], column),
     )
 

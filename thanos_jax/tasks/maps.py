@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,25 +16,29 @@ from thanos_jax.tasks.stages import Run
 
 def lay_out(run: Run, embeddings: np.ndarray) -> projection.Layout:
     """Places images on the run's map, and says how long it took."""
-    started = time.perf_counter()
-    layout = projection.lay_out(embeddings, limit=run.config.report.map_points)
-    seconds = time.perf_counter() - started
-    print(f"map of {len(layout.mapped):,} images: {seconds:.1f} s", flush=True)
+    asked = run.config.report
+    layout = projection.lay_out(embeddings, limit=asked.map_points, projection=asked.projection)
+    print(f"map of {len(layout.mapped):,} images: {float(layout.seconds):.1f} s", flush=True)
     return layout
 
 
 def of_split(
-    run: Run, split: str, layout: projection.Layout, columns: Sequence[Column]
+    run: Run,
+    split: str,
+    layout: projection.Layout,
+    columns: Sequence[Column],
+    images: Any = None,
 ) -> ImageMap:
     """Makes the map of a split's images.
 
     Args:
       run: its data set has the images.
-      split: "train" or "test".
+      split: "train" or "test"; another name with images.
       layout: of its images, from `lay_out`.
       columns: of all its images.
+      images: a split that the data set does not have.
     """
-    images = run.dataset.splits[split]
+    images = run.dataset.splits[split] if images is None else images
     return image_map.of_images(
         split,
         layout,
@@ -124,12 +127,43 @@ def of_labels(
         changed = labels.changed.astype(np.int32)
         columns.append(classes("whether it is wrong", changed, ("right", "wrong"), reading))
     columns += [
-        classes("suspected", found.flagged.astype(np.int32), ("not suspected", "suspected")),
-        classes("suggested label", found.suggested, names),
+        *_judged(found.flagged, found.suggested, names),
         classes("predicted label", prediction, names),
         right_or_wrong(prediction, labels.given),
     ]
     return of_split(run, "train", layout, columns)
+
+
+def of_audit(
+    run: Run, images: Any, splits: np.ndarray, embeddings: np.ndarray, found: Mapping[str, Any]
+) -> ImageMap:
+    """Makes the map of audited images, of every split; suspicion colours it first.
+
+    Args:
+      run: that ends.
+      images: n images of all splits.
+      splits: str [n], the split of each.
+      embeddings: floating point [n, d], of one model.
+      found: what labels.npz holds.
+    """
+    names, reading = run.dataset.coarse_names, HOW_TO_READ["audit_map"]
+    kinds, split = np.unique(splits, return_inverse=True)
+    columns = [
+        score("suspicion", found["suspicion"]),
+        classes("given label", found["given"], names, reading),
+        *_judged(found["flagged"], found["suggested"], names),
+        right_or_wrong(found["predicted_right"], np.ones(len(splits), bool)),
+        classes("split", split, kinds.tolist()),
+    ]
+    return of_split(run, "audited", lay_out(run, embeddings), columns, images)
+
+
+def _judged(flagged: np.ndarray, suggested: np.ndarray, names: Sequence[str]) -> list[Column]:
+    """Returns the columns of what a method says of labels."""
+    return [
+        classes("suspected", flagged.astype(np.int32), ("not suspected", "suspected")),
+        classes("suggested label", suggested, names),
+    ]
 
 
 def of_coreset(

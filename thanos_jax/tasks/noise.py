@@ -29,7 +29,8 @@ from thanos_jax.downstream.projection import Layout
 from thanos_jax.errors import ConfigError
 from thanos_jax.methods import NOISE
 from thanos_jax.report import plots
-from thanos_jax.tasks import audit, ending, findings, maps, stages, suspects
+from thanos_jax.tasks import audit, ending, findings, maps, problems, stages, suspects
+from thanos_jax.tasks.stages import Figures
 from thanos_jax.train import classifier_losses
 from thanos_jax.train.build import build, count_steps
 
@@ -59,7 +60,7 @@ class Findings(NamedTuple):
       suspicion: float32 [n], higher where a label is more likely wrong.
       flagged: bool [n], taken to be wrong.
       suggested: int32 [n], the label in its place.
-      points, mapped, plane, neighbours: of the map of training images, see
+      points, mapped, plane, neighbours, seconds: of the map of training images, see
         `thanos_jax.downstream.projection.Layout`.
     """
 
@@ -70,6 +71,7 @@ class Findings(NamedTuple):
     mapped: np.ndarray
     plane: np.ndarray
     neighbours: np.ndarray
+    seconds: np.ndarray
 
 
 class Prepared(NamedTuple):
@@ -141,7 +143,8 @@ def perform(run: stages.Run, prepared: Prepared | audit.Prepared) -> dict[str, A
 
     # The test split is first read here, and decides nothing.
     print("accuracy on right labels", flush=True)
-    accuracy, chosen = (stages.accuracy(one("test")) for one in (trained.last, trained.outputs))
+    test = trained.last("test")
+    accuracy, chosen = stages.accuracy(test), stages.accuracy(trained.outputs("test"))
     seen = trained.last("train", "probability")
     if prepared.first.name == "classifier":
         found = _once(run, train, lambda: _judge(run, seen, train.given))
@@ -165,13 +168,13 @@ def perform(run: stages.Run, prepared: Prepared | audit.Prepared) -> dict[str, A
             suspicion=found.suspicion,
             flagged=found.flagged,
         )
-    layout = Layout(found.points, found.mapped, found.plane, found.neighbours)
+    layout = Layout(*(getattr(found, name) for name in Layout._fields))
     return ending.finish(
         run,
         prepared.first,
         trained,
         results,
-        lambda: _figures(noisy, train, found),
+        lambda: _figures(noisy, train, found, test),
         lambda: maps.of_labels(run, layout, train, found, seen["prediction"]),
     )
 
@@ -377,22 +380,27 @@ def _scores(config: Any, train: Noise, found: Findings) -> dict[str, Any]:
     return scores
 
 
-def _figures(noisy: Dataset, train: Noise, found: Findings) -> dict[str, tuple[Any, str]]:
+def _figures(
+    noisy: Dataset, train: Noise, found: Findings, test: Mapping[str, np.ndarray]
+) -> Figures:
     """Draws what the report shows; each figure with a sentence on how to read it."""
     names = noisy.coarse_names
-    figures = {}
-    drawn = suspects.figure(
-        noisy.splits["train"],
-        names,
-        given=train.given,
-        suggested=found.suggested,
-        suspicion=found.suspicion,
-        flagged=found.flagged,
-    )
-    if drawn is not None:
-        figures["Suspected labels"] = (drawn, plots.HOW_TO_READ["suspected"])
-    figures["Suspicion of right and of wrong labels"] = (
-        plots.suspicion(found.suspicion, train.changed),
-        plots.HOW_TO_READ["suspicion"],
-    )
-    return figures
+    return {
+        **suspects.figures(
+            noisy.splits["train"],
+            "training",
+            names,
+            given=train.given,
+            suggested=found.suggested,
+            suspicion=found.suspicion,
+            flagged=found.flagged,
+            reading=plots.HOW_TO_READ["suspected"],
+        ),
+        "Suspicion of right and of wrong labels": (
+            plots.suspicion(found.suspicion, train.changed),
+            plots.HOW_TO_READ["suspicion"],
+        ),
+        **problems.classes(
+            noisy.splits["test"], test["coarse"], test["prediction"], names, kind="class"
+        ),
+    }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import ml_collections
@@ -12,7 +12,7 @@ from thanos_jax.data.dataset import Dataset
 from thanos_jax.downstream.projection import Layout
 from thanos_jax.methods import GROUPS, Method
 from thanos_jax.report import plots
-from thanos_jax.tasks import findings, stages, suspects
+from thanos_jax.tasks import findings, problems, stages
 
 _EXAMPLES = 12
 # Groups whose images are shown where nobody knows the true ones.
@@ -26,7 +26,7 @@ class Groups(NamedTuple):
       train: int32 [n], 0 to len(names) - 1.
       validation: int32 [m].
       names: str [groups], for people.
-      points, mapped, plane, neighbours: of the map of training images, see
+      points, mapped, plane, neighbours, seconds: of the map of training images, see
         `thanos_jax.downstream.projection.Layout`; empty where the classifier's embeddings make it.
     """
 
@@ -37,6 +37,7 @@ class Groups(NamedTuple):
     mapped: np.ndarray = Layout().mapped
     plane: np.ndarray = Layout().plane
     neighbours: np.ndarray = Layout().neighbours
+    seconds: np.ndarray = Layout().seconds
 
 
 def facts(config: ml_collections.ConfigDict) -> Method:
@@ -109,14 +110,35 @@ def write_table(
 def figures(
     run: stages.Run,
     known: Groups,
-    labels: Mapping[str, np.ndarray],
+    found: Mapping[str, Mapping[str, np.ndarray]],
     held_out: Mapping[str, Any],
     results: Mapping[str, Any],
-) -> dict[str, tuple[Any, str]]:
-    """Draws what the report shows; each figure with a sentence on how to read it."""
-    if not is_truth_known(run.dataset):
-        return _figures_without_truth(run, known, held_out, results)
-    figures = {
+    fine: np.ndarray | None,
+) -> stages.Figures:
+    """Draws what the report shows; each figure with a sentence on how to read it.
+
+    Args:
+      run: that ends.
+      known: the groups.
+      found: split -> outputs of the classifier.
+      held_out: accuracies of the groups on validation.
+      results: of the run.
+      fine: integer [n], the fine labels read off the embeddings of test images; None: they are
+        not known.
+    """
+    if fine is None:
+        return _figures_without_truth(run, known, found, held_out)
+    names, test = run.dataset.fine_names, found["test"]
+    correct = test["prediction"] == test["coarse"]
+    worst = names.index(results["worst_group"])
+    members = np.flatnonzero(test["fine"] == worst)
+    shown: stages.Figures = {
+        f"Test images of the worst group: {names[worst]}": (
+            problems.images_of(
+                run.dataset.splits["test"], members, correct, "test", _predicted(run, test)
+            ),
+            plots.HOW_TO_READ["worst_group"],
+        ),
         "Accuracy of the true groups": (
             plots.group_bars(
                 [f"{name} ({one['train_images']:,})" for name, one in results["groups"].items()],
@@ -124,54 +146,63 @@ def figures(
                 average=results["coarse_accuracy"],
             ),
             plots.HOW_TO_READ["group_bars"],
-        )
+        ),
     }
     if not are_known(run.config):
-        figures["Recovered and true groups"] = (
-            plots.contingency(
-                labels["fine"], known.train, list(run.dataset.fine_names), list(known.names)
-            ),
+        shown["Recovered and true groups"] = (
+            plots.contingency(found["train"]["fine"], known.train, list(names), list(known.names)),
             plots.HOW_TO_READ["contingency"],
         )
-        worst = held_out["worst_group"]
-        rows = _examples(known, worst)
-        if rows.size:
-            images = run.dataset.splits["train"].read(rows)["image"]
-            figures[f"Training images of {known.names[worst]}"] = (
-                plots.images(images / np.float32(255)),
-                plots.HOW_TO_READ["worst_recovered"],
-            )
-    return figures
+        shown |= _training_images(run, known, found["train"], held_out["worst_group"])
+    labels = run.dataset.splits["test"], test["fine"], fine
+    return {**shown, **problems.classes(*labels, names, kind="fine label")}
 
 
-def _examples(known: Groups, group: int) -> np.ndarray:
-    """Returns some training images of a group, ascending."""
+def _predicted(run: stages.Run, outputs: Mapping[str, np.ndarray]) -> Callable[[int], str]:
+    """Returns the class that is predicted for an image."""
+    return lambda row: run.dataset.coarse_names[outputs["prediction"][row]]
+
+
+def _training_images(
+    run: stages.Run, known: Groups, train: Mapping[str, np.ndarray], group: int
+) -> stages.Figures:
+    """Shows some training images of a group, the wrong ones first; {} if there is none."""
     members = np.flatnonzero(known.train == group)
-    return np.sort(np.random.default_rng(0).permutation(members)[:_EXAMPLES])
+    if not members.size:
+        return {}
+    drawn = np.random.default_rng(0).permutation(members)
+    correct = train["prediction"] == train["coarse"]
+    shown = problems.images_of(
+        run.dataset.splits["train"],
+        drawn,
+        correct,
+        "training",
+        _predicted(run, train),
+        most=_EXAMPLES,
+    )
+    title = f"Training images of {known.names[group]}"
+    return {title: (shown, plots.HOW_TO_READ["worst_recovered"])}
 
 
 def _figures_without_truth(
-    run: stages.Run, known: Groups, held_out: Mapping[str, Any], results: Mapping[str, Any]
-) -> dict[str, tuple[Any, str]]:
+    run: stages.Run,
+    known: Groups,
+    found: Mapping[str, Mapping[str, np.ndarray]],
+    held_out: Mapping[str, Any],
+) -> stages.Figures:
     """Draws recovered groups, the worst first, where nobody knows the true ones."""
-    figures: dict[str, tuple[Any, str]] = {}
     groups_shown = [g for g in _worst_first(known, held_out) if g in held_out["accuracies"]]
     sizes = np.bincount(known.train, minlength=len(known.names))
-    figures["Accuracy of the groups on validation"] = (
-        plots.group_bars(
-            [f"{known.names[group]} ({sizes[group]:,})" for group in groups_shown],
-            [held_out["accuracies"][group] for group in groups_shown],
-            average=held_out["average_accuracy"],
-        ),
-        plots.HOW_TO_READ["groups_without_truth"],
-    )
-    train = run.dataset.splits["train"]
+    shown: stages.Figures = {
+        "Accuracy of the groups on validation": (
+            plots.group_bars(
+                [f"{known.names[group]} ({sizes[group]:,})" for group in groups_shown],
+                [held_out["accuracies"][group] for group in groups_shown],
+                average=held_out["average_accuracy"],
+            ),
+            plots.HOW_TO_READ["groups_without_truth"],
+        )
+    }
     for group in groups_shown[:_WORST]:
-        rows = _examples(known, group)
-        if rows.size:
-            images = train.read(rows)["image"] / np.float32(255)
-            figures[f"Training images of {known.names[group]}"] = (
-                plots.images(images, [suspects.short(name) for name in train.names[rows]]),
-                plots.HOW_TO_READ["worst_recovered"],
-            )
-    return figures
+        shown |= _training_images(run, known, found["train"], group)
+    return shown

@@ -34,7 +34,7 @@ from thanos_jax.train.update import Objective, make_step
 _LABELS = ("fine", "coarse")
 ACCURACY = "validation_coarse_accuracy"  # on the validation split, of the training's own labels
 
-Figures = Mapping[str, tuple[Any, str]]
+Figures = dict[str, tuple[Any, str]]
 Evaluate = Callable[[Outputs], dict[str, float]]
 
 
@@ -296,15 +296,15 @@ def skipped_examples(run: Run) -> dict[str, int]:
 
 def transferred(
     run: Run, found: Mapping[str, Mapping[str, np.ndarray]], *, allow_missing_classes: bool = False
-) -> dict[str, float]:
-    """Returns how well fine labels are read off embeddings; see `transfer.evaluate`.
+) -> tuple[dict[str, float], np.ndarray]:
+    """Returns how well fine labels are read off embeddings, and those read off test images.
 
     Args:
       run: has the settings.
       found: split -> outputs.
-      allow_missing_classes: see `transfer.evaluate`.
+      allow_missing_classes: see `transfer.predict`.
     """
-    return transfer.evaluate(
+    return transfer.predict(
         *({split: one[name] for split, one in found.items()} for name in ("embedding", *_LABELS)),
         num_fine=len(run.dataset.fine_names),
         num_coarse=len(run.dataset.coarse_names),

@@ -1,4 +1,4 @@
-"""Suspected labels, for people: a row of findings.csv for each, and pictures of the worst."""
+"""Suspected labels, for people: a row of findings.csv for each, and cards of the worst."""
 
 from __future__ import annotations
 
@@ -9,17 +9,11 @@ from typing import Any
 import numpy as np
 
 from thanos_jax.data.splits import Split
-from thanos_jax.report import plots
-from thanos_jax.tasks import findings
+from thanos_jax.report.cards import Card
+from thanos_jax.tasks import findings, problems
+from thanos_jax.tasks.stages import Figures
 
-_EXAMPLES = 24
-_LONGEST = 18  # letters above a picture
-
-
-def short(name: Any) -> str:
-    """Returns the end of the name of an image, as far as there is place for it."""
-    words = str(name)
-    return words if len(words) <= _LONGEST else f"…{words[1 - _LONGEST :]}"
+_EXAMPLES = 48
 
 
 def write_table(
@@ -61,41 +55,44 @@ def write_table(
     findings.write_table(folder, {name: values[order] for name, values in columns.items()})
 
 
-def figure(
+def figures(
     split: Split,
+    name: str | np.ndarray,
     classes: Sequence[str],
     *,
     given: np.ndarray,
     suggested: np.ndarray,
     suspicion: np.ndarray,
     flagged: np.ndarray,
-    named: bool = False,
-) -> Any:
-    """Draws the images of the most suspicious labels that have another suggestion.
+    reading: str,
+) -> Figures:
+    """Shows the most suspicious labels that have another suggestion; {} if there is none.
 
     Args:
       split: n images.
+      name: of their split; or str [n], of several.
       classes: names of the classes.
       given: integer [n], the labels.
       suggested: integer [n], the labels in their place.
       suspicion: floating point [n].
       flagged: bool [n], taken to be wrong.
-      named: whether files are named above their images.
-
-    Returns:
-      The figure; None if there is no such label.
+      reading: how to read it.
     """
     order = np.argsort(-suspicion, kind="stable")
-    order = order[(flagged & (suggested != given))[order]][:_EXAMPLES]
+    order = order[(flagged & (suggested != given))[order]]
     if not order.size:
-        return None
-    ascending = np.sort(order)
-    read = split.read(ascending)["image"]
-    pictures = read[np.searchsorted(ascending, order)] / np.float32(255)
-    captions = [
-        f"{classes[a]} → {classes[b]}" for a, b in zip(given[order], suggested[order], strict=True)
+        return {}
+    title = "Suspected labels"
+    if len(order) > _EXAMPLES:
+        title += f", the first {_EXAMPLES} of {len(order):,}"
+    order = order[:_EXAMPLES]
+    words = zip(problems.named(split, order, name), order.tolist(), strict=True)
+    made = [
+        Card(
+            named,
+            (classes[given[row]], classes[suggested[row]]),
+            f"suspicion {suspicion[row]:.3f}",
+        )
+        for named, row in words
     ]
-    if named:
-        names = split.names[order]
-        captions = [f"{short(name)}\n{words}" for name, words in zip(names, captions, strict=True)]
-    return plots.images(pictures, captions)
+    return {title: (problems.shown(split, order, made), reading)}

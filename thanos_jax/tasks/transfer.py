@@ -16,7 +16,7 @@ from thanos_jax.data.splits import DataError
 from thanos_jax.downstream import geometry, transfer
 from thanos_jax.live import pictures
 from thanos_jax.report import plots
-from thanos_jax.tasks import ending, maps, stages
+from thanos_jax.tasks import ending, maps, problems, stages
 from thanos_jax.train.objective import METHODS
 
 
@@ -82,9 +82,10 @@ def perform(run: stages.Run, prepared: Prepared) -> dict[str, Any]:
     # The test split is first read here, and decides nothing.
     print("transfer from coarse to fine labels", flush=True)
     found = {name: trained.outputs(name) for name in ("train", "validation", "test")}
+    figures, fine = stages.transferred(run, found)
     results = {
         **stages.worst_group(run, stages.by_fine_label(run, found["test"])),
-        **stages.transferred(run, found),
+        **figures,
         "geometry": {
             name: geometry.geometry(split["embedding"], split["fine"], split["coarse"])
             for name, split in found.items()
@@ -98,7 +99,7 @@ def perform(run: stages.Run, prepared: Prepared) -> dict[str, Any]:
         prepared.first,
         trained,
         results,
-        lambda: _figures(run, trained, found["test"]),
+        lambda: _figures(run, trained, found["test"], fine),
         lambda: maps.of_transfer(run, found["test"]),
     )
 
@@ -135,11 +136,21 @@ def _along_training(records: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _figures(
-    run: stages.Run, trained: stages.Trained, test: dict[str, np.ndarray]
+    run: stages.Run, trained: stages.Trained, test: dict[str, np.ndarray], fine: np.ndarray
 ) -> dict[str, tuple[Any, str]]:
-    """Draws what the report shows; each figure with a sentence on how to read it."""
+    """Draws what the report shows; each figure with a sentence on how to read it.
+
+    Args:
+      run: that ends.
+      trained: its training.
+      test: outputs on the test split.
+      fine: integer [n], the fine labels read off the embeddings of test images.
+    """
     config, dataset = run.config, run.dataset
-    figures = {"Training": (plots.curves(trained.records), plots.HOW_TO_READ["curves"])}
+    figures: stages.Figures = problems.classes(
+        dataset.splits["test"], test["fine"], fine, dataset.fine_names, kind="fine label"
+    )
+    figures["Training"] = (plots.curves(trained.records), plots.HOW_TO_READ["curves"])
     if METHODS[config.method].reconstruct:
         images = dataset.splits["test"].read(np.arange(min(12, len(test["fine"]))))["image"]
         # The other processes have no part in it.

@@ -1,0 +1,96 @@
+"""What a model gets wrong, for its report: classes that are confused, the worst and its images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from thanos_jax.data.splits import Split
+from thanos_jax.report import cards, confusion, plots
+from thanos_jax.report.cards import Card
+from thanos_jax.tasks.stages import Figures
+
+_CARDS = 24
+
+
+def classes(
+    split: Split, labels: np.ndarray, predictions: np.ndarray, names: Sequence[str], *, kind: str
+) -> Figures:
+    """Shows which classes are confused most, and images of the worst; {} where all is right.
+
+    Args:
+      split: the n test images.
+      labels: integer [n], indices of names.
+      predictions: integer [n].
+      names: of the classes.
+      kind: what the classes are, as "fine label".
+    """
+    table = confusion.html(labels, predictions, names)
+    if not table:
+        return {}
+    correct = predictions == labels
+    counts, right = (np.bincount(labels[x], minlength=len(names)) for x in (..., correct))
+    accuracy = np.where(counts > 0, right / np.maximum(counts, 1), np.inf)
+    worst = int(np.argmin(accuracy))
+    shown = images_of(
+        split,
+        np.flatnonzero(labels == worst),
+        correct,
+        "test",
+        lambda row: names[predictions[row]],
+    )
+    title = f"Test images of the worst {kind}: {names[worst]}"
+    return {
+        f"Confused most, by {kind}": (table, plots.HOW_TO_READ["confused"]),
+        title: (shown, plots.HOW_TO_READ["worst_class"]),
+    }
+
+
+def images_of(
+    split: Split,
+    rows: np.ndarray,
+    correct: np.ndarray,
+    name: str,
+    predicted: Callable[[int], str],
+    *,
+    most: int = _CARDS,
+) -> str:
+    """Returns images as cards, those predicted wrong first and marked.
+
+    Args:
+      split: n images.
+      rows: integer [k], which of them.
+      correct: bool [n], predicted right.
+      name: of the split.
+      predicted: row -> the class that is predicted.
+      most: cards at most.
+    """
+    order = rows[np.argsort(correct[rows], kind="stable")][:most]
+    made = [
+        Card(one, (predicted(row),), "right" if correct[row] else "wrong", not correct[row])
+        for one, row in zip(named(split, order, name), order.tolist(), strict=True)
+    ]
+    return shown(split, order, made)
+
+
+def named(split: Split, rows: np.ndarray, name: str | np.ndarray) -> list[str]:
+    """Returns what images are called: their files, or their split and number.
+
+    Args:
+      split: n images.
+      rows: integer [k], which of them.
+      name: of their split; or str [n], of several.
+    """
+    stored = split.names[rows]
+    if np.issubdtype(stored.dtype, np.integer):
+        splits = np.broadcast_to(name, len(split))[rows]
+        return [f"{a} image {b}" for a, b in zip(splits.tolist(), stored.tolist(), strict=True)]
+    return stored.astype(str).tolist()
+
+
+def shown(split: Split, rows: np.ndarray, made: Sequence[Card]) -> str:
+    """Returns cards of images, integer [k] rows of a split in any order, as HTML."""
+    ascending = np.sort(rows)
+    images = split.read(ascending)["image"]
+    return cards.html(images[np.searchsorted(ascending, rows)], made)
