@@ -40,13 +40,11 @@ from __future__ import annotations
 import itertools
 import json
 import pathlib
-import time
 from collections.abc import Sequence
 from importlib import metadata
 from typing import Any, NamedTuple
 from unittest import mock
 
-import hlo
 import jax
 import jax.numpy as jnp
 import tpu_compiler
@@ -110,8 +108,8 @@ def cases_of_flags() -> list[Case]:
     ]
 
 
-def compile_case(case: Case, devices: list[Any]) -> tuple[jax.stages.Compiled, float]:
-    """Compiles value and gradient as the trainer takes them; also returns the seconds it took."""
+def lower(case: Case, devices: list[Any]) -> jax.stages.Lowered:
+    """Lowers value and gradient as the trainer takes them."""
     mesh = Mesh(tpu_compiler.in_order(case.order, devices), ("data",), axis_types=(AxisType.Auto,))
     loss = LOSSES[case.loss]
 
@@ -135,10 +133,7 @@ def compile_case(case: Case, devices: list[Any]) -> tuple[jax.stages.Compiled, f
     # that is compiled for.
     with mock.patch.object(jax, "default_backend", return_value="tpu"):
         traced = jax.jit(jax.value_and_grad(sharded)).trace(embeddings, labels)
-    lowered = traced.lower(lowering_platforms=("tpu",))
-    started = time.perf_counter()
-    compiled = lowered.compile()
-    return compiled, time.perf_counter() - started
+    return traced.lower(lowering_platforms=("tpu",))
 
 
 def measure(case: Case, devices: list[Any]) -> dict[str, Any]:
@@ -149,38 +144,12 @@ def measure(case: Case, devices: list[Any]) -> dict[str, Any]:
         "device": devices[0].device_kind,
         "views": VIEWS,
         "temperature": TEMPERATURE,
-        "refused": None,
+        **tpu_compiler.numbers(lower(case, devices)),
     }
-    try:
-        compiled, seconds = compile_case(case, devices)
-    except jax.errors.JaxRuntimeError as error:
-        row["refused"] = tpu_compiler.refusal(str(error))
-        if row["refused"] is None:
-            raise
+    if row["refused"]:
         return row
-    memory, text = compiled.memory_analysis(), compiled.as_text()
-    assert memory is not None
-    assert text is not None
-    summary = hlo.summarize(text)
     floor = 4 * case.entries**2 * case.dim / len(devices)
-    return row | {
-        "argument_bytes": memory.argument_size_in_bytes,
-        "output_bytes": memory.output_size_in_bytes,
-        "temporary_bytes": memory.temp_size_in_bytes,
-        "peak_bytes": memory.peak_memory_in_bytes,
-        "largest_buffer": summary.largest_buffer.shape,
-        "flops": summary.flops,
-        "floor_flops": floor,
-        "flops_over_floor": summary.flops / floor,
-        "exponentials": summary.exponentials,
-        "exact": summary.exact,
-        "unknown_loops": summary.unknown_loops,
-        "opaque_calls": summary.opaque_calls,
-        "scheduled": summary.scheduled,
-        "collectives": {name: each._asdict() for name, each in summary.collectives.items()},
-        "bytes_sent": sum(each.bytes_sent for each in summary.collectives.values()),
-        "compile_seconds": seconds,
-    }
+    return row | {"floor_flops": floor, "flops_over_floor": row["flops"] / floor}
 
 
 _SIZES = ("argument", "output", "temporary", "peak")

@@ -27,14 +27,12 @@ from __future__ import annotations
 import itertools
 import json
 import pathlib
-import time
 from collections.abc import Sequence
 from importlib import metadata
 from typing import Any, NamedTuple
 from unittest import mock
 
 import flops
-import hlo
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -116,10 +114,8 @@ def dataset_of(side: int, classes: int) -> Dataset:
     )
 
 
-def compile_case(
-    case: Case, training: Training, devices: list[Any]
-) -> tuple[jax.stages.Compiled, float]:
-    """Compiles the program as a run would; also returns the seconds it took.
+def lower(case: Case, training: Training, devices: list[Any]) -> jax.stages.Lowered:
+    """Lowers the program as a run would have it.
 
     Args:
       case: what is compiled.
@@ -148,10 +144,7 @@ def compile_case(
         else:
             forward: Any = training.forward
             traced = forward.trace({"params": state.params, **state.model_state}, image)
-    lowered = traced.lower(lowering_platforms=("tpu",))
-    started = time.perf_counter()
-    compiled = lowered.compile()
-    return compiled, time.perf_counter() - started
+    return traced.lower(lowering_platforms=("tpu",))
 
 
 def model_flops(training: Training) -> float:
@@ -180,35 +173,15 @@ def measure(case: Case, devices: list[Any]) -> dict[str, Any]:
         "device": devices[0].device_kind,
         "micro_batch": config.train.micro_batch_size,
         "method": config.method,
-        "refused": None,
+        **tpu_compiler.numbers(lower(case, training, devices)),
     }
-    try:
-        compiled, seconds = compile_case(case, training, devices)
-    except jax.errors.JaxRuntimeError as error:
-        row["refused"] = tpu_compiler.refusal(str(error))
-        if row["refused"] is None:
-            raise
+    if row["refused"]:
         return row
-    memory, text = compiled.memory_analysis(), compiled.as_text()
-    assert memory is not None
-    assert text is not None
-    summary = hlo.summarize(text)
     passes, views = (3, NUM_VIEWS) if case.program == "step" else (1, 1)
-    own = passes * views * model_flops(training) * case.batch / len(devices)
+    peak = PEAK.get(row["device"])
     return row | {
-        "argument_bytes": memory.argument_size_in_bytes,
-        "temporary_bytes": memory.temp_size_in_bytes,
-        "peak_bytes": memory.peak_memory_in_bytes,
-        "flops": summary.flops,
-        "model_flops": own,
-        "peak_seconds": summary.flops / PEAK[row["device"]] if row["device"] in PEAK else None,
-        "exact": summary.exact,
-        "unknown_loops": summary.unknown_loops,
-        "opaque_calls": summary.opaque_calls,
-        "scheduled": summary.scheduled,
-        "collectives": {name: each._asdict() for name, each in summary.collectives.items()},
-        "bytes_sent": sum(each.bytes_sent for each in summary.collectives.values()),
-        "compile_seconds": seconds,
+        "model_flops": passes * views * model_flops(training) * case.batch / len(devices),
+        "peak_seconds": row["flops"] / peak if peak else None,
     }
 
 

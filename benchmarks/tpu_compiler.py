@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import hlo
 import jax
 import numpy as np
 from jax.experimental import mesh_utils, topologies
@@ -100,6 +102,48 @@ def refusal(message: str) -> str | None:
     if amounts:
         return f"RESOURCE_EXHAUSTED needs {amounts[1]} of {amounts[2]}"
     return message.partition("\n")[0]
+
+
+def numbers(lowered: jax.stages.Lowered) -> dict[str, Any]:
+    """Compiles a program and returns its numbers, per device.
+
+    Args:
+      lowered: for the devices of a topology.
+
+    Returns:
+      "refused": what memory was wanting, or None; then also bytes, FLOPs and collectives as
+      `hlo.summarize` counts them, and the seconds of the compiler.
+    """
+    started = time.perf_counter()
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        words = refusal(str(error))
+        if words is None:
+            raise
+        return {"refused": words}
+    seconds = time.perf_counter() - started
+    memory, text = compiled.memory_analysis(), compiled.as_text()
+    assert memory is not None
+    assert text is not None
+    summary = hlo.summarize(text)
+    return {
+        "refused": None,
+        "argument_bytes": memory.argument_size_in_bytes,
+        "output_bytes": memory.output_size_in_bytes,
+        "temporary_bytes": memory.temp_size_in_bytes,
+        "peak_bytes": memory.peak_memory_in_bytes,
+        "largest_buffer": summary.largest_buffer.shape,
+        "flops": summary.flops,
+        "exponentials": summary.exponentials,
+        "exact": summary.exact,
+        "unknown_loops": summary.unknown_loops,
+        "opaque_calls": summary.opaque_calls,
+        "scheduled": summary.scheduled,
+        "collectives": {name: each._asdict() for name, each in summary.collectives.items()},
+        "bytes_sent": sum(each.bytes_sent for each in summary.collectives.values()),
+        "compile_seconds": seconds,
+    }
 
 
 def size(count: float) -> str:

@@ -17,6 +17,7 @@ from jax.sharding import PartitionSpec as P
 from thanos_jax import losses
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "benchmarks"))
+import flops
 import hlo
 from tpu_compiler import refusal
 
@@ -487,9 +488,9 @@ def test_refusals():
     assert refusal("INTERNAL: no") is None
 
 
-def run_pod(*flags):
+def run_pod(*flags, file="pod.py"):
     return subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks" / "pod.py"), *flags],
+        [sys.executable, str(ROOT / "benchmarks" / file), *flags],
         capture_output=True,
         text=True,
         env={"PYTHONPATH": str(ROOT), "PATH": ""},
@@ -523,3 +524,35 @@ def test_the_command(tmp_path):
         assert row["exact"]
         assert row["peak_bytes"] > row["argument_bytes"] > 0
         assert "x floor" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_command_of_whole_steps(tmp_path):
+    """As above; the FLOPs are those of the model and, few, of the loss."""
+    file = tmp_path / "pod.json"
+    flags = ("--topology=v5e:2x2", "--encoder=vit", "--side=32", "--batch=32", "--classes=10",
+             f"--json={file}")  # fmt: skip
+    done = run_pod(*flags, file="pod_training.py")
+    try:
+        import libtpu  # noqa: F401
+    except ImportError:
+        assert done.returncode == 1
+        assert "pip install 'thanos_jax[pod]'" in done.stderr
+    else:
+        assert done.returncode == 0, done.stderr
+        step, forward = json.loads(file.read_text())
+        assert step["flops"] == pytest.approx(step["model_flops"], rel=0.1)
+        assert forward["flops"] == pytest.approx(forward["model_flops"], rel=0.1)
+
+
+def test_flops_of_products():
+    def function(image, kernel, matrix):
+        x = lax.conv_general_dilated(
+            image, kernel, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        return jax.nn.relu(jnp.einsum("nhwc,cd->nhwd", x, matrix)).sum()
+
+    shapes = [jnp.ones(shape) for shape in ((3, 8, 8, 4), (3, 3, 4, 5), (5, 6))]
+    expected = 2 * 3 * 16 * (9 * 4 * 5 + 5 * 6)
+    assert flops.of_products(function, *shapes) == expected
+    assert flops.of_products(jax.jit(function), *shapes) == expected
