@@ -158,8 +158,8 @@ ENCODERS: dict[str, Callable[[Any, DTypeLike], nn.Module]] = {
     "mlp": lambda config, dtype: MLP(tuple(config.mlp.widths), dtype=dtype),
     "convnet": lambda config, dtype: ConvNet(**config.convnet, dtype=dtype),
 }
-# Name in the config -> (config.model, image_shape, dtype) -> decoder. The mlp and the convnet decoder
-# mirror the encoder of their name, whose last width is the embedding itself.
+# Name in the config -> (config.model, image_shape, dtype) -> decoder. mlp and convnet mirror the
+# encoder of their name, whose last width is the embedding itself.
 DECODERS: dict[str, Callable[[Any, tuple[int, ...], DTypeLike], nn.Module]] = {
     "conv": lambda config, shape, dtype: ConvDecoder(shape, dtype=dtype),
     "mlp": lambda config, shape, dtype: MLPDecoder(
