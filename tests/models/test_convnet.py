@@ -53,24 +53,31 @@ def _transposed_convolution(maps, kernel, bias, stride, size):
     return np.einsum("pyxd,nyxd->np", images, maps).reshape(-1, *units.shape[1:]) + bias
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_layers_are_those_of_numpy(shape):
     height, width, inputs, outputs, size, stride = shape
     maps, kernel = _drawn((2, height, width, inputs)), _drawn((size, size, inputs, outputs))
     expected = _convolution(maps, kernel, 0, stride)
     x, k = jnp.asarray(maps, jnp.float32), jnp.asarray(kernel, jnp.float32)
-    got = convolve(x, k, stride)
+
+    @jax.jit
+    def run(x, k):
+        out = convolve(x, k, stride)
+        return out, patches(x, size, stride), convolve_transposed(out, k, stride, (height, width))
+
+    got, of_places, back = run(x, k)
     np.testing.assert_allclose(got, expected, atol=1e-4)
     columns = _padded_patches(maps, size, stride)
     np.testing.assert_array_equal(
-        patches(x, size, stride), columns.reshape(*expected.shape[:3], -1).astype(np.float32)
+        of_places, columns.reshape(*expected.shape[:3], -1).astype(np.float32)
     )
-    back = convolve_transposed(got, k, stride, (height, width))
     of_numpy = _transposed_convolution(expected, kernel, 0, stride, (height, width))
-    np.testing.assert_allclose(back, of_numpy, atol=1e-5 * max(1, np.abs(of_numpy).max()) * 10)
+    np.testing.assert_allclose(back, of_numpy, atol=1e-5 * np.abs(of_numpy).max())
 
 
-@pytest.mark.parametrize("shape", SHAPES[:3])
+@pytest.mark.sampled(3)
+@pytest.mark.parametrize("shape", [SHAPES[2], *SHAPES[:2]])
 def test_gradients_are_those_of_xlas_convolution(shape):
     height, width, inputs, outputs, size, stride = shape
     maps = jnp.asarray(_drawn((2, height, width, inputs)), jnp.float32)
@@ -153,19 +160,19 @@ def test_encoder_and_decoder_are_those_of_numpy(fill, apply):
     assert reconstructed.dtype == got.dtype == jnp.float32
 
 
-def test_bfloat16_computes_in_half_and_the_initial_scale_survives(apply):
-    images = jnp.asarray(_drawn((4, 28, 28, 1)), jnp.float32)
-    outputs = {}
-    for dtype in (jnp.bfloat16, jnp.float32):
-        encoder, decoder = ConvNet(dtype=dtype), ConvNetDecoder((28, 28, 1), dtype=dtype)
-        start = jax.jit(lambda key, m=encoder: m.init(key, images, train=False))
-        params = start(jax.random.key(0))
-        embeddings = apply(encoder, params, images)
-        again = jax.jit(lambda key, m=decoder: m.init(key, jnp.ones((1, 128)), train=False))
-        outputs[dtype] = embeddings, apply(decoder, again(jax.random.key(1)), embeddings)
-        assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(params))
-    for half, full in zip(outputs[jnp.bfloat16], outputs[jnp.float32], strict=True):
-        assert half.dtype == jnp.float32
+def test_bfloat16_computes_in_half_and_the_initial_scale_survives():
+    images = jnp.asarray(_drawn((8, 12, 12, 1)), jnp.float32)
+
+    def run(dtype):
+        encoder, decoder = ConvNet(dtype=dtype), ConvNetDecoder((12, 12, 1), dtype=dtype)
+        keys = jax.random.split(jax.random.key(0, impl="rbg"))
+        embeddings, params = encoder.init_with_output(keys[0], images, train=True)
+        again, more = decoder.init_with_output(keys[1], embeddings, train=True)
+        return (embeddings, again), (params, more)
+
+    ran = jax.jit(lambda: (run(jnp.bfloat16), run(jnp.float32)))()
+    assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(ran))
+    for half, full in zip(ran[0][0], ran[1][0], strict=True):
         assert 1e-5 < np.abs(half - full).max() < 0.1
         assert 0.3 < np.sqrt(np.mean(np.square(full))) < 3
 
