@@ -36,8 +36,8 @@ def _of_equation(equation: core.JaxprEqn) -> int:
     name, params = equation.primitive.name, equation.params
     if name == "dot_general":
         (contracted, _), _ = params["dimension_numbers"]
-        shape = equation.invars[0].aval.shape
-        return int(equation.outvars[0].aval.size) * math.prod(shape[i] for i in contracted)
+        shape, result = _shape(equation.invars[0]), _shape(equation.outvars[0])
+        return math.prod(result) * math.prod(shape[i] for i in contracted)
     if name == "conv_general_dilated":
         return _of_convolution(equation)
     if name == "cond":
@@ -52,8 +52,8 @@ def _of_equation(equation: core.JaxprEqn) -> int:
 def _of_convolution(equation: core.JaxprEqn) -> int:
     params = equation.params
     numbers = params["dimension_numbers"]
-    inputs, kernel = (x.aval.shape for x in equation.invars)
-    output = equation.outvars[0].aval.shape
+    inputs, kernel = map(_shape, equation.invars)
+    output = _shape(equation.outvars[0])
     met = 1
     for i, (low, _) in enumerate(params["padding"]):
         spread, step = params["lhs_dilation"][i], params["window_strides"][i]
@@ -64,3 +64,7 @@ def _of_convolution(equation: core.JaxprEqn) -> int:
         met *= int(((pixels >= 0) & (pixels <= last) & (pixels % spread == 0)).sum())
     batch, channels = (output[i] for i in numbers.out_spec[:2])
     return int(met * batch * channels * kernel[numbers.rhs_spec[1]])
+
+
+def _shape(variable: Any) -> tuple[int, ...]:
+    return tuple(variable.aval.shape)
