@@ -9,10 +9,14 @@ are compiled by themselves on the shapes of the step. Medians; in brackets the q
 "In one program" is a step as it runs where the training set lies on the devices
 (config.train.resident), per step of a window of --window steps.
 
-Model FLOPs are those of the compiler's count of the forward and backward pass before optimization,
-of one step's views; utilization is their share of what square matrix products in the model's
-precision reach on the same devices in the same run. --synthetic=N trains on N random images of the
-data set's shape and number of classes instead, where the data are not at hand.
+Model FLOPs are three times those of the forward pass of one step's views, by the definition of its
+layers (layer_flops.py): padding and detours are not counted. Utilization is their share of what
+square matrix products in the model's precision reach on the same devices in the same run; all of
+the step's time counts, that of augmentation, loss and optimizer too. --encoders=mlp,convnet times
+only the steps, with these encoders, one after the other.
+
+--synthetic=N trains on N random images of the data set's shape and number of classes instead, where
+the data are not at hand.
 """
 
 from __future__ import annotations
@@ -27,6 +31,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
+from layer_flops import multiply_adds
 from ml_collections import config_flags
 from random_data import random_dataset
 
@@ -37,7 +42,7 @@ from thanos_jax.data.splits import ArraySplit
 from thanos_jax.models.thanos import DTYPES
 from thanos_jax.train import resident
 from thanos_jax.train.build import Training, build
-from thanos_jax.train.objective import contrastive_loss, total_loss
+from thanos_jax.train.objective import contrastive_loss
 from thanos_jax.train.two_views import INPUTS, NUM_VIEWS, two_views
 from thanos_jax.train.update import make_step
 
@@ -46,6 +51,7 @@ _STEPS = flags.DEFINE_integer("steps", 200, "Timed repetitions of each part.", l
 _WINDOW = flags.DEFINE_integer("window", 20, "Steps in one program.", lower_bound=1)
 _SYNTHETIC = flags.DEFINE_integer("synthetic", 0, "Random images instead of data, if above 0.")
 _SIDE = flags.DEFINE_integer("side", 32, "Side of random images.")
+_ENCODERS = flags.DEFINE_list("encoders", None, "Encoders to compare, in place of all else.")
 _JSON = flags.DEFINE_string("json", None, "Where to write the numbers, if anywhere.")
 
 
@@ -70,30 +76,52 @@ def matmul_rate(dtype: Any, size: int = 2048, repetitions: int = 10) -> float:
 
 
 def model_flops(training: Training) -> float:
-    """Returns the FLOPs of forward and backward pass of one step, as the compiler counts them."""
-    config = training.config
-    rows = config.train.batch_size * NUM_VIEWS
-    contrastive = contrastive_loss(config.method, config.loss, training.mesh)
+    """Returns the FLOPs of forward and backward pass of one step: thrice two a multiply-add."""
+    rows = training.config.train.batch_size * NUM_VIEWS
 
-    def loss(params: Any, model_state: Any, images: jax.Array) -> jax.Array:
-        outputs, _ = training.model.apply(
-            {"params": params, **model_state},
-            images.reshape(rows, *training.input_shape),
+    def forward(params: Any, images: jax.Array) -> Any:
+        return training.model.apply(
+            {"params": params, **training.state.model_state},
+            images,
             train=True,
             rngs={"dropout": jax.random.key(0)},
-            mutable=list(model_state),
+            mutable=list(training.state.model_state),
         )
-        labels = jnp.zeros(config.train.batch_size, jnp.int32)
-        return total_loss(outputs, images, labels, contrastive=contrastive, config=config.loss)[0]
 
-    shape = (config.train.batch_size, NUM_VIEWS, *training.input_shape)
-    images = jax.ShapeDtypeStruct(shape, jnp.float32)
-    lowered = jax.jit(jax.grad(loss)).lower(
-        training.state.params, training.state.model_state, images
-    )
-    cost = lowered.cost_analysis()
-    assert cost is not None
-    return float(cost["flops"])
+    images = jax.ShapeDtypeStruct((rows, *training.input_shape), jnp.float32)
+    return 3 * 2 * float(multiply_adds(forward, training.state.params, images))
+
+
+def print_encoders(config: Any, dataset: Any, mesh: Any, names: Sequence[str], steps: int) -> None:
+    """Times a step with each encoder beside matrix products, all else as in the config."""
+    print("| encoder | ms a step | GFLOP a step | images a second | GFLOP/s | share of products |")
+    print("|---|---|---|---|---|---|")
+    for name in names:
+        own = config.copy_and_resolve_references()
+        own.model.encoder = name
+        training = build(own, dataset, mesh)
+        step, seed = make_step(training, two_views(training)), np.uint32(own.seed)
+        batch_size = own.train.batch_size
+        drawn = dataset.splits["train"].read(np.arange(batch_size))
+        batch = sharding.shard(mesh, {name: drawn[name] for name in INPUTS})
+        state = training.state
+
+        def one_step() -> jax.Array:
+            nonlocal state
+            state, metrics = step(state, batch, seed)  # noqa: B023 - called in this round only
+            return metrics["loss"]
+
+        seconds = float(np.median(timed(one_step, steps)))
+        rate = matmul_rate(DTYPES[own.model.dtype])
+        reached = model_flops(training) / seconds
+        cells = [
+            f"{seconds * 1e3:.4g}",
+            f"{reached * seconds / 1e9:.3g}",
+            f"{batch_size / seconds:.4g}",
+            f"{reached / 1e9:.3g}",
+            f"{reached / rate:.0%} of {rate / 1e9:.3g}",
+        ]
+        print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -107,6 +135,9 @@ def main(argv: Sequence[str]) -> None:
         dataset = sources.load(config.data)
     loading = time.perf_counter() - started
     mesh = sharding.make_mesh()
+    if _ENCODERS.value:
+        print_encoders(config, dataset, mesh, _ENCODERS.value, steps)
+        return
     training = build(config, dataset, mesh)
     step, seed = make_step(training, two_views(training)), np.uint32(config.seed)
     split = dataset.splits["train"]

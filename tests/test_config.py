@@ -68,6 +68,8 @@ def test_missing_key_is_named():
         ("train.evaluate_every_epochs", 1e-320, r"config\.train\.evaluate_every_epochs"),
         ("model.vit.heads", 7, r"config\.model\.vit\.heads: expected a divisor of .* = 256, got 7"),
         ("model.mlp.widths", (), r"config\.model\.mlp\.widths: expected one or more"),
+        ("model.convnet.kernels", (0, 3), r"convnet\.kernels: expected one or more positive"),
+        ("model.convnet.strides", (2,), r"convnet\.strides: expected 2 numbers.*got \(2,\)"),
     ],
 )
 def test_value_outside_its_field_is_refused(key, value, words):

@@ -26,6 +26,9 @@ def _config(encoder="mlp", arrangement="separate", **changes):
             },
             "resnet": {"width": 4, "stem": "small"},
             "mlp": {"widths": (12, 10)},
+            "convnet": {
+                "channels": (4, 6), "kernels": (5, 3), "strides": (2, 1), "widths": (12, 9),
+            },
         }
     )  # fmt: skip
     config.update(changes)
@@ -54,7 +57,7 @@ def _shapes(model, shape, train=True):
     return jax.eval_shape(run, jax.random.key(0))
 
 
-WIDTHS = {"vit": 16, "resnet18": 32, "resnet50": 128, "mlp": 10}
+WIDTHS = {"vit": 16, "resnet18": 32, "resnet50": 128, "mlp": 10, "convnet": 9}
 
 
 SHAPES = {
@@ -238,6 +241,7 @@ def test_without_reconstruction_there_is_no_decoder(arrangement):
         ("mlp", "auto", "MLPDecoder"),
         ("vit", "auto", "ConvDecoder"),
         ("resnet18", "auto", "ConvDecoder"),
+        ("convnet", "auto", "ConvNetDecoder"),
         ("mlp", "conv", "ConvDecoder"),
         ("vit", "mlp", "MLPDecoder"),
     ],
@@ -252,6 +256,14 @@ def test_the_decoder_follows_the_config(encoder, decoder, kind):
 def test_the_mlp_decoder_mirrors_the_encoder():
     model = _build("mlp", shape=(8, 8, 1))
     assert model.encoders[0].widths == (12, 10)
+    assert model.decoder.widths == (12,)
+
+
+def test_the_convnet_decoder_mirrors_the_encoder():
+    model = _build("convnet", shape=(8, 8, 1))
+    for name in ("channels", "kernels", "strides"):
+        assert getattr(model.decoder, name) == getattr(model.encoders[0], name)
+    assert model.encoders[0].widths == (12, 9)
     assert model.decoder.widths == (12,)
 
 

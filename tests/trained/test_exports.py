@@ -20,7 +20,7 @@ from thanos_jax import sharding
 from thanos_jax.data.dataset import Dataset
 from thanos_jax.data.splits import ArraySplit
 from thanos_jax.errors import ConfigError
-from thanos_jax.models import MLP, ResNet, ViT, pretrained, resnet18, resnet50
+from thanos_jax.models import MLP, ConvNet, ResNet, ViT, pretrained, resnet18, resnet50
 from thanos_jax.models.safetensors import WeightsError, read_safetensors, write_safetensors
 from thanos_jax.train import description
 from thanos_jax.train.build import build
@@ -192,6 +192,7 @@ ENCODERS = {
     "resnet": (ResNet((1, 1), bottleneck=True, width=4), (8, 8, 2)),
     "vit": (ViT(patch=4, width=8, depth=1, heads=2, mlp_width=8), (8, 8, 1)),
     "mlp": (MLP((6, 4)), (4, 4, 1)),
+    "convnet": (ConvNet((2, 3), widths=(5, 4)), (6, 6, 1)),
 }
 
 

@@ -103,6 +103,14 @@ def check(config: Mapping[str, Any] | ml_collections.ConfigDict) -> None:
         raise ConfigError(
             f"config.model.vit.heads: expected a divisor of model.vit.width = {width}, got {heads}"
         )
+    channels = values["model.convnet.channels"]
+    for name in ("kernels", "strides"):
+        sides = values[f"model.convnet.{name}"]
+        if len(sides) != len(channels):
+            raise ConfigError(
+                f"config.model.convnet.{name}: expected {len(channels)} numbers, one for each of "
+                f"model.convnet.channels = {tuple(channels)}, got {tuple(sides)}"
+            )
     for section in ("train", "classifier"):
         schedule, drops = (
             values[f"{section}.{key}"] or values[f"train.{key}"]

@@ -65,6 +65,15 @@ def _interval(default: tuple[float, float], meaning: str, low: float, high: floa
     )
 
 
+def _sizes(default: tuple[int, ...], meaning: str) -> Field:
+    return Field(
+        default,
+        meaning,
+        "one or more positive integers",
+        lambda v: len(v) > 0 and all(type(x) is int and x > 0 for x in v),
+    )
+
+
 def _own_or_trains(meaning: str, high: float = _HUGE) -> Field:
     """A number of the classifier, -1 where it is that of train."""
     return Field(
@@ -230,7 +239,7 @@ FIELDS: dict[str, Field] = {
     "augment.grey_probability": _number(0.2, "probability of turning an image grey", high=1),
     # Model
     "model.encoder": _one_of(
-        "vit", "architecture of the encoder", ("vit", "resnet18", "resnet50", "mlp")
+        "vit", "architecture of the encoder", ("vit", "resnet18", "resnet50", "mlp", "convnet")
     ),
     "model.arrangement": _one_of(
         "separate",
@@ -251,8 +260,8 @@ FIELDS: dict[str, Field] = {
     ),
     "model.decoder": _one_of(
         "auto",
-        "autoencoder's decoder; auto: mlp for the mlp encoder, else conv",
-        ("auto", "conv", "mlp"),
+        "autoencoder's decoder; auto: the one that mirrors the mlp or convnet encoder, else conv",
+        ("auto", "conv", "mlp", "convnet"),
     ),
     "model.dtype": _one_of(
         "float32", "precision of the computation; parameters are float32", ("float32", "bfloat16")
@@ -280,11 +289,20 @@ FIELDS: dict[str, Field] = {
         "first layers of a ResNet; small: 3x3, for small images; imagenet: 7x7 and pooling",
         ("small", "imagenet"),
     ),
-    "model.mlp.widths": Field(
-        (512, 256, 128),
-        "widths of the mlp encoder's layers; the mlp decoder mirrors them",
-        "one or more positive integers",
-        lambda v: len(v) > 0 and all(type(x) is int and x > 0 for x in v),
+    "model.mlp.widths": _sizes(
+        (512, 256, 128), "widths of the mlp encoder's layers; the mlp decoder mirrors them"
+    ),
+    "model.convnet.channels": _sizes(
+        (32, 64), "channels of the convolutions of the convnet encoder, which its decoder mirrors"
+    ),
+    "model.convnet.kernels": _sizes(
+        (5, 3), "sides in pixels of the kernels of the convnet encoder's convolutions"
+    ),
+    "model.convnet.strides": _sizes(
+        (2, 2), "steps in pixels of the convnet encoder's convolutions"
+    ),
+    "model.convnet.widths": _sizes(
+        (256, 128), "widths of the linear layers after the convnet encoder's convolutions"
     ),
     # Loss
     "loss.temperature": _number(0.5, "temperature of the contrastive loss", open_low=True),

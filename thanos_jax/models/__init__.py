@@ -1,5 +1,6 @@
 """Encoders, decoders, and the model that joins them (Flax Linen)."""
 
+from thanos_jax.models.convnet import ConvNet, ConvNetDecoder
 from thanos_jax.models.decoder import ConvDecoder, MLPDecoder
 from thanos_jax.models.mlp import MLP
 from thanos_jax.models.resnet import ResNet, resnet18, resnet50
@@ -11,6 +12,8 @@ __all__ = [
     "ENCODERS",
     "MLP",
     "ConvDecoder",
+    "ConvNet",
+    "ConvNetDecoder",
     "MLPDecoder",
     "ResNet",
     "Thanos",

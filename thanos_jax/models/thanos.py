@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from thanos_jax.checks import check_at_least, check_option
+from thanos_jax.models.convnet import ConvNet, ConvNetDecoder
 from thanos_jax.models.decoder import ConvDecoder, MLPDecoder
 from thanos_jax.models.mlp import MLP, layers
 from thanos_jax.models.resnet import resnet18, resnet50
@@ -114,10 +115,9 @@ def build(
     """The model a config describes.
 
     Args:
-        config: config.model, with keys encoder, arrangement, embedding_dim, decoder ("conv", "mlp"
-            or "auto": mlp for the mlp encoder, conv otherwise), projection, dtype ("float32",
-            "bfloat16"),
-            and the sections vit, resnet, mlp.
+        config: config.model, with keys encoder, arrangement, embedding_dim, decoder ("conv", "mlp",
+            "convnet" or "auto": of the encoder's name, if there is one, conv otherwise),
+            projection, dtype ("float32", "bfloat16"), and the sections vit, resnet, mlp, convnet.
         image_shape: height, width, channels.
         num_classes: number of coarse classes, at least 1.
         reconstruct: whether there is a decoder.
@@ -137,7 +137,7 @@ def build(
         raise ValueError(f"image_shape: expected (height, width, channels), got {image_shape}")
     name = config.decoder
     if name == "auto":
-        name = "mlp" if config.encoder == "mlp" else "conv"
+        name = config.encoder if config.encoder in DECODERS else "conv"
     make_decoder = _choose("decoder", name, DECODERS)
     return Thanos(
         encoders=tuple(encoder(config, dtype) for _ in range(count)),
@@ -156,13 +156,22 @@ ENCODERS: dict[str, Callable[[Any, DTypeLike], nn.Module]] = {
     "resnet18": lambda config, dtype: resnet18(**config.resnet, dtype=dtype),
     "resnet50": lambda config, dtype: resnet50(**config.resnet, dtype=dtype),
     "mlp": lambda config, dtype: MLP(tuple(config.mlp.widths), dtype=dtype),
+    "convnet": lambda config, dtype: ConvNet(**config.convnet, dtype=dtype),
 }
-# Name in the config -> (config.model, image_shape, dtype) -> decoder. The mlp decoder mirrors the
-# mlp encoder, whose last width is the embedding itself.
+# Name in the config -> (config.model, image_shape, dtype) -> decoder. mlp and convnet mirror the
+# encoder of their name, whose last width is the embedding itself.
 DECODERS: dict[str, Callable[[Any, tuple[int, ...], DTypeLike], nn.Module]] = {
     "conv": lambda config, shape, dtype: ConvDecoder(shape, dtype=dtype),
     "mlp": lambda config, shape, dtype: MLPDecoder(
         shape, tuple(config.mlp.widths[-2::-1]), dtype=dtype
+    ),
+    "convnet": lambda config, shape, dtype: ConvNetDecoder(
+        shape,
+        config.convnet.channels,
+        config.convnet.kernels,
+        config.convnet.strides,
+        tuple(config.convnet.widths[-2::-1]),
+        dtype=dtype,
     ),
 }
 
