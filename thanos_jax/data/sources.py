@@ -16,7 +16,6 @@ from thanos_jax.data import (
     fingerprint,
     folder,
     isic,
-    prepared,
     rare,
     spurious,
     tfds_sets,
@@ -31,6 +30,7 @@ from thanos_jax.data.dataset import (
     labels,
     moments,
 )
+from thanos_jax.data.fitting import fit
 from thanos_jax.data.layout import Layout
 from thanos_jax.data.listing import list_images
 from thanos_jax.data.relabelled import with_fine_classes
@@ -212,7 +212,7 @@ def _digits(config_data: ConfigDict) -> Dataset:
     if size not in (0, 8):
         from PIL import Image
 
-        images = np.stack([prepared.resize(Image.fromarray(image), size) for image in images])
+        images = np.stack([fit(Image.fromarray(image), size, size) for image in images])
     fine = fine.astype(np.int32)
     whole = ArraySplit(images[..., None], fine, spec.coarse_of_fine[fine])
     test = draw_test(fine, spec.fine_names)

@@ -180,6 +180,7 @@ SAME_DATA = (
     "data.validation_fraction",
     "data.split_seed",
     "data.image_size",
+    "data.decode",
     "data.random_bits_form",
     "data.memory_limit_gib",
     "data.on_damaged",
