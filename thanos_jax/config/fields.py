@@ -113,6 +113,11 @@ FIELDS: dict[str, Field] = {
         "folder of prepared TFDS data (empty: TFDS's own default), of Tiny ImageNet, Waterbirds or "
         "ISIC, or of images with labels.csv or in class folders; see docs/data.md",
     ),
+    "data.cache": Field(
+        "",
+        "folder of decoded and resized images, written by thanos_jax.cache, that are read in place "
+        "of the data set's own; see docs/input.md",
+    ),
     "data.tfds": Field(
         "",
         "with data.name=tfds, any image classification set of TFDS; see docs/data.md",

@@ -62,15 +62,17 @@ def fit(image: Any, height: int, width: int) -> Any:
     """
     if image.size == (width, height):
         return image
-    return _resize(image, height, width, _box(*image.size, height, width))
+    columns, rows = image.size
+    return _resize(image, height, width, _box(columns, rows, height, width))
 
 
 def _box(columns: int, rows: int, height: int, width: int) -> tuple[float, float, float, float]:
     """Left, top, right and bottom of the largest centred box with the shape of height x width."""
+    columns_kept, rows_kept = float(columns), float(rows)
     if columns * height <= rows * width:
-        rows_kept, columns_kept = columns * height / width, columns
+        rows_kept = columns * height / width
     else:
-        rows_kept, columns_kept = rows, rows * width / height
+        columns_kept = rows * width / height
     left, top = (columns - columns_kept) / 2, (rows - rows_kept) / 2
     return left, top, left + columns_kept, top + rows_kept
 

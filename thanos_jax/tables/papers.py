@@ -177,6 +177,7 @@ REMARKS: dict[str, dict[str, str]] = {
 SAME_DATA = (
     "data.name",
     "data.data_dir",
+    "data.cache",
     "data.validation_fraction",
     "data.split_seed",
     "data.image_size",
