@@ -4,6 +4,8 @@ import dataclasses
 import json
 import pathlib
 import shutil
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,6 +14,7 @@ import pytest
 import test_tfds_sets as of_tfds
 
 from thanos_jax import config as schema
+from thanos_jax import run as run_module
 from thanos_jax import workdir
 from thanos_jax.data import batches, cached, caching, sources
 from thanos_jax.data.specs import SPECS
@@ -265,3 +268,35 @@ def test_the_command_writes_what_a_run_reads(folder, tmp_path, command_module, m
     assert_same(sources.load(from_cache(config.data, tmp_path / "out")), own_images.load(
         folder, image_size=4
     ))  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_run_on_a_cache_has_the_numbers_of_a_run_on_the_files(tmp_path):
+    root = own_images.write(tmp_path / "data", each=12)
+    flags = ["--config=configs/folder.py:supcon,mlp", "--config.data.image_size=4"]
+    done = subprocess.run(
+        [sys.executable, "-m", "thanos_jax.cache", *flags, f"--config.data.data_dir={root}",
+         f"--out={tmp_path}/cache"],
+        cwd=pathlib.Path(__file__).parents[2], capture_output=True, text=True, timeout=300,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "36 images, 36 of them new" in done.stdout
+    config = schema.default()
+    config.data.update(name="folder", data_dir=str(root), image_size=4)
+    config.model.update(encoder="mlp", arrangement="shared", projection=(6,))
+    config.model.mlp.widths = (16, 8)
+    config.train.update(batch_size=8, max_steps=6, checkpoint_every_epochs=1.0)
+    config.transfer.iterations = 5
+    of_files = run_module.run(config, tmp_path / "files")
+    config.data.update(cache=str(tmp_path / "cache"), data_dir="", memory_limit_gib=0.0)
+    of_cache = run_module.run(config, tmp_path / "cached")
+    records = [
+        (tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("files", "cached")
+    ]
+    for one, other in zip(*map(lambda lines: map(json.loads, lines), records), strict=True):
+        assert one["loss"] == other["loss"]
+    same = ("coarse_accuracy", "fine_accuracy", "worst_group_accuracy", "steps")
+    assert {key: of_files[key] for key in same} == {key: of_cache[key] for key in same}
+    # What a run was begun on it may go on from.
+    assert run_module.run(config, tmp_path / "files") == of_files
