@@ -7,7 +7,8 @@ wide again, are brought to --final pixels: by Pillow alone, by this project's in
 pixel, or at a part of the size: data.decode), from a cache (thanos_jax.cache), and by torch's
 DataLoader with torchvision and by tf.data where they are installed. The process and its workers
 are kept to so many cores, with as many threads or workers. All readers of a row run in turns in
-one process; images a second are medians of --repetitions. The first batches of each turn are left
+one process; images a second are medians of --repetitions, and so is the processor time of those
+that work in this process. The first batches of each turn are left
 out, and the last are not waited for: worker processes take seconds to start and to end.
 
 "In the interpreter" is what an image costs whatever its size: opening, checks and copies, of an 8 x
@@ -27,13 +28,22 @@ import pathlib
 import tempfile
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
-from input_readers import BATCH, READERS, Pictures, Read, files, missing, write_pictures
+from input_readers import (
+    BATCH,
+    IN_WORKERS,
+    READERS,
+    Pictures,
+    Read,
+    files,
+    missing,
+    write_pictures,
+)
 
 from thanos_jax.models import ResNet
 
@@ -50,19 +60,32 @@ _JSON = flags.DEFINE_string("json", None, "Where to write the numbers, if anywhe
 _SKIPPED = 4  # batches, more than two workers have made when the first one arrives
 
 
-def rate(read: Read, images: int, skip: int) -> float:
-    """Returns images a second of a reader that has begun and does not end."""
+class Speed(NamedTuple):
+    """How fast a reader is.
+
+    Attributes:
+      rate: images a second.
+      processor: seconds of processor time an image, of this process alone.
+    """
+
+    rate: float
+    processor: float
+
+
+def speed(read: Read, images: int, skip: int) -> Speed:
+    """Returns the speed of a reader that has begun and does not end."""
     stream = read(images + 3 * skip * BATCH)
     for _ in range(skip):
         next(stream)
-    started = time.perf_counter()
+    started, used = time.perf_counter(), time.process_time()
     for _ in range(images // BATCH):
         next(stream)
-    return images / (time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    return Speed(images / seconds, (time.process_time() - used) / images)
 
 
-def compare(pictures: Pictures, cores: int) -> dict[str, list[float]]:
-    """Returns images a second of every reader that can run, in each of its turns."""
+def compare(pictures: Pictures, cores: int) -> dict[str, list[Speed]]:
+    """Returns the speed of every reader that can run, in each of its turns."""
     chosen = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, chosen[:cores])  # threads and processes to come inherit it
     try:
@@ -71,12 +94,12 @@ def compare(pictures: Pictures, cores: int) -> dict[str, list[float]]:
         }
         images = {}
         for name, read in readers.items():  # warms up, too
-            first = rate(read, 4 * BATCH * cores, _SKIPPED)
+            first = speed(read, 4 * BATCH * cores, _SKIPPED).rate
             images[name] = BATCH * cores * max(2, round(first * _SECONDS.value / BATCH / cores))
-        found: dict[str, list[float]] = {name: [] for name in readers}
+        found: dict[str, list[Speed]] = {name: [] for name in readers}
         for _ in range(_REPETITIONS.value):
             for name, read in readers.items():
-                found[name].append(rate(read, images[name], _SKIPPED))
+                found[name].append(speed(read, images[name], _SKIPPED))
     finally:
         os.sched_setaffinity(0, chosen)
     return found
@@ -85,14 +108,14 @@ def compare(pictures: Pictures, cores: int) -> dict[str, list[float]]:
 def in_the_interpreter(root: pathlib.Path, final: int) -> float:
     """Returns the seconds that an image takes beside decoding and resizing."""
     pictures = write_pictures(root, side=8, final=8, count=4, how="tiled")
-    opening = 1 / rate(files(pictures, 1), 512, _SKIPPED)
+    opening = speed(files(pictures, 1), 512, _SKIPPED).processor
     from PIL import Image
 
     image = Image.new("RGB", (final, final))
-    started = time.perf_counter()
+    started = time.process_time()
     for _ in range(200):
         np.asarray(image)
-    return opening + (time.perf_counter() - started) / 200
+    return opening + (time.process_time() - started) / 200
 
 
 def resnet50_flops(side: int) -> float:
@@ -112,9 +135,18 @@ def resnet50_flops(side: int) -> float:
     return float(cost["flops"])
 
 
+def _show(numbers: dict[str, Any], side: int, cores: Sequence[int]) -> None:
+    keys = [f"{side}, {count}" for count in cores]
+    for name in numbers["rates"][keys[0]]:
+        rates = "".join(f"{numbers['rates'][key][name]:10,.0f}" for key in keys)
+        used = numbers["processor"][keys[0]].get(name)
+        share = f"{used * 1e3:10.2f} ms of processor time" if used else ""
+        print(f"  {name:20s}{rates}{share}", flush=True)
+
+
 def main(argv: Sequence[str]) -> None:
     """Measures and prints."""
-    numbers: dict[str, Any] = {"load": os.getloadavg()[0], "rates": {}}
+    numbers: dict[str, Any] = {"load": os.getloadavg()[0], "rates": {}, "processor": {}}
     sides, cores = map(int, _SIDES.value), [int(count) for count in _CORES.value]
     with tempfile.TemporaryDirectory() as folder:
         root = pathlib.Path(folder)
@@ -126,14 +158,17 @@ def main(argv: Sequence[str]) -> None:
             size = np.mean([path.stat().st_size for path in pictures.folder.glob("train/*/*.jpg")])
             print(f"{side} x {side * 3 // 2}, JPEG files of {size / 1000:.0f} kB", flush=True)
             for count in cores:
-                numbers["rates"][f"{side}, {count}"] = {
-                    name: float(np.median(found))
-                    for name, found in compare(pictures, count).items()
+                key, found = f"{side}, {count}", compare(pictures, count)
+                numbers["rates"][key] = {
+                    name: float(np.median([one.rate for one in turns]))
+                    for name, turns in found.items()
                 }
-            rows = numbers["rates"][f"{side}, {cores[0]}"]
-            for name in rows:
-                rates = [numbers["rates"][f"{side}, {count}"][name] for count in cores]
-                print(f"  {name:40s}" + "".join(f"{value:10,.0f}" for value in rates), flush=True)
+                numbers["processor"][key] = {
+                    name: float(np.median([one.processor for one in turns]))
+                    for name, turns in found.items()
+                    if name not in IN_WORKERS
+                }
+            _show(numbers, side, cores)
         (root / "small").mkdir()
         numbers["interpreter"] = in_the_interpreter(root / "small", _FINAL.value)
     numbers["not_run"] = {name: package for name in READERS if (package := missing(name))}

@@ -248,16 +248,18 @@ def tensorflow_data(pictures: Pictures, cores: int) -> Read:
 
 # What is shown -> its reader, and the package that it needs besides those of the project.
 READERS: dict[str, tuple[Callable[[Pictures, int], Read], str]] = {
-    "Pillow alone": (pillow, ""),
-    "JPEG files, full": (files, ""),
-    "JPEG files, scaled": (functools.partial(files, decode="scaled"), ""),
-    "PNG files": (functools.partial(files, png=True), ""),
-    "TFDS records, scaled": (records, ""),
-    "TFDS records, scaled, Grain's workers": (workers, ""),
+    "Pillow": (pillow, ""),
+    "JPEG full": (files, ""),
+    "JPEG scaled": (functools.partial(files, decode="scaled"), ""),
+    "PNG": (functools.partial(files, png=True), ""),
+    "TFDS records": (records, ""),
+    "Grain workers": (workers, ""),
     "cache": (from_cache, ""),
-    "torch DataLoader, JPEG files": (torch_loader, "torchvision"),
-    "tf.data, JPEG files": (tensorflow_data, "tensorflow"),
+    "torch DataLoader": (torch_loader, "torchvision"),
+    "tf.data": (tensorflow_data, "tensorflow"),
 }
+# Readers whose work is done in other processes.
+IN_WORKERS = ("Grain workers", "torch DataLoader")
 
 
 def missing(name: str) -> str:
