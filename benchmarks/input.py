@@ -21,7 +21,6 @@ of two views, at --tflops a device, which is an assumption to be stated beside t
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import pathlib
@@ -147,7 +146,7 @@ def _show(numbers: dict[str, Any], side: int, cores: Sequence[int]) -> None:
 def main(argv: Sequence[str]) -> None:
     """Measures and prints."""
     numbers: dict[str, Any] = {"load": os.getloadavg()[0], "rates": {}, "processor": {}}
-    sides, cores = map(int, _SIDES.value), [int(count) for count in _CORES.value]
+    sides, cores = ([int(n) for n in chosen.value] for chosen in (_SIDES, _CORES))
     with tempfile.TemporaryDirectory() as folder:
         root = pathlib.Path(folder)
         for side in sides:
@@ -181,9 +180,10 @@ def main(argv: Sequence[str]) -> None:
         f"a step of ResNet50: {numbers['resnet50_flops'] / 1e9:.1f} GFLOP an image of two views;"
         f" at {_TFLOPS.value:g} TFLOP/s a device takes {needed:,.0f} images/s"
     )
-    for key, rates in itertools.islice(numbers["rates"].items(), 0, None, len(cores)):
-        each = ", ".join(f"{name} {needed * cores[0] / one:.1f}" for name, one in rates.items())
-        print(f"  cores for that at {key.split(',')[0]} pixels: {each}")
+    for side in sides:
+        used = numbers["processor"][f"{side}, {cores[0]}"]
+        each = ", ".join(f"{name} {needed * one:,.1f}" for name, one in used.items())
+        print(f"  cores for that, of images of {side} pixels: {each}")
     if _JSON.value:
         pathlib.Path(_JSON.value).write_text(json.dumps(numbers, indent=2), encoding="utf-8")
 

@@ -12,9 +12,10 @@ this one computes, and they take turns. Before, both must give the same loss and
 one batch and the same weights.
 
 "step" has no input and no augmentation: its batch, normalized there and uint8 here, is at hand. The
-parts of a step are timed alone. Times are medians over the turns. Model FLOPs are 3 x 2 x rows x
-weights of the linear layers, with two rows an image; utilization is their share of what square
-matrix products reach here in the same run.
+parts of a step are timed alone. Times are medians over the turns. Processor time counts all threads
+and worker processes; other load on the machine does not change it much. Model FLOPs are 3 x 2 x
+rows x weights of the linear layers, with two rows an image; utilization is their share of what
+square matrix products reach here in the same run.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -114,23 +116,33 @@ class Ours:
         self.plain_state, metrics = self.plain_step(self.plain_state, self.batch, self.seed)
         return {name: float(metrics[name]) for name in ("loss", "gradient_norm")}
 
-    def whole(self, steps: int) -> float:
-        """Returns the seconds of a step with its input and augmentation, as the loop has them."""
+    def turn(self, steps: int) -> dict[str, Sequence[float]]:
+        """Returns seconds and processor time of a step, with and without its input, and parts."""
         first, self.last = self.last, self.last + steps
-        if loop.on_devices(self.config.train.resident, self.split):
-            window = self._window(steps)
+        on_devices = loop.on_devices(self.config.train.resident, self.split)
+        window = self._window(steps) if on_devices else None
 
-            def run() -> Any:
+        def whole() -> Any:
+            if window:
                 self.state, metrics = window(self.state, first, first + steps)
                 return metrics
-        else:
+            for batch in self._stream(steps, first):
+                self.state, metrics = self.step(self.state, self._send(batch), self.seed)
+            return metrics
 
-            def run() -> Any:
-                for batch in self._stream(steps, first):
-                    self.state, metrics = self.step(self.state, self._send(batch), self.seed)
-                return metrics
+        def alone() -> Any:
+            self.plain_state, metrics = self.plain_step(self.plain_state, self.batch, self.seed)
+            return metrics["loss"]
 
-        return float(timed(run, 1)[0]) / steps
+        if not hasattr(self, "_parts"):
+            self._parts = dict(_parts(self.training, self.batch, self.params))
+        stream = self._stream(steps + 3, self.last)
+        found: dict[str, Sequence[float]] = {
+            "whole": _both(whole, 1, steps),
+            "step": _both(alone, steps),
+        }
+        found["input"] = _both(lambda: self._send(next(stream)), steps)
+        return found | {name: _both(call, steps) for name, call in self._parts.items()}
 
     def _window(self, steps: int) -> resident.Window:
         if not hasattr(self, "_made"):
@@ -145,24 +157,14 @@ class Ours:
             )
         return self._made
 
-    def alone(self, steps: int) -> float:
-        """Returns the seconds of a step alone."""
 
-        def run() -> Any:
-            self.plain_state, metrics = self.plain_step(self.plain_state, self.batch, self.seed)
-            return metrics["loss"]
-
-        return float(np.median(timed(run, steps)))
-
-    def parts(self, steps: int) -> dict[str, float]:
-        """Returns the seconds of each part of a step, timed alone."""
-        if not hasattr(self, "_parts"):
-            self._parts = dict(_parts(self.training, self.batch, self.params))
-        stream = self._stream(steps + 3, self.last)
-        found = {"input": float(np.median(timed(lambda: self._send(next(stream)), steps)))}
-        for name, call in self._parts.items():
-            found[name] = float(np.median(timed(call, steps)))
-        return found
+def _both(call: Callable[[], Any], calls: int, steps: int = 1) -> tuple[float, float]:
+    """Returns the median seconds and the mean processor time of a step, of `steps` in a call."""
+    used = time.process_time()
+    seconds = timed(call, calls)
+    # `timed` warms up by three calls, which are no cheaper.
+    used = time.process_time() - used
+    return float(np.median(seconds)) / steps, used / (calls + 3) / steps
 
 
 def _parts(training: Training, batch: Any, params: Any) -> Iterator[tuple[str, Callable[[], Any]]]:
@@ -257,8 +259,7 @@ def peer(ours: Ours) -> Iterator[Ask]:
             answer = stdout.readline()
             if not answer:
                 raise RuntimeError(f"{script} ended while it was to time {name!r}")
-            found = json.loads(answer)
-            return float(np.median(found)) if isinstance(found, list) else found
+            return json.loads(answer)
 
         try:
             yield ask
@@ -274,32 +275,28 @@ def require_same(here: dict[str, float], there: dict[str, float]) -> None:
             raise RuntimeError(f"{name}: {value} here, {there[name]} in PyTorch")
 
 
-def measure(ours: Ours, peers: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Returns who -> what -> seconds of a step, medians over the turns."""
-    turns: list[dict[tuple[str, str], float]] = []
+def measure(ours: Ours, peers: Sequence[str]) -> dict[str, dict[str, Sequence[float]]]:
+    """Returns who -> what -> seconds and processor time of a step, medians over the turns."""
+    turns: list[dict[tuple[str, str], Sequence[float]]] = []
     steps, few = FLAGS.steps, FLAGS.peer_steps
     with peer(ours) if peers else contextlib.nullcontext() as ask:
         if ask:
             require_same(ours.check(), ask("check", 1))
             ask("step", 5)
         for _ in range(FLAGS.turns):
-            found: dict[tuple[str, str], float] = {
-                ("thanos_jax", "whole"): ours.whole(steps),
-                ("thanos_jax", "step"): ours.alone(steps),
-                **{("thanos_jax", name): s for name, s in ours.parts(steps).items()},
-            }
+            found = {("thanos_jax", name): pair for name, pair in ours.turn(steps).items()}
             if ask:
                 found["PyTorch", "whole"] = ask("loader and step", few)
                 for name in ("step", "encoder", "contrastive", "optimizer"):
                     found["PyTorch", name] = ask(name, steps)
                 found["PyTorch", "input and augmentation"] = ask("loader", few)
-            if "lightly" in peers:
-                found["lightly", "whole"] = ask("lightly", few)  # type: ignore[misc]
+                if "lightly" in peers:
+                    found["lightly", "whole"] = ask("lightly", few)
             turns.append(found)
-    result: dict[str, dict[str, float]] = {}
+    result: dict[str, dict[str, Sequence[float]]] = {}
     for who, what in turns[0]:
-        median = float(np.median([turn[who, what] for turn in turns]))
-        result.setdefault(who, {})[what] = median
+        medians = np.median([turn[who, what] for turn in turns], axis=0)
+        result.setdefault(who, {})[what] = medians.tolist()
     return result
 
 
@@ -330,20 +327,20 @@ def main(argv: Sequence[str]) -> None:
     flops = layer_flops(ours.params, batch * NUM_VIEWS)
     device = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
     print(f"{config.data.name}:{config.method}, batch {batch}, {device}, load {load:.1f} before")
-    for who, seconds in found.items():
-        print(who)
-        for what, one in seconds.items():
-            speed = f"{batch / one:12,.0f} images/s" if what in ("whole", "step") else ""
-            print(f"  {what:24s}{one * 1e3:10.3f} ms{speed}")
-        for what in seconds.keys() & {"whole", "step"}:
-            share = flops / seconds[what] / rate
-            print(f"  model FLOP utilization, {what}: {share:.1%}")
+    for who, parts in found.items():
+        print(f"{who:26s}      ms   processor ms")
+        for what, (seconds, used) in parts.items():
+            words = ""
+            if what in ("whole", "step"):
+                words = f"{batch / seconds:10,.0f} images/s, model FLOP utilization "
+                words += f"{flops / seconds / rate:.1%}"
+            print(f"  {what:24s}{seconds * 1e3:10.3f}{used * 1e3:10.3f}{words}")
     for who, names in absent.items():
         if names:
             print(f"{who}: not run: {', '.join(names)} not installed")
     print(f"model: {flops / 1e9:.3g} GFLOP a step; matrix products: {rate / 1e9:.4g} GFLOP/s")
     if FLAGS.json:
-        numbers = {"seconds": found, "model_flops": flops, "matmul_flops_per_second": rate}
+        numbers = {"found": found, "model_flops": flops, "matmul_flops_per_second": rate}
         numbers |= {"batch_size": batch, "load": load, "not_run": absent}
         pathlib.Path(FLAGS.json).write_text(json.dumps(numbers, indent=2), encoding="utf-8")
 

@@ -1,7 +1,8 @@
 """The training of benchmarks/training.py in PyTorch; that starts it, as a process of its own.
 
-Reads JSON lines from stdin and answers each by one on stdout: first a description of the training,
-then what is to be timed, as in ["loader and step", 10]. Answers are the seconds of each step.
+Reads JSON lines from stdin: first a description of the training, then what is to be timed, as in
+["loader and step", 10]. It answers each of these by a line on stdout: the median seconds of a step,
+and its processor time, worker processes included.
 
 The model, the losses and the optimizer are those of the config: an MLP with a linear classifier,
 SupConLoss of pytorch-metric-learning and cross-entropy on both views, AdamW. Images are augmented
@@ -12,6 +13,7 @@ one by one by torchvision, twice, in worker processes of a DataLoader, as in Sup
 from __future__ import annotations
 
 import json
+import resource
 import sys
 import time
 from collections.abc import Callable
@@ -22,6 +24,9 @@ import torch
 from PIL import Image
 from pytorch_metric_learning import losses
 from torchvision import transforms
+
+# Seconds and processor time of a step.
+Found = tuple[float, float]
 
 _SKIPPED = 3  # first steps of a turn: workers start
 
@@ -126,14 +131,15 @@ class Job:
         self.loss(views, labels).backward()
         self.optimizer.step()
 
-    def loader(self) -> Any:
-        """Returns the batches of an epoch, augmented in worker processes."""
-        dataset = Pictures(self.images, self.labels, TwoCrops(self.transform))
+    def loader(self, dataset: Any, steps: int) -> Any:
+        """Returns so many batches of random images, augmented in worker processes."""
+        size = len(self.batch_labels)
+        epochs = -(-steps * size // len(dataset))
+        order = torch.cat([torch.randperm(len(dataset)) for _ in range(epochs)])
         return torch.utils.data.DataLoader(
             dataset,
-            batch_size=len(self.batch_labels),
-            shuffle=True,
-            drop_last=True,
+            batch_size=size,
+            sampler=order[: steps * size].tolist(),
             num_workers=self.described["workers"],
         )
 
@@ -147,31 +153,36 @@ def _check(job: Job, steps: int) -> dict[str, Any]:
     return {"loss": float(loss), "gradient_norm": squares**0.5}
 
 
-def _timed(call: Callable[[], Any], steps: int) -> list[float]:
-    seconds = []
+def _processor() -> float:
+    """Seconds of processor time of this process, and of its worker processes that have ended."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
+
+
+def _timed(call: Callable[[], Any], steps: int) -> Found:
+    seconds, used = [], _processor()
     for _ in range(steps):
         started = time.perf_counter()
         call()
         seconds.append(time.perf_counter() - started)
-    return seconds
+    return float(np.median(seconds)), (_processor() - used) / steps
 
 
-def _loader_and_step(job: Job, steps: int, *, trains: bool = True) -> list[float]:
-    stream = iter(job.loader())
-
-    def one() -> None:
-        (first, second), labels = next(stream)
+def _loader_and_step(job: Job, steps: int, *, trains: bool = True) -> Found:
+    used, every = _processor(), _SKIPPED + steps
+    stream = iter(job.loader(Pictures(job.images, job.labels, TwoCrops(job.transform)), every))
+    for number, ((first, second), labels) in enumerate(stream):
         if trains:
             job.step(torch.cat([first, second]), labels)
+        if number == _SKIPPED - 1:
+            started = time.perf_counter()
+    # Of whole turns: workers are ahead in one step and behind in the next.
+    seconds = (time.perf_counter() - started) / steps
+    del stream  # ends the workers
+    return seconds, (_processor() - used) / every
 
-    _timed(one, _SKIPPED)
-    # Whole turns: workers are ahead in one step and behind in the next.
-    started = time.perf_counter()
-    _timed(one, steps)
-    return [(time.perf_counter() - started) / steps]
 
-
-def _encoder(job: Job, steps: int) -> list[float]:
+def _encoder(job: Job, steps: int) -> Found:
     with torch.no_grad():
         embeddings, logits = job.network(job.batch)
     weights = torch.randn_like(embeddings), torch.randn_like(logits)
@@ -184,7 +195,7 @@ def _encoder(job: Job, steps: int) -> list[float]:
     return _timed(one, steps)
 
 
-def _contrastive(job: Job, steps: int) -> list[float]:
+def _contrastive(job: Job, steps: int) -> Found:
     embeddings = job.network(job.batch)[0].detach().requires_grad_()
     labels = job.batch_labels.repeat(2)
 
@@ -195,15 +206,15 @@ def _contrastive(job: Job, steps: int) -> list[float]:
     return _timed(one, steps)
 
 
-def _lightly(job: Job, steps: int) -> list[float]:
+def _lightly(job: Job, steps: int) -> Found:
     """LightlyDataset and MultiViewTransform under the Trainer that lightly's tutorials use."""
     import pytorch_lightning
     from lightly.data import LightlyDataset
     from lightly.transforms.multi_view_transform import MultiViewTransform
 
-    plain = Pictures(job.images, job.labels, lambda image: image)
+    plain, every = Pictures(job.images, job.labels, None), _SKIPPED + steps + 1
     views = MultiViewTransform([job.transform, job.transform])
-    ends: list[float] = []
+    starts: list[float] = []
 
     class Module(pytorch_lightning.LightningModule):
         """The losses and the optimizer of the job."""
@@ -214,7 +225,7 @@ def _lightly(job: Job, steps: int) -> list[float]:
 
         def training_step(self, batch: Any, index: int) -> Any:
             """Returns the loss of a batch."""
-            ends.append(time.perf_counter())
+            starts.append(time.perf_counter())
             (first, second), labels, _ = batch
             return job.loss(torch.cat([first, second]), labels)
 
@@ -223,22 +234,17 @@ def _lightly(job: Job, steps: int) -> list[float]:
             return job.optimizer
 
     trainer = pytorch_lightning.Trainer(
-        max_steps=steps + _SKIPPED + 1,
+        max_steps=every,
         accelerator="cpu",
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    loader = torch.utils.data.DataLoader(
-        LightlyDataset.from_torch_dataset(plain, transform=views),
-        batch_size=len(job.batch_labels),
-        shuffle=True,
-        drop_last=True,
-        num_workers=job.described["workers"],
-    )
-    trainer.fit(Module(), loader)
-    return [(ends[-1] - ends[_SKIPPED]) / (len(ends) - 1 - _SKIPPED)]
+    used, every_image = _processor(), LightlyDataset.from_torch_dataset(plain, transform=views)
+    trainer.fit(Module(), job.loader(every_image, every))
+    seconds = (starts[-1] - starts[_SKIPPED]) / (every - 1 - _SKIPPED)
+    return seconds, (_processor() - used) / every
 
 
 TIMED: dict[str, Callable[[Job, int], Any]] = {
