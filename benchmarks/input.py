@@ -56,8 +56,6 @@ _REPETITIONS = flags.DEFINE_integer("repetitions", 5, "Turns of each reader.", l
 _TFLOPS = flags.DEFINE_float("tflops", 400.0, "What a device is taken to do, in 10^12 FLOP/s.")
 _JSON = flags.DEFINE_string("json", None, "Where to write the numbers, if anywhere.")
 
-_SKIPPED = 4  # batches, more than two workers have made when the first one arrives
-
 
 class Speed(NamedTuple):
     """How fast a reader is.
@@ -71,8 +69,9 @@ class Speed(NamedTuple):
     processor: float
 
 
-def speed(read: Read, images: int, skip: int) -> Speed:
+def speed(read: Read, images: int, cores: int) -> Speed:
     """Returns the speed of a reader that has begun and does not end."""
+    skip = cores + 2  # batches that may be ready, or nearly so, when the first one arrives
     stream = read(images + 3 * skip * BATCH)
     for _ in range(skip):
         next(stream)
@@ -93,12 +92,12 @@ def compare(pictures: Pictures, cores: int) -> dict[str, list[Speed]]:
         }
         images = {}
         for name, read in readers.items():  # warms up, too
-            first = speed(read, 4 * BATCH * cores, _SKIPPED).rate
+            first = speed(read, 2 * BATCH * cores, cores).rate
             images[name] = BATCH * cores * max(2, round(first * _SECONDS.value / BATCH / cores))
         found: dict[str, list[Speed]] = {name: [] for name in readers}
         for _ in range(_REPETITIONS.value):
             for name, read in readers.items():
-                found[name].append(speed(read, images[name], _SKIPPED))
+                found[name].append(speed(read, images[name], cores))
     finally:
         os.sched_setaffinity(0, chosen)
     return found
@@ -107,7 +106,7 @@ def compare(pictures: Pictures, cores: int) -> dict[str, list[Speed]]:
 def in_the_interpreter(root: pathlib.Path, final: int) -> float:
     """Returns the seconds that an image takes beside decoding and resizing."""
     pictures = write_pictures(root, side=8, final=8, count=4, how="tiled")
-    opening = speed(files(pictures, 1), 512, _SKIPPED).processor
+    opening = speed(files(pictures, 1), 512, 1).processor
     from PIL import Image
 
     image = Image.new("RGB", (final, final))

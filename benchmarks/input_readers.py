@@ -24,7 +24,7 @@ from thanos_jax.data import batches, cached, caching, prepared, sources
 from thanos_jax.data.specs import Spec
 from thanos_jax.data.splits import RecordSplit, Split
 
-BATCH = 8
+BATCH = 4
 Read = Callable[[int], Iterator[Any]]
 
 
