@@ -13,9 +13,9 @@ one batch and the same weights.
 
 "step" has no input and no augmentation: its batch, normalized there and uint8 here, is at hand. The
 parts of a step are timed alone. Times are medians over the turns. Processor time counts all threads
-and worker processes; other load on the machine does not change it much. Model FLOPs are 3 x 2 x
-rows x weights of the linear layers, with two rows an image; utilization is their share of what
-square matrix products reach here in the same run.
+and worker processes; other load on the machine does not change it much. Model FLOPs are
+those of the linear layers' products, forwards and backwards; utilization is their share of what
+square matrix products reach here in the same turns.
 """
 
 from __future__ import annotations
@@ -275,8 +275,14 @@ def require_same(here: dict[str, float], there: dict[str, float]) -> None:
             raise RuntimeError(f"{name}: {value} here, {there[name]} in PyTorch")
 
 
-def measure(ours: Ours, peers: Sequence[str]) -> dict[str, dict[str, Sequence[float]]]:
-    """Returns who -> what -> seconds and processor time of a step, medians over the turns."""
+def measure(
+    ours: Ours, peers: Sequence[str]
+) -> tuple[dict[str, dict[str, Sequence[float]]], float]:
+    """Returns who -> what -> seconds and processor time of a step, and FLOP/s of products.
+
+    All are medians over the turns.
+    """
+    rates = []
     turns: list[dict[tuple[str, str], Sequence[float]]] = []
     steps, few = FLAGS.steps, FLAGS.peer_steps
     with peer(ours) if peers else contextlib.nullcontext() as ask:
@@ -293,17 +299,22 @@ def measure(ours: Ours, peers: Sequence[str]) -> dict[str, dict[str, Sequence[fl
                 if "lightly" in peers:
                     found["lightly", "whole"] = ask("lightly", few)
             turns.append(found)
+            rates.append(matmul_rate(DTYPES[ours.config.model.dtype]))
     result: dict[str, dict[str, Sequence[float]]] = {}
     for who, what in turns[0]:
         medians = np.median([turn[who, what] for turn in turns], axis=0)
         result.setdefault(who, {})[what] = medians.tolist()
-    return result
+    return result, float(np.median(rates))
 
 
 def layer_flops(params: Any, rows: int) -> float:
-    """Returns the FLOPs of linear layers, forwards and backwards."""
+    """Returns the FLOPs of the linear layers, forwards and backwards, in `rows` views.
+
+    Three products a layer; but the first has no gradient by its input, the pixels.
+    """
     kernels = [x for x in jax.tree.leaves(params) if np.ndim(x) == 2]
-    return 3.0 * 2 * rows * sum(np.size(kernel) for kernel in kernels)
+    first = params["encoders_0"]["layer_0"]["kernel"]
+    return 2.0 * rows * (3 * sum(np.size(kernel) for kernel in kernels) - np.size(first))
 
 
 def main(argv: Sequence[str]) -> None:
@@ -322,8 +333,7 @@ def main(argv: Sequence[str]) -> None:
     peers = [who for who, names in absent.items() if not names]
     ours, batch = Ours(config, dataset), config.train.batch_size
     load = os.getloadavg()[0]
-    found = measure(ours, peers)
-    rate = matmul_rate(DTYPES[config.model.dtype])
+    found, rate = measure(ours, peers)
     flops = layer_flops(ours.params, batch * NUM_VIEWS)
     device = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
     print(f"{config.data.name}:{config.method}, batch {batch}, {device}, load {load:.1f} before")
