@@ -47,8 +47,11 @@ EXTRAS = {
     # Downloads and prepares TFDS data; best in an environment of its own, for TensorFlow holds
     # numpy and protobuf back. The tfds command imports the last two whatever it is asked to do.
     "prepare": [*TFDS, "tensorflow>=2.16", "apache-beam", "mlcroissant"],
-    # The peers of benchmarks/pairwise.py, which lists those that are missing.
-    "benchmark": ["torch>=2.2", "pytorch-metric-learning>=2.5", "lightly>=1.5"],
+    # The peers of benchmarks/pairwise.py, input.py and training.py, which list those that are
+    # missing.
+    "benchmark": [
+        *("torch>=2.2", "torchvision>=0.17", "pytorch-metric-learning>=2.5", "lightly>=1.5"),
+    ],
     # tests/report/test_browser.py, with Debian's chromium or another: its tests skip without.
     "browser": ["playwright>=1.50"],
     "test": [

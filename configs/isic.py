@@ -40,6 +40,7 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
     )
     config.data.name = "isic"
     config.data.image_size = 224
+    config.data.decode = "scaled"
     config.model.resnet.stem = "imagenet"
     config.model.vit.patch = 16
     config.train.epochs = 20.0

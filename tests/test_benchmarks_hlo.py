@@ -17,7 +17,6 @@ from jax.sharding import PartitionSpec as P
 from thanos_jax import losses
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "benchmarks"))
-import flops
 import hlo
 from tpu_compiler import refusal
 
@@ -543,16 +542,3 @@ def test_the_command_of_whole_steps(tmp_path):
         step, forward = json.loads(file.read_text())
         assert step["flops"] == pytest.approx(step["model_flops"], rel=0.1)
         assert forward["flops"] == pytest.approx(forward["model_flops"], rel=0.1)
-
-
-def test_flops_of_products():
-    def function(image, kernel, matrix):
-        x = lax.conv_general_dilated(
-            image, kernel, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
-        return jax.nn.relu(jnp.einsum("nhwc,cd->nhwd", x, matrix)).sum()
-
-    shapes = [jnp.ones(shape) for shape in ((3, 8, 8, 4), (3, 3, 4, 5), (5, 6))]
-    expected = 2 * 3 * 16 * (9 * 4 * 5 + 5 * 6)
-    assert flops.of_products(function, *shapes) == expected
-    assert flops.of_products(jax.jit(function), *shapes) == expected

@@ -14,7 +14,8 @@ ROOT = pathlib.Path(__file__).parents[1] / PACKAGE
 LAYERS = (
     ("", "__main__"),  # the package itself and its command, which nothing within it imports
     (
-        *("main", "compare", "checkpoint", "geometry", "config.__main__", "report.__main__"),
+        *("main", "compare", "cache", "checkpoint", "geometry", "config.__main__"),
+        "report.__main__",
         *("theory.__main__", "theory.balance.__main__", "embed", "neighbours", "export"),
     ),
     ("command", "processes"),

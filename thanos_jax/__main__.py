@@ -31,6 +31,7 @@ COMMANDS = {
     "neighbours": Command("thanos_jax.neighbours", "images that are most alike"),
     "export": Command("thanos_jax.export", "a run's model, for programs without thanos_jax"),
     "report": Command("thanos_jax.report", "makes a report again, or sets runs side by side"),
+    "cache": Command("thanos_jax.cache", "decoded images of a data set, to be read many times"),
     "checkpoint": Command("thanos_jax.checkpoint", "lists or verifies a run's checkpoints"),
     "geometry": Command("thanos_jax.geometry", "the geometry of a run's embeddings, in full"),
     "theory": Command("thanos_jax.theory", "experiments on collapse and feature suppression"),

@@ -19,6 +19,7 @@ from thanos_jax.errors import ConfigError
 # starts of one run.
 _MAY_CHANGE = (
     "data.data_dir",
+    "data.cache",
     "data.read_threads",
     "data.memory_limit_gib",
     "data.on_damaged",

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from thanos_jax import config as schema
-from thanos_jax.data import DatasetNotFound, prepared, sources
+from thanos_jax.data import DatasetNotFound, fitting, prepared, sources
 from thanos_jax.data.batches import train_batches
 from thanos_jax.data.rare import thin_out
 from thanos_jax.data.specs import SPECS
@@ -209,10 +209,10 @@ def test_resize_is_the_shorter_side_and_a_centre_crop():
         )
         left, top = (scaled.width - 40) // 2, (scaled.height - 40) // 2
         expected = np.asarray(scaled.crop((left, top, left + 40, top + 40)))
-        found = np.asarray(prepared.resize(image, 40))
+        found = np.asarray(fitting.fit(image, 40, 40))
         assert found.shape == (40, 40, 3)
         np.testing.assert_allclose(found.astype(int), expected.astype(int), atol=1)
-    assert prepared.resize(image, 0) is image
+    assert fitting.bring(image, lambda one: one, fitting.square(0)) is image
 
 
 # Config values

@@ -11,6 +11,7 @@ from typing import Any
 from thanos_jax import methods
 from thanos_jax.data import (
     damaged,
+    fitting,
     image_files,
     listing,
     pixels,
@@ -121,6 +122,11 @@ FIELDS: dict[str, Field] = {
         "folder of prepared TFDS data (empty: TFDS's own default), of Tiny ImageNet, Waterbirds or "
         "ISIC, or of images with labels.csv or in class folders; see docs/data.md",
     ),
+    "data.cache": Field(
+        "",
+        "folder of decoded and resized images, written by thanos_jax.cache, that are read in place "
+        "of the data set's own; see docs/input.md",
+    ),
     "data.tfds": Field(
         "",
         "with data.name=tfds, any image classification set of TFDS; see docs/data.md",
@@ -151,6 +157,13 @@ FIELDS: dict[str, Field] = {
     ),
     "data.image_size": _number(
         0, "side in pixels to which images are cropped and resized; 0: as stored", 0, 4096
+    ),
+    "data.decode": _one_of(
+        "full",
+        "how JPEG files are decoded that are resized; full: every pixel; scaled: at a half, a "
+        "quarter or an eighth of their size, of which twice data.image_size stays; see "
+        "docs/input.md",
+        fitting.DECODES,
     ),
     "data.unlabelled": Field(
         "",

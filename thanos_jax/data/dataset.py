@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -254,6 +255,19 @@ def read_coarse_map(path: str, column: str) -> dict[str, str]:
             )
         result[fine] = coarse
     return result
+
+
+def coarse_map_text(config_data: ConfigDict) -> str:
+    """Returns what the file `data.coarse_map` holds.
+
+    Raises:
+      DataError: it cannot be read, or is not UTF-8.
+    """
+    try:
+        path = pathlib.Path(config_data.coarse_map).expanduser()
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise DataError(f"data.coarse_map: {error}") from error
 
 
 def number_coarse(coarse_of: Sequence[str]) -> tuple[tuple[str, ...], np.ndarray]:

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from thanos_jax.data.damaged import open_records
 from thanos_jax.data.dataset import exceeds_memory
-from thanos_jax.data.prepared import resize
+from thanos_jax.data.fitting import bring, square
 from thanos_jax.data.splits import RecordSplit, Split
 
 # Several times what cameras have; an image in colour of that size takes 1.5 GB.
@@ -63,7 +63,7 @@ def open_splits(
     """Opens the splits of a data set of image files.
 
     Args:
-      config_data: `config.data`: image_size, memory_limit_gib, background, on_damaged and
+      config_data: `config.data`: image_size, decode, memory_limit_gib, background, on_damaged and
         max_megapixels.
       files: split -> its files.
       convert: from the PIL image as it is read to one of mode "L" or "RGB".
@@ -82,7 +82,8 @@ def open_splits(
     def decode(record: Any) -> tuple[np.ndarray, int, int]:
         content, fine, coarse = record
         with open_image(io.BytesIO(content), config_data.max_megapixels) as image:
-            pixels = np.asarray(resize(convert(image), config_data.image_size))
+            picture = bring(image, convert, square(config_data.image_size), config_data.decode)
+            pixels = np.asarray(picture)
         return pixels.reshape(*pixels.shape[:2], -1), fine, coarse
 
     stream = exceeds_memory(sum(map(len, files.values())), image_shape, config_data)

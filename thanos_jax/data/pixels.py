@@ -48,9 +48,14 @@ def header(image: Any, *, with_size: bool = True) -> Header:
     # Of a PNG, reading Exif data means decoding the image.
     deep, scalable = _depth(image)
     mode = image.mode
-    if with_size and image.getexif().get(_ORIENTATION, 1) >= 5:
+    if with_size and on_its_side(image):
         width, height = height, width
     return Header(height, width, mode in _GREY_MODES or mode[0] == "I", deep, scalable)
+
+
+def on_its_side(image: Any) -> bool:
+    """Whether the rows of a PIL image, as it is stored, are its columns once it is upright."""
+    return image.getexif().get(_ORIENTATION, 1) >= 5
 
 
 def require_depth(found: Header, deep_images: str) -> None:
@@ -81,7 +86,9 @@ def convert(image: Any, mode: str, *, matte: str = "white") -> Any:
     """
     from PIL import Image, ImageOps
 
-    image = ImageOps.exif_transpose(image)
+    image.load()  # of a PNG, Exif data may come after the pixels
+    if image.getexif().get(_ORIENTATION, 1) != 1:
+        image = ImageOps.exif_transpose(image)
     if image.mode[0] == "I":
         image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
@@ -90,7 +97,12 @@ def convert(image: Any, mode: str, *, matte: str = "white") -> Any:
         level = MATTES[matte]
         behind = Image.new("RGBA", image.size, (level, level, level, 255))
         image = Image.alpha_composite(behind, image.convert("RGBA"))
-    return image.convert(mode)
+    return in_mode(image, mode)
+
+
+def in_mode(image: Any, mode: str) -> Any:
+    """Returns a PIL image in a mode, itself if it has it: Pillow's `convert` would copy it."""
+    return image if image.mode == mode else image.convert(mode)
 
 
 def _depth(image: Any) -> tuple[str, bool]:

@@ -20,6 +20,8 @@ import numpy as np
 
 from thanos_jax.data.damaged import open_records
 from thanos_jax.data.dataset import labels
+from thanos_jax.data.fitting import bring, square
+from thanos_jax.data.pixels import in_mode
 from thanos_jax.data.specs import Spec
 from thanos_jax.data.splits import DataError, Decode, RecordSplit
 from thanos_jax.errors import MissingDependencyError, UserError
@@ -341,7 +343,10 @@ def encoded_image(record: bytes) -> io.BytesIO:
 
 
 def decoder(
-    spec: Spec, stored_shape: tuple[int | None, int | None, int], image_size: int
+    spec: Spec,
+    stored_shape: tuple[int | None, int | None, int],
+    image_size: int,
+    how: str = "full",
 ) -> Decode:
     """Returns the function from a tf.train.Example to its image, fine label and coarse label.
 
@@ -349,6 +354,7 @@ def decoder(
       spec: how labels are read.
       stored_shape: (h, w, c) of stored images; None for what differs.
       image_size: side of the square the images are resized to; 0 to leave them as stored.
+      how: images are decoded, an element of `fitting.DECODES`.
     """
     from PIL import Image
 
@@ -376,59 +382,13 @@ def decoder(
                 f"{spec.coarse_key}: expected {coarse} for fine label {fine}, got {stated}"
             )
         with Image.open(_image(features), formats=("PNG", "JPEG")) as image:
-            if None in stored_shape:
-                picture: Any = image.convert(mode)
-            elif (image.size, image.mode) == ((width, height), mode):
-                picture = image
-            else:
+            if None not in stored_shape and (image.size, image.mode) != ((width, height), mode):
                 raise ValueError(
                     f"image: expected {width} x {height} pixels, mode {mode}, got"
                     f" {image.size[0]} x {image.size[1]}, mode {image.mode}"
                 )
-            pixels = np.asarray(resize(picture, image_size))
+            picture = bring(image, lambda one: in_mode(one, mode), square(image_size), how)
+            pixels = np.asarray(picture)
         return pixels.reshape(*pixels.shape[:2], channels), fine, coarse
 
     return decode
-
-
-def resize(image: Any, size: int) -> Any:
-    """Resizes the largest centred square of a picture; size 0 leaves the picture as it is.
-
-    The same as bringing the shorter side to `size` and cropping the centre, in one pass: bilinear,
-    with Pillow's support over all source pixels when it shrinks.
-
-    Args:
-      image: a PIL image.
-      size: side of the square in pixels.
-
-    Returns:
-      A PIL image of size x size.
-    """
-    if not size:
-        return image
-    return fit(image, size, size)
-
-
-def fit(image: Any, height: int, width: int) -> Any:
-    """Resizes the largest centred box of a shape in a picture to that shape, as `resize` does.
-
-    Args:
-      image: a PIL image.
-      height: in pixels.
-      width: in pixels.
-
-    Returns:
-      A PIL image of this height and width.
-    """
-    if image.size == (width, height):
-        return image
-    from PIL import Image
-
-    columns, rows = image.size
-    if columns * height <= rows * width:
-        rows_kept, columns_kept = columns * height / width, columns
-    else:
-        rows_kept, columns_kept = rows, rows * width / height
-    left, top = (columns - columns_kept) / 2, (rows - rows_kept) / 2
-    box = (left, top, left + columns_kept, top + rows_kept)
-    return image.resize((width, height), Image.Resampling.BILINEAR, box=box)

@@ -9,14 +9,17 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from thanos_jax.data import pixels
+from thanos_jax.data.fitting import KEPT, bring
 from thanos_jax.data.image_files import open_image
-from thanos_jax.data.prepared import fit
 
-# What `preprocess` does, for those who do it elsewhere.
-IN_WORDS = (
+_IN_WORDS = (
     "upright by its Exif orientation; transparent pixels over a {matte} background; as many "
     "channels as in training; the largest centred box of the shape of the training images, resized "
     "to their height and width, bilinear, with support over all source pixels where it shrinks"
+)
+_SCALED = (
+    "; a JPEG file is decoded at the smallest of a half, a quarter and an eighth of its size that "
+    "leaves at least {kept} times that height and width"
 )
 _MODES = {1: "L", 3: "RGB"}
 
@@ -26,18 +29,31 @@ class Rule(NamedTuple):
 
     Attributes:
       shape: (height, width, channels) of the training images; one or three channels.
-      matte, deep_images, max_megapixels: of `config.data`.
+      matte, deep_images, max_megapixels, decode: of `config.data`.
     """
 
     shape: tuple[int, int, int]
     matte: str
     deep_images: str
     max_megapixels: float
+    decode: str = "full"
 
 
 def rule(config_data: ConfigDict, shape: tuple[int, int, int]) -> Rule:
     """Returns the rule of a training."""
-    return Rule(shape, config_data.matte, config_data.deep_images, config_data.max_megapixels)
+    return Rule(
+        shape,
+        config_data.matte,
+        config_data.deep_images,
+        config_data.max_megapixels,
+        config_data.decode,
+    )
+
+
+def in_words(config_data: ConfigDict) -> str:
+    """Returns what `preprocess` does, for those who do it elsewhere."""
+    scaled = _SCALED.format(kept=KEPT) if config_data.decode == "scaled" else ""
+    return _IN_WORDS.format(matte=config_data.matte) + scaled
 
 
 def preprocess(picture: Any, to: Rule) -> np.ndarray:
@@ -45,7 +61,8 @@ def preprocess(picture: Any, to: Rule) -> np.ndarray:
 
     Args:
       picture: a path, an open binary file, a PIL image, or uint8 [h, w, c] or [h, w] of any size,
-        with one, three or four channels.
+        with one, three or four channels. A PIL image is decoded in full, for it is the caller's;
+        files are decoded as the rule says.
       to: what it is brought to.
 
     Returns:
@@ -62,7 +79,7 @@ def preprocess(picture: Any, to: Rule) -> np.ndarray:
     if isinstance(picture, np.ndarray):
         picture = _from_array(picture)
     if isinstance(picture, Image.Image):
-        return _convert(picture, to)
+        return _convert(picture, to._replace(decode="full"))
     if not (isinstance(picture, str | os.PathLike) or hasattr(picture, "read")):
         raise TypeError(
             "image: expected a path, a PIL image or an array uint8 [h, w, c], got "
@@ -75,8 +92,11 @@ def preprocess(picture: Any, to: Rule) -> np.ndarray:
 def _convert(image: Any, to: Rule) -> np.ndarray:
     height, width, channels = to.shape
     pixels.require_depth(pixels.header(image, with_size=False), to.deep_images)
-    image = fit(pixels.convert(image, _MODES[channels], matte=to.matte), height, width)
-    return np.asarray(image).reshape(to.shape)
+
+    def convert(image: Any) -> Any:
+        return pixels.convert(image, _MODES[channels], matte=to.matte)
+
+    return np.asarray(bring(image, convert, (height, width), to.decode)).reshape(to.shape)
 
 
 def _from_array(array: np.ndarray) -> Any:

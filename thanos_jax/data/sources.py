@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import pathlib
 from collections.abc import Callable
 
@@ -13,10 +12,10 @@ from ml_collections import ConfigDict
 from thanos_jax.data import (
     backgrounds,
     blank,
+    cached,
     fingerprint,
     folder,
     isic,
-    prepared,
     rare,
     spurious,
     tfds_sets,
@@ -26,11 +25,13 @@ from thanos_jax.data import (
 from thanos_jax.data.dataset import (
     BACKGROUND_CHANNELS,
     Dataset,
+    coarse_map_text,
     draw_test,
     hold_out,
     labels,
     moments,
 )
+from thanos_jax.data.fitting import fit
 from thanos_jax.data.layout import Layout
 from thanos_jax.data.listing import list_images
 from thanos_jax.data.relabelled import with_fine_classes
@@ -74,20 +75,12 @@ def load(config_data: ConfigDict) -> Dataset:
       ImportError: a package that this data set needs is missing.
     """
     name, background = config_data.name, config_data.background
-    for key, (usual, readers) in _OPTIONS.items():
-        if config_data[key] != usual and name not in readers:
-            raise DataError(
-                f"data.{key}: expected {usual!r} for {name}, got {config_data[key]!r}; only"
-                f" {' or '.join(readers)} reads it"
-            )
     if config_data.rare_fraction != 1 and background != "none":
         raise DataError(
             f"data.rare_fraction: expected 1 for {name} with data.background {background!r}, got"
             f" {config_data.rare_fraction}; only background 'none' has rare strata"
         )
-    dataset = _LOADERS[name](config_data)
-    if dataset.fingerprint is None:
-        dataset = dataset._replace(fingerprint=known(config_data))
+    dataset = _from_cache(config_data) if config_data.cache else as_stored(config_data)
     splits = dict(dataset.splits)
     if config_data.rare_fraction != 1:
         fine, coarse = labels(splits["train"])
@@ -115,6 +108,42 @@ def load(config_data: ConfigDict) -> Dataset:
     return with_fine_classes(dataset) if config_data.classes == "fine" else dataset
 
 
+def as_stored(config_data: ConfigDict) -> Dataset:
+    """Loads a data set as its loader leaves it, from which `load` makes splits and backgrounds.
+
+    Args and Raises as `load`; data.cache is not looked at.
+
+    Returns:
+      The data set. Validation may be missing, and mean and std be ().
+    """
+    name = config_data.name
+    for key, (usual, readers) in _OPTIONS.items():
+        if config_data[key] != usual and name not in readers:
+            raise DataError(
+                f"data.{key}: expected {usual!r} for {name}, got {config_data[key]!r}; only"
+                f" {' or '.join(readers)} reads it"
+            )
+    dataset = _LOADERS[name](config_data)
+    if dataset.fingerprint is None:
+        dataset = dataset._replace(fingerprint=_known(config_data))
+    return dataset
+
+
+def is_of_files(config_data: ConfigDict) -> bool:
+    """Whether a data set is one of image files, which can be read one by one."""
+    return config_data.name in (*_FILES, "tiny_imagenet")
+
+
+def _from_cache(config_data: ConfigDict) -> Dataset:
+    """The data set of data.cache, held against that of data.data_dir if it is given too."""
+    dataset = cached.load(config_data)
+    if config_data.data_dir:
+        now = _known(config_data)
+        if now is not None and dataset.fingerprint is not None:
+            cached.require_same_data(pathlib.Path(config_data.cache), dataset.fingerprint, now)
+    return dataset
+
+
 def known(config_data: ConfigDict) -> fingerprint.Fingerprint | None:
     """The fingerprint of a data set, as `load` would find it, without opening an image.
 
@@ -123,20 +152,19 @@ def known(config_data: ConfigDict) -> fingerprint.Fingerprint | None:
 
     Returns:
       As `Dataset.fingerprint`: names, sizes and labels of a set of image files; of another the
-      lines of data.coarse_map, if it has one, or else None.
+      lines of data.coarse_map, if it has one, or else None. Where data.cache is set, that of the
+      data it was made of.
 
     Raises:
       DatasetNotFound, DataError: as `load`.
     """
+    return cached.known(config_data) if config_data.cache else _known(config_data)
+
+
+def _known(config_data: ConfigDict) -> fingerprint.Fingerprint | None:
     if config_data.name in _FILES:
         return folder.fingerprint_of(list_images(_FILES[config_data.name], config_data))
-    if not config_data.coarse_map:
-        return None
-    try:
-        path = pathlib.Path(os.path.expanduser(config_data.coarse_map))
-        return fingerprint.of_text(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"data.coarse_map: {error}") from error
+    return fingerprint.of_text(coarse_map_text(config_data)) if config_data.coarse_map else None
 
 
 def _over_background(dataset: Dataset, config_data: ConfigDict) -> Dataset:
@@ -212,7 +240,7 @@ def _digits(config_data: ConfigDict) -> Dataset:
     if size not in (0, 8):
         from PIL import Image
 
-        images = np.stack([prepared.resize(Image.fromarray(image), size) for image in images])
+        images = np.stack([fit(Image.fromarray(image), size, size) for image in images])
     fine = fine.astype(np.int32)
     whole = ArraySplit(images[..., None], fine, spec.coarse_of_fine[fine])
     test = draw_test(fine, spec.fine_names)

@@ -119,7 +119,7 @@ def _open(config_data: ConfigDict, stored: prepared.Prepared, spec: Spec, name: 
         records = prepared.open_split(
             stored,
             split,
-            prepared.decoder(spec, stored.image_shape, size),
+            prepared.decoder(spec, stored.image_shape, size, config_data.decode),
             image_shape=shape,
             num_fine=len(spec.fine_names),
             num_coarse=len(spec.coarse_names),

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from thanos_jax.data.dataset import Dataset, number_coarse, read_coarse_map
 from thanos_jax.data.image_files import ImageFiles, open_splits
 from thanos_jax.data.listing import find
+from thanos_jax.data.pixels import in_mode
 from thanos_jax.data.splits import DataError
 
 FOLDER = "tiny-imagenet-200"
@@ -66,7 +67,7 @@ def load(config_data: ConfigDict) -> Dataset:
             "test": _files(_labelled_images(root, wnids), coarse_of_fine),
         },
         # Some are grey.
-        lambda image: image.convert("RGB"),
+        lambda image: in_mode(image, "RGB"),
         dataset="tiny_imagenet",
         num_fine=len(wnids),
         num_coarse=len(coarse_names),

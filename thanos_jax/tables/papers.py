@@ -177,9 +177,11 @@ REMARKS: dict[str, dict[str, str]] = {
 SAME_DATA = (
     "data.name",
     "data.data_dir",
+    "data.cache",
     "data.validation_fraction",
     "data.split_seed",
     "data.image_size",
+    "data.decode",
     "data.random_bits_form",
     "data.memory_limit_gib",
     "data.on_damaged",

@@ -54,7 +54,7 @@ def describe(training: Training, name: str) -> dict[str, Any]:
             "channels": channels,
             "mean": list(dataset.mean),
             "std": list(dataset.std),
-            "preprocessing": preprocess.IN_WORDS.format(matte=training.config.data.matte),
+            "preprocessing": preprocess.in_words(training.config.data),
         },
         "batch_size": evaluation_batch_size(training.config),
         "config": training.config.to_dict(),

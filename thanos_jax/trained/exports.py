@@ -63,7 +63,8 @@ def export(model: Model, folder: pathlib.Path, results: dict[str, Any]) -> list[
         "platforms": list(PLATFORMS),
     }
     config = model.config.to_dict()
-    config["data"]["data_dir"] = config["model"]["weights"] = ""  # of this machine
+    for section, key in (("data", "data_dir"), ("data", "cache"), ("model", "weights")):
+        config[section][key] = ""  # of this machine
     described = {**model.described, "config": config, "export": exported}
     files: dict[str, Callable[[pathlib.Path], Any]] = {}
     for number, name in enumerate(WEIGHTS[: len(model.module.encoders)]):

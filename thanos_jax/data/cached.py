@@ -1,0 +1,249 @@
+"""A data set as decoded, resized pixels in ArrayRecord files: written once, read many times.
+
+A cache is a folder:
+
+    cache.json                            what it is of, and what each split has
+    train-00000-of-00012.array_record     a record an image: its two labels, its pixels
+    train-00000-of-00012.npz              their labels and names
+
+It holds what the loader of a set hands over (`thanos_jax.data.sources.as_stored`), before anything
+is held out, thinned out or laid over a background. So one cache serves every seed and method, and
+a run on it has the bits of a run on the set itself. A shard counts once both its files are there;
+cache.json says at last that all do. ArrayRecord checks a hash of each record that it reads.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from thanos_jax.data import fingerprint
+from thanos_jax.data.damaged import open_records
+from thanos_jax.data.dataset import Dataset, coarse_map_text, exceeds_memory
+from thanos_jax.data.specs import SPECS
+from thanos_jax.data.splits import DataError, RecordSplit, Split
+from thanos_jax.errors import MissingDependencyError
+
+DESCRIPTION = "cache.json"
+UNLABELLED = "unlabelled"
+LABELS = np.dtype("<i4")
+# Keys of config.data that change what a loader hands over.
+_KEYS = (
+    *("name", "image_size", "decode", "matte", "deep_images", "unlabelled", "unlabelled_use"),
+    *("tfds", "fine_key", "coarse_key", "test_split"),
+)
+_COMMAND = "python -m thanos_jax.cache --config=FILE --out=DIR"
+
+
+class Shard(NamedTuple):
+    """Some images of a split.
+
+    Attributes:
+      split: its name.
+      rows: the numbers of the images in it.
+      records: path of the pixels.
+      labels: path of labels and names.
+    """
+
+    split: str
+    rows: range
+    records: pathlib.Path
+    labels: pathlib.Path
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it is there whole."""
+        return self.records.exists() and self.labels.exists()
+
+
+def load(config_data: ConfigDict) -> Dataset:
+    """Loads the data set of `config_data.cache`, as its loader left it.
+
+    Args:
+      config_data: `config.data`. Keys that change what a loader hands over must be those of the
+        cache; data_dir is not needed.
+
+    Raises:
+      DataError: no whole cache, one of other keys, or a shard that cannot be read.
+      MissingDependencyError: array_record is not installed.
+    """
+    folder, described = _open(config_data)
+    shape, sizes = tuple(described["image_shape"]), described["sizes"]
+    stream = exceeds_memory(sum(sizes.values()), shape, config_data)
+    shards = list(shards_of(folder, described))
+    splits: dict[str, Split] = {}
+    skipped = tuple(described["skipped"])
+    for name in sizes:
+        records = _open_split(described, name, [one for one in shards if one.split == name])
+        splits[name], found = open_records(
+            records, stream=stream, on_damaged=config_data.on_damaged
+        )
+        skipped += found
+    return Dataset(
+        described["dataset"],
+        splits,
+        tuple(described["coarse_names"]),
+        tuple(described["fine_names"]),
+        shape,
+        tuple(described["mean"]),
+        tuple(described["std"]),
+        skipped,
+        unlabelled=splits.pop(UNLABELLED, None),
+        unlabelled_dropped=described["unlabelled_dropped"],
+        one_level=described["one_level"],
+        fingerprint=described["fingerprint"],
+    )
+
+
+def known(config_data: ConfigDict) -> fingerprint.Fingerprint | None:
+    """Returns the fingerprint of the data of a cache; arguments and errors as `load`."""
+    return _open(config_data)[1]["fingerprint"]
+
+
+def require_same_data(
+    folder: pathlib.Path, before: fingerprint.Fingerprint, now: fingerprint.Fingerprint
+) -> None:
+    """Raises DataError, which says what has changed, unless a cache is of the data as they are."""
+    changed = fingerprint.changes(before, now)
+    if changed:
+        raise DataError(
+            f"data.cache: expected the images as they are now, got {folder}, which was made of "
+            f"others: {'; '.join(changed)}. Write another cache"
+        )
+
+
+def require_array_record() -> None:
+    """Raises MissingDependencyError without the package."""
+    try:
+        import array_record.python.array_record_data_source  # noqa: F401
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"a cache is an ArrayRecord: {error}. Install array_record with: pip install '.[tfds]'"
+            " in the project's folder"
+        ) from error
+
+
+def settings(config_data: ConfigDict) -> dict[str, Any]:
+    """Returns the keys of config.data by which a cache is known."""
+    found = {key: config_data[key] for key in _KEYS}
+    # Its lines: the file may be elsewhere on another machine.
+    found["coarse_map"] = coarse_map_text(config_data) if config_data.coarse_map else ""
+    if config_data.name in SPECS and SPECS[config_data.name].kept:
+        found["split_seed"] = config_data.split_seed  # draws the images that are kept
+    return found
+
+
+def shards_of(folder: pathlib.Path, described: Mapping[str, Any]) -> Iterator[Shard]:
+    """Yields the shards of a cache, split by split, by what its cache.json holds."""
+    step = described["shard_rows"]
+    for split, size in described["sizes"].items():
+        count = -(-size // step)
+        for number in range(count):
+            path = folder / f"{split}-{number:05d}-of-{count:05d}"
+            rows = range(number * step, min((number + 1) * step, size))
+            records, labels = (path.with_suffix(end) for end in (".array_record", ".npz"))
+            yield Shard(split, rows, records, labels)
+
+
+def differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Returns a line for each key that two `settings` have otherwise."""
+    return [
+        f"data.{key}: {there.get(key)!r} there, {now.get(key)!r} now"
+        for key in sorted({*there, *now})
+        if there.get(key) != now.get(key)
+    ]
+
+
+def read(folder: pathlib.Path) -> dict[str, Any]:
+    """Returns what cache.json holds.
+
+    Raises:
+      DataError: there is none.
+    """
+    path = folder / DESCRIPTION
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not {"complete", "settings", "sizes", "fingerprint"} <= found.keys():
+            raise ValueError("it is of something else")
+    except (OSError, ValueError, AttributeError) as error:
+        raise DataError(
+            f"data.cache: expected a folder written by {_COMMAND}, got {folder}: {error}"
+        ) from error
+    return found
+
+
+def _open(config_data: ConfigDict) -> tuple[pathlib.Path, dict[str, Any]]:
+    """The folder of a cache and what its cache.json holds, if it is whole and of these keys."""
+    folder = pathlib.Path(config_data.cache).expanduser()
+    described = read(folder)
+    missing = [shard.records.name for shard in shards_of(folder, described) if not shard.is_done]
+    if missing or not described["complete"]:
+        raise DataError(
+            f"data.cache: expected a whole cache, got {folder}, where {len(missing)} shards are "
+            f"missing{f', such as {missing[0]}' if missing else ''}; the command that began it goes"
+            " on"
+        )
+    found = differences(described["settings"], settings(config_data))
+    if described["skipped"] and config_data.on_damaged == "stop":
+        found.append(
+            f"data.on_damaged: 'skip' there, which left {len(described['skipped'])} images out, "
+            "'stop' now"
+        )
+    if found:
+        raise DataError(f"data.cache: {folder} was made with other keys: {'; '.join(found)}")
+    return folder, described
+
+
+def _open_split(described: Mapping[str, Any], name: str, shards: Sequence[Shard]) -> RecordSplit:
+    require_array_record()
+    from array_record.python.array_record_data_source import ArrayRecordDataSource
+
+    arrays = [_read_labels(shard) for shard in shards]
+    shape = tuple(described["image_shape"])
+    try:
+        records = ArrayRecordDataSource([str(shard.records) for shard in shards])
+        count = len(records)
+    except Exception as error:  # of several kinds, from C++
+        raise DataError(
+            f"data.cache: {shards[0].records.parent}, split {name!r}: {error}"
+        ) from error
+    if count != described["sizes"][name]:
+        raise DataError(
+            f"data.cache: {shards[0].records}: expected {described['sizes'][name]} records in the "
+            f"shards of this split, got {count}"
+        )
+    return RecordSplit(
+        records,
+        functools.partial(_decode, shape=shape),
+        image_shape=shape,
+        num_fine=len(described["fine_names"]),
+        num_coarse=len(described["coarse_names"]),
+        dataset=described["dataset"],
+        split=name,
+        file_of=lambda number: str(shards[number // described["shard_rows"]].records),
+        fine=np.concatenate([one["fine"] for one in arrays]),
+        names=np.concatenate([one["names"] for one in arrays]),
+    )
+
+
+def _read_labels(shard: Shard) -> dict[str, np.ndarray]:
+    try:
+        with np.load(shard.labels, allow_pickle=False) as file:
+            found = {name: file[name] for name in ("fine", "names")}
+        if any(len(array) != len(shard.rows) for array in found.values()):
+            raise ValueError(f"labels of {len(found['fine'])} images, not {len(shard.rows)}")
+    except Exception as error:  # a damaged zip file has many
+        raise DataError(f"data.cache: {shard.labels}: {error}") from error
+    return found
+
+
+def _decode(record: bytes, shape: tuple[int, ...]) -> tuple[np.ndarray, int, int]:
+    fine, coarse = np.frombuffer(record, LABELS, count=2).tolist()
+    pixels = np.frombuffer(record, np.uint8, offset=2 * LABELS.itemsize)
+    return pixels.reshape(shape), fine, coarse
