@@ -6,11 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from sklearn.neighbors import KNeighborsClassifier
 
 from thanos_jax.checks import check_at_least, check_labels
+from thanos_jax.downstream import search
 from thanos_jax.downstream.arrays import check_embeddings, check_labelled, check_width, unit_rows
 from thanos_jax.downstream.linear import REGULARIZATION, linear_head, scores
+
+
+_COUNTS = 2**20  # counts of votes held at a time
 
 
 def nearest_neighbours(
@@ -18,12 +21,13 @@ def nearest_neighbours(
 ) -> np.ndarray:
     """Predicts by majority among the k nearest training embeddings by cosine.
 
-    Exact search. k is at most the number of training embeddings. Among classes with equally many
-    neighbours the lowest label is taken. The search decides which of several equidistant embeddings
-    is the k-th. A zero embedding stays zero.
+    Exact search, in blocks. k is at most the number of training embeddings. Among classes with
+    equally many neighbours the lowest label is taken. The search decides which of several
+    equidistant embeddings is the k-th. A zero embedding stays zero.
 
     Args:
-      train_embeddings: floating point [n, d].
+      train_embeddings: floating point [n, d]. A jax array whose rows are split over devices stays
+        there, and every process that has some of them makes this call.
       train_labels: integer [n].
       test_embeddings: floating point [m, d].
       k: at least 1.
@@ -35,10 +39,12 @@ def nearest_neighbours(
       TypeError, ValueError: as `linear_head`.
     """
     check_at_least("k", k, 1)
-    train, labels, test = _checked_units(train_embeddings, train_labels, test_embeddings)
-    # Unit vectors that are nearest by Euclidean distance are nearest by cosine.
-    classifier = KNeighborsClassifier(min(k, len(train)), algorithm="brute", metric="euclidean")
-    return classifier.fit(train, labels).predict(test)
+    train, labels = check_labelled(train_embeddings, train_labels, "train_", on_devices=True)
+    test = check_embeddings(test_embeddings, "test_embeddings")
+    check_width(test, train.shape[1], "test_embeddings")
+    found = search.search(test, train, min(k, len(train)))
+    names, group = np.unique(labels, return_inverse=True)
+    return names[_majority(group[found.indices], len(names))]
 
 
 def class_means(train_embeddings: Any, train_labels: Any, test_embeddings: Any) -> np.ndarray:
@@ -170,6 +176,18 @@ def _checked_units(train: Any, labels: Any, test: Any) -> tuple[np.ndarray, np.n
     test = check_embeddings(test, "test_embeddings")
     check_width(test, train.shape[1], "test_embeddings")
     return unit_rows(train), labels, unit_rows(test)
+
+
+def _majority(votes: np.ndarray, count: int) -> np.ndarray:
+    """Returns int64 [n], the commonest of votes [n, k] in 0 .. count - 1; the lowest of equals."""
+    winners = np.empty(len(votes), np.int64)
+    block = max(1, _COUNTS // count)
+    for start in range(0, len(votes), block):
+        some = votes[start : start + block]
+        cells = np.arange(len(some))[:, None] * count + some
+        counts = np.bincount(cells.ravel(), minlength=len(some) * count)
+        winners[start : start + block] = np.argmax(counts.reshape(len(some), count), axis=1)
+    return winners
 
 
 def _accuracy(predictions: np.ndarray, labels: np.ndarray) -> float:
