@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
 from thanos_jax.checks import check_labels
 from thanos_jax.downstream.placing import is_sharded
@@ -15,7 +17,8 @@ def check_embeddings(embeddings: Any, what: str, *, least: int = 1) -> np.ndarra
     """Returns embeddings as float32 [n, d] in this process's memory.
 
     Args:
-      embeddings: floating point [n, d], any precision (bfloat16 too), n and d at least 1.
+      embeddings: floating point [n, d], any precision (bfloat16 too), n and d at least 1. Every
+        process gathers a jax array that several of them share.
       what: the argument's name, with the split, for messages.
       least: the smallest n that is accepted.
 
@@ -23,6 +26,8 @@ def check_embeddings(embeddings: Any, what: str, *, least: int = 1) -> np.ndarra
       TypeError: not floating point.
       ValueError: wrong rank, too few rows, or not finite in float32; names the first such row.
     """
+    if isinstance(embeddings, jax.Array) and not embeddings.is_fully_addressable:
+        embeddings = multihost_utils.process_allgather(embeddings, tiled=True)
     array = np.asarray(embeddings)
     # jnp: numpy alone does not take bfloat16 for a floating point type.
     if not jnp.issubdtype(array.dtype, jnp.floating):

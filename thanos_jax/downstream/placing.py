@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -15,6 +17,7 @@ from thanos_jax import sharding
 AXIS = "data"
 # So many rows are worth a device; fewer are not worth a transfer and a program of several parts.
 _ROWS_OF_A_DEVICE = 4096
+_NUMBERS_OF_A_BLOCK = 2**20  # of rows in this process's memory
 
 
 class Placed(NamedTuple):
@@ -22,17 +25,17 @@ class Placed(NamedTuple):
 
     Attributes:
       mesh: its one axis is "data".
-      rows: float32 [devices x r, d], split over their first axis; only the first `count` count.
-      count: how many rows there are.
+      rows: float32 [devices x r, d], split over their first axis; only the first `known` count.
+      known: how many rows there are.
     """
 
     mesh: Mesh
     rows: jax.Array
-    count: int
+    known: int
 
     def split(self, values: np.ndarray) -> jax.Array:
-        """Puts values [count, ...], the same in every process, where their rows are."""
-        missing = len(self.rows) - self.count
+        """Puts values [known, ...], the same in every process, where their rows are."""
+        missing = len(self.rows) - self.known
         padded = np.pad(values, [(0, missing)] + [(0, 0)] * (values.ndim - 1))
         return sharding.put(padded, NamedSharding(self.mesh, P(AXIS)))
 
@@ -66,3 +69,32 @@ def place(embeddings: np.ndarray | jax.Array) -> Placed:
     missing = -len(rows) % number
     padded = np.pad(rows, [(0, missing), (0, 0)]) if missing else rows
     return Placed(mesh, jax.device_put(padded, NamedSharding(mesh, P(AXIS))), len(rows))
+
+
+def host_blocks(embeddings: np.ndarray | jax.Array) -> Iterator[tuple[slice, np.ndarray]]:
+    """Yields where and what: float32 rows of an array, some at a time, that this process has.
+
+    Of a NumPy array it has all.
+    """
+    if isinstance(embeddings, jax.Array) and is_sharded(embeddings):
+        pieces = [
+            (shard.index[0].start or 0, np.asarray(shard.data))
+            for shard in embeddings.addressable_shards
+        ]
+    else:
+        pieces = [(0, np.asarray(embeddings))]
+    for first, rows in pieces:
+        block = max(1, _NUMBERS_OF_A_BLOCK // rows.shape[1])
+        for start in range(0, len(rows), block):
+            some = rows[start : start + block]
+            yield slice(first + start, first + start + len(some)), some
+
+
+def add_up(embeddings: np.ndarray | jax.Array, sums: np.ndarray) -> np.ndarray:
+    """Adds float64 sums of `host_blocks` over the processes that share an array."""
+    if not isinstance(embeddings, jax.Array) or embeddings.is_fully_addressable:
+        return sums
+    # As pairs of 32 bits: jax makes float32 of float64.
+    bits = np.ascontiguousarray(sums).view(np.uint32)
+    gathered = np.ascontiguousarray(multihost_utils.process_allgather(bits))
+    return gathered.view(np.float64).reshape(-1, *sums.shape).sum(axis=0)

@@ -72,7 +72,7 @@ def search(queries: np.ndarray | jax.Array, among: np.ndarray | jax.Array, k: in
             sharding.put(padded, everywhere),
             candidates.rows,
             lengths,
-            sharding.put(np.int32(candidates.count), everywhere),
+            sharding.put(np.int32(candidates.known), everywhere),
             k=k,
             mesh=candidates.mesh,
         )
