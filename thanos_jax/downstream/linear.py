@@ -64,7 +64,7 @@ def linear_head(
     (scikit-learn's C is 1 / (n r)) by Newton steps, from zero for the largest weight and from the
     optimum before for each other, until the preconditioned gradient is shorter than 1e-4, a step no
     longer lowers the loss in float32, or `max_iterations`. The objective and its gradient are of
-    all rows; the curvature is of at most 16,384 (see `thanos_jax.downstream.logistic`), all rows
+    all rows; the curvature is of at most 32,768 (see `thanos_jax.downstream.logistic`), all rows
     where there are no more. The same programs serve every weight of the grid. Among weights of
     equal validation accuracy the largest is taken.
 
@@ -175,9 +175,9 @@ def _path(
         "weights": np.zeros((width, problem.num_classes)),
         "bias": np.zeros(problem.num_classes),
     }
+    found = logistic.measure(problem, at)
     # At zero all rows are alike undecided, and the sample is one of all rows.
-    doubt = logistic.measure(problem, at).doubt
-    spectrum = logistic.spectrum(logistic.sample(problem, doubt))
+    spectrum = logistic.spectrum(logistic.sample(problem, found.doubt))
     values, vectors = (np.asarray(each, np.float64) for each in spectrum)
 
     def norm(gradient: logistic.Tree, weight: float) -> float:
@@ -189,7 +189,7 @@ def _path(
         return float(np.sqrt(np.sum(turned) + bias))
 
     for weight in grid:
-        fit = _fit(problem, at, weight, max_iterations, spectrum, norm)
+        fit, found = _fit(problem, at, found, weight, max_iterations, spectrum, norm)
         yield weight, fit
         at = fit.at
 
@@ -197,29 +197,32 @@ def _path(
 def _fit(
     problem: logistic.Problem,
     at: logistic.Tree,
+    found: logistic.Measured,
     weight: float,
     max_iterations: int,
     spectrum: tuple[jax.Array, jax.Array],
     norm: Callable[[logistic.Tree, float], float],
-) -> _Fit:
-    """Minimizes by Newton steps, each as long as lowers the objective enough."""
+) -> tuple[_Fit, logistic.Measured]:
+    """Minimizes by Newton steps, each as long as lowers the objective enough.
 
-    def measure(at: logistic.Tree) -> tuple[float, logistic.Tree, jax.Array]:
-        found = logistic.measure(problem, at)
-        gradient = dict(found.gradient)
-        gradient["weights"] = gradient["weights"] + weight * at["weights"]
-        return found.value + weight / 2 * np.sum(at["weights"] ** 2), gradient, found.doubt
+    Returns where, and what was measured there, as `found` was at the start.
+    """
 
-    value, gradient, doubt = measure(at)
+    def penalized(found: logistic.Measured, at: logistic.Tree) -> tuple[float, logistic.Tree]:
+        slope = {**found.gradient, "weights": found.gradient["weights"] + weight * at["weights"]}
+        return found.value + weight / 2 * float(np.sum(at["weights"] ** 2)), slope
+
+    value, gradient = penalized(found, at)
     length, iterations = norm(gradient, weight), 0
     while iterations < max_iterations and length > _GRADIENT_TOLERANCE:
-        drawn = logistic.sample(problem, doubt, iterations)
-        step = logistic.newton_step(drawn, at, gradient, weight, spectrum)
+        drawn = logistic.sample(problem, found.doubt, iterations)
+        step = logistic.newton_step(problem, drawn, at, gradient, weight, spectrum)
         slope = sum(float(np.sum(gradient[name] * step[name])) for name in step)
         share = 1.0
         for _ in range(_HALVINGS):
             tried = {name: at[name] + share * step[name] for name in at}
-            lower, following, doubt_there = measure(tried)
+            there = logistic.measure(problem, tried)
+            lower, following = penalized(there, tried)
             # Sums of float32 do not tell smaller differences.
             if lower <= value + 1e-4 * share * slope + 1e-7 * abs(value):
                 break
@@ -227,9 +230,9 @@ def _fit(
         else:
             break
         iterations += 1
-        stalled = lower >= value and norm(following, weight) >= length
-        at, value, gradient, doubt = tried, lower, following, doubt_there
-        length = norm(gradient, weight)
+        before, length = length, norm(following, weight)
+        stalled = lower >= value and length >= before
+        at, found, value, gradient = tried, there, lower, following
         if stalled:
             break
-    return _Fit(at, iterations, length)
+    return _Fit(at, iterations, length), found

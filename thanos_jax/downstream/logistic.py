@@ -19,8 +19,10 @@ from jax.sharding import PartitionSpec as P
 from thanos_jax.downstream.placing import AXIS, Placed
 
 _BLOCK = 2048  # rows of a block
-_SAMPLE = 16_384  # rows that the curvature is measured on, all devices together
-_ACCURACY = 0.1  # of a Newton step: its residual's norm over the gradient's
+_SAMPLE = 32_768  # rows that the curvature is measured on, all devices together
+# Of a Newton step, its residual's norm over the gradient's: with the curvature of a sample, and of
+# all rows.
+_ACCURACY = (0.1, 0.01)
 _PRODUCTS = 50  # with the curvature, for a step, at most
 _HIGHEST = lax.Precision.HIGHEST
 
@@ -89,7 +91,7 @@ def measure(problem: Problem, at: Tree) -> Measured:
 def sample(problem: Problem, doubt: jax.Array, seed: int = 0) -> Sample:
     """Draws rows by priority, the undecided more often, since they make the curvature.
 
-    Up to 16,384 rows are all taken. Source: Duffield, Lund and Thorup, "Priority sampling for
+    Up to 32,768 rows are all taken. Source: Duffield, Lund and Thorup, "Priority sampling for
     estimation of arbitrary subset sums", JACM 2007.
     """
     return Sample(
@@ -106,11 +108,17 @@ def sample(problem: Problem, doubt: jax.Array, seed: int = 0) -> Sample:
 
 
 def newton_step(
-    drawn: Sample, at: Tree, gradient: Tree, regularization: float, spectrum: tuple[Any, Any]
+    problem: Problem,
+    drawn: Sample,
+    at: Tree,
+    gradient: Tree,
+    regularization: float,
+    spectrum: tuple[Any, Any],
 ) -> Tree:
     """Solves curvature x step = -gradient by conjugate gradients, the curvature of a sample.
 
     Args:
+      problem: whose rows they are.
       drawn: from `sample`.
       at: where.
       gradient: of the regularized objective.
@@ -120,9 +128,9 @@ def newton_step(
     Returns:
       The step, float64.
     """
-    return _float64(
-        _newton_step(drawn, _float32(at), _float32(gradient), np.float32(regularization), spectrum)
-    )
+    accuracy = np.float32(_ACCURACY[problem.placed.known <= _SAMPLE])
+    settings = (np.float32(regularization), accuracy)
+    return _float64(_newton_step(drawn, _float32(at), _float32(gradient), settings, spectrum))
 
 
 @jax.jit
@@ -249,9 +257,8 @@ def _sample(
 
 
 @jax.jit
-def _newton_step(
-    drawn: Sample, at: Tree, gradient: Tree, regularization: jax.Array, spectrum: Any
-) -> Tree:
+def _newton_step(drawn: Sample, at: Tree, gradient: Tree, settings: Any, spectrum: Any) -> Tree:
+    regularization, accuracy = settings
     rows, weights = drawn
     eigenvalues, eigenvectors = spectrum
     shares = jax.nn.softmax(_logits(rows, at), axis=1)
@@ -288,7 +295,7 @@ def _newton_step(
 
     def unfinished(carry: Any) -> jax.Array:
         _, _, _, product, first, number = carry
-        return (product > _ACCURACY**2 * first) & (number < _PRODUCTS)
+        return (product > accuracy**2 * first) & (number < _PRODUCTS)
 
     def iterate(carry: Any) -> Any:
         step, residual, direction, product, first, number = carry

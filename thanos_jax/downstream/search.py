@@ -5,9 +5,8 @@ A block of queries meets all candidates, a tile of them at a time. Of the produc
 whose largest are the greatest. Those runs are fetched again, and their distances are computed from
 differences, in which embeddings that have nearly collapsed to a point lose no digits.
 
-Products are float32: their rounding, up to about 1e-6, decides which runs are fetched. `_SPARE`
-runs more than k are fetched, so that a neighbour is missed only if that many runs lie within
-rounding of the k-th.
+Products are float32. `_SPARE` runs more than k are fetched. A query of which a run that was left
+out may, within rounding, hold a nearer row is searched again with products of float64.
 """
 
 from __future__ import annotations
@@ -68,15 +67,29 @@ def search(queries: np.ndarray | jax.Array, among: np.ndarray | jax.Array, k: in
     for start in range(0, len(asked), block):
         some = asked[start : start + block]
         padded = np.pad(some, [(0, block - len(some)), (0, 0)])
-        squares, indices = _search_block(
-            sharding.put(padded, everywhere),
-            candidates.rows,
-            lengths,
-            sharding.put(np.int32(candidates.known), everywhere),
-            k=k,
-            mesh=candidates.mesh,
-        )
-        parts.append((np.asarray(indices)[: len(some)], np.asarray(squares)[: len(some)]))
+
+        def search_block(asked: np.ndarray, wide: bool) -> list[np.ndarray]:
+            found = _search_block(
+                sharding.put(asked, everywhere),
+                candidates.rows,
+                lengths,
+                sharding.put(np.int32(candidates.known), everywhere),
+                k=k,
+                wide=wide,
+                mesh=candidates.mesh,
+            )
+            return [np.asarray(each) for each in found]
+
+        squares, indices, doubtful = search_block(padded, wide=False)
+        again = np.flatnonzero(doubtful[: len(some)])
+        if again.size:
+            squares, indices = squares.astype(np.float64), indices.copy()
+            once_more = np.zeros_like(padded)
+            once_more[: again.size] = some[again]
+            with jax.enable_x64(True):
+                exact, places, _ = search_block(once_more, wide=True)
+            squares[again], indices[again] = exact[: again.size], places[: again.size]
+        parts.append((indices[: len(some)], squares[: len(some)]))
     indices, squares = (np.concatenate(each) for each in zip(*parts, strict=True))
     return Found(indices.astype(np.int64), squares.astype(np.float64))
 
@@ -99,7 +112,7 @@ def _scaled(rows: jax.Array, factors: jax.Array) -> jax.Array:
     return rows * factors[..., :1] * factors[..., 1:]
 
 
-@functools.partial(jax.jit, static_argnames=("k", "mesh"))
+@functools.partial(jax.jit, static_argnames=("k", "wide", "mesh"))
 def _search_block(
     queries: jax.Array,
     rows: jax.Array,
@@ -107,25 +120,31 @@ def _search_block(
     count: jax.Array,
     *,
     k: int,
+    wide: bool,
     mesh: Mesh,
-) -> tuple[jax.Array, jax.Array]:
-    """Returns squared distances and rows [q, k] of a block of queries."""
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns squared distances and rows [q, k] of a block of queries, and which are in doubt."""
 
-    def local(queries: Any, rows: Any, factors: Any, count: Any) -> tuple[Any, Any]:
+    def local(queries: Any, rows: Any, factors: Any, count: Any) -> tuple[Any, Any, Any]:
         first = lax.axis_index(AXIS) * len(rows)
         known = jnp.clip(count - first, 0, len(rows))
+        if wide:
+            queries = queries.astype(jnp.float64)
         asked = _scaled(queries, _factors(queries))
         # On the mesh all devices fetch alike; what is past the known ones is infinitely far.
-        squares, indices = _nearest_here(asked, rows, factors, known, k=min(k, len(rows)))
+        squares, indices, left_out = _nearest_here(asked, rows, factors, known, k=min(k, len(rows)))
         squares = lax.all_gather(squares, AXIS, axis=1, tiled=True)
         indices = lax.all_gather(indices + first, AXIS, axis=1, tiled=True)
-        return _least(squares, indices, k)
+        squares, indices = _least(squares, indices, k)
+        rounding = 4 * jnp.finfo(asked.dtype).eps * rows.shape[1] ** 0.5
+        doubtful = lax.pmin(left_out, AXIS) - rounding < squares[:, -1]
+        return squares, indices, doubtful
 
     return jax.shard_map(
         local,
         mesh=mesh,
         in_specs=(P(), P(AXIS), P(AXIS), P()),
-        out_specs=(P(), P()),
+        out_specs=(P(), P(), P()),
         check_vma=False,
     )(queries, rows, factors, count)
 
@@ -139,8 +158,12 @@ def _least(squares: jax.Array, indices: jax.Array, k: int) -> tuple[jax.Array, j
 
 def _nearest_here(
     asked: jax.Array, rows: jax.Array, factors: jax.Array, known: jax.Array, *, k: int
-) -> tuple[jax.Array, jax.Array]:
-    """Returns squares and indices [q, k] among the first `known` rows [n, d], lowest first."""
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns squares and indices [q, k] among the first `known` rows [n, d], lowest first.
+
+    And, for each query, a square that those of rows that were not fetched do not fall below, but
+    for rounding.
+    """
     n, width = rows.shape
     tile = min(_TILE, -(-n // _RUN) * _RUN)
     run = min(_RUN, n)
@@ -150,8 +173,10 @@ def _nearest_here(
 
     def largest_of_runs(carry: None, start: jax.Array) -> tuple[None, jax.Array]:
         some = lax.dynamic_slice_in_dim(rows, start, tile)
-        some = _scaled(some, lax.dynamic_slice_in_dim(factors, start, tile))
+        some = _scaled(some.astype(asked.dtype), lax.dynamic_slice_in_dim(factors, start, tile))
         products = jnp.dot(asked, some.T, precision=lax.Precision.HIGHEST)
+        # |z - z'|^2 is |z|^2 less twice this.
+        products -= jnp.sum(jnp.square(some), axis=1) / 2
         products = jnp.where(start + jnp.arange(tile) < known, products, -jnp.inf)
         return carry, jnp.max(products.reshape(len(asked), tile // run, run), axis=2)
 
@@ -164,14 +189,16 @@ def _nearest_here(
         repeated.reshape(-1), -jnp.inf, jnp.swapaxes(best, 0, 1).reshape(len(asked), -1)
     )
     fetched = min(k + _SPARE, best.shape[1])
-    chosen = _greatest(best, fetched)
+    chosen, last = _greatest(best, fetched)
+    lengths = jnp.sum(jnp.square(asked), axis=1)
+    left_out = jnp.where(fetched < best.shape[1], lengths - 2 * last, jnp.inf)
     begins = jnp.sort(of_runs[chosen], axis=1)  # so that equal ones come in their order
     size = max(1, _FETCHED // (fetched * run * width))
 
     def distances(one: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         query, begin = one
         places = (begin[:, None] + jnp.arange(run)).reshape(-1)
-        near = _scaled(rows[places], factors[places])
+        near = _scaled(rows[places].astype(asked.dtype), factors[places])
         squares = jnp.sum(jnp.square(near - query), axis=1)
         return jnp.where(places < known, squares, jnp.inf), places
 
@@ -179,20 +206,21 @@ def _nearest_here(
     # A run of the last tile may begin within one of the tile before: each row counts once.
     order = jnp.concatenate([jnp.full((len(asked), 1), -1), places[:, :-1]], axis=1)
     seen = places <= lax.cummax(order, axis=1)
-    return _least(jnp.where(seen, jnp.inf, squares), places, k)
+    return *_least(jnp.where(seen, jnp.inf, squares), places, k), left_out
 
 
-def _greatest(values: jax.Array, k: int) -> jax.Array:
-    """Returns the places [q, k] of the greatest of [q, m]; by the greatest of runs, if many."""
+def _greatest(values: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+    """Returns the places [q, k] of the greatest of [q, m], and the least of them [q]."""
     run = 32
     if values.shape[1] <= max(1024, run * k):
-        return lax.top_k(values, k)[1]
+        greatest, places = lax.top_k(values, k)
+        return places, greatest[:, -1]
     padded = jnp.pad(
         values, ((0, 0), (0, -values.shape[1] % run)), constant_values=-jnp.inf
     ).reshape(len(values), -1, run)
     runs = jnp.sort(lax.top_k(jnp.max(padded, axis=2), k)[1], axis=1)
     within = jnp.take_along_axis(padded, runs[:, :, None], axis=1).reshape(len(values), -1)
-    places = lax.top_k(within, k)[1]
+    greatest, places = lax.top_k(within, k)
     # A place past the end is of padding; it is among the greatest only with -inf, as any other.
     found = jnp.take_along_axis(runs, places // run, axis=1) * run + places % run
-    return jnp.minimum(found, values.shape[1] - 1)
+    return jnp.minimum(found, values.shape[1] - 1), greatest[:, -1]
