@@ -73,7 +73,7 @@ def test_a_sample_of_the_curvature_reaches_the_optimum_of_all(monkeypatch):
     monkeypatch.setattr(logistic, "_SAMPLE", 200)
     jax.clear_caches()
     part = linear.linear_head(*train, *train, **options)
-    assert part.gradient_norm < 1e-4
+    assert part.gradient_norm < 1e-3
     np.testing.assert_allclose(part.weights, whole.weights, atol=5e-3)
 
 

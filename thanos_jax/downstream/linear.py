@@ -16,6 +16,7 @@ from thanos_jax.downstream.placing import add_up, host_blocks, place
 REGULARIZATION = (0.0, 1e-5, 1e-4, 1e-3, 1e-2)
 # Half the square of the preconditioned gradient estimates how far the loss is above its optimum.
 _GRADIENT_TOLERANCE = 1e-4
+_RELATIVE_TOLERANCE = 1e-6  # of the objective, before the last step
 _HALVINGS = 20  # of a Newton step, at most
 
 
@@ -62,9 +63,10 @@ def linear_head(
         mean_i [ lse_k(x_i . w_k + b_k) - x_i . w_(y_i) - b_(y_i) ] + r/2 sum_k |w_k|^2
 
     (scikit-learn's C is 1 / (n r)) by Newton steps, from zero for the largest weight and from the
-    optimum before for each other, until the preconditioned gradient is shorter than 1e-4, a step no
-    longer lowers the loss in float32, or `max_iterations`. The objective and its gradient are of
-    all rows; the curvature is of at most 32,768 (see `thanos_jax.downstream.logistic`), all rows
+    optimum before for each other, until the preconditioned gradient is shorter than 1e-4, a step
+    began within 1e-6 of the optimum (relative, by its own estimate) or no longer lowers the loss in
+    float32, or `max_iterations`. The objective and its gradient are of
+    all rows; the curvature is of at most 16,384 (see `thanos_jax.downstream.logistic`), all rows
     where there are no more. The same programs serve every weight of the grid. Among weights of
     equal validation accuracy the largest is taken.
 
@@ -218,6 +220,8 @@ def _fit(
         drawn = logistic.sample(problem, found.doubt, iterations)
         step = logistic.newton_step(problem, drawn, at, gradient, weight, spectrum)
         slope = sum(float(np.sum(gradient[name] * step[name])) for name in step)
+        # Half of -slope estimates how far the objective is above its minimum.
+        last = -slope / 2 <= _RELATIVE_TOLERANCE * abs(value)
         share = 1.0
         for _ in range(_HALVINGS):
             tried = {name: at[name] + share * step[name] for name in at}
@@ -233,6 +237,6 @@ def _fit(
         before, length = length, norm(following, weight)
         stalled = lower >= value and length >= before
         at, found, value, gradient = tried, there, lower, following
-        if stalled:
+        if stalled or last:
             break
     return _Fit(at, iterations, length), found

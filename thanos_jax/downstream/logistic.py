@@ -19,7 +19,7 @@ from jax.sharding import PartitionSpec as P
 from thanos_jax.downstream.placing import AXIS, Placed
 
 _BLOCK = 2048  # rows of a block
-_SAMPLE = 32_768  # rows that the curvature is measured on, all devices together
+_SAMPLE = 16_384  # rows that the curvature is measured on, all devices together
 # Of a Newton step, its residual's norm over the gradient's: with the curvature of a sample, and of
 # all rows.
 _ACCURACY = (0.1, 0.01)
@@ -91,7 +91,7 @@ def measure(problem: Problem, at: Tree) -> Measured:
 def sample(problem: Problem, doubt: jax.Array, seed: int = 0) -> Sample:
     """Draws rows by priority, the undecided more often, since they make the curvature.
 
-    Up to 32,768 rows are all taken. Source: Duffield, Lund and Thorup, "Priority sampling for
+    Up to 16,384 rows are all taken. Source: Duffield, Lund and Thorup, "Priority sampling for
     estimation of arbitrary subset sums", JACM 2007.
     """
     return Sample(
