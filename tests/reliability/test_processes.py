@@ -198,6 +198,52 @@ def test_rows_and_embeddings_are_in_order_whatever_the_order_of_the_devices(runs
     )
 
 
+EVALUATIONS = """
+    import sys
+
+    import jax
+    import numpy as np
+
+    address, process = sys.argv[1:]
+    jax.config.update("jax_num_cpu_devices", 2)
+    jax.distributed.initialize(address, num_processes=2, process_id=int(process))
+    from jax.experimental import multihost_utils
+    from thanos_jax import sharding
+    from thanos_jax.downstream import transfer
+
+    rng = np.random.default_rng(0)
+    fine = {name: rng.integers(0, 6, 400) for name in ("train", "validation", "test")}
+    coarse = {name: labels // 2 for name, labels in fine.items()}
+    means = rng.normal(size=(6, 8))
+    rows = {
+        name: (means[labels] + rng.normal(size=(400, 8))).astype(np.float32)
+        for name, labels in fine.items()
+    }
+    mesh = sharding.make_mesh()
+    own = sharding.local_rows(mesh, 400)
+    spread = {name: sharding.shard(mesh, each[own]) for name, each in rows.items()}
+    assert not spread["train"].is_fully_addressable
+    here, everywhere = (
+        transfer.evaluate(given, fine, coarse, num_fine=6, num_coarse=3)
+        for given in (rows, spread)
+    )
+    assert here.keys() == everywhere.keys()
+    for name, value in here.items():
+        if name != "fine_gradient_norm":  # of rounding
+            np.testing.assert_allclose(everywhere[name], value, atol=1e-6, err_msg=name)
+    assert 0.5 < here["fine_accuracy"] < 1
+"""
+
+
+@pytest.mark.slow
+def test_evaluations_of_rows_of_two_processes_are_those_of_one(runs, tmp_path):
+    (tmp_path / "program.py").write_text(textwrap.dedent(EVALUATIONS))
+    address = runs.several(2)[0][0].partition("=")[2]
+    ended(
+        [runs.start(address, i, program=(str(tmp_path / "program.py"),)) for i in range(2)], [0, 0]
+    )
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [

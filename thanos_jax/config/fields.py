@@ -585,7 +585,7 @@ FIELDS: dict[str, Field] = {
         lambda v: len(v) > 0 and all(_is_number(x) and x >= 0 for x in v),
     ),
     "transfer.iterations": _number(
-        200, "L-BFGS iterations of the linear classifier of fine labels, at most", 1, 1e6
+        200, "Newton steps of the linear classifier of fine labels, at most", 1, 1e6
     ),
     "transfer.every_epochs": _number(
         0.0, "epochs between measurements of transfer and collapse on the validation split; 0: none"

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
 from thanos_jax.checks import check_labels
+from thanos_jax.downstream.placing import is_sharded
 
 
 def check_embeddings(embeddings: Any, what: str, *, least: int = 1) -> np.ndarray:
     """Returns embeddings as float32 [n, d] in this process's memory.
 
     Args:
-      embeddings: floating point [n, d], any precision (bfloat16 too), n and d at least 1.
+      embeddings: floating point [n, d], any precision (bfloat16 too), n and d at least 1. Every
+        process gathers a jax array that several of them share.
       what: the argument's name, with the split, for messages.
       least: the smallest n that is accepted.
 
@@ -22,6 +26,8 @@ def check_embeddings(embeddings: Any, what: str, *, least: int = 1) -> np.ndarra
       TypeError: not floating point.
       ValueError: wrong rank, too few rows, or not finite in float32; names the first such row.
     """
+    if isinstance(embeddings, jax.Array) and not embeddings.is_fully_addressable:
+        embeddings = multihost_utils.process_allgather(embeddings, tiled=True)
     array = np.asarray(embeddings)
     # jnp: numpy alone does not take bfloat16 for a floating point type.
     if not jnp.issubdtype(array.dtype, jnp.floating):
@@ -43,6 +49,19 @@ def check_embeddings(embeddings: Any, what: str, *, least: int = 1) -> np.ndarra
     return array
 
 
+def check_on_devices(embeddings: Any, what: str) -> Any:
+    """Returns embeddings as float32 [n, d]: rows split over devices stay there, others come here.
+
+    Arguments and errors as `check_embeddings`; rows on devices are named by no number.
+    """
+    if not is_sharded(embeddings) or not jnp.issubdtype(embeddings.dtype, jnp.floating):
+        return check_embeddings(embeddings, what)
+    embeddings = embeddings.astype(jnp.float32)
+    if not bool(jnp.isfinite(embeddings).all()):
+        raise ValueError(f"{what}: expected finite numbers, got rows that are not")
+    return embeddings
+
+
 def check_labelled(
     embeddings: Any,
     labels: Any,
@@ -50,9 +69,17 @@ def check_labelled(
     *,
     num_classes: int | None = None,
     least: int = 1,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns embeddings and labels, checked; their names in messages begin with `prefix`."""
-    embeddings = check_embeddings(embeddings, f"{prefix}embeddings", least=least)
+    on_devices: bool = False,
+) -> tuple[Any, np.ndarray]:
+    """Returns embeddings and labels, checked; their names in messages begin with `prefix`.
+
+    With on_devices, embeddings that are split over devices stay there.
+    """
+    what = f"{prefix}embeddings"
+    if on_devices:
+        embeddings = check_on_devices(embeddings, what)
+    else:
+        embeddings = check_embeddings(embeddings, what, least=least)
     what = f"{prefix}labels"
     return embeddings, check_labels(labels, what, length=len(embeddings), num_classes=num_classes)
 

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
-from jax import lax
 
 from thanos_jax.checks import check_at_least
+from thanos_jax.downstream import logistic
 from thanos_jax.downstream.arrays import check_embeddings, check_labelled, check_width
+from thanos_jax.downstream.placing import add_up, host_blocks, place
 
 REGULARIZATION = (0.0, 1e-5, 1e-4, 1e-3, 1e-2)
 # Half the square of the preconditioned gradient estimates how far the loss is above its optimum.
 _GRADIENT_TOLERANCE = 1e-4
+_RELATIVE_TOLERANCE = 1e-6  # of the objective, before the last step
+_HALVINGS = 20  # of a Newton step, at most
 
 
 class Head(NamedTuple):
@@ -30,7 +30,7 @@ class Head(NamedTuple):
       std: float32 [d]; inf, which takes it out, for a column that is constant in training.
       regularization: the L2 weight chosen.
       validation_accuracy: fraction of 1, with that weight.
-      iterations: L-BFGS steps taken with that weight.
+      iterations: Newton steps taken with that weight.
       gradient_norm: norm of the preconditioned gradient where the steps ended; half its square
         estimates how far the objective is above its minimum. Large where `max_iterations` was too
         few.
@@ -62,13 +62,20 @@ def linear_head(
 
         mean_i [ lse_k(x_i . w_k + b_k) - x_i . w_(y_i) - b_(y_i) ] + r/2 sum_k |w_k|^2
 
-    (scikit-learn's C is 1 / (n r)) by L-BFGS from zero, until the preconditioned gradient is
-    shorter than 1e-4, a step no longer lowers the loss in float32, or `max_iterations`. The
-    same program serves every weight of the grid. Among weights of equal validation accuracy the
-    largest is taken.
+    (scikit-learn's C is 1 / (n r)) by Newton steps, from zero for the largest weight and from the
+    optimum before for each other, until the preconditioned gradient is shorter than 1e-4, a step
+    began within 1e-6 of the optimum (relative, by its own estimate) or no longer lowers the loss in
+    float32, or `max_iterations`. The objective and its gradient are of
+    all rows; the curvature is of at most 16,384 (see `thanos_jax.downstream.logistic`), all rows
+    where there are no more. The same programs serve every weight of the grid. Among weights of
+    equal validation accuracy the largest is taken.
+
+    Rows are gone through in blocks: memory is O(block x classes + d x classes) on each device,
+    beside the embeddings. Embeddings in NumPy are split over this process's devices.
 
     Args:
-      train_embeddings: floating point [n, d].
+      train_embeddings: floating point [n, d]. A jax array whose rows are split over devices stays
+        there, and every process that has some of them makes this call.
       train_labels: integer [n], 0 to num_classes - 1.
       validation_embeddings: floating point [m, d].
       validation_labels: integer [m].
@@ -92,7 +99,7 @@ def linear_head(
     if not grid or not all(np.isfinite(weight) and weight >= 0 for weight in grid):
         raise ValueError(f"regularization: expected finite numbers >= 0, got {regularization!r}")
     train, labels = check_labelled(
-        train_embeddings, train_labels, "train_", num_classes=num_classes
+        train_embeddings, train_labels, "train_", num_classes=num_classes, on_devices=True
     )
     validation, validation_labels = check_labelled(
         validation_embeddings, validation_labels, "validation_", num_classes=num_classes
@@ -100,34 +107,20 @@ def linear_head(
     check_width(validation, train.shape[1], "validation_embeddings")
 
     mean, std = _mean_and_std(train)
-    features = jnp.asarray((train - mean) / std)
-    targets = jnp.asarray(labels, jnp.int32)
-    spectrum = _spectrum(features)
+    placed = place(train)
+    problem = logistic.Problem(
+        placed, placed.split(labels.astype(np.int32)), mean, np.float32(1) / std, num_classes
+    )
     best: Head | None = None
-    for weight in sorted(set(grid), reverse=True):
-        weights, bias, iterations, gradient_norm = _fit(
-            features,
-            targets,
-            *spectrum,
-            jnp.float32(weight),
-            jnp.int32(max_iterations),
-            num_classes=num_classes,
-        )
-        if not np.isfinite(gradient_norm):
+    for weight, fit in _path(problem, sorted(set(grid), reverse=True), max_iterations):
+        if not np.isfinite(fit.gradient_norm):
+            low, high = float(train.min()), float(train.max())
             raise FloatingPointError(
                 f"linear head: the loss overflowed float32 with L2 weight {weight}; training "
-                f"embeddings lie between {train.min():.3g} and {train.max():.3g}"
+                f"embeddings lie between {low:.3g} and {high:.3g}"
             )
-        head = Head(
-            np.asarray(weights),
-            np.asarray(bias),
-            mean,
-            std,
-            weight,
-            0.0,
-            int(iterations),
-            float(gradient_norm),
-        )
+        weights, bias = (fit.at[name].astype(np.float32) for name in ("weights", "bias"))
+        head = Head(weights, bias, mean, std, weight, 0.0, fit.iterations, fit.gradient_norm)
         accuracy = float(np.mean(predict(head, validation) == validation_labels))
         if best is None or accuracy > best.validation_accuracy:
             best = head._replace(validation_accuracy=accuracy)
@@ -144,86 +137,106 @@ def scores(head: Head, embeddings: Any) -> np.ndarray:
 
 def predict(head: Head, embeddings: Any) -> np.ndarray:
     """Returns the labels, int64 [n], of the largest scores; the lowest label among equal scores."""
-    return np.argmax(scores(head, embeddings), axis=1)
+    embeddings = check_embeddings(embeddings, "embeddings")
+    found = np.empty(len(embeddings), np.int64)
+    for where, rows in host_blocks(embeddings):
+        found[where] = np.argmax(scores(head, rows), axis=1)
+    return found
 
 
-def _mean_and_std(embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _mean_and_std(embeddings: np.ndarray | jax.Array) -> tuple[np.ndarray, np.ndarray]:
     """Returns float32 [d] twice, from float64 sums; std inf where a column is constant."""
-    mean = np.empty(embeddings.shape[1])
-    std = np.empty(embeddings.shape[1])
-    # A few columns at a time: float64 copies of large embeddings would not fit in memory.
-    for start in range(0, embeddings.shape[1], 64):
-        columns = slice(start, start + 64)
-        block = embeddings[:, columns].astype(np.float64)
-        mean[columns], std[columns] = block.mean(axis=0), block.std(axis=0)
+
+    def average(of: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        sums = np.zeros(embeddings.shape[1])
+        # Some rows at a time: float64 copies of large embeddings would not fit in memory.
+        for _, rows in host_blocks(embeddings):
+            sums += np.sum(of(rows.astype(np.float64)), axis=0)
+        return add_up(embeddings, sums) / len(embeddings)
+
+    mean = average(lambda rows: rows)
+    std = np.sqrt(average(lambda rows: np.square(rows - mean)))
     # Below float32's resolution of the mean, what varies is rounding: not to be blown up to 1.
     tiny = np.finfo(np.float32).tiny
     constant = std <= np.maximum(np.abs(mean) * 1e-6, tiny)
     return mean.astype(np.float32), np.where(constant, np.inf, std).astype(np.float32)
 
 
-@jax.jit
-def _spectrum(features: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns eigenvalues [d] and eigenvectors [d, d] of the features' second moments."""
-    moments = jnp.dot(features.T, features, precision=lax.Precision.HIGHEST) / len(features)
-    values, vectors = jnp.linalg.eigh(moments)
-    return jnp.maximum(values, 0.0), vectors
+class _Fit(NamedTuple):
+    at: logistic.Tree
+    iterations: int
+    gradient_norm: float
 
 
-@functools.partial(jax.jit, static_argnames="num_classes")
-def _fit(
-    features: jax.Array,
-    labels: jax.Array,
-    eigenvalues: jax.Array,
-    eigenvectors: jax.Array,
-    regularization: jax.Array,
-    max_iterations: jax.Array,
-    *,
-    num_classes: int,
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Returns weights [d, classes], bias [classes], iterations and the last gradient's norm."""
-    # weights = eigenvectors (scale * free). With this scale the Hessian at zero is about the
-    # identity, which takes several times fewer iterations where embeddings have nearly collapsed
-    # to a few directions. The eigenvectors are orthogonal, so the penalty stays exact.
-    curvature = eigenvalues / num_classes + regularization
-    floor = 1e-6 * jnp.max(curvature) + jnp.finfo(jnp.float32).tiny
-    scale = lax.rsqrt(jnp.maximum(curvature, floor))[:, None]
-    bias_scale = num_classes**0.5
-
-    def unscale(free: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        scaled = scale * free["weights"]
-        weights = jnp.dot(eigenvectors, scaled, precision=lax.Precision.HIGHEST)
-        return weights, bias_scale * free["bias"]
-
-    def objective(free: dict[str, jax.Array]) -> jax.Array:
-        weights, bias = unscale(free)
-        logits = jnp.dot(features, weights, precision=lax.Precision.HIGHEST) + bias
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        penalty = regularization / 2 * jnp.sum(jnp.square(scale * free["weights"]))
-        return jnp.mean(losses) + penalty
-
-    optimizer = optax.lbfgs()
-    value_and_grad = optax.value_and_grad_from_state(objective)
-
-    def unfinished(carry: Any) -> jax.Array:
-        _, _, iterations, gradient_norm, stalled = carry
-        return (iterations < max_iterations) & (gradient_norm > _GRADIENT_TOLERANCE) & ~stalled
-
-    def step(carry: Any) -> Any:
-        free, state, iterations, _, _ = carry
-        value, gradient = value_and_grad(free, state=state)
-        updates, state = optimizer.update(
-            gradient, state, free, value=value, grad=gradient, value_fn=objective
-        )
-        # The line search leaves value and gradient of where it ended in the state.
-        gradient_norm = optax.tree.norm(optax.tree.get(state, "grad"))
-        stalled = optax.tree.get(state, "value") >= value
-        return optax.apply_updates(free, updates), state, iterations + 1, gradient_norm, stalled
-
-    free = {
-        "weights": jnp.zeros((features.shape[1], num_classes), jnp.float32),
-        "bias": jnp.zeros(num_classes, jnp.float32),
+def _path(
+    problem: logistic.Problem, grid: list[float], max_iterations: int
+) -> Iterator[tuple[float, _Fit]]:
+    """Yields each L2 weight, from the largest, and its optimum, begun from those before."""
+    width = len(problem.mean)
+    at: logistic.Tree = {
+        "weights": np.zeros((width, problem.num_classes)),
+        "bias": np.zeros(problem.num_classes),
     }
-    start = (free, optimizer.init(free), jnp.int32(0), jnp.float32(jnp.inf), jnp.asarray(False))
-    free, _, iterations, gradient_norm, _ = lax.while_loop(unfinished, step, start)
-    return *unscale(free), iterations, gradient_norm
+    found = logistic.measure(problem, at)
+    # At zero all rows are alike undecided, and the sample is one of all rows.
+    spectrum = logistic.spectrum(logistic.sample(problem, found.doubt))
+    values, vectors = (np.asarray(each, np.float64) for each in spectrum)
+
+    def norm(gradient: logistic.Tree, weight: float) -> float:
+        """Of the gradient, preconditioned by the curvature at zero."""
+        curvature = values / problem.num_classes + weight
+        floor = 1e-6 * np.max(curvature) + np.finfo(np.float32).tiny
+        turned = (vectors.T @ gradient["weights"]) ** 2 / np.maximum(curvature, floor)[:, None]
+        bias = problem.num_classes * np.sum(gradient["bias"] ** 2)
+        return float(np.sqrt(np.sum(turned) + bias))
+
+    for weight in grid:
+        fit, found = _fit(problem, at, found, weight, max_iterations, spectrum, norm)
+        yield weight, fit
+        at = fit.at
+
+
+def _fit(
+    problem: logistic.Problem,
+    at: logistic.Tree,
+    found: logistic.Measured,
+    weight: float,
+    max_iterations: int,
+    spectrum: tuple[jax.Array, jax.Array],
+    norm: Callable[[logistic.Tree, float], float],
+) -> tuple[_Fit, logistic.Measured]:
+    """Minimizes by Newton steps, each as long as lowers the objective enough.
+
+    Returns where, and what was measured there, as `found` was at the start.
+    """
+
+    def penalized(found: logistic.Measured, at: logistic.Tree) -> tuple[float, logistic.Tree]:
+        slope = {**found.gradient, "weights": found.gradient["weights"] + weight * at["weights"]}
+        return found.value + weight / 2 * float(np.sum(at["weights"] ** 2)), slope
+
+    value, gradient = penalized(found, at)
+    length, iterations = norm(gradient, weight), 0
+    while iterations < max_iterations and length > _GRADIENT_TOLERANCE:
+        drawn = logistic.sample(problem, found.doubt, iterations)
+        step = logistic.newton_step(problem, drawn, at, gradient, weight, spectrum)
+        slope = sum(float(np.sum(gradient[name] * step[name])) for name in step)
+        # Half of -slope estimates how far the objective is above its minimum.
+        last = -slope / 2 <= _RELATIVE_TOLERANCE * abs(value)
+        share = 1.0
+        for _ in range(_HALVINGS):
+            tried = {name: at[name] + share * step[name] for name in at}
+            there = logistic.measure(problem, tried)
+            lower, following = penalized(there, tried)
+            # Sums of float32 do not tell smaller differences.
+            if lower <= value + 1e-4 * share * slope + 1e-7 * abs(value):
+                break
+            share /= 2
+        else:
+            break
+        iterations += 1
+        before, length = length, norm(following, weight)
+        stalled = lower >= value and length >= before
+        at, found, value, gradient = tried, there, lower, following
+        if stalled or last:
+            break
+    return _Fit(at, iterations, length), found

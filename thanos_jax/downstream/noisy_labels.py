@@ -9,7 +9,6 @@ import numpy as np
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import average_precision_score, pairwise_distances_argmin_min, roc_auc_score
-from sklearn.neighbors import NearestNeighbors
 from threadpoolctl import threadpool_limits
 
 from thanos_jax.checks import (
@@ -20,6 +19,7 @@ from thanos_jax.checks import (
     check_seed,
     check_share,
 )
+from thanos_jax.downstream import search
 from thanos_jax.downstream.arrays import check_embeddings, check_labelled, unit_rows
 from thanos_jax.downstream.partition import indexed_sums
 from thanos_jax.permutations import FLAG_TIES, permutation
@@ -48,7 +48,7 @@ def nearest(embeddings: Any, k: int = 20) -> Neighbours:
     """Finds the k nearest other embeddings by cosine, exactly.
 
     The search decides which of several equidistant embeddings is the k-th. Time O(n^2 d), in blocks
-    of O(n) memory.
+    of O(n) memory; see `thanos_jax.downstream.search`.
 
     Args:
       embeddings: floating point [n, d], n at least 2.
@@ -316,10 +316,12 @@ def _take(neighbours: Neighbours | None, unit: np.ndarray, k: int) -> Neighbours
     check_at_least("k", k, 1)
     k = min(k, len(unit) - 1)
     if neighbours is None:
-        # Unit vectors that are nearest by Euclidean distance are nearest by cosine.
-        search = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(unit)
-        distances, indices = search.kneighbors()  # of all rows, each without itself
-        return Neighbours(indices, 1 - distances.astype(np.float64) ** 2 / 2)
+        # One more, for each is its own neighbour; the last one where it is not among them.
+        found = search.search(unit, unit, k + 1)
+        itself = found.indices == np.arange(len(unit))[:, None]
+        itself[~itself.any(axis=1), k] = True
+        indices, squares = (each[~itself].reshape(len(unit), k) for each in found)
+        return Neighbours(indices, 1 - squares / 2)
     shape = neighbours.indices.shape
     if shape[0] != len(unit) or shape[1] < k:
         raise ValueError(

@@ -6,11 +6,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from sklearn.neighbors import KNeighborsClassifier
 
 from thanos_jax.checks import check_at_least, check_labels
-from thanos_jax.downstream.arrays import check_embeddings, check_labelled, check_width, unit_rows
+from thanos_jax.downstream import search
+from thanos_jax.downstream.arrays import (
+    check_embeddings,
+    check_labelled,
+    check_on_devices,
+    check_width,
+    unit_rows,
+)
 from thanos_jax.downstream.linear import REGULARIZATION, linear_head, scores
+from thanos_jax.downstream.partition import indexed_sums
+from thanos_jax.downstream.placing import add_up, host_blocks
+
+_COUNTS = 2**20  # counts of votes held at a time
 
 
 def nearest_neighbours(
@@ -18,12 +28,13 @@ def nearest_neighbours(
 ) -> np.ndarray:
     """Predicts by majority among the k nearest training embeddings by cosine.
 
-    Exact search. k is at most the number of training embeddings. Among classes with equally many
-    neighbours the lowest label is taken. The search decides which of several equidistant embeddings
-    is the k-th. A zero embedding stays zero.
+    Exact search, in blocks. k is at most the number of training embeddings. Among classes with
+    equally many neighbours the lowest label is taken. The search decides which of several
+    equidistant embeddings is the k-th. A zero embedding stays zero.
 
     Args:
-      train_embeddings: floating point [n, d].
+      train_embeddings: floating point [n, d]. A jax array whose rows are split over devices stays
+        there, and every process that has some of them makes this call.
       train_labels: integer [n].
       test_embeddings: floating point [m, d].
       k: at least 1.
@@ -35,10 +46,10 @@ def nearest_neighbours(
       TypeError, ValueError: as `linear_head`.
     """
     check_at_least("k", k, 1)
-    train, labels, test = _checked_units(train_embeddings, train_labels, test_embeddings)
-    # Unit vectors that are nearest by Euclidean distance are nearest by cosine.
-    classifier = KNeighborsClassifier(min(k, len(train)), algorithm="brute", metric="euclidean")
-    return classifier.fit(train, labels).predict(test)
+    train, labels, test = _checked(train_embeddings, train_labels, test_embeddings)
+    found = search.search(test, train, min(k, len(train)))
+    names, group = np.unique(labels, return_inverse=True)
+    return names[_majority(group[found.indices], len(names))]
 
 
 def class_means(train_embeddings: Any, train_labels: Any, test_embeddings: Any) -> np.ndarray:
@@ -48,11 +59,18 @@ def class_means(train_embeddings: Any, train_labels: Any, test_embeddings: Any) 
     normalized again. Among equal distances the lowest label is taken. Args, Returns and Raises as
     `nearest_neighbours`.
     """
-    train, labels, test = _checked_units(train_embeddings, train_labels, test_embeddings)
-    present = np.unique(labels)
-    means = np.stack([train[labels == c].mean(axis=0, dtype=np.float64) for c in present])
-    # |z - m|^2 without |z|^2, which is the same for every class.
-    return present[np.argmin(np.sum(means**2, axis=1) - 2 * test @ means.T, axis=1)]
+    train, labels, test = _checked(train_embeddings, train_labels, test_embeddings)
+    present, group = np.unique(labels, return_inverse=True)
+    sums = np.zeros((len(present), train.shape[1]))
+    for where, rows in host_blocks(train):
+        sums += indexed_sums(unit_rows(rows), group[where], len(present))
+    means = add_up(train, sums) / np.bincount(group)[:, None]
+    found = np.empty(len(test), np.int64)
+    for where, rows in host_blocks(test):
+        # |z - m|^2 without |z|^2, which is the same for every class.
+        distances = np.sum(means**2, axis=1) - 2 * unit_rows(rows) @ means.T
+        found[where] = present[np.argmin(distances, axis=1)]
+    return found
 
 
 def predict(
@@ -88,6 +106,7 @@ def predict(
 
     Args:
       embeddings: "train", "validation", "test" -> floating point [n, d]; other splits are ignored.
+        Rows of "train" that are split over devices stay there.
       fine: the same splits -> integer [n], 0 to num_fine - 1.
       coarse: the same splits -> integer [n], 0 to num_coarse - 1.
       num_fine: at least 2.
@@ -114,7 +133,9 @@ def predict(
         for name, given in (("embeddings", embeddings), ("fine", fine), ("coarse", coarse)):
             if split not in given:
                 raise ValueError(f"{name}: expected the split {split!r}, got {sorted(given)}")
-        z[split] = check_embeddings(embeddings[split], f"embeddings[{split!r}]")
+        # What is fitted on stays where it is; the others are scored here.
+        check = check_on_devices if split == "train" else check_embeddings
+        z[split] = check(embeddings[split], f"embeddings[{split!r}]")
         check_width(z[split], z["train"].shape[1], f"embeddings[{split!r}]")
         length = len(z[split])
         y[split] = check_labels(
@@ -142,13 +163,16 @@ def predict(
         regularization=regularization,
         max_iterations=max_iterations,
     )
-    logits = scores(head, z["test"])
-    predictions = np.argmax(logits, axis=1)
     counts = np.zeros((num_coarse, num_fine), np.int64)
     np.add.at(counts, (c["train"], y["train"]), 1)
     belongs = counts > 0
     belongs[~belongs.any(axis=1)] = True  # a coarse class never trained on excludes nothing
-    given_coarse = np.argmax(np.where(belongs[c["test"]], logits, -np.inf), axis=1)
+    predictions, given_coarse = (np.empty(len(y["test"]), np.int64) for _ in range(2))
+    for where, rows in host_blocks(z["test"]):
+        logits = scores(head, rows)
+        predictions[where] = np.argmax(logits, axis=1)
+        within = np.where(belongs[c["test"][where]], logits, -np.inf)
+        given_coarse[where] = np.argmax(within, axis=1)
     per_class = [np.mean(predictions[y["test"] == k] == k) for k in np.unique(y["test"])]
     known = (z["train"], y["train"], z["test"])
     figures = {
@@ -170,12 +194,24 @@ def evaluate(embeddings: Any, fine: Any, coarse: Any, **settings: Any) -> dict[s
     return predict(embeddings, fine, coarse, **settings)[0]
 
 
-def _checked_units(train: Any, labels: Any, test: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns unit rows, the labels of the first, and unit rows of the same width."""
-    train, labels = check_labelled(train, labels, "train_")
+def _checked(train: Any, labels: Any, test: Any) -> tuple[Any, np.ndarray, np.ndarray]:
+    """Returns rows, which stay on their devices, their labels, and rows of the same width."""
+    train, labels = check_labelled(train, labels, "train_", on_devices=True)
     test = check_embeddings(test, "test_embeddings")
     check_width(test, train.shape[1], "test_embeddings")
-    return unit_rows(train), labels, unit_rows(test)
+    return train, labels, test
+
+
+def _majority(votes: np.ndarray, count: int) -> np.ndarray:
+    """Returns int64 [n], the commonest of votes [n, k] in 0 .. count - 1; the lowest of equals."""
+    winners = np.empty(len(votes), np.int64)
+    block = max(1, _COUNTS // count)
+    for start in range(0, len(votes), block):
+        some = votes[start : start + block]
+        cells = np.arange(len(some))[:, None] * count + some
+        counts = np.bincount(cells.ravel(), minlength=len(some) * count)
+        winners[start : start + block] = np.argmax(counts.reshape(len(some), count), axis=1)
+    return winners
 
 
 def _accuracy(predictions: np.ndarray, labels: np.ndarray) -> float:

@@ -1,0 +1,136 @@
+r"""Evaluations of frozen embeddings, timed in turns with scikit-learn where it has the same.
+
+    python benchmarks/evaluation.py --rows=200000 --width=256 --classes=100 --queries=2000
+
+Prints a table: the seconds of a call and the processor time, medians; of the search its share of
+the rate of a square matrix product, measured in the same turns. Memory is what a process of its own
+holds at most beyond its inputs, compiled programs included.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import statistics
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from absl import app, flags
+
+_ROWS = flags.DEFINE_integer("rows", 4096, "training embeddings", lower_bound=64)
+_WIDTH = flags.DEFINE_integer("width", 32, "numbers of an embedding", lower_bound=2)
+_CLASSES = flags.DEFINE_integer("classes", 10, "classes", lower_bound=2)
+_QUERIES = flags.DEFINE_integer("queries", 256, "embeddings that are classified", lower_bound=1)
+_NEIGHBOURS = flags.DEFINE_integer("neighbours", 20, "k", lower_bound=1)
+_REPETITIONS = flags.DEFINE_integer("repetitions", 3, "turns", lower_bound=1)
+_PARTS = flags.DEFINE_list("parts", ["head", "neighbours", "means"], "what is timed")
+_PEER = flags.DEFINE_bool("peer", True, "also time scikit-learn's exact neighbours")
+_MEMORY = flags.DEFINE_bool("memory", True, "measure memory, each in a process of its own")
+
+_SQUARE = 2048  # rows of the square matrices of the product
+
+
+def embeddings(rows: int, width: int, classes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns float32 [rows, width] around class means, a few directions large, and labels."""
+    rng, fixed = np.random.default_rng(seed), np.random.default_rng(77)
+    scales = (np.arange(1, width + 1) ** -0.5).astype(np.float32)
+    means = fixed.standard_normal((classes, width), np.float32) * 0.4 * scales
+    turn = np.linalg.qr(fixed.standard_normal((width, width)))[0].astype(np.float32)
+    labels = rng.integers(0, classes, rows)
+    found = np.empty((rows, width), np.float32)
+    for start in range(0, rows, 16384):
+        some = labels[start : start + 16384]
+        noise = rng.standard_normal((len(some), width), np.float32) * scales
+        found[start : start + len(some)] = (means[some] + noise) @ turn + 0.1
+    return found, labels
+
+
+def calls(parts: Sequence[str], sizes: dict[str, int]) -> dict[str, Callable[[], object]]:
+    """Returns what is timed, by name, with its inputs made."""
+    from thanos_jax.downstream import transfer
+
+    train, labels = embeddings(sizes["rows"], sizes["width"], sizes["classes"], 0)
+    test, test_labels = embeddings(sizes["queries"], sizes["width"], sizes["classes"], 1)
+    known = {
+        "head": lambda: transfer.linear_head(
+            train, labels, test, test_labels, num_classes=sizes["classes"]
+        ),
+        "neighbours": lambda: transfer.nearest_neighbours(
+            train, labels, test, k=sizes["neighbours"]
+        ),
+        "means": lambda: transfer.class_means(train, labels, test),
+    }
+    found: dict[str, Callable[[], object]] = {part: known[part] for part in parts}
+    if "neighbours" in parts and _PEER.value:
+        from sklearn.neighbors import NearestNeighbors
+
+        unit = [rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (train, test)]
+        peer = NearestNeighbors(n_neighbors=sizes["neighbours"], algorithm="brute").fit(unit[0])
+        found["scikit-learn"] = lambda: peer.kneighbors(unit[1])
+    square = np.random.default_rng(0).standard_normal((_SQUARE, _SQUARE), np.float32)
+    found["product"] = lambda: square @ square
+    return found
+
+
+def timed(found: dict[str, Callable[[], object]], turns: int) -> dict[str, tuple[float, float]]:
+    """Returns the median seconds and processor seconds of each call, made in turns."""
+    for call in found.values():
+        call()
+    every: dict[str, list[tuple[float, float]]] = {name: [] for name in found}
+    for _ in range(turns):
+        for name, call in found.items():
+            wall, processor = time.perf_counter(), time.process_time()
+            call()
+            every[name].append((time.perf_counter() - wall, time.process_time() - processor))
+    return {
+        name: (statistics.median(a for a, _ in each), statistics.median(b for _, b in each))
+        for name, each in every.items()
+    }
+
+
+def _measured(part: str, sizes: dict[str, int], queue: multiprocessing.Queue) -> None:
+    flags.FLAGS(["evaluation", "--nopeer"])
+    call = calls([part], sizes)[part]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    call()
+    queue.put((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+
+
+def memory(part: str, sizes: dict[str, int]) -> float:
+    """Returns by how many MB a part raises the peak of a new process that has its inputs."""
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    process = context.Process(target=_measured, args=(part, sizes, queue))
+    process.start()
+    found = queue.get()
+    process.join()
+    return found
+
+
+def main(argv: Sequence[str]) -> None:
+    """Prints the table."""
+    del argv
+    sizes = {
+        "rows": _ROWS.value,
+        "width": _WIDTH.value,
+        "classes": _CLASSES.value,
+        "queries": _QUERIES.value,
+        "neighbours": _NEIGHBOURS.value,
+    }
+    rows = {part: memory(part, sizes) for part in _PARTS.value} if _MEMORY.value else {}
+    found = timed(calls(_PARTS.value, sizes), _REPETITIONS.value)
+    rates = [2 * _SQUARE**3 / seconds for seconds in found["product"]]
+    operations = 2 * sizes["rows"] * sizes["width"] * sizes["queries"]
+    print("| | seconds | processor time | of the product's rate | MB above the inputs |")
+    print("|---|---|---|---|---|")
+    for name, (wall, processor) in found.items():
+        share = ""
+        if name in ("neighbours", "scikit-learn"):
+            share = f"{operations / wall / rates[0]:.0%}"
+        held = f"{rows[name]:.0f}" if name in rows else ""
+        print(f"| {name} | {wall:.3f} | {processor:.3f} | {share} | {held} |")
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,147 @@
+"""Evaluations of embeddings that are split over devices: as on one, and in blocks."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from benchmarks import hlo
+from thanos_jax import sharding
+from thanos_jax.downstream import linear, logistic, noisy_labels, placing, search, transfer
+
+CLASSES = 7
+
+
+def rows(seed, n, d=12):
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, CLASSES, n)
+    means = np.random.default_rng(99).normal(size=(CLASSES, d))
+    return (means[labels] + rng.normal(size=(n, d)) + 3).astype(np.float32), labels
+
+
+def spread(array):
+    return jax.device_put(array, NamedSharding(sharding.make_mesh(), P("data")))
+
+
+def test_eight_devices_are_as_one(monkeypatch):
+    # Blocks, samples and tiles that end within the rows of a device.
+    monkeypatch.setattr(logistic, "_BLOCK", 48)
+    monkeypatch.setattr(search, "_TILE", 48)
+    (train, labels), (test, test_labels) = rows(0, 800), rows(1, 100)
+    options = {"num_classes": CLASSES, "regularization": (1e-2, 1e-3)}
+    assert placing.is_sharded(spread(train))
+    assert not placing.is_sharded(jnp.asarray(train))
+    heads = [
+        linear.linear_head(given, labels, test, test_labels, **options)
+        for given in (train, spread(train))
+    ]
+    for name in ("weights", "bias", "mean", "std"):
+        np.testing.assert_allclose(*(getattr(head, name) for head in heads), atol=2e-5)
+    assert heads[0].validation_accuracy == heads[1].validation_accuracy > 0.5
+    for predict in (
+        transfer.class_means,
+        lambda *known: transfer.nearest_neighbours(*known, k=9),
+    ):
+        found = [predict(given, labels, test) for given in (train, spread(train))]
+        np.testing.assert_array_equal(*found)
+    one, eight = (search.search(test, given, 9) for given in (train, spread(train)))
+    np.testing.assert_array_equal(one.indices, eight.indices)
+    np.testing.assert_allclose(one.squares, eight.squares, atol=1e-6)
+
+
+def test_numpy_is_split_over_devices_and_what_pads_it_counts_for_nothing(monkeypatch):
+    (train, labels), (test, test_labels) = rows(0, 801), rows(1, 100)
+    found = []
+    for least in (10**6, 100):
+        monkeypatch.setattr(placing, "_ROWS_OF_A_DEVICE", least)
+        head = linear.linear_head(
+            train, labels, test, test_labels, num_classes=CLASSES, regularization=(1e-3,)
+        )
+        found.append((head, search.search(test, train, 9)))
+    assert placing.place(train).mesh.size == 8
+    (one, near), (eight, near_of_eight) = found
+    np.testing.assert_allclose(one.weights, eight.weights, atol=2e-5)
+    np.testing.assert_array_equal(near.indices, near_of_eight.indices)
+
+
+def test_a_sample_of_the_curvature_reaches_the_optimum_of_all(monkeypatch):
+    train = rows(0, 800)
+    options = {"num_classes": CLASSES, "regularization": (1e-3,)}
+    whole = linear.linear_head(*train, *train, **options)
+    monkeypatch.setattr(logistic, "_SAMPLE", 200)
+    jax.clear_caches()
+    part = linear.linear_head(*train, *train, **options)
+    assert part.gradient_norm < 1e-3
+    np.testing.assert_allclose(part.weights, whole.weights, atol=5e-3)
+
+
+@pytest.mark.parametrize("k", [1, 20])
+def test_search_is_exact_where_embeddings_have_nearly_collapsed(k):
+    rng = np.random.default_rng(0)
+    known = (np.ones(8) + 1e-4 * rng.normal(size=(300, 8))).astype(np.float32)
+    asked = (np.ones(8) + 1e-4 * rng.normal(size=(20, 8))).astype(np.float32)
+    unit = [
+        each / np.linalg.norm(each, axis=1, keepdims=True)
+        for each in map(np.float64, (asked, known))
+    ]
+    squares = np.sum((unit[0][:, None] - unit[1]) ** 2, axis=2)
+    found = search.search(asked, known, k)
+    expected = np.sort(squares, axis=1)[:, :k]
+    np.testing.assert_allclose(found.squares, expected, rtol=5e-3)
+
+
+def test_no_program_holds_a_row_for_each_row_and_a_column_for_each_class_or_row():
+    n, d, classes = 40_000, 4, 50
+    train = np.random.default_rng(0).normal(size=(n, d)).astype(np.float32)
+    placed = placing.place(train)
+    problem = logistic.Problem(
+        placed, placed.split(np.zeros(n, np.int32)), np.zeros(d), np.ones(d), classes
+    )
+    at = {
+        "weights": np.zeros((d, classes), np.float32),
+        "bias": np.zeros(classes, np.float32),
+    }
+    common = {"mesh": placed.mesh}
+    given = (np.int32(n), np.zeros(d, np.float32), np.ones(d, np.float32))
+    doubt = placed.split(np.zeros(n, np.float32))
+    drawn = logistic.Sample(jnp.zeros((logistic._SAMPLE, d)), jnp.zeros(logistic._SAMPLE))
+    gradient = (np.zeros(d, np.float32), np.zeros((d, d), np.float32))
+    asked = np.zeros((search._QUERIES, d), np.float32)
+    factors = placed.split(np.zeros((n, 2), np.float32))
+    programs = {
+        logistic._measure.lower(placed.rows, problem.labels, *given, at, **common): (
+            logistic._BLOCK * classes
+        ),
+        logistic._sample.lower(placed.rows, given[0], doubt, *given[1:], np.uint32(0), **common): n
+        * d,
+        logistic._newton_step.lower(drawn, at, at, (np.float32(0), np.float32(0)), gradient): (
+            logistic._SAMPLE * classes
+        ),
+        search._search_block.lower(
+            asked, placed.rows, factors, given[0], k=20, wide=False, **common
+        ): search._QUERIES * max(search._TILE, 2 * n // search._RUN),
+    }
+    for program, most in programs.items():
+        largest = hlo.summarize(program.compile().as_text()).largest_buffer
+        assert largest.bytes <= 4 * most, largest
+        assert most < n * classes / 2 or most < search._QUERIES * n / 2
+
+
+def test_neighbours_of_rows_in_blocks(monkeypatch):
+    monkeypatch.setattr(search, "_QUERIES", 64)
+    known, _ = rows(0, 150)
+    jax.clear_caches()
+    found = noisy_labels.nearest(known, 5)
+    unit = known / np.linalg.norm(known, axis=1, keepdims=True)
+    cosines = unit.astype(np.float64) @ unit.T
+    np.fill_diagonal(cosines, -2)
+    np.testing.assert_array_equal(found.indices, np.argsort(-cosines, axis=1)[:, :5])
+
+
+def test_sharded_rows_that_are_not_finite_are_refused():
+    train, labels = rows(0, 80)
+    train[9, 1] = np.nan
+    with pytest.raises(ValueError, match="train_embeddings: expected finite numbers"):
+        transfer.class_means(spread(train), labels, train[:8])

@@ -1,0 +1,315 @@
+"""Multinomial logistic regression over rows in blocks: its objective, and a step of Newton's.
+
+Each device goes through its own rows, a block at a time, and the sums are added up over devices.
+No array has a row for each row and a column for each class.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+from thanos_jax.downstream.placing import AXIS, Placed
+
+_BLOCK = 2048  # rows of a block
+_SAMPLE = 16_384  # rows that the curvature is measured on, all devices together
+# Of a Newton step, its residual's norm over the gradient's: with the curvature of a sample, and of
+# all rows.
+_ACCURACY = (0.1, 0.01)
+_PRODUCTS = 50  # with the curvature, for a step, at most
+_HIGHEST = lax.Precision.HIGHEST
+
+# "weights" [d, classes] and "bias" [classes].
+Tree = dict[str, Any]
+
+
+class Problem(NamedTuple):
+    """Labelled rows on devices.
+
+    Attributes:
+      placed: the rows.
+      labels: int32 [rows placed], split as the rows are.
+      mean: float32 [d], taken from every row.
+      factor: float32 [d], every row is then multiplied by.
+      num_classes: labels are below it.
+    """
+
+    placed: Placed
+    labels: jax.Array
+    mean: np.ndarray
+    factor: np.ndarray
+    num_classes: int
+
+
+class Measured(NamedTuple):
+    """The mean cross-entropy of a problem's rows.
+
+    Attributes:
+      value: of float32 sums.
+      gradient: float64, by `Tree`'s names.
+      doubt: [rows placed], split as the rows are: 1 - sum_k p_k^2, how undecided each row is.
+    """
+
+    value: float
+    gradient: Tree
+    doubt: jax.Array
+
+
+class Sample(NamedTuple):
+    """Rows that stand for all, on every device.
+
+    Attributes:
+      rows: float32 [s, d], standardized.
+      weights: float32 [s], how many rows each stands for, over the number of all rows; 0: of none.
+    """
+
+    rows: jax.Array
+    weights: jax.Array
+
+
+def measure(problem: Problem, at: Tree) -> Measured:
+    """Returns the mean cross-entropy and its gradient at weights and bias."""
+    value, gradient, doubt = _measure(
+        problem.placed.rows,
+        problem.labels,
+        np.int32(problem.placed.known),
+        problem.mean,
+        problem.factor,
+        _float32(at),
+        mesh=problem.placed.mesh,
+    )
+    return Measured(float(value), _float64(gradient), doubt)
+
+
+def sample(problem: Problem, doubt: jax.Array, seed: int = 0) -> Sample:
+    """Draws rows by priority, the undecided more often, since they make the curvature.
+
+    Up to 16,384 rows are all taken. Source: Duffield, Lund and Thorup, "Priority sampling for
+    estimation of arbitrary subset sums", JACM 2007.
+    """
+    return Sample(
+        *_sample(
+            problem.placed.rows,
+            np.int32(problem.placed.known),
+            doubt,
+            problem.mean,
+            problem.factor,
+            np.uint32(seed),
+            mesh=problem.placed.mesh,
+        )
+    )
+
+
+def newton_step(
+    problem: Problem,
+    drawn: Sample,
+    at: Tree,
+    gradient: Tree,
+    regularization: float,
+    spectrum: tuple[Any, Any],
+) -> Tree:
+    """Solves curvature x step = -gradient by conjugate gradients, the curvature of a sample.
+
+    Args:
+      problem: whose rows they are.
+      drawn: from `sample`.
+      at: where.
+      gradient: of the regularized objective.
+      regularization: the L2 weight.
+      spectrum: from `spectrum`.
+
+    Returns:
+      The step, float64.
+    """
+    accuracy = np.float32(_ACCURACY[problem.placed.known <= _SAMPLE])
+    settings = (np.float32(regularization), accuracy)
+    return _float64(_newton_step(drawn, _float32(at), _float32(gradient), settings, spectrum))
+
+
+@jax.jit
+def spectrum(drawn: Sample) -> tuple[jax.Array, jax.Array]:
+    """Returns eigenvalues [d] and eigenvectors [d, d] of a sample's second moments."""
+    rows = drawn.rows
+    moments = jnp.dot(rows.T, rows * drawn.weights[:, None], precision=_HIGHEST)
+    values, vectors = jnp.linalg.eigh(moments)
+    return jnp.maximum(values, 0.0), vectors
+
+
+def _float32(tree: Tree) -> Tree:
+    return {name: np.asarray(value, np.float32) for name, value in tree.items()}
+
+
+def _float64(tree: Tree) -> Tree:
+    return {name: np.asarray(value, np.float64) for name, value in tree.items()}
+
+
+def _logits(rows: Any, at: Tree) -> jax.Array:
+    return jnp.dot(rows, at["weights"], precision=_HIGHEST) + at["bias"]
+
+
+@functools.partial(jax.jit, static_argnames="mesh")
+def _measure(
+    rows: jax.Array,
+    labels: jax.Array,
+    count: jax.Array,
+    mean: jax.Array,
+    factor: jax.Array,
+    at: Tree,
+    *,
+    mesh: Mesh,
+) -> tuple[jax.Array, Tree, jax.Array]:
+    def local(rows: Any, labels: Any, count: Any, mean: Any, factor: Any, at: Tree) -> Any:
+        n, block = len(rows), min(_BLOCK, len(rows))
+        known = count - lax.axis_index(AXIS) * n
+
+        def add(carry: Any, number: jax.Array) -> tuple[Any, jax.Array]:
+            total, slope = carry
+            # The last block overlaps the one before; rows before `number * block` are its.
+            start = jnp.minimum(number * block, n - block)
+            place = start + jnp.arange(block)
+            counts = (place >= number * block) & (place < known)
+            some = (lax.dynamic_slice_in_dim(rows, start, block) - mean) * factor
+            logits = _logits(some, at)
+            hot = lax.dynamic_slice_in_dim(labels, start, block)[:, None] == jnp.arange(
+                logits.shape[1]
+            )
+            largest = jnp.max(logits, axis=1, keepdims=True)
+            powers = jnp.exp(logits - largest)
+            sums = jnp.sum(powers, axis=1, keepdims=True)
+            shares = powers / sums
+            own = jnp.sum(jnp.where(hot, logits, 0), axis=1)
+            loss = jnp.log(sums[:, 0]) + largest[:, 0] - own
+            # Not by a product with 0: a loss that overflowed is to be seen, padding is not.
+            residual = jnp.where(counts[:, None], shares - hot, 0)
+            slope = {
+                "weights": slope["weights"] + jnp.dot(some.T, residual, precision=_HIGHEST),
+                "bias": slope["bias"] + jnp.sum(residual, axis=0),
+            }
+            doubt = 1 - jnp.sum(jnp.square(shares), axis=1)
+            return (total + jnp.sum(jnp.where(counts, loss, 0)), slope), doubt
+
+        blocks = -(-n // block)
+        start = (jnp.float32(0), jax.tree.map(jnp.zeros_like, at))
+        (total, slope), doubt = lax.scan(add, start, jnp.arange(blocks))
+        tail = doubt[-1, blocks * block - n :]
+        doubt = jnp.concatenate([doubt[:-1].reshape(-1), tail])
+        total, slope = lax.psum((total, slope), AXIS)
+        return total / count, jax.tree.map(lambda sums: sums / count, slope), doubt
+
+    return jax.shard_map(
+        local,
+        mesh=mesh,
+        in_specs=(P(AXIS), P(AXIS), P(), P(), P(), P()),
+        out_specs=(P(), P(), P(AXIS)),
+        check_vma=False,
+    )(rows, labels, count, mean, factor, at)
+
+
+@functools.partial(jax.jit, static_argnames="mesh")
+def _sample(
+    rows: jax.Array,
+    count: jax.Array,
+    doubt: jax.Array,
+    mean: jax.Array,
+    factor: jax.Array,
+    seed: jax.Array,
+    *,
+    mesh: Mesh,
+) -> tuple[jax.Array, jax.Array]:
+    def local(
+        rows: Any, count: Any, doubt: Any, mean: Any, factor: Any, seed: Any
+    ) -> tuple[Any, Any]:
+        n, drawn = len(rows), min(len(rows), _SAMPLE // mesh.size)
+        device = lax.axis_index(AXIS)
+        known = jnp.arange(n) < count - device * n
+        doubt = jnp.where(known, doubt, 0)
+        # Some of each: a row that is decided now may not be so after the step.
+        size = doubt + 0.1 * jnp.sum(doubt) / jnp.maximum(jnp.sum(known), 1) + 1e-12
+        key = jax.random.fold_in(jax.random.key(seed), device)
+        priority = jnp.where(
+            known, size / jax.random.uniform(key, (n,), minval=1e-7, maxval=1.0), -1.0
+        )
+        values, places = lax.top_k(priority, min(drawn + 1, n))
+        threshold = values[drawn] if drawn < n else jnp.float32(0)
+        values, places = values[:drawn], places[:drawn]
+        stands_for = jnp.maximum(1.0, threshold / size[places])
+        weights = jnp.where(values > 0, stands_for, 0) / count
+        some = (rows[places] - mean) * factor
+        return (
+            lax.all_gather(some, AXIS, tiled=True),
+            lax.all_gather(weights, AXIS, tiled=True),
+        )
+
+    return jax.shard_map(
+        local,
+        mesh=mesh,
+        in_specs=(P(AXIS), P(), P(AXIS), P(), P(), P()),
+        out_specs=(P(), P()),
+        check_vma=False,
+    )(rows, count, doubt, mean, factor, seed)
+
+
+@jax.jit
+def _newton_step(drawn: Sample, at: Tree, gradient: Tree, settings: Any, spectrum: Any) -> Tree:
+    regularization, accuracy = settings
+    rows, weights = drawn
+    eigenvalues, eigenvectors = spectrum
+    shares = jax.nn.softmax(_logits(rows, at), axis=1)
+
+    def curvature(step: Tree) -> Tree:
+        change = jnp.dot(rows, step["weights"], precision=_HIGHEST) + step["bias"]
+        change = shares * (change - jnp.sum(shares * change, axis=1, keepdims=True))
+        change = change * weights[:, None]
+        return {
+            "weights": jnp.dot(rows.T, change, precision=_HIGHEST)
+            + regularization * step["weights"],
+            "bias": jnp.sum(change, axis=0),
+        }
+
+    # As if each class's share of doubt were the same for all rows.
+    doubt = jnp.sum(weights[:, None] * shares * (1 - shares), axis=0)
+    diagonal = eigenvalues[:, None] * doubt + regularization
+    floor = 1e-6 * jnp.max(diagonal) + jnp.finfo(jnp.float32).tiny
+    diagonal = jnp.maximum(diagonal, floor)
+    of_bias = jnp.maximum(doubt, 1e-6 * jnp.max(doubt) + jnp.finfo(jnp.float32).tiny)
+
+    def precondition(tree: Tree) -> Tree:
+        turned = jnp.dot(eigenvectors.T, tree["weights"], precision=_HIGHEST) / diagonal
+        return {
+            "weights": jnp.dot(eigenvectors, turned, precision=_HIGHEST),
+            "bias": tree["bias"] / of_bias,
+        }
+
+    def inner(left: Tree, right: Tree) -> jax.Array:
+        return sum(jnp.sum(left[name] * right[name]) for name in left)  # type: ignore[return-value]
+
+    def plus(left: Tree, by: jax.Array, right: Tree) -> Tree:
+        return {name: left[name] + by * right[name] for name in left}
+
+    def unfinished(carry: Any) -> jax.Array:
+        _, _, _, product, first, number = carry
+        return (product > accuracy**2 * first) & (number < _PRODUCTS)
+
+    def iterate(carry: Any) -> Any:
+        step, residual, direction, product, first, number = carry
+        bent = curvature(direction)
+        along = inner(direction, bent)
+        length = jnp.where(along > 0, product / along, 0)
+        step, residual = plus(step, length, direction), plus(residual, -length, bent)
+        fresh = precondition(residual)
+        following = jnp.where(along > 0, inner(residual, fresh), 0)
+        direction = plus(fresh, following / product, direction)
+        return step, residual, direction, following, first, number + 1
+
+    residual = jax.tree.map(jnp.negative, gradient)
+    direction = precondition(residual)
+    product = inner(residual, direction)
+    start = (jax.tree.map(jnp.zeros_like, at), residual, direction, product, product, 0)
+    return lax.while_loop(unfinished, iterate, start)[0]

@@ -1,0 +1,226 @@
+"""Exact nearest neighbours: products in blocks, of which only the largest of each run are kept.
+
+A block of queries meets all candidates, a tile of them at a time. Of the products of a query with
+`_RUN` candidates next to each other only the largest is kept. The k nearest lie within the k runs
+whose largest are the greatest. Those runs are fetched again, and their distances are computed from
+differences, in which embeddings that have nearly collapsed to a point lose no digits.
+
+Products are float32. `_SPARE` runs more than k are fetched. A query of which a run that was left
+out may, within rounding, hold a nearer row is searched again with products of float64.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from thanos_jax import sharding
+from thanos_jax.downstream.placing import AXIS, place
+
+_RUN = 16  # candidates of which one product is kept
+_SPARE = 12  # runs fetched beyond k
+_TILE = 4096  # candidates multiplied at a time
+_QUERIES = 512  # queries of a block
+_FETCHED = 2**21  # numbers of fetched candidates held at a time
+
+
+class Found(NamedTuple):
+    """The nearest of n rows to each of q queries, nearest first; equal ones in their order.
+
+    Attributes:
+      indices: int64 [q, k], rows.
+      squares: float64 [q, k], squared Euclidean distances of embeddings divided by their lengths.
+    """
+
+    indices: np.ndarray
+    squares: np.ndarray
+
+
+def search(queries: np.ndarray | jax.Array, among: np.ndarray | jax.Array, k: int) -> Found:
+    """Finds the k nearest rows of `among` to each query, both divided by their lengths.
+
+    Time O(q n d). Memory above the arguments: O(queries of a block x n / 16). Sharded candidates
+    stay on their devices: each finds the nearest of its own, and those are merged. Every process
+    that has a share of them calls it, with the same queries.
+
+    Args:
+      queries: float32 [q, d], finite; the same in every process.
+      among: float32 [n, d], finite.
+      k: 1 to n.
+
+    Returns:
+      Rows and squared distances, in every process.
+    """
+    candidates = place(among)
+    asked = np.asarray(queries)
+    block = min(_QUERIES, -(-len(asked) // 8) * 8)
+    everywhere = NamedSharding(candidates.mesh, P())
+    lengths = _inverse_lengths(candidates.rows, mesh=candidates.mesh)
+    parts: list[tuple[np.ndarray, np.ndarray]] = []
+    for start in range(0, len(asked), block):
+        some = asked[start : start + block]
+        padded = np.pad(some, [(0, block - len(some)), (0, 0)])
+
+        def search_block(asked: np.ndarray, wide: bool) -> list[np.ndarray]:
+            found = _search_block(
+                sharding.put(asked, everywhere),
+                candidates.rows,
+                lengths,
+                sharding.put(np.int32(candidates.known), everywhere),
+                k=k,
+                wide=wide,
+                mesh=candidates.mesh,
+            )
+            return [np.asarray(each) for each in found]
+
+        squares, indices, doubtful = search_block(padded, wide=False)
+        again = np.flatnonzero(doubtful[: len(some)])
+        if again.size:
+            squares, indices = squares.astype(np.float64), indices.copy()
+            once_more = np.zeros_like(padded)
+            once_more[: again.size] = some[again]
+            with jax.enable_x64(True):
+                exact, places, _ = search_block(once_more, wide=True)
+            squares[again], indices[again] = exact[: again.size], places[: again.size]
+        parts.append((indices[: len(some)], squares[: len(some)]))
+    indices, squares = (np.concatenate(each) for each in zip(*parts, strict=True))
+    return Found(indices.astype(np.int64), squares.astype(np.float64))
+
+
+@functools.partial(jax.jit, static_argnames="mesh")
+def _inverse_lengths(rows: jax.Array, *, mesh: Mesh) -> jax.Array:
+    """Returns [n, 2], two factors whose product divides a row by its length; of a zero row, 0."""
+    return jax.shard_map(_factors, mesh=mesh, in_specs=P(AXIS), out_specs=P(AXIS))(rows)
+
+
+def _factors(rows: jax.Array) -> jax.Array:
+    # First by the largest magnitude, so that lengths neither overflow nor vanish.
+    largest = jnp.max(jnp.abs(rows), axis=1)
+    first = jnp.where(largest > 0, 1 / jnp.where(largest > 0, largest, 1), 0)
+    length = jnp.sqrt(jnp.sum(jnp.square(rows * first[:, None]), axis=1))
+    return jnp.stack([first, 1 / jnp.maximum(length, 1)], axis=1)
+
+
+def _scaled(rows: jax.Array, factors: jax.Array) -> jax.Array:
+    return rows * factors[..., :1] * factors[..., 1:]
+
+
+@functools.partial(jax.jit, static_argnames=("k", "wide", "mesh"))
+def _search_block(
+    queries: jax.Array,
+    rows: jax.Array,
+    factors: jax.Array,
+    count: jax.Array,
+    *,
+    k: int,
+    wide: bool,
+    mesh: Mesh,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns squared distances and rows [q, k] of a block of queries, and which are in doubt."""
+
+    def local(queries: Any, rows: Any, factors: Any, count: Any) -> tuple[Any, Any, Any]:
+        first = lax.axis_index(AXIS) * len(rows)
+        known = jnp.clip(count - first, 0, len(rows))
+        if wide:
+            queries = queries.astype(jnp.float64)
+        asked = _scaled(queries, _factors(queries))
+        # On the mesh all devices fetch alike; what is past the known ones is infinitely far.
+        squares, indices, left_out = _nearest_here(asked, rows, factors, known, k=min(k, len(rows)))
+        squares = lax.all_gather(squares, AXIS, axis=1, tiled=True)
+        indices = lax.all_gather(indices + first, AXIS, axis=1, tiled=True)
+        squares, indices = _least(squares, indices, k)
+        rounding = 4 * jnp.finfo(asked.dtype).eps * rows.shape[1] ** 0.5
+        doubtful = lax.pmin(left_out, AXIS) - rounding < squares[:, -1]
+        return squares, indices, doubtful
+
+    return jax.shard_map(
+        local,
+        mesh=mesh,
+        in_specs=(P(), P(AXIS), P(AXIS), P()),
+        out_specs=(P(), P(), P()),
+        check_vma=False,
+    )(queries, rows, factors, count)
+
+
+def _least(squares: jax.Array, indices: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+    """Returns the k least of [q, m] and their indices; indices rise where squares are equal."""
+    # top_k takes the first of equal ones.
+    values, places = lax.top_k(-squares, k)
+    return -values, jnp.take_along_axis(indices, places, axis=1)
+
+
+def _nearest_here(
+    asked: jax.Array, rows: jax.Array, factors: jax.Array, known: jax.Array, *, k: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns squares and indices [q, k] among the first `known` rows [n, d], lowest first.
+
+    And, for each query, a square that those of rows that were not fetched do not fall below, but
+    for rounding.
+    """
+    n, width = rows.shape
+    tile = min(_TILE, -(-n // _RUN) * _RUN)
+    run = min(_RUN, n)
+    tile = min(tile, n // run * run)
+    tiles = -(-n // tile)
+    starts = jnp.minimum(jnp.arange(tiles) * tile, n - tile)  # the last overlaps the one before
+
+    def largest_of_runs(carry: None, start: jax.Array) -> tuple[None, jax.Array]:
+        some = lax.dynamic_slice_in_dim(rows, start, tile)
+        some = _scaled(some.astype(asked.dtype), lax.dynamic_slice_in_dim(factors, start, tile))
+        products = jnp.dot(asked, some.T, precision=lax.Precision.HIGHEST)
+        # |z - z'|^2 is |z|^2 less twice this.
+        products -= jnp.sum(jnp.square(some), axis=1) / 2
+        products = jnp.where(start + jnp.arange(tile) < known, products, -jnp.inf)
+        return carry, jnp.max(products.reshape(len(asked), tile // run, run), axis=2)
+
+    best = lax.scan(largest_of_runs, None, starts)[1]  # [tiles, q, runs]
+    of_runs = (starts[:, None] + jnp.arange(0, tile, run)).reshape(-1)
+    # Runs of the overlap that lie within the tile before are its own.
+    ends = starts[:, None] + jnp.arange(run, tile + 1, run)
+    repeated = ends <= (jnp.arange(tiles) * tile)[:, None]
+    best = jnp.where(
+        repeated.reshape(-1), -jnp.inf, jnp.swapaxes(best, 0, 1).reshape(len(asked), -1)
+    )
+    fetched = min(k + _SPARE, best.shape[1])
+    chosen, last = _greatest(best, fetched)
+    lengths = jnp.sum(jnp.square(asked), axis=1)
+    left_out = jnp.where(fetched < best.shape[1], lengths - 2 * last, jnp.inf)
+    begins = jnp.sort(of_runs[chosen], axis=1)  # so that equal ones come in their order
+    size = max(1, _FETCHED // (fetched * run * width))
+
+    def distances(one: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        query, begin = one
+        places = (begin[:, None] + jnp.arange(run)).reshape(-1)
+        near = _scaled(rows[places].astype(asked.dtype), factors[places])
+        squares = jnp.sum(jnp.square(near - query), axis=1)
+        return jnp.where(places < known, squares, jnp.inf), places
+
+    squares, places = lax.map(distances, (asked, begins), batch_size=min(size, len(asked)))
+    # A run of the last tile may begin within one of the tile before: each row counts once.
+    order = jnp.concatenate([jnp.full((len(asked), 1), -1), places[:, :-1]], axis=1)
+    seen = places <= lax.cummax(order, axis=1)
+    return *_least(jnp.where(seen, jnp.inf, squares), places, k), left_out
+
+
+def _greatest(values: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+    """Returns the places [q, k] of the greatest of [q, m], and the least of them [q]."""
+    run = 32
+    if values.shape[1] <= max(1024, run * k):
+        greatest, places = lax.top_k(values, k)
+        return places, greatest[:, -1]
+    padded = jnp.pad(
+        values, ((0, 0), (0, -values.shape[1] % run)), constant_values=-jnp.inf
+    ).reshape(len(values), -1, run)
+    runs = jnp.sort(lax.top_k(jnp.max(padded, axis=2), k)[1], axis=1)
+    within = jnp.take_along_axis(padded, runs[:, :, None], axis=1).reshape(len(values), -1)
+    greatest, places = lax.top_k(within, k)
+    # A place past the end is of padding; it is among the greatest only with -inf, as any other.
+    found = jnp.take_along_axis(runs, places // run, axis=1) * run + places % run
+    return jnp.minimum(found, values.shape[1] - 1), greatest[:, -1]
