@@ -52,6 +52,7 @@ EXTRAS = {
     "benchmark": [
         *("torch>=2.2", "torchvision>=0.17", "pytorch-metric-learning>=2.5", "lightly>=1.5"),
     ],
+    "examples": ["equinox>=0.11", "torch>=2.2"],  # of examples/, one each; the others need neither
     # tests/report/test_browser.py, with Debian's chromium or another: its tests skip without.
     "browser": ["playwright>=1.50"],
     "test": [
