@@ -12,7 +12,7 @@ from sklearn.feature_extraction.text import CountVectorizer
 
 from thanos_jax import losses
 
-NAMES = "zero one two three four five six seven eight nine".split()
+NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 images, labels = load_digits(return_X_y=True)
 images = (images / 16).astype(np.float32)
 train, test = np.arange(1400), np.arange(1400, 1797)
