@@ -50,6 +50,19 @@ def test_the_overview_has_all_there_is():
     assert presets(ROOT / "configs" / "randbit.py") == {"data": ("mnist", "cifar10", "cifar100")}
 
 
+def test_files_that_are_no_configs_are_listed_as_such(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").mkdir()
+    for name, text in {
+        "broken": "1 / 0",
+        "other": "A = 1",
+        "plain": "def get_config(): ...",
+    }.items():
+        (tmp_path / "configs" / f"{name}.py").write_text(text, encoding="utf-8")
+        assert presets(tmp_path / "configs" / f"{name}.py") == {}
+    assert "\n  broken" in one.overview()
+
+
 def test_every_command_of_the_package_is_one_of_them():
     folder = ROOT / "thanos_jax"
     starts = {

@@ -16,7 +16,7 @@ def beside(function: Callable[[], Result]) -> Callable[[], Result]:
     The thread ends with the process: a run that is stopped does not wait for it.
 
     Args:
-      function: gains time where it leaves the interpreter to others, as long loops of scikit-learn
+      function: saves time only if it releases the interpreter lock, as scikit-learn's long loops
         do.
 
     Returns:

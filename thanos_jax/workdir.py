@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import fnmatch
+import glob
+import json
 import os
 import pathlib
 import platform
@@ -45,9 +47,14 @@ _REPORTS = (
     *("geometry.json", "neighbours.html", "report.html", DATA, TABLE, MAP, PICTURES, LOG),
     *EMBEDDINGS,
 )
-# Folders of what a run is watched by: event files, wandb's own files, profiler traces.
+# Folders of what a run is watched by: event files, wandb's own files, profiler traces. Others may
+# have something in folders of these names, so that a run's own files are known by more.
 TENSORBOARD, WANDB, PROFILE = "tensorboard", "wandb", "profile"
+EVENTS = ".thanos_jax"  # with which the name of an event file ends
+PROJECTOR, PROJECTOR_CONFIG = "projector", "projector_config.pbtxt"
+PROJECTOR_FILES = ("tensors.tsv", "metadata.tsv", "sprite.png")
 WANDB_STATE = "wandb.json"
+_TRACES = pathlib.Path("plugins", "profile")  # where jax's profiler puts them
 # By these a folder is known to hold a run: they go last.
 _MARKS = ("results.json", "config.json")
 _CHECKPOINT = re.compile(r"\d+(\.tmp|\.damaged)?")
@@ -129,11 +136,14 @@ def empty(folder: pathlib.Path) -> None:
                 if path.is_dir() and _CHECKPOINT.fullmatch(path.name):
                     shutil.rmtree(path)
             _remove_files(training, _RECORDS)
-            _remove_folders(training, (PROFILE,))
+            _remove_folder(training / PROFILE / _TRACES)
+            _remove_if_empty(training / PROFILE / "plugins")
+            _remove_if_empty(training / PROFILE)
             _remove_if_empty(checkpoints)
             if training != folder:
                 _remove_if_empty(training)
-        _remove_folders(folder, (TENSORBOARD, WANDB))
+        _remove_events(folder / TENSORBOARD)
+        _remove_wandb(folder)
         _remove_files(folder, (*FINDINGS, *_REPORTS, WANDB_STATE, *_MARKS))
 
 
@@ -148,13 +158,35 @@ def _remove_files(folder: pathlib.Path, names: Sequence[str]) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-def _remove_folders(parent: pathlib.Path, names: Sequence[str]) -> None:
-    for name in names:
-        folder = parent / name
-        if folder.is_symlink():
-            folder.unlink()  # what it points to is elsewhere, and not the run's alone
-        elif folder.is_dir():
-            shutil.rmtree(folder)
+def _remove_folder(folder: pathlib.Path) -> None:
+    if folder.is_dir() and not folder.is_symlink():
+        shutil.rmtree(folder)
+
+
+def _remove_events(folder: pathlib.Path) -> None:
+    """Removes what `thanos_jax.live.tensorboard` has written."""
+    for path in folder.rglob(f"events.*{EVENTS}") if folder.is_dir() else ():
+        path.unlink()
+        if path.parent != folder:
+            _remove_if_empty(path.parent)
+    _remove_files(folder / PROJECTOR, PROJECTOR_FILES)
+    _remove_files(folder, (PROJECTOR_CONFIG,))
+    _remove_if_empty(folder / PROJECTOR)
+    _remove_if_empty(folder)
+
+
+def _remove_wandb(folder: pathlib.Path) -> None:
+    """Removes the files of the run that wandb.json names, and links that then lead nowhere."""
+    try:
+        identity = json.loads((folder / WANDB_STATE).read_text(encoding="utf-8"))["id"]
+    except (OSError, ValueError, KeyError):
+        return
+    for path in (folder / WANDB).glob(f"*run-*-{glob.escape(identity)}"):
+        _remove_folder(path)
+    for path in (folder / WANDB).glob("*"):
+        if path.is_symlink() and not path.exists():
+            path.unlink()
+    _remove_if_empty(folder / WANDB)
 
 
 def _remove_if_empty(folder: pathlib.Path) -> None:

@@ -77,6 +77,20 @@ def test_what_cannot_be_made_is_a_warning(at, tmp_path, monkeypatch, capsys):
     assert (calls[-1][1] is None) == (at == "finish")
 
 
+def test_points_that_cannot_be_made_cost_no_more_than_themselves(tmp_path, monkeypatch, capsys):
+    logger, calls = remembering()
+    monkeypatch.setattr(live, "BACKENDS", {"good": backend(lambda: logger)})
+
+    def fails():
+        raise ValueError("another number")
+
+    with live.opened(tmp_path, {"good": True}, {}) as log:
+        log.finish(ending, fails)
+    assert "could not be made: ValueError: another number" in capsys.readouterr().err
+    assert calls[-1][1].results == ending().results
+    assert calls[-1][1].points is None
+
+
 def test_time_is_measured_inside_and_logs_are_closed_when_a_run_ends_early(tmp_path, monkeypatch):
     logger, calls = remembering()
     slow = logger._replace(scalars=lambda *arguments: time.sleep(0.05))

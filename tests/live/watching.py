@@ -87,8 +87,8 @@ class FakeRun:
         assert not self.finished
         self.history.append(values)
 
-    def finish(self):
-        self.finished = True
+    def finish(self, exit_code):
+        self.finished, self.exit_code = True, exit_code
 
 
 def fake_wandb():

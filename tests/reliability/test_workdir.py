@@ -212,3 +212,39 @@ def test_emptying_that_was_interrupted_leaves_no_other_run(runs, tmp_path, monke
         pytest.fail("never done")
     assert allowed > 10
     assert not any(path.exists() for path in paths)
+
+
+def test_what_lies_in_folders_of_the_log_and_is_not_the_runs_stays(tmp_path):
+    own = [
+        "tensorboard/events.out.tfevents.1.host.thanos_jax",
+        "tensorboard/classifier/events.out.tfevents.2.host.thanos_jax",
+        *(f"tensorboard/projector/{name}" for name in workdir.PROJECTOR_FILES),
+        "tensorboard/projector_config.pbtxt",
+        "wandb/offline-run-20260101_000000-abc123/run.wandb",
+        "profile/plugins/profile/2026/host.xplane.pb",
+        "classifier/profile/plugins/profile/2026/host.xplane.pb",
+        "wandb.json",
+        "log.json",
+    ]
+    others = [
+        "tensorboard/events.out.tfevents.3.host",
+        "wandb/run-20250101_000000-other9/run.wandb",
+        "wandb/settings",
+        "profile/mine.txt",
+    ]
+    for name in own + others:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}", encoding="utf-8")
+    (tmp_path / "wandb" / "latest-run").symlink_to("offline-run-20260101_000000-abc123")
+    (tmp_path / "wandb.json").write_text('{"id": "abc123", "written": {}}', encoding="utf-8")
+    workdir.empty(tmp_path)
+    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")}
+    assert {name for name in left if not (tmp_path / name).is_dir()} == set(others)
+    assert not (tmp_path / "classifier").exists()
+
+
+def test_without_a_run_of_its_own_nothing_of_wandb_goes(tmp_path):
+    (tmp_path / "wandb" / "run-20250101_000000-other9").mkdir(parents=True)
+    workdir.empty(tmp_path)
+    assert (tmp_path / "wandb" / "run-20250101_000000-other9").is_dir()

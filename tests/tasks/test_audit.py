@@ -55,7 +55,9 @@ def rows_of(folder):
 def finished(tmp_path_factory):
     root = tmp_path_factory.mktemp("audit")
     planted = write(root / "images")
-    return root, planted, run_module.run(small(root / "images"), root / "run")
+    config = small(root / "images")
+    config.log.tensorboard = True
+    return root, planted, run_module.run(config, root / "run")
 
 
 def test_planted_labels_come_first(tmp_path, no_report):
@@ -178,3 +180,13 @@ def test_methods_that_do_not_mend_train_on_the_labels_as_they_are(tmp_path, no_r
     results = run_module.run(config, tmp_path / "run")
     assert results["noise_method"] == "ce"
     assert {row["split"] for row in rows_of(tmp_path / "run")} == {"train"}
+
+
+@pytest.mark.slow
+def test_its_log_has_the_results_and_all_images_of_the_map(finished, capsys):
+    root, _, results = finished
+    folder = root / "run" / "tensorboard"
+    points = (folder / "projector" / "tensors.tsv").read_text(encoding="utf-8").splitlines()
+    assert len(points) == results["judged_images"]
+    assert json.loads((root / "run" / "log.json").read_text(encoding="utf-8"))["errors"] == {}
+    assert list(folder.glob("events*"))  # of the run itself: its results

@@ -69,7 +69,9 @@ def watched(tmp_path_factory):
     folder = tmp_path_factory.mktemp("coreset")
     with pytest.MonkeyPatch.context() as patch:
         found = watch(patch)
-        results = run_module.run(small(), folder)
+        config = small()
+        config.log.tensorboard = True
+        results = run_module.run(config, folder)
     return folder, results, found
 
 
@@ -118,7 +120,7 @@ def test_leaves_what_it_promises(finished, train, tmp_path):
     assert results.keys() >= {"versions", "devices", "parameters", "validation_coarse_accuracy"}
     assert 0 < results["scoring_seconds"] < results["train_seconds"]
     names = [one.name for one in sorted(folder.iterdir()) if one.is_dir()]
-    assert names == ["classifier", "sample_0", "sample_1"]
+    assert names == ["classifier", "sample_0", "sample_1", "tensorboard"]
     with np.load(folder / "coreset.npz") as file:
         stays, scores = file["stays"], file["scores"]
     assert stays.sum() == results["kept_images"]
@@ -424,3 +426,10 @@ def test_configs_are_of_the_task(name):
     schema.check(config)
     assert config.task == "coreset"
     assert config.data.rare_fraction < 1  # or there is nothing to show
+
+
+def test_its_log_has_the_results_and_all_images_of_the_map(finished):
+    folder = finished[0] / "tensorboard"
+    assert list(folder.glob("events*"))
+    points = (folder / "projector" / "tensors.tsv").read_text(encoding="utf-8").splitlines()
+    assert len(points) == 60  # report.map_points; the classifier has seen fewer images

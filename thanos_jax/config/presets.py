@@ -67,15 +67,17 @@ def presets(file: str | os.PathLike[str]) -> dict[str, tuple[str, ...]]:
     """Returns the presets that a config file offers: kind -> words, the default first.
 
     Args:
-      file: it is run.
+      file: it is run; one that takes no words, or fails, offers none.
     """
     spec = importlib.util.spec_from_file_location("config_file", file)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     try:
+        spec.loader.exec_module(module)
         module.get_config("?")  # no preset has this name
     except PresetError as error:
         return {kind: tuple(words) for kind, words in error.presets.items()}
+    except Exception:  # a file of somebody else's, which need not be a config
+        return {}
     return {}

@@ -17,7 +17,7 @@ import numpy as np
 from thanos_jax import agree, workdir
 from thanos_jax.errors import MissingDependencyError
 from thanos_jax.live import tensorboard, weights_biases
-from thanos_jax.live.contract import Backend, Ending, Logger
+from thanos_jax.live.contract import Backend, Ending, Logger, Points
 
 # Key of config.log, and extra of setup.py -> backend.
 BACKENDS: dict[str, Backend] = {
@@ -59,7 +59,7 @@ class Log:
       loggers: by the names of their backends.
 
     Attributes:
-      seconds: that each logger took, and "pictures", waiting for those that are made.
+      seconds: spent in each logger; under "pictures", spent waiting for pictures and the ending.
       errors: of loggers that were turned off, by name.
       beside: processor seconds in which pictures were made, beside the training.
     """
@@ -105,16 +105,21 @@ class Log:
         if self._maker is not None and self._loggers:
             self._made.append((training, step, self._maker.submit(self._measured, make)))
 
-    def finish(self, make: Callable[[], Ending]) -> None:
+    def finish(
+        self, make: Callable[[], Ending], make_points: Callable[[], Points] | None = None
+    ) -> None:
         """Logs the end of a run, and closes the loggers.
 
         Args:
           make: returns the end; not called without loggers.
+          make_points: returns its points; an error in it costs no more than them.
         """
         if not self._loggers:
             return
         self._write_pictures(wait=True)
         ending = self._prepared(make)
+        if ending is not None and make_points is not None:
+            ending = ending._replace(points=self._prepared(make_points))
         self._each("finish", ending)
         self._loggers.clear()
 

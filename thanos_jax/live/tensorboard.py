@@ -17,12 +17,15 @@ from PIL import Image
 
 from thanos_jax.live import pictures
 from thanos_jax.live.contract import Backend, Ending, Logger, Points, terms
-from thanos_jax.workdir import TENSORBOARD
+from thanos_jax.workdir import (
+    EVENTS,
+    PROJECTOR,
+    PROJECTOR_CONFIG,
+    TENSORBOARD,
+)
 
-_SUFFIX = ".thanos_jax"
 # Flushing waits for the disk.
 _FLUSH_SECONDS = 10.0
-_PROJECTOR = "projector"
 
 
 def _load() -> Any:
@@ -109,9 +112,9 @@ class _Files:
 
         folder = self._root / training
         folder.mkdir(exist_ok=True)
-        for old in folder.glob(f"events.out.tfevents.*{_SUFFIX}"):
+        for old in folder.glob(f"events.out.tfevents.*{EVENTS}"):
             old.unlink()
-        self._files[training] = EventsWriter(str(folder / "events"), _SUFFIX)
+        self._files[training] = EventsWriter(str(folder / "events"), EVENTS)
         return self._files[training]
 
 
@@ -122,7 +125,7 @@ def write_projector(root: pathlib.Path, points: Points) -> None:
       root: of the log; the projector's files of an earlier end are replaced.
       points: at most as many as a sprite can hold.
     """
-    folder = root / _PROJECTOR
+    folder = root / PROJECTOR
     folder.mkdir(exist_ok=True)
     np.savetxt(folder / "tensors.tsv", points.embedding, fmt="%.6g", delimiter="\t")
     # Tabs and line breaks, which a class may have in its name, part the table.
@@ -133,12 +136,12 @@ def write_projector(root: pathlib.Path, points: Points) -> None:
     (folder / "metadata.tsv").write_text(text, encoding="utf-8")
     (folder / "sprite.png").write_bytes(_png(pictures.sprite(points.thumbnails)))
     side = points.thumbnails.shape[1]
-    (root / "projector_config.pbtxt").write_text(
+    (root / PROJECTOR_CONFIG).write_text(
         "embeddings {\n"
         '  tensor_name: "embedding"\n'
-        f'  tensor_path: "{_PROJECTOR}/tensors.tsv"\n'
-        f'  metadata_path: "{_PROJECTOR}/metadata.tsv"\n'
-        f'  sprite {{\n    image_path: "{_PROJECTOR}/sprite.png"\n'
+        f'  tensor_path: "{PROJECTOR}/tensors.tsv"\n'
+        f'  metadata_path: "{PROJECTOR}/metadata.tsv"\n'
+        f'  sprite {{\n    image_path: "{PROJECTOR}/sprite.png"\n'
         f"    single_image_dim: {side}\n    single_image_dim: {side}\n  }}\n}}\n",
         encoding="utf-8",
     )

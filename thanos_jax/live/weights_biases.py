@@ -79,7 +79,7 @@ def _open(folder: pathlib.Path, config: Mapping[str, Any]) -> Logger:
                 ]
                 table = wandb.Table(columns=[*points.columns, *dimensions], data=data)
                 log("results", "embedding", ending.step, {"embedding": table})
-        run.finish()
+        run.finish(exit_code=0 if ending is not None else 1)  # stopped early, or failed
 
     return Logger(scalars, images, finish)
 

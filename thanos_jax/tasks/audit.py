@@ -165,6 +165,7 @@ def perform(run: stages.Run, prepared: Prepared) -> dict[str, Any]:
         results,
         lambda: suspects.figures(whole.images, arrays["split"], classes, **shown, reading=reading),
         lambda: maps.of_audit(run, whole.images, arrays["split"], embeddings, arrays),
+        embeddings,
     )
 
 

@@ -160,6 +160,7 @@ def perform(run: stages.Run, prepared: Prepared) -> dict[str, Any]:
         results,
         lambda: _figures(run, chosen, results, classes, test),
         lambda: maps.of_coreset(run, chosen.stays, chosen.scores, seen),
+        seen["embedding"],
     )
 
 

@@ -16,7 +16,6 @@ from thanos_jax.data.balanced import class_counts
 from thanos_jax.data.batches import sample_indices
 from thanos_jax.data.dataset import known_coarse
 from thanos_jax.live import contract
-from thanos_jax.live import log as live
 from thanos_jax.report import folder as report_folder
 from thanos_jax.report import html, plots
 from thanos_jax.report.image_map import ImageMap
@@ -32,7 +31,8 @@ def finish(
     trained: Trained,
     results: dict[str, Any],
     figures: Callable[[], Figures],
-    shown: Callable[[], ImageMap] | None = None,
+    shown: Callable[[], ImageMap],
+    embedding: np.ndarray,
 ) -> dict[str, Any]:
     """Writes the report, and then results.json; returns the results. The first process writes.
 
@@ -42,7 +42,9 @@ def finish(
       trained: the training that the results are about.
       results: of the task; those that all runs have are added.
       figures: draws, title -> figure, and a sentence on how to read it.
-      shown: makes the map of images, as in `thanos_jax.tasks.maps`; None: the report has none.
+      shown: makes the map of images, as in `thanos_jax.tasks.maps`.
+      embedding: float32 [n, d], of all images of the map's split, by the model of the results; for
+        the log.
 
     Raises:
       WorkdirError: one cannot be written.
@@ -62,10 +64,6 @@ def finish(
         "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "versions": {"jax": jax.__version__, "thanos_jax": __version__},
     }
-    split = "test" if run.config.task == "transfer" else "train"  # of the map
-    # Every process has a part in it.
-    logged = shown is not None and live.asked(run.config.log)
-    embedding = trained.outputs(split)["embedding"] if logged else None
     if not agree.is_first():
         return results
     with workdir.writing(run.folder):
@@ -73,9 +71,9 @@ def finish(
             workdir.write_arrays(run.folder / name, arrays)
     print("report", flush=True)
     # t-SNE and the drawing of figures take about as long, on a core each.
-    laid_out = beside(shown) if shown else None
+    laid_out = beside(shown)
     drawn = {**figures(), **training_figures(run.folder)}
-    found = laid_out() if laid_out else None
+    found = laid_out()
     html.write(
         run.folder / "report.html",
         config=run.config.to_dict(),
@@ -84,17 +82,15 @@ def finish(
         figures=report_folder.keep(run.folder, drawn, trained.records, found),
         image_map=found,
     )
+    numbers = contract.numbers(report_folder.shown(results))
+    run.log.finish(
+        lambda: contract.Ending(trained.records[-1]["step"], numbers, None),
+        lambda: watched.points(found, embedding),
+    )
     # Last: its presence says that everything else was written.
     with workdir.writing(run.folder):
         text = json.dumps(results, indent=2) + "\n"
         workdir.write_atomically(run.folder / "results.json", text)
-    run.log.finish(
-        lambda: contract.Ending(
-            results["steps"],
-            contract.numbers(report_folder.shown(results)),
-            None if found is None or embedding is None else watched.points(found, embedding),
-        )
-    )
     return results
 
 

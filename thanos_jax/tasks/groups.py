@@ -137,6 +137,7 @@ def perform(run: stages.Run, prepared: Prepared) -> dict[str, Any]:
         results,
         lambda: _figures(run, known, found, held_out, results, fine),
         lambda: maps.of_groups(run, layout, found["train"], column),
+        found["train"]["embedding"],
     )
 
 

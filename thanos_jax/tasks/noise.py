@@ -176,6 +176,7 @@ def perform(run: stages.Run, prepared: Prepared | audit.Prepared) -> dict[str, A
         results,
         lambda: _figures(noisy, train, found, test),
         lambda: maps.of_labels(run, layout, train, found, seen["prediction"]),
+        seen["embedding"],
     )
 
 

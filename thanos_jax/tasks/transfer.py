@@ -101,6 +101,7 @@ def perform(run: stages.Run, prepared: Prepared) -> dict[str, Any]:
         results,
         lambda: _figures(run, trained, found["test"], fine),
         lambda: maps.of_transfer(run, found["test"]),
+        found["test"]["embedding"],
     )
 
 

@@ -59,8 +59,8 @@ class Trace:
         """Writes the trace, if one is open."""
         if self._open:
             self._open = self._wanted = False
-            self._guarded(jax.profiler.stop_trace)
-            print(f"profile: {self._folder}", flush=True)
+            if self._guarded(jax.profiler.stop_trace):
+                print(f"profile: {self._folder}", flush=True)
 
     def _start(self) -> None:
         self._open = self._guarded(lambda: jax.profiler.start_trace(self._folder))
