@@ -36,6 +36,7 @@ _MAY_CHANGE = (
     "log.wandb",
     "report.map_points",
     "report.projection",
+    "report.thumbnail_pixels",
     "report.keep_embeddings",
 )
 _LENGTH = ("train.epochs", "train.restart_epochs")

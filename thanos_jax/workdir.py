@@ -165,7 +165,7 @@ def _remove_folder(folder: pathlib.Path) -> None:
 
 def _remove_events(folder: pathlib.Path) -> None:
     """Removes what `thanos_jax.live.tensorboard` has written."""
-    for path in folder.rglob(f"events.*{EVENTS}") if folder.is_dir() else ():
+    for path in list(folder.rglob(f"events.*{EVENTS}")):
         path.unlink()
         if path.parent != folder:
             _remove_if_empty(path.parent)
