@@ -317,7 +317,7 @@ def test_what_is_drawn_around_is_listed_and_copied(browser, pages, mode):
         for view in (0, 1):
             assert 0 < opened.painted(view)["bright"] < everything
             assert opened.painted(view)["count"] > 60 * 8
-        opened.page.get_by_role("button", name="Copy file names").click()
+        opened.page.get_by_role("button", name="Copy names").click()
         opened.wait_for("[data-note]", f"{count} copied")
         names = opened.page.evaluate("navigator.clipboard.readText()").split("\n")
         assert len(names) == len(set(names)) == count

@@ -34,7 +34,7 @@ class Layout(NamedTuple):
         less their mean: distances in this plane are those of the embeddings or shorter.
       neighbours: int32 [m, k], for each image of the map its nearest others on it by cosine, the
         nearest first, as positions in `mapped`; k = min(8, m - 1).
-      seconds: float32 [], that it all took.
+      seconds: float32 [], time for both layouts and the neighbours.
     """
 
     points: np.ndarray = np.zeros((0, 2), np.float32)
@@ -91,7 +91,7 @@ def require(projection: str) -> Any:
         import openTSNE
     except ImportError as error:
         raise MissingDependencyError(
-            f"report.projection: 'opentsne' needs openTSNE: {error}. Install it with: "
+            f"config.report.projection: 'opentsne' needs openTSNE: {error}. Install it with: "
             "pip install '.[opentsne]' in the project's folder, or ask for 'tsne'"
         ) from error
     return openTSNE.TSNE

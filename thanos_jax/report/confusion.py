@@ -71,9 +71,7 @@ def _classes(pairs: Sequence[tuple[int, int]], count: int, most: int) -> list[in
     return sorted(found[:most])
 
 
-def _counts(
-    right: np.ndarray, found: np.ndarray, shown: Sequence[int], classes: int
-) -> np.ndarray:
+def _counts(right: np.ndarray, found: np.ndarray, shown: Sequence[int], classes: int) -> np.ndarray:
     """Returns int64 [shown, shown], images by label and prediction, of the classes shown."""
     place = np.full(classes, -1)
     place[shown] = np.arange(len(shown))

@@ -105,7 +105,7 @@ const showChosen = () => {
   const set = data.sets[number];
   const rows = [...marks.keys()].filter((i) => marks[i]);
   const tools = make("div", "", "map-row");
-  const copy = make("button", set.named ? "Copy file names" : "Copy numbers");
+  const copy = make("button", set.named ? "Copy names" : "Copy numbers");
   const clear = make("button", "Clear");
   copy.type = clear.type = "button";
   copy.addEventListener("click", () => copyText(rows.map((i) => set.files[i]).join("\n"), count));
