@@ -11,14 +11,13 @@ from sklearn.manifold import TSNE
 from sklearn.neighbors import NearestNeighbors
 from threadpoolctl import threadpool_limits
 
-from thanos_jax.checks import check_at_least
+from thanos_jax.checks import check_at_least, check_option
 from thanos_jax.downstream.arrays import check_embeddings, unit_rows
+from thanos_jax.downstream.options import MAP_PROJECTIONS
 from thanos_jax.errors import MissingDependencyError
 
 # t-SNE takes minutes beyond; principal components take seconds.
 TSNE_LIMIT = 20_000
-# What `project` may make a map by.
-PROJECTIONS = ("tsne", "opentsne")
 # Below this spread everything has collapsed, and what is left is rounding error.
 _NO_SPREAD = 1e-7
 
@@ -118,8 +117,7 @@ def project(
       MissingDependencyError: "opentsne" without openTSNE.
     """
     check_at_least("limit", limit, 1)
-    if projection not in PROJECTIONS:
-        raise ValueError(f"projection: expected one of {PROJECTIONS}, got {projection!r}")
+    check_option("projection", projection, MAP_PROJECTIONS)
     kind = require(projection)
     embeddings = check_embeddings(embeddings, "embeddings")
     chosen = np.arange(len(embeddings))
