@@ -114,10 +114,10 @@ def _misspelt(error: AttributeError | KeyError) -> Exception:
 
 
 def _leave_others(message: str) -> None:
-    """Of several processes, ends this one at once, with exit code 1.
+    """Ends this process at once, with exit code 1, if it is one of several.
 
-    An orderly end would wait for the others, and they for what this one no longer does. So they
-    miss it, and end too.
+    The other processes then miss it and end too. An orderly end would wait for them, while they
+    wait for this process.
     """
     jax = sys.modules.get("jax")
     if jax and jax.distributed.is_initialized() and jax.process_count() > 1:

@@ -60,7 +60,8 @@ def run(
       ConfigError: a config outside its schema, one that does not fit the data or the devices, or
         another than the folder's, or other data than its run began with.
       DatasetNotFound: the data are not there; says how to prepare them.
-      MissingDependencyError: a package that config.log asks for is not installed.
+      MissingDependencyError: a package that config.log or config.report.projection asks for is
+        not installed.
       NonFiniteError: training diverged.
       CheckpointError: a checkpoint could not be saved, or none of those there can be used.
       WorkdirError: another run is in the folder, or it cannot be written.
@@ -117,8 +118,8 @@ def check(config: ml_collections.ConfigDict) -> None:
 
     Raises:
       ConfigError: it is outside its schema, or these devices cannot share a batch.
-      MissingDependencyError: a package that config.log or report.projection asks for is not
-        installed.
+      MissingDependencyError: a package that config.log or config.report.projection asks for is
+        not installed.
     """
     schema.check(config)
     live.require(config.log)

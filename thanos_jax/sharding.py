@@ -128,7 +128,7 @@ def on_this_process(tree: Any) -> Any:
 class LocalRows:
     """A split of which each batch that is read has this process's rows only.
 
-    Whatever lists a whole batch, in any number of processes, then lists the same.
+    A list of a whole batch is then the same in any number of processes.
     """
 
     def __init__(self, split: Any, mesh: Mesh) -> None:

@@ -107,9 +107,11 @@ def browser():
 def pages(tmp_path_factory):
     """File name -> path: a report of one map, two runs beside each other, and names that bite."""
     folder = tmp_path_factory.mktemp("pages")
-    names = ("one", "two", "nasty", "large", "problems")
+    names = ("one", "two", "nasty", "large", "problems", "counts", "audit")
     found = {name: folder / f"{name}.html" for name in names}
     results = {"method": "thanos", "dataset": "made"}
+
+    audited = [f"{split} image {k}" for split in ("training", "test") for k in range(30)]
 
     def report(path, image_map, figures=()):
         html.write(
@@ -123,6 +125,7 @@ def pages(tmp_path_factory):
 
     report(found["one"], maps.a_map(60))
     report(found["problems"], maps.a_map(60, files=np.arange(60) + 100), problems().items())
+    report(found["audit"], maps.a_map(60, files=np.array(audited)))
     nasty = np.array([f"{i}{maps.NASTY}.png" for i in range(60)])
     report(found["nasty"], maps.a_map(60, names=("cat", maps.NASTY, "dogfish"), files=nasty))
 
@@ -138,6 +141,20 @@ def pages(tmp_path_factory):
 
     beside(found["two"], 60)
     beside(found["large"], 10_000, side=28)
+    one = maps.a_map(60)
+    columns = [
+        column._replace(values=np.arange(60, dtype=np.int32) % 2)
+        if column.name == "right or wrong"
+        else column
+        for column in one.columns
+    ]
+    side_by_side.write(
+        found["counts"],
+        {
+            title: Reported({"method": title}, {"method": title}, [], {}, image_map)
+            for title, image_map in (("supcon", one), ("thanos", one._replace(columns=columns)))
+        },
+    )
     return found
 
 
@@ -317,7 +334,7 @@ def test_what_is_drawn_around_is_listed_and_copied(browser, pages, mode):
         for view in (0, 1):
             assert 0 < opened.painted(view)["bright"] < everything
             assert opened.painted(view)["count"] > 60 * 8
-        opened.page.get_by_role("button", name="Copy file names").click()
+        opened.page.get_by_role("button", name="Copy names").click()
         opened.wait_for("[data-note]", f"{count} copied")
         names = opened.page.evaluate("navigator.clipboard.readText()").split("\n")
         assert len(names) == len(set(names)) == count
@@ -357,6 +374,26 @@ def test_maps_of_the_same_images_are_linked(browser, pages):
         assert opened.painted(1, top=True)["count"] > 20
         opened.page.mouse.move(5, 5)
         assert opened.painted(1, top=True)["count"] == 0
+
+
+def test_linked_maps_have_a_legend_each_where_their_counts_differ(browser, pages):
+    with Opened(browser, pages["counts"]) as opened:
+        legends = opened.page.locator("[data-legend]")
+        assert [legends.nth(k).locator("button").count() for k in (0, 1)] == [3, 0]
+        opened.page.locator("[data-colour]").select_option(label="right or wrong")
+        counts = [legends.nth(k).locator("button .quiet").all_inner_texts() for k in (0, 1)]
+        assert [sum(map(int, one)) for one in counts] == [60, 60]
+        assert counts[0] != counts[1]
+
+
+def test_a_whole_name_finds_its_image_alone(browser, pages):
+    with Opened(browser, pages["audit"]) as opened:
+        for query, count in (("test image 2", "1 image"), ("test image", "30 images"),
+                             ("image 29", "2 images")):  # fmt: skip
+            opened.page.locator("[data-search]").fill(query)
+            opened.wait_for("[data-chosen] h4", f"{count}: found by “{query}”")
+        opened.page.get_by_role("button", name="Copy names").click()
+        opened.wait_for("[data-note]", "2 copied")
 
 
 def test_motion_is_for_those_who_want_it(browser, pages):

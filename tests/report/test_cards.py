@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -102,6 +103,35 @@ def test_of_many_classes_those_confused_most_are_shown_and_the_rest_is_counted()
     assert rows_of(confusion.html(labels, found, [str(k) for k in range(50)], most=3))[1] == [
         *("7", "4", "5", "0", "1"),
     ]
+
+
+def test_pairs_that_never_occur_take_no_memory():
+    classes = 2_000  # the dense matrix would take 32 MB
+    labels = np.arange(classes).repeat(2)
+    found = labels.copy()
+    found[:3], found[10] = 1999, 7  # 0 twice, 1 once; 5 once
+    tracemalloc.start()
+    text = confusion.html(labels, found, [str(k) for k in range(classes)])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2e6
+    said = re.sub("</?bdi>", "", text)
+    assert "0 taken for 1999 (2 of 2), 1 taken for 1999 (1 of 2), 5 taken for 7 (1 of 2)." in said
+    # Five classes were confused, fewer than a table may have.
+    assert rows_of(text)[0] == ["", "0", "1", "5", "7", "1999", "others"]
+
+
+def test_a_class_without_images_has_none_among_the_others_either():
+    labels = np.array([0, 0, 1, 1, 2])
+    found = np.array([3, 3, 1, 4, 2])  # 3 and 4 have no images
+    text = confusion.html(labels, found, [f"c{k}" for k in range(6)], most=3)
+    head, *rows = rows_of(text)
+    assert head == ["", "c0", "c1", "c3", "others"]
+    assert rows == [
+        ["c0", "0", "0", "2", "0"], ["c1", "0", "1", "0", "1"], ["c3", "0", "0", "0", "0"],
+    ]  # fmt: skip
+    # The share of a label's images that are right is of all of them.
+    assert "rgb(63 144 218 / 0.30)" in text
 
 
 def test_nothing_is_shown_where_all_is_right_and_bad_labels_are_refused():

@@ -1,3 +1,4 @@
+import pathlib
 import re
 from html.parser import HTMLParser
 
@@ -213,3 +214,18 @@ def test_a_failed_report_leaves_the_old_one(tmp_path):
 def test_letters_that_matplotlib_cannot_measure(tmp_path):
     _, page = render(tmp_path, figures=figures("猫"))
     assert "猫" in page.words()
+
+
+@pytest.mark.parametrize("name", ["page.css", "map.css"])
+def test_browsers_of_2022_keep_every_rule(name):
+    look = (pathlib.Path(html.__file__).parent / name).read_text(encoding="utf-8")
+    rules = re.findall(r"([^{}]+)\{([^{}]*)\}", re.sub(r"/\*.*?\*/", "", look, flags=re.DOTALL))
+    assert len(rules) > 20
+    for selectors, body in rules:
+        # What is within brackets is one selector: a list outside them is dropped as a whole.
+        flat = selectors
+        while (shorter := re.sub(r"\([^()]*\)", "", flat)) != flat:
+            flat = shorter
+        assert ":has" not in selectors or "," not in flat, selectors
+        prefixed = body.count("-webkit-print-color-adjust: exact")
+        assert body.count("print-color-adjust: exact") == 2 * prefixed, body

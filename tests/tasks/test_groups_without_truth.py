@@ -70,16 +70,41 @@ def test_the_report_says_that_there_is_no_truth(run):
     assert not task.is_truth_known(run.dataset)
     assert task.is_truth_known(run.dataset._replace(fine_names=("a", "b", "c")))
     train = {"coarse": np.arange(6) % 2, "prediction": np.zeros(6, int)}
-    figures = task.figures(run, KNOWN, {"train": train}, HELD_OUT, {}, None)
+    test = {"coarse": np.arange(2), "prediction": np.zeros(2, int)}
+    figures = task.figures(run, KNOWN, {"train": train, "test": test}, HELD_OUT, {}, None)
     assert list(figures) == [
         "Accuracy of the groups on validation", "Training images of a #1",
-        "Training images of a #0",
+        "Training images of a #0", "Confused most, by class", "Test images of the worst class: b",
     ]  # fmt: skip
+    assert "<bdi>b</bdi> taken for <bdi>a</bdi> (1 of 1)" in figures["Confused most, by class"][0]
+    assert 'alt="x1.png"' in figures["Test images of the worst class: b"][0]
+    # Several groups have this caption.
+    for group in ("a #0", "a #1"):
+        assert "Training images of a group on" in figures[f"Training images of {group}"][1]
     assert "there are none, so nothing is measured by them" in next(iter(figures.values()))[1]
     # Images 2 and 5 are in the worst group; the second is predicted wrong.
     assert re.findall(r'alt="(t\d\.png)"', figures["Training images of a #1"][0]) == [
         *("t5.png", "t2.png"),
     ]
+
+
+def test_with_truth_images_of_the_worst_are_those_of_the_worst_group(run):
+    run = run._replace(dataset=run.dataset._replace(fine_names=("p", "q", "r")))
+    train = {"coarse": np.arange(6) % 2, "prediction": np.zeros(6, int), "fine": np.arange(6) % 3}
+    test = {"coarse": np.arange(2), "prediction": np.zeros(2, int), "fine": np.arange(1, 3)}
+    results = {
+        "worst_group": "r",
+        "coarse_accuracy": 0.5,
+        "groups": {name: {"train_images": 2, "accuracy": 0.5} for name in ("q", "r")},
+    }
+    held_out = HELD_OUT | {"worst_group": 1}
+    found = {"train": train, "test": test}
+    figures = task.figures(run, KNOWN, found, held_out, results, np.array([2, 2]))
+    assert list(figures) == [
+        "Accuracy of the true groups", "Test images of the worst group: r",
+        "Recovered and true groups", "Training images of a #1", "Confused most, by fine label",
+    ]  # fmt: skip
+    assert "<bdi>q</bdi> taken for <bdi>r</bdi>" in figures["Confused most, by fine label"][0]
 
 
 @pytest.mark.slow

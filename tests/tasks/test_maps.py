@@ -1,5 +1,6 @@
 """The columns of each task's map: what is known of an image, once."""
 
+import re
 import types
 
 import numpy as np
@@ -7,8 +8,9 @@ import pytest
 
 from thanos_jax import config as schema
 from thanos_jax.data import sources
+from thanos_jax.data.joined import JoinedSplit
 from thanos_jax.downstream.projection import Layout
-from thanos_jax.tasks import maps, watched
+from thanos_jax.tasks import maps, suspects, watched
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +69,34 @@ def test_fine_labels_that_are_the_coarse_ones_are_shown_once(digits, layout):
     np.testing.assert_array_equal(once.columns[1].values, stays[layout.mapped])
     assert set(once.columns[4].values) == {0}
     assert [one.name for one in unscored.columns] == ["kept", "fine label", *names[2:]]
+
+
+def test_an_audit_without_files_names_images_on_the_map_as_on_the_cards(digits, monkeypatch):
+    parts = {name: split.subset(np.arange(4)) for name, split in digits.splits.items()}
+    images, splits = JoinedSplit(list(parts.values())), np.repeat(list(parts), 4)
+    places = np.arange(24, dtype=np.float32).reshape(12, 2)
+    layout = Layout(places, np.arange(12), places, np.zeros((12, 1), np.int32))
+    monkeypatch.setattr(maps, "lay_out", lambda run, embeddings: layout)
+    judged = {
+        "given": np.zeros(12, int),
+        "suggested": np.ones(12, int),
+        "suspicion": np.linspace(1, 0, 12),
+        "flagged": np.ones(12, bool),
+    }
+    found = maps.of_audit(
+        asked(digits), images, splits, None, judged | {"predicted_right": np.zeros(12, bool)}
+    )
+    files = found.files.tolist()
+    assert len(set(files)) == 12
+    assert files[0] == f"training image {digits.splits['train'].names[0]}"
+    assert found.named
+    column = next(one for one in found.columns if one.name == "split")
+    words = np.array(column.names)[column.values].tolist()
+    assert words == [name.partition(" image ")[0] for name in files]
+    ((text, _),) = suspects.figures(
+        images, splits, digits.coarse_names, **judged, reading=""
+    ).values()
+    assert re.findall(r'alt="([^"]*)"', text) == files
 
 
 def test_a_map_with_its_embedding_is_what_a_projector_shows(digits, layout, monkeypatch):

@@ -40,6 +40,9 @@ def test_the_worst_class_shows_its_wrong_images_first():
         ("test image 104", "b", False),
     ]  # fmt: skip
     assert problems.classes(split(), LABELS, LABELS, NAMES, kind="class") == {}
+    table = problems.confused(LABELS, FOUND, NAMES, kind="fine label")
+    assert table == {first: found[first]}
+    assert problems.confused(LABELS, LABELS, NAMES, kind="class") == {}
     # A class without images is not the worst.
     unseen = problems.classes(split(), LABELS, FOUND, ("a", "b", "c", "d"), kind="class")
     assert second.replace("fine label", "class") in unseen
@@ -51,15 +54,15 @@ def test_images_stand_in_the_order_that_is_asked_for(monkeypatch):
         problems.cards, "html", lambda images, made: seen.update(images=images, made=made)
     )
     rows = np.array([6, 1, 3])
-    problems.shown(split(), rows, [Card("x", ())] * 3)
+    problems.as_cards(split(), rows, [Card("x", ())] * 3)
     np.testing.assert_array_equal(seen["images"][:, 0, 0, 0], 10 * rows)
 
 
 def test_images_are_named_by_file_or_by_split_and_number():
     rows = np.array([5, 0])
-    assert problems.named(split(), rows, "training") == ["training image 105", "training image 100"]
+    assert problems.named(split(), rows, "train") == ["training image 105", "training image 100"]
     several = np.array(["train"] * 5 + ["test"] * 3)
-    assert problems.named(split(), rows, several) == ["test image 105", "train image 100"]
+    assert problems.named(split(), rows, several) == ["test image 105", "training image 100"]
     files = split(np.array([f"{k}.png" for k in range(8)]))
     assert problems.named(files, rows, "training") == ["5.png", "0.png"]
 
@@ -72,7 +75,7 @@ def test_suspects_are_those_with_another_suggestion_by_suspicion(monkeypatch):
         "flagged": np.array([1, 0, 1, 1, 0, 1, 0, 0], bool),
         "reading": "Read.",
     }
-    found = suspects.figures(split(), "training", NAMES, **given)
+    found = suspects.figures(split(), "train", NAMES, **given)
     ((title, (text, reading)),) = found.items()
     assert (title, reading) == ("Suspected labels", "Read.")
     assert [(name[-3:], words) for name, words, _ in cards_of(text)] == [
@@ -80,7 +83,7 @@ def test_suspects_are_those_with_another_suggestion_by_suspicion(monkeypatch):
     ]  # fmt: skip
     assert re.findall(r"suspicion ([\d.]+)", text) == ["0.800", "0.700", "0.500"]
     monkeypatch.setattr(suspects, "_EXAMPLES", 2)
-    assert list(suspects.figures(split(), "training", NAMES, **given)) == [
+    assert list(suspects.figures(split(), "train", NAMES, **given)) == [
         "Suspected labels, the first 2 of 3"
     ]
-    assert suspects.figures(split(), "training", NAMES, **(given | {"suggested": LABELS})) == {}
+    assert suspects.figures(split(), "train", NAMES, **(given | {"suggested": LABELS})) == {}

@@ -19,6 +19,7 @@ from thanos_jax.data import (
     sources,
     tfds_sets,
 )
+from thanos_jax.downstream.options import CLUSTER_PROJECTIONS, CLUSTERINGS, MAP_PROJECTIONS
 from thanos_jax.losses import pairs
 
 _HUGE = 1e12
@@ -472,10 +473,12 @@ FIELDS: dict[str, Field] = {
         0, "number of clusters of each class; 0: searched for, by groups.choice", 0, 1000
     ),
     "groups.clustering": _one_of(
-        "kmeans", "algorithm that clusters embeddings; gmm: Gaussian mixture", ("kmeans", "gmm")
+        "kmeans", "algorithm that clusters embeddings; gmm: Gaussian mixture", CLUSTERINGS
     ),
     "groups.projection": _one_of(
-        "none", "projection of embeddings before they are clustered", ("none", "umap")
+        "none",
+        "projection of embeddings before they are clustered",
+        CLUSTER_PROJECTIONS,
     ),
     "groups.balanced_batches": Field(
         True, "whether group DRO draws images of every group equally often, as its authors do"
@@ -610,7 +613,7 @@ FIELDS: dict[str, Field] = {
     "report.projection": _one_of(
         "tsne",
         "t-SNE of the map: scikit-learn's, or openTSNE's, faster for many images (extra: opentsne)",
-        ("tsne", "opentsne"),
+        MAP_PROJECTIONS,
     ),
     "report.thumbnail_pixels": _number(
         32, "longer side of an image in the map, at most; less where a page would be large", 8, 256

@@ -11,14 +11,13 @@ from sklearn.manifold import TSNE
 from sklearn.neighbors import NearestNeighbors
 from threadpoolctl import threadpool_limits
 
-from thanos_jax.checks import check_at_least
+from thanos_jax.checks import check_at_least, check_option
 from thanos_jax.downstream.arrays import check_embeddings, unit_rows
+from thanos_jax.downstream.options import MAP_PROJECTIONS
 from thanos_jax.errors import MissingDependencyError
 
 # t-SNE takes minutes beyond; principal components take seconds.
 TSNE_LIMIT = 20_000
-# What `project` may make a map by.
-PROJECTIONS = ("tsne", "opentsne")
 # Below this spread everything has collapsed, and what is left is rounding error.
 _NO_SPREAD = 1e-7
 
@@ -34,7 +33,7 @@ class Layout(NamedTuple):
         less their mean: distances in this plane are those of the embeddings or shorter.
       neighbours: int32 [m, k], for each image of the map its nearest others on it by cosine, the
         nearest first, as positions in `mapped`; k = min(8, m - 1).
-      seconds: float32 [], that it all took.
+      seconds: float32 [], time for both layouts and the neighbours.
     """
 
     points: np.ndarray = np.zeros((0, 2), np.float32)
@@ -91,7 +90,7 @@ def require(projection: str) -> Any:
         import openTSNE
     except ImportError as error:
         raise MissingDependencyError(
-            f"report.projection: 'opentsne' needs openTSNE: {error}. Install it with: "
+            f"config.report.projection: 'opentsne' needs openTSNE: {error}. Install it with: "
             "pip install '.[opentsne]' in the project's folder, or ask for 'tsne'"
         ) from error
     return openTSNE.TSNE
@@ -118,8 +117,7 @@ def project(
       MissingDependencyError: "opentsne" without openTSNE.
     """
     check_at_least("limit", limit, 1)
-    if projection not in PROJECTIONS:
-        raise ValueError(f"projection: expected one of {PROJECTIONS}, got {projection!r}")
+    check_option("projection", projection, MAP_PROJECTIONS)
     kind = require(projection)
     embeddings = check_embeddings(embeddings, "embeddings")
     chosen = np.arange(len(embeddings))

@@ -34,9 +34,9 @@ HOW_TO_READ: dict[str, str] = {
         "in a column where other rows are light."
     ),
     "worst_recovered": (
-        "Training images of the group on which the classifier does worst on validation, each with "
-        "the class that is predicted, the wrong ones first. What they have in common, it has not "
-        "learnt."
+        "Training images of a group on which the classifier does worst on validation, each with "
+        "the class that is predicted, the wrong ones first. What they share is what the classifier "
+        "missed."
     ),
     "worst_group": (
         "Test images of the true group on which the classifier does worst, each with the class "
@@ -83,13 +83,13 @@ HOW_TO_READ: dict[str, str] = {
         "is the share of all. Where images are kept for what few others teach, fine labels with "
         "few images keep more."
     ),
-    "dropped_images": "The training images that go first, by their scores.",
+    "dropped_images": "The training images dropped first, by score.",
     "chosen_images": (
-        "Some of the images, drawn at random: this method has no scores by which one goes first."
+        "Some of the images, drawn at random: this method has no scores that order them."
     ),
     "kept_images": (
-        "The training images that go last, by their scores. Where what is hard scores high, wrong "
-        "labels and odd images are among them."
+        "The training images kept longest, by score. Where what is hard scores high, wrong labels "
+        "and odd images are among them."
     ),
     "reconstructions": (
         "Test images as the encoder gets them, and under each what the decoder makes of its "

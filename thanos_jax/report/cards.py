@@ -15,7 +15,8 @@ from thanos_jax.report import sprite
 
 # Longer side of a picture, in pixels: as it is kept at most, and as it is shown.
 _SIDE = 96
-# Up to this side loss shows, and lossless is little.
+# Up to this side pictures are kept without loss: it would show, and the cards of a page are few.
+# The thumbnails of a map are many, and are kept so up to half this side.
 _LOSSLESS = 32
 
 

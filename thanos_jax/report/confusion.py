@@ -35,25 +35,28 @@ def html(labels: Any, predictions: Any, names: Sequence[str], *, most: int = MOS
     length, classes = np.size(labels), len(names)
     right = check_labels(labels, "labels", length=length, num_classes=classes)
     found = check_labels(predictions, "predictions", length=length, num_classes=classes)
-    counts = np.zeros((classes, classes), np.int64)
-    np.add.at(counts, (right, found), 1)
-    wrong = counts - np.diag(np.diag(counts))
-    pairs = [divmod(int(k), len(names)) for k in np.argsort(-wrong, axis=None, kind="stable")]
-    pairs = pairs[: np.count_nonzero(wrong)]
-    if not pairs:
+    wrong = right != found
+    if not wrong.any():
         return ""
-    shown = _classes(pairs, len(names), most)
+    # Of 10,000 classes the matrix would have 10^8 cells: only pairs that occur are counted.
+    codes, times = np.unique(
+        right[wrong].astype(np.int64) * classes + found[wrong], return_counts=True
+    )
+    order = np.argsort(-times, kind="stable")
+    pairs = [divmod(code, classes) for code in codes[order].tolist()]
+    totals = np.bincount(right, minlength=classes)
+    shown = _classes(pairs, classes, most)
     said = ", ".join(
         f"<bdi>{escape(names[a])}</bdi> taken for <bdi>{escape(names[b])}</bdi> "
-        f"({wrong[a, b]:,} of {counts[a].sum():,})"
-        for a, b in pairs[:_PAIRS]
+        f"({count:,} of {totals[a]:,})"
+        for (a, b), count in zip(pairs[:_PAIRS], times[order[:_PAIRS]].tolist(), strict=True)
     )
     left_out = (
-        f" The {len(shown)} confused most of {len(names)} are shown."
-        if len(shown) < len(names)
-        else ""
+        f" The {len(shown)} confused most of {classes} are shown." if len(shown) < classes else ""
     )
-    return f"<p>Most often: {said}.{left_out}</p>{_table(counts, wrong, shown, names)}"
+    counts = _counts(right, found, shown, classes)
+    table = _table(counts, totals[shown], [names[k] for k in shown], len(shown) < classes)
+    return f"<p>Most often: {said}.{left_out}</p>{table}"
 
 
 def _classes(pairs: Sequence[tuple[int, int]], count: int, most: int) -> list[int]:
@@ -68,23 +71,30 @@ def _classes(pairs: Sequence[tuple[int, int]], count: int, most: int) -> list[in
     return sorted(found[:most])
 
 
-def _table(
-    counts: np.ndarray, wrong: np.ndarray, shown: Sequence[int], names: Sequence[str]
-) -> str:
-    others = len(shown) < len(names)
+def _counts(right: np.ndarray, found: np.ndarray, shown: Sequence[int], classes: int) -> np.ndarray:
+    """Returns int64 [shown, shown], images by label and prediction, of the classes shown."""
+    place = np.full(classes, -1)
+    place[shown] = np.arange(len(shown))
+    rows, columns = place[right], place[found]
+    inside = (rows >= 0) & (columns >= 0)
+    counts = np.zeros((len(shown), len(shown)), np.int64)
+    np.add.at(counts, (rows[inside], columns[inside]), 1)
+    return counts
+
+
+def _table(counts: np.ndarray, totals: np.ndarray, names: Sequence[str], others: bool) -> str:
+    """Returns the table of counts [k, k]; totals [k] are images of each label, the others too."""
     heads = "".join(
-        f'<th scope="col"><span><bdi>{escape(names[k])}</bdi></span></th>' for k in shown
+        f'<th scope="col"><span><bdi>{escape(name)}</bdi></span></th>' for name in names
     ) + ('<th scope="col"><span>others</span></th>' if others else "")
-    highest = max(int(wrong[np.ix_(shown, shown)].max()), 1)
+    highest = max(int((counts - np.diag(np.diag(counts))).max()), 1)
     lines = []
-    for row in shown:
-        total = max(int(counts[row].sum()), 1)
-        cells = []
-        for column in shown:
-            count = int(counts[row, column])
+    for row, name in enumerate(names):
+        total, cells = int(totals[row]), []
+        for column, count in enumerate(counts[row].tolist()):
             # Ink of the page is legible on both colours, on white and in the dark.
             if row == column:
-                colour = f"63 144 218 / {0.1 + 0.4 * count / total:.2f}"
+                colour = f"63 144 218 / {0.1 + 0.4 * count / max(total, 1):.2f}"
             else:
                 colour = f"222 70 30 / {0.1 + 0.5 * count / highest:.2f}"
             cells.append(
@@ -93,9 +103,9 @@ def _table(
                 else '<td class="quiet">0</td>'
             )
         if others:
-            cells.append(f"<td>{total - int(counts[row, shown].sum()):,}</td>")
-        name = f'<th scope="row"><bdi>{escape(names[row])}</bdi></th>'
-        lines.append(f"<tr>{name}{''.join(cells)}</tr>")
+            cells.append(f"<td>{total - int(counts[row].sum()):,}</td>")
+        head = f'<th scope="row"><bdi>{escape(name)}</bdi></th>'
+        lines.append(f"<tr>{head}{''.join(cells)}</tr>")
     words = "Number of images; rows: their label, columns: what is predicted"
     return (
         '<div class="wide" role="region" tabindex="0" aria-label="Confusion matrix">'

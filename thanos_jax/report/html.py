@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from thanos_jax.config import flatten
 from thanos_jax.report import map_page, meaning, numbers, plots
-from thanos_jax.report.image_map import ImageMap
+from thanos_jax.report.image_map import ImageMap, split_word
 from thanos_jax.report.plots import INK
 from thanos_jax.workdir import write_atomically
 
@@ -115,7 +115,7 @@ def flat_pictures(maps: Mapping[str, ImageMap], *, first: int = 0) -> str:
     """
     found: list[str] = []
     for title, one in maps.items():
-        kind = {"train": "Training", "test": "Test"}.get(one.split, one.split)
+        kind = split_word(one.split).capitalize()
         for column in one.columns:
             if column.reading:
                 name = f"{title and f'{title}: '}{kind} embeddings by {column.name}"

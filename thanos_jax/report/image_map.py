@@ -39,11 +39,11 @@ class ImageMap(NamedTuple):
     """Images of a split as an embedding places them.
 
     Attributes:
-      split: "train" or "test".
+      split: "train" or "test"; "audited" where it is all of them.
       size: images of the split, of which the map may show some.
       layout: where the m images are.
-      files: str [m], their files, or their numbers as stored.
-      named: whether `files` are files.
+      files: str [m], their names, mostly files; or their numbers as stored.
+      named: whether `files` are names.
       columns: what colours them; the first does at the start.
       sprite: their thumbnails.
     """
@@ -55,6 +55,11 @@ class ImageMap(NamedTuple):
     named: bool
     columns: tuple[Column, ...]
     sprite: sprite.Sprite
+
+
+def split_word(split: str) -> str:
+    """Returns the word by which a page calls a split: "training" for "train", or its name."""
+    return {"train": "training"}.get(split, split)
 
 
 def classes(name: str, values: Any, names: Sequence[str], reading: str = "") -> Column:
@@ -94,7 +99,7 @@ def of_images(
       layout: of m images.
       columns: of all n images of the split.
       read: rows -> images uint8 [b, h, w, 1 or 3].
-      names: [n], files as str or numbers of the images as stored; None: 0 to n - 1.
+      names: [n], as str, or integers: numbers of the images as stored; None: 0 to n - 1.
       pixels: longer side of a thumbnail.
 
     Raises:

@@ -18,7 +18,7 @@ import matplotlib.colors
 import numpy as np
 
 from thanos_jax.report import numbers, plots
-from thanos_jax.report.image_map import Column, ImageMap
+from thanos_jax.report.image_map import Column, ImageMap, split_word
 
 _HERE = pathlib.Path(__file__).parent
 # In the order in which they stand; what one defines the later ones use.
@@ -179,7 +179,7 @@ def _base64(values: Any, dtype: str | None = None) -> str:
 def _set(one: ImageMap) -> dict[str, Any]:
     return {
         "count": len(one.files),
-        "split": {"train": "training"}.get(one.split, one.split),
+        "split": split_word(one.split),
         "files": one.files.tolist(),
         "named": one.named,
         "columns": one.sprite.columns,

@@ -18,7 +18,8 @@ LIMIT = 6_000_000
 _MOST_PIXELS = 2**25
 _LEAST_SIDE = 8
 _CHUNK = 256
-# Up to this side images are so small that loss shows, and lossless is little.
+# Up to this side thumbnails are kept without loss: it would show, and many still take little. Cards
+# are few, and are kept so up to twice this side.
 _LOSSLESS = 16
 
 

@@ -62,7 +62,7 @@ class Prepared(NamedTuple):
     whole: Whole
 
 
-def asked(config: ml_collections.ConfigDict) -> bool:
+def is_audit(config: ml_collections.ConfigDict) -> bool:
     """Whether a run of the task noise is this one."""
     return config.noise.rate == 0 and config.noise.method == "mend"
 
@@ -141,10 +141,10 @@ def perform(run: stages.Run, prepared: Prepared) -> dict[str, Any]:
     arrays = findings.once(
         path, "labels", whole.by_split(whole.labels), make, names=whole.by_split(names)
     )
-    shown = {name: arrays[name] for name in ("given", "suggested", "suspicion", "flagged")}
+    judged = {name: arrays[name] for name in ("given", "suggested", "suspicion", "flagged")}
     classes = run.dataset.coarse_names
     if agree.is_first():
-        suspects.write_table(run.folder, names, arrays["split"], classes, **shown)
+        suspects.write_table(run.folder, names, arrays["split"], classes, **judged)
     results = {
         "noise_method": "audit",
         "noise_rate": 0.0,
@@ -163,7 +163,7 @@ def perform(run: stages.Run, prepared: Prepared) -> dict[str, Any]:
         prepared.first,
         trained,
         results,
-        lambda: suspects.figures(whole.images, arrays["split"], classes, **shown, reading=reading),
+        lambda: suspects.figures(whole.images, arrays["split"], classes, **judged, reading=reading),
         lambda: maps.of_audit(run, whole.images, arrays["split"], embeddings, arrays),
         embeddings,
     )

@@ -444,7 +444,7 @@ def _first_and_last(run: stages.Run, chosen: Chosen, classes: np.ndarray) -> sta
         order = np.random.default_rng(0).permutation(len(chosen.stays))
         kept = order[chosen.stays[order]]
         titles, readings = _AT_RANDOM, ("chosen_images", "chosen_images")
-    shown: stages.Figures = {}
+    figures: stages.Figures = {}
     split, names = run.dataset.splits["train"], run.dataset.coarse_names
     for title, reading, rows in zip(
         titles, readings, (order[~chosen.stays[order]], kept), strict=True
@@ -456,10 +456,8 @@ def _first_and_last(run: stages.Run, chosen: Chosen, classes: np.ndarray) -> sta
                 (names[classes[row]],),
                 f"score {chosen.scores[row]:.4g}" if len(chosen.scores) else "",
             )
-            for named, row in zip(
-                problems.named(split, rows, "training"), rows.tolist(), strict=True
-            )
+            for named, row in zip(problems.named(split, rows, "train"), rows.tolist(), strict=True)
         ]
         if made:
-            shown[title] = (problems.shown(split, rows, made), plots.HOW_TO_READ[reading])
-    return shown
+            figures[title] = (problems.as_cards(split, rows, made), plots.HOW_TO_READ[reading])
+    return figures

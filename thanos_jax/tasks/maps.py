@@ -10,14 +10,22 @@ import numpy as np
 from thanos_jax.downstream import projection
 from thanos_jax.report import image_map
 from thanos_jax.report.captions import HOW_TO_READ
-from thanos_jax.report.image_map import Column, ImageMap, classes, right_or_wrong, score
+from thanos_jax.report.image_map import (
+    Column,
+    ImageMap,
+    classes,
+    right_or_wrong,
+    score,
+    split_word,
+)
+from thanos_jax.tasks import problems
 from thanos_jax.tasks.stages import Run
 
 
 def lay_out(run: Run, embeddings: np.ndarray) -> projection.Layout:
     """Places images on the run's map, and says how long it took."""
-    asked = run.config.report
-    layout = projection.lay_out(embeddings, limit=asked.map_points, projection=asked.projection)
+    report = run.config.report
+    layout = projection.lay_out(embeddings, limit=report.map_points, projection=report.projection)
     print(f"map of {len(layout.mapped):,} images: {float(layout.seconds):.1f} s", flush=True)
     return layout
 
@@ -28,6 +36,7 @@ def of_split(
     layout: projection.Layout,
     columns: Sequence[Column],
     images: Any = None,
+    names: np.ndarray | None = None,
 ) -> ImageMap:
     """Makes the map of a split's images.
 
@@ -37,6 +46,7 @@ def of_split(
       layout: of its images, from `lay_out`.
       columns: of all its images.
       images: a split that the data set does not have.
+      names: of its images; None: their files, or their numbers as stored.
     """
     images = run.dataset.splits[split] if images is None else images
     return image_map.of_images(
@@ -44,7 +54,7 @@ def of_split(
         layout,
         columns,
         lambda rows: images.read(rows)["image"],
-        names=images.names,
+        names=images.names if names is None else names,
         pixels=run.config.report.thumbnail_pixels,
     )
 
@@ -148,14 +158,16 @@ def of_audit(
     """
     names, reading = run.dataset.coarse_names, HOW_TO_READ["audit_map"]
     kinds, split = np.unique(splits, return_inverse=True)
+    # A number as stored tells an image within its split only.
+    called = np.array(problems.named(images, np.arange(len(splits)), splits), np.str_)
     columns = [
         score("suspicion", found["suspicion"]),
         classes("given label", found["given"], names, reading),
         *_judged(found["flagged"], found["suggested"], names),
         right_or_wrong(found["predicted_right"], np.ones(len(splits), bool)),
-        classes("split", split, kinds.tolist()),
+        classes("split", split, [split_word(kind) for kind in kinds.tolist()]),
     ]
-    return of_split(run, "audited", lay_out(run, embeddings), columns, images)
+    return of_split(run, "audited", lay_out(run, embeddings), columns, images, called)
 
 
 def _judged(flagged: np.ndarray, suggested: np.ndarray, names: Sequence[str]) -> list[Column]:

@@ -90,7 +90,7 @@ class Prepared(NamedTuple):
 
 def trainings(run: stages.Run) -> dict[str, stages.Planned]:
     """Makes labels wrong and returns the trainings on them; see `thanos_jax.tasks`."""
-    if audit.asked(run.config):
+    if audit.is_audit(run.config):
         return audit.trainings(run)
     _, run = _with_noise(run)
     found = {}
@@ -101,7 +101,7 @@ def trainings(run: stages.Run) -> dict[str, stages.Planned]:
 
 def prepare(run: stages.Run) -> Prepared | audit.Prepared:
     """Makes labels wrong and builds the first training; see `thanos_jax.tasks`."""
-    if audit.asked(run.config):
+    if audit.is_audit(run.config):
         return audit.prepare(run)
     noise, run = _with_noise(run)
     needs = NOISE[run.config.noise.method].needs
@@ -389,7 +389,7 @@ def _figures(
     return {
         **suspects.figures(
             noisy.splits["train"],
-            "training",
+            "train",
             names,
             given=train.given,
             suggested=found.suggested,

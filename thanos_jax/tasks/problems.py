@@ -9,9 +9,25 @@ import numpy as np
 from thanos_jax.data.splits import Split
 from thanos_jax.report import cards, confusion, plots
 from thanos_jax.report.cards import Card
+from thanos_jax.report.image_map import split_word
 from thanos_jax.tasks.stages import Figures
 
 _CARDS = 24
+
+
+def confused(
+    labels: np.ndarray, predictions: np.ndarray, names: Sequence[str], *, kind: str
+) -> Figures:
+    """Shows which classes are confused most; {} where all is right.
+
+    Args:
+      labels: integer [n], indices of names.
+      predictions: integer [n].
+      names: of the classes.
+      kind: what the classes are, as "fine label".
+    """
+    table = confusion.html(labels, predictions, names)
+    return {f"Confused most, by {kind}": (table, plots.HOW_TO_READ["confused"])} if table else {}
 
 
 def classes(
@@ -26,14 +42,14 @@ def classes(
       names: of the classes.
       kind: what the classes are, as "fine label".
     """
-    table = confusion.html(labels, predictions, names)
+    table = confused(labels, predictions, names, kind=kind)
     if not table:
         return {}
     correct = predictions == labels
     counts, right = (np.bincount(labels[x], minlength=len(names)) for x in (..., correct))
     accuracy = np.where(counts > 0, right / np.maximum(counts, 1), np.inf)
     worst = int(np.argmin(accuracy))
-    shown = images_of(
+    images = images_of(
         split,
         np.flatnonzero(labels == worst),
         correct,
@@ -41,10 +57,7 @@ def classes(
         lambda row: names[predictions[row]],
     )
     title = f"Test images of the worst {kind}: {names[worst]}"
-    return {
-        f"Confused most, by {kind}": (table, plots.HOW_TO_READ["confused"]),
-        title: (shown, plots.HOW_TO_READ["worst_class"]),
-    }
+    return {**table, title: (images, plots.HOW_TO_READ["worst_class"])}
 
 
 def images_of(
@@ -62,7 +75,7 @@ def images_of(
       split: n images.
       rows: integer [k], which of them.
       correct: bool [n], predicted right.
-      name: of the split.
+      name: of the split, as "train".
       predicted: row -> the class that is predicted.
       most: cards at most.
     """
@@ -71,25 +84,26 @@ def images_of(
         Card(one, (predicted(row),), "right" if correct[row] else "wrong", not correct[row])
         for one, row in zip(named(split, order, name), order.tolist(), strict=True)
     ]
-    return shown(split, order, made)
+    return as_cards(split, order, made)
 
 
 def named(split: Split, rows: np.ndarray, name: str | np.ndarray) -> list[str]:
-    """Returns what images are called: their files, or their split and number.
+    """Returns what images are called: their files, or as in "training image 7".
 
     Args:
       split: n images.
       rows: integer [k], which of them.
-      name: of their split; or str [n], of several.
+      name: of their split, as "train"; or str [n], of several.
     """
     stored = split.names[rows]
     if np.issubdtype(stored.dtype, np.integer):
         splits = np.broadcast_to(name, len(split))[rows]
-        return [f"{a} image {b}" for a, b in zip(splits.tolist(), stored.tolist(), strict=True)]
+        pairs = zip(splits.tolist(), stored.tolist(), strict=True)
+        return [f"{split_word(part)} image {number}" for part, number in pairs]
     return stored.astype(str).tolist()
 
 
-def shown(split: Split, rows: np.ndarray, made: Sequence[Card]) -> str:
+def as_cards(split: Split, rows: np.ndarray, made: Sequence[Card]) -> str:
     """Returns cards of images, integer [k] rows of a split in any order, as HTML."""
     ascending = np.sort(rows)
     images = split.read(ascending)["image"]

@@ -93,14 +93,14 @@ def write_table(
     rank[_worst_first(known, held_out)] = np.arange(len(known.names))
     order = np.lexsort((predicted == label, rank[group]))
     accuracies = [held_out["accuracies"].get(g, "") for g in range(len(known.names))]
-    shown = np.array([a if a == "" else f"{a:.4f}" for a in accuracies])
+    in_words = np.array([a if a == "" else f"{a:.4f}" for a in accuracies])
     classes = np.array(run.dataset.coarse_names)
     columns = {
         "filename": np.concatenate([run.dataset.splits[split].names for split in parts]),
         "split": np.repeat(list(parts), [len(part) for part in parts.values()]),
         "label": classes[label],
         "group": known.names[group],
-        "group_validation_accuracy": shown[group],
+        "group_validation_accuracy": in_words[group],
         "predicted": classes[predicted],
         "row": np.concatenate([np.arange(len(part)) for part in parts.values()]),
     }
@@ -132,13 +132,7 @@ def figures(
     correct = test["prediction"] == test["coarse"]
     worst = names.index(results["worst_group"])
     members = np.flatnonzero(test["fine"] == worst)
-    shown: stages.Figures = {
-        f"Test images of the worst group: {names[worst]}": (
-            problems.images_of(
-                run.dataset.splits["test"], members, correct, "test", _predicted(run, test)
-            ),
-            plots.HOW_TO_READ["worst_group"],
-        ),
+    drawn: stages.Figures = {
         "Accuracy of the true groups": (
             plots.group_bars(
                 [f"{name} ({one['train_images']:,})" for name, one in results["groups"].items()],
@@ -147,15 +141,21 @@ def figures(
             ),
             plots.HOW_TO_READ["group_bars"],
         ),
+        f"Test images of the worst group: {names[worst]}": (
+            problems.images_of(
+                run.dataset.splits["test"], members, correct, "test", _predicted(run, test)
+            ),
+            plots.HOW_TO_READ["worst_group"],
+        ),
     }
     if not are_known(run.config):
-        shown["Recovered and true groups"] = (
+        drawn["Recovered and true groups"] = (
             plots.contingency(found["train"]["fine"], known.train, list(names), list(known.names)),
             plots.HOW_TO_READ["contingency"],
         )
-        shown |= _training_images(run, known, found["train"], held_out["worst_group"])
-    labels = run.dataset.splits["test"], test["fine"], fine
-    return {**shown, **problems.classes(*labels, names, kind="fine label")}
+        drawn |= _training_images(run, known, found["train"], held_out["worst_group"])
+    # Without images of the worst fine label: those of the worst group are there.
+    return {**drawn, **problems.confused(test["fine"], fine, names, kind="fine label")}
 
 
 def _predicted(run: stages.Run, outputs: Mapping[str, np.ndarray]) -> Callable[[int], str]:
@@ -170,18 +170,18 @@ def _training_images(
     members = np.flatnonzero(known.train == group)
     if not members.size:
         return {}
-    drawn = np.random.default_rng(0).permutation(members)
+    order = np.random.default_rng(0).permutation(members)
     correct = train["prediction"] == train["coarse"]
-    shown = problems.images_of(
+    images = problems.images_of(
         run.dataset.splits["train"],
-        drawn,
+        order,
         correct,
-        "training",
+        "train",
         _predicted(run, train),
         most=_EXAMPLES,
     )
     title = f"Training images of {known.names[group]}"
-    return {title: (shown, plots.HOW_TO_READ["worst_recovered"])}
+    return {title: (images, plots.HOW_TO_READ["worst_recovered"])}
 
 
 def _figures_without_truth(
@@ -190,19 +190,26 @@ def _figures_without_truth(
     found: Mapping[str, Mapping[str, np.ndarray]],
     held_out: Mapping[str, Any],
 ) -> stages.Figures:
-    """Draws recovered groups, the worst first, where nobody knows the true ones."""
-    groups_shown = [g for g in _worst_first(known, held_out) if g in held_out["accuracies"]]
+    """Draws recovered groups, the worst first, where nobody knows the true ones; then classes."""
+    measured = [g for g in _worst_first(known, held_out) if g in held_out["accuracies"]]
     sizes = np.bincount(known.train, minlength=len(known.names))
-    shown: stages.Figures = {
+    drawn: stages.Figures = {
         "Accuracy of the groups on validation": (
             plots.group_bars(
-                [f"{known.names[group]} ({sizes[group]:,})" for group in groups_shown],
-                [held_out["accuracies"][group] for group in groups_shown],
+                [f"{known.names[group]} ({sizes[group]:,})" for group in measured],
+                [held_out["accuracies"][group] for group in measured],
                 average=held_out["average_accuracy"],
             ),
             plots.HOW_TO_READ["groups_without_truth"],
         )
     }
-    for group in groups_shown[:_WORST]:
-        shown |= _training_images(run, known, found["train"], group)
-    return shown
+    for group in measured[:_WORST]:
+        drawn |= _training_images(run, known, found["train"], group)
+    test = found["test"]
+    return drawn | problems.classes(
+        run.dataset.splits["test"],
+        test["coarse"],
+        test["prediction"],
+        run.dataset.coarse_names,
+        kind="class",
+    )

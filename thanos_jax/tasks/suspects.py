@@ -70,7 +70,7 @@ def figures(
 
     Args:
       split: n images.
-      name: of their split; or str [n], of several.
+      name: of their split, as "train"; or str [n], of several.
       classes: names of the classes.
       given: integer [n], the labels.
       suggested: integer [n], the labels in their place.
@@ -95,4 +95,4 @@ def figures(
         )
         for named, row in words
     ]
-    return {title: (problems.shown(split, order, made), reading)}
+    return {title: (problems.as_cards(split, order, made), reading)}

@@ -40,7 +40,7 @@ def dense(covariance: Any, positives: Any, rows: int) -> np.ndarray:
 
     Args:
       covariance: M, symmetric, no negative eigenvalue, [d + 1, d + 1].
-      positives: P, likewise, its range within that of M.
+      positives: P, symmetric, no negative eigenvalue, [d + 1, d + 1], its range within that of M.
       rows: of W, at least 1. With at least as many as P has rank, W'W = M^+ P M^+.
 
     Returns:

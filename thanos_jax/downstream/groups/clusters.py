@@ -15,10 +15,9 @@ from sklearn.mixture import GaussianMixture
 
 from thanos_jax.checks import check_at_least, check_option
 from thanos_jax.downstream import partition
+from thanos_jax.downstream.options import CLUSTER_PROJECTIONS, CLUSTERINGS
 from thanos_jax.errors import MissingDependencyError
 
-METHODS = ("kmeans", "gmm")
-PROJECTIONS = ("none", "umap")
 MINIMUM_SIZE = 25
 
 _INITIALIZATIONS = 3
@@ -44,8 +43,8 @@ class Clustering(NamedTuple):
 
     def check(self) -> None:
         """Raises ValueError for an option that is unknown or out of range."""
-        check_option("clustering.method", self.method, METHODS)
-        check_option("clustering.projection", self.projection, PROJECTIONS)
+        check_option("clustering.method", self.method, CLUSTERINGS)
+        check_option("clustering.projection", self.projection, CLUSTER_PROJECTIONS)
         check_at_least("clustering.max_clusters", self.max_clusters, 2)
         check_at_least("clustering.samples", self.samples, 3)
 

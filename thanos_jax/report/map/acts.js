@@ -103,9 +103,10 @@ const search = (text) => {
       column.values.forEach((value, i) => { if (hit[value]) marks[i] = 1; });
     }
     if (!exact) {
+      const called = set.files.map((_, i) => fold(nameOf(set, i)));
+      const part = set.named && !called.includes(query);
       set.files.forEach((file, i) => {
-        const called = fold(nameOf(set, i));
-        if (set.named ? called.includes(query) : [fold(file), called].includes(query)) marks[i] = 1;
+        if (part ? called[i].includes(query) : [fold(file), called[i]].includes(query)) marks[i] = 1;
       });
     }
     if (!found || (!found.some && marks.includes(1))) {

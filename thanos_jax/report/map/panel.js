@@ -105,7 +105,7 @@ const showChosen = () => {
   const set = data.sets[number];
   const rows = [...marks.keys()].filter((i) => marks[i]);
   const tools = make("div", "", "map-row");
-  const copy = make("button", set.named ? "Copy file names" : "Copy numbers");
+  const copy = make("button", set.named ? "Copy names" : "Copy numbers");
   const clear = make("button", "Clear");
   copy.type = clear.type = "button";
   copy.addEventListener("click", () => copyText(rows.map((i) => set.files[i]).join("\n"), count));
@@ -150,7 +150,9 @@ const showLegends = () => {
   let before = "";
   for (const view of views) {
     const column = columnOf(view.map, state.colour);
-    const text = column ? JSON.stringify([view.set, column.names, column.low, column.high]) : "-";
+    const counts = column && column.names !== null ? new Array(column.names.length).fill(0) : null;
+    if (counts) column.values.forEach((value) => { counts[value] += 1; });
+    const text = counts ? JSON.stringify([view.set, column.names, counts]) : "";
     view.legend.replaceChildren();
     if (!column) {
       view.legend.append(make("span", `${state.colour}: not known here`, "quiet"));
@@ -162,8 +164,6 @@ const showLegends = () => {
         make("span", String(+column.high.toPrecision(3))),
       );
     } else if (text !== before || views.length === 1) {
-      const counts = new Int32Array(column.names.length);
-      column.values.forEach((value) => { counts[value] += 1; });
       column.names.forEach((name, value) => {
         const node = make("button", "", "map-key");
         const dot = make("i");
