@@ -58,7 +58,7 @@ def finished(tmp_path_factory):
     shutil.copytree(root / "data", root / "pictures")
     with pytest.MonkeyPatch.context() as patch:  # half of what a short run costs
         patch.setattr(transfer, "_figures", lambda *arguments: {})
-        patch.setattr(stages, "transferred", lambda *arguments: {"fine_accuracy": 0.875})
+        patch.setattr(stages, "transferred", lambda *given: ({"fine_accuracy": 0.875}, None))
         results = run_module.run(config_of(root / "data"), root / "run")
     shutil.rmtree(root / "data")
     return Finished(root / "run", root / "pictures", results)

@@ -13,17 +13,13 @@ from thanos_jax.methods import METHODS
 class PresetError(ConfigError):
     """A word after a config file's colon that is neither a method nor a preset.
 
+    Made of its message alone: absl makes errors of a flag anew, of their class and message.
+
     Attributes:
-      presets: kind -> the presets of the file, the default first.
+      presets: kind -> the presets of the file, the default first; set by who raises it.
     """
 
-    def __init__(
-        self, word: str, known: Sequence[str], presets: Mapping[str, Sequence[str]]
-    ) -> None:
-        super().__init__(
-            f"preset: expected one of {', '.join(known)}, got {word!r}{nearest(word, known)}"
-        )
-        self.presets = dict(presets)
+    presets: Mapping[str, Sequence[str]] = {}
 
 
 def parse_argument(
@@ -52,7 +48,11 @@ def parse_argument(
     for word in argument.split(",") if argument else ():
         every = [name for names in kinds.values() for name in names]
         if word not in every:
-            raise PresetError(word, every, presets)
+            error = PresetError(
+                f"preset: expected one of {', '.join(every)}, got {word!r}{nearest(word, every)}"
+            )
+            error.presets = presets
+            raise error
         kind = next(kind for kind, names in kinds.items() if word in names)
         if kind in chosen:
             raise ConfigError(
