@@ -64,7 +64,7 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
     elif config.model.encoder == "resnet18":
         config.train.epochs = 200.0
     if config.model.encoder == "convnet":
-        # Steps of one program keep their memory, a fifth of a step's time on two CPU cores.
+        # Steps of one program keep their memory from one to the next.
         config.train.resident = "yes"
         config.loss.temperature, config.train.learning_rate = CONVNET
     if config.task != "transfer":
