@@ -40,18 +40,8 @@ from thanos_jax import config as schema
 
 ENCODERS = ("mlp", "vit", "resnet18", "convnet")
 TASKS = ("transfer", "groups", "noise", "coreset")
-# Temperature and learning rate of each method with the convnet; not tuned yet, the same for all.
-CONVNET = {
-    "ce": (0.5, 1e-3),
-    "info_nce": (0.5, 1e-3),
-    "supcon": (0.5, 1e-3),
-    "supcon_info_nce": (0.5, 1e-3),
-    "cauto": (0.5, 1e-3),
-    "spread": (0.5, 1e-3),
-    "supcon_cauto": (0.5, 1e-3),
-    "thanos": (0.5, 1e-3),
-    "joint": (0.5, 1e-3),
-}
+# Temperature and learning rate of every method with the convnet. They were not tuned.
+CONVNET = (0.5, 1e-3)
 
 
 def get_config(argument: str = "") -> ml_collections.ConfigDict:
@@ -74,9 +64,9 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
     elif config.model.encoder == "resnet18":
         config.train.epochs = 200.0
     if config.model.encoder == "convnet":
-        # Steps of one program keep their memory, a fifth of a step's time on two CPU cores.
+        # Steps of one program keep their memory from one to the next.
         config.train.resident = "yes"
-        config.loss.temperature, config.train.learning_rate = CONVNET[config.method]
+        config.loss.temperature, config.train.learning_rate = CONVNET
     if config.task != "transfer":
         config.train.learning_rate = 1e-3
         config.train.epochs = 5.0

@@ -1,7 +1,9 @@
 """A cache has the bits of the data set it was made of, or is refused."""
 
 import dataclasses
+import itertools
 import json
+import os
 import pathlib
 import shutil
 import subprocess
@@ -12,10 +14,11 @@ import numpy as np
 import own_images
 import pytest
 import test_tfds_sets as of_tfds
+import test_tiny_imagenet as of_tiny
 
 from thanos_jax import config as schema
+from thanos_jax import interruption, workdir
 from thanos_jax import run as run_module
-from thanos_jax import workdir
 from thanos_jax.data import batches, cached, caching, sources
 from thanos_jax.data.specs import SPECS
 from thanos_jax.data.splits import DataError
@@ -175,6 +178,8 @@ def test_other_keys_and_other_data_are_refused(folder, cache, tmp_path):
         sources.load(from_cache(config_of(folder, image_size=5), cache))
     with pytest.raises(DataError, match=r"data\.decode: 'full' there, 'scaled' now"):
         sources.load(from_cache(config_of(folder, decode="scaled"), cache))
+    with pytest.raises(DataError, match=r"data\.max_megapixels: 500\.0 there, 1\.0 now"):
+        sources.load(from_cache(config_of(folder, max_megapixels=1.0), cache))
     with pytest.raises(ConfigError, match=r"out: .* data\.matte: 'white' there, 'black' now"):
         write(config_of(folder, matte="black"), cache, shard_rows=8)
     with pytest.raises(ConfigError, match=r"out: .* shard_rows: 8 there, 9 now"):
@@ -186,6 +191,89 @@ def test_other_keys_and_other_data_are_refused(folder, cache, tmp_path):
         sources.load(from_cache(config_of(folder), cache, data_dir=str(other)))
     with pytest.raises(ConfigError, match=rf"out: .*{message}"):
         write(config_of(other), cache, shard_rows=8)
+
+
+def assert_refused(config, out, message, **options):
+    """A cache is not read beside other data, nor gone on with; it stays as it was."""
+    with pytest.raises(DataError, match=rf"data\.cache: .*{message}"):
+        sources.load(from_cache(config, out, data_dir=config.data_dir))
+    gone = next(out.glob("*.npz"))
+    gone.rename(out.parent / gone.name)
+    before = {path: path.read_bytes() for path in out.iterdir()}
+    with pytest.raises(ConfigError, match=rf"out: .*{message}"):
+        write(config, out, **options)
+    assert {path: path.read_bytes() for path in out.iterdir()} == before
+    (out.parent / gone.name).rename(gone)
+
+
+def test_a_cache_of_tiny_imagenet_is_not_mixed_with_other_images(tmp_path):
+    root = of_tiny.write(tmp_path / "data")
+    config = config_of(root, name="tiny_imagenet", image_size=0)
+    write(config, tmp_path / "out", shard_rows=8)
+    assert write(config, tmp_path / "out", shard_rows=8) == (28, 0)
+    found = sources.load(from_cache(config, tmp_path / "out", data_dir=str(root)))
+    assert_same(found, sources.load(config))
+    # It is not what a run is known again by.
+    assert found.fingerprint is None
+    for number, path in enumerate(sorted(root.glob("*/**/*.JPEG"))):
+        path.write_bytes(of_tiny.jpeg(5000 + number))
+    message = r"\d+ files of another size: train/n01443537/images/n01443537_0\.JPEG"
+    assert_refused(config, tmp_path / "out", message, shard_rows=8)
+    root.joinpath("train", "n02123045", "images", "n02123045_4.JPEG").unlink()
+    with pytest.raises(DataError, match=r"1 images gone: train/n02123045/images/n02123045_4"):
+        sources.load(from_cache(config, tmp_path / "out", data_dir=str(root)))
+
+
+@pytest.mark.parametrize("kind", ["bytes", "version", "size", "files"])
+def test_a_cache_of_records_of_tfds_is_not_mixed_with_others(kind, tmp_path):
+    sizes = {"train": 40, "test": 15}
+    folder = of_tfds.write(tmp_path / "data", sizes) / "shapes" / "1.0.0"
+    config = config_of(tmp_path / "data", name="tfds", tfds="shapes", image_size=3)
+    write(config, tmp_path / "out")
+    assert write(config, tmp_path / "out") == (55, 0)
+    sources.load(from_cache(config, tmp_path / "out", data_dir=config.data_dir))
+    info, records = folder / "dataset_info.json", next(folder.glob("*-train.array_record-*"))
+    if kind == "bytes":
+        info.write_text(info.read_text().replace('"numBytes": "1"', '"numBytes": "2"', 1))
+        message = r"gone: train: 40 records of 1 bytes; 1 .* new: train: 40 records of 2 bytes"
+    elif kind == "version":
+        of_tfds.write(tmp_path / "data", sizes, folder="shapes/1.0.1")
+        message = r"gone: version 1\.0\.0; 1 lines of metadata new: version 1\.0\.1"
+    elif kind == "size":
+        # An image that the one after it replaces, by the rules of the format.
+        noise = np.random.default_rng(0).integers(0, 256, (40, 4000), np.uint8)
+        every = [
+            of_tfds.written.example(more.tobytes()) + of_tfds.record(number)
+            for number, more in enumerate(noise)
+        ]
+        of_tfds.written.write_array_record(records, every)
+        message = rf"1 files of another size: {records.name}"
+    else:
+        stem = records.name.removesuffix("00000-of-00001")
+        moved = [folder / f"{stem}{number:05d}-of-00002" for number in range(2)]
+        every = [of_tfds.record(number) for number in range(40)]
+        of_tfds.written.write_array_record(moved[0], every[:30])
+        of_tfds.written.write_array_record(moved[1], every[30:])
+        info.write_text(info.read_text().replace('["40"]', '["30", "10"]'))
+        message = rf"1 record files gone: {records.name}; 2 record files new: {moved[0].name}"
+    assert_refused(config, tmp_path / "out", message)
+
+
+def test_a_shard_is_on_the_disk_before_it_counts(folder, tmp_path, monkeypatch):
+    synced, replace = [], os.replace
+    monkeypatch.setattr(os, "fsync", lambda number: synced.append(os.fstat(number).st_ino))
+    named = []
+
+    def checked(source, target):
+        if pathlib.Path(target).suffix in (".array_record", ".npz", ".json"):
+            assert os.stat(source).st_ino in synced
+            named.append(pathlib.Path(target).name)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", checked)
+    write(config_of(folder), tmp_path / "out")
+    assert len(named) == 2 * 3 + 2
+    assert named[0] == named[-1] == cached.DESCRIPTION
 
 
 def test_what_cannot_be_a_cache_is_said(folder, tmp_path, monkeypatch):
@@ -209,7 +297,7 @@ def test_what_cannot_be_a_cache_is_said(folder, tmp_path, monkeypatch):
         write(config, tmp_path / "full")
 
 
-@pytest.mark.parametrize("kind", ["record", "cut", "labels", "count"])
+@pytest.mark.parametrize("kind", ["record", "cut", "labels", "few labels", "count"])
 def test_damage_is_named(kind, folder, copied):
     shard = copied / "train-00001-of-00004.array_record"
     content = bytearray(shard.read_bytes())
@@ -223,13 +311,22 @@ def test_damage_is_named(kind, folder, copied):
         shard.write_bytes(content[: len(content) // 2])
     elif kind == "labels":
         shard.with_suffix(".npz").write_bytes(b"PK")
+    elif kind == "few labels":
+        shutil.copy(copied / "train-00003-of-00004.npz", shard.with_suffix(".npz"))
     else:
         shutil.copy(copied / "train-00003-of-00004.array_record", shard)
     with pytest.raises(DataError) as error:
         own_images.as_arrays(sources.load(from_cache(config_of(folder), copied)).splits["train"])
-    name = "train-00000-of-00004" if kind == "count" else "train-00001-of-00004"
-    assert name in str(error.value) or kind == "cut"
-    assert str(copied) in str(error.value)
+    assert str(copied / "train-00001-of-00004") in str(error.value)
+    # What is whole stays; a record's damage shows when it is read.
+    config, other = config_of(folder), copied / "train-00000-of-00004.array_record"
+    before = other.stat().st_mtime_ns
+    if kind == "record":
+        assert write(config, copied, shard_rows=8) == (39, 0)
+        shard.unlink()
+    assert write(config, copied, shard_rows=8) == (39, 8)
+    assert other.stat().st_mtime_ns == before
+    assert_same(sources.load(from_cache(config, copied)), sources.load(config))
 
 
 def test_images_left_out_stay_out(folder, tmp_path, capsys):
@@ -286,17 +383,35 @@ def test_a_run_on_a_cache_has_the_numbers_of_a_run_on_the_files(tmp_path):
     config.data.update(name="folder", data_dir=str(root), image_size=4)
     config.model.update(encoder="mlp", arrangement="shared", projection=(6,))
     config.model.mlp.widths = (16, 8)
-    config.train.update(batch_size=8, max_steps=6, checkpoint_every_epochs=1.0)
+    config.train.update(batch_size=8, max_steps=6, log_every=1, resident="no")
     config.transfer.iterations = 5
     of_files = run_module.run(config, tmp_path / "files")
     config.data.update(cache=str(tmp_path / "cache"), data_dir="", memory_limit_gib=0.0)
     of_cache = run_module.run(config, tmp_path / "cached")
-    records = [
-        (tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("files", "cached")
-    ]
-    for one, other in zip(*map(lambda lines: map(json.loads, lines), records), strict=True):
-        assert one["loss"] == other["loss"]
+
+    def losses(folder):
+        lines = (folder / "metrics.jsonl").read_text().splitlines()
+        return [(record["step"], record["loss"]) for record in map(json.loads, lines)]
+
+    assert len(losses(tmp_path / "files")) == 6
+    assert losses(tmp_path / "files") == losses(tmp_path / "cached")
     same = ("coarse_accuracy", "fine_accuracy", "worst_group_accuracy", "steps")
     assert {key: of_files[key] for key in same} == {key: of_cache[key] for key in same}
-    # What a run was begun on it may go on from.
-    assert run_module.run(config, tmp_path / "files") == of_files
+    # A run that was stopped goes on, on the cache or on the files, as if it had not been.
+    data = {"files": {"data_dir": str(root), "cache": ""},
+            "cache": {"data_dir": "", "cache": str(tmp_path / "cache")}}  # fmt: skip
+    for first, second in (("files", "cache"), ("cache", "files")):
+        out = tmp_path / f"{first} first"
+        config.data.update(data[first])
+        asked = itertools.count()  # before each step and each record
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(interruption.Watch, "asked", lambda watch, asked=asked: next(asked) >= 5)
+            with pytest.raises(interruption.Interrupted, match="step 3 of 6"):
+                run_module.run(config, out)
+        config.data.update(data[second])
+        resumed = run_module.run(config, out)
+        assert {key: resumed[key] for key in same} == {key: of_files[key] for key in same}
+        assert losses(out) == losses(tmp_path / "files")
+        # Finished, it is the same run on either.
+        config.data.update(data[first])
+        assert run_module.run(config, out) == resumed

@@ -185,6 +185,8 @@ def test_bfloat16_computes_in_half_and_the_initial_scale_survives():
         ({"strides": (2,)}, r"strides: expected 2 numbers, .* channels = \(32, 64\), got \(2,\)"),
         ({"kernels": (5, 3, 3)}, r"kernels: expected 2 numbers, .* got \(5, 3, 3\)"),
         ({"widths": ()}, r"widths: expected at least one layer, got \(\)"),
+        ({"widths": (8, 0)}, r"widths: expected positive integers, got \(8, 0\)"),
+        ({"widths": (-1,)}, r"widths: expected positive integers, got \(-1,\)"),
     ],
 )
 def test_what_describes_no_network_is_an_error(changes, match):
@@ -193,7 +195,7 @@ def test_what_describes_no_network_is_an_error(changes, match):
             lambda key: ConvNet(**changes).init(key, jnp.ones((1, 8, 8, 1)), train=False),
             jax.random.key(0),
         )
-    if "widths" not in changes:
+    if changes != {"widths": ()}:  # a decoder may have none
         decoder = ConvNetDecoder((8, 8, 1), **changes)
         with pytest.raises(ValueError, match=match):
             jax.eval_shape(

@@ -4,12 +4,13 @@ A cache is a folder:
 
     cache.json                            what it is of, and what each split has
     train-00000-of-00012.array_record     a record an image: its two labels, its pixels
-    train-00000-of-00012.npz              their labels and names
+    train-00000-of-00012.npz              their fine labels and names
 
 It holds what the loader of a set hands over (`thanos_jax.data.sources.as_stored`), before anything
 is held out, thinned out or laid over a background. So one cache serves every seed and method, and
-a run on it has the bits of a run on the set itself. A shard counts once both its files are there;
-cache.json says at last that all do. ArrayRecord checks a hash of each record that it reads.
+a run on it has the bits of a run on the set itself. A shard counts once both its files are there
+and hold as many images as they should; cache.json says at last that all do. ArrayRecord checks a
+hash of each record that it reads.
 """
 
 from __future__ import annotations
@@ -33,10 +34,13 @@ from thanos_jax.errors import MissingDependencyError
 DESCRIPTION = "cache.json"
 UNLABELLED = "unlabelled"
 LABELS = np.dtype("<i4")
+# Keys of cache.json: what a run knows its data again by; the stored files, if that says nothing of
+# them.
+FINGERPRINTS = ("fingerprint", "files")
 # Keys of config.data that change what a loader hands over.
 _KEYS = (
     *("name", "image_size", "decode", "matte", "deep_images", "unlabelled", "unlabelled_use"),
-    *("tfds", "fine_key", "coarse_key", "test_split"),
+    *("max_megapixels", "tfds", "fine_key", "coarse_key", "test_split"),
 )
 _COMMAND = "python -m thanos_jax.cache --config=FILE --out=DIR"
 
@@ -48,7 +52,7 @@ class Shard(NamedTuple):
       split: its name.
       rows: the numbers of the images in it.
       records: path of the pixels.
-      labels: path of labels and names.
+      labels: path of fine labels and names.
     """
 
     split: str
@@ -58,7 +62,7 @@ class Shard(NamedTuple):
 
     @property
     def is_done(self) -> bool:
-        """Whether it is there whole."""
+        """Whether its files are there."""
         return self.records.exists() and self.labels.exists()
 
 
@@ -107,15 +111,42 @@ def known(config_data: ConfigDict) -> fingerprint.Fingerprint | None:
 
 
 def require_same_data(
-    folder: pathlib.Path, before: fingerprint.Fingerprint, now: fingerprint.Fingerprint
+    config_data: ConfigDict,
+    known_now: fingerprint.Fingerprint | None,
+    files_now: fingerprint.Fingerprint | None,
 ) -> None:
-    """Raises DataError, which says what has changed, unless a cache is of the data as they are."""
-    changed = fingerprint.changes(before, now)
-    if changed:
+    """Checks that a cache is of the data as they are.
+
+    Args:
+      config_data: as for `load`.
+      known_now: the fingerprint of the data, as `Dataset.fingerprint`.
+      files_now: from `thanos_jax.data.sources.files`.
+
+    Raises:
+      DataError: it is of others; says what has changed. Or as `load`.
+    """
+    folder, described = _open(config_data)
+    found = changes(described, {"fingerprint": known_now, "files": files_now})
+    if found:
         raise DataError(
             f"data.cache: expected the images as they are now, got {folder}, which was made of "
-            f"others: {'; '.join(changed)}. Write another cache"
+            f"others: {'; '.join(found)}. Write another cache"
         )
+
+
+def changes(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Returns a line for each thing that the data of two caches have otherwise.
+
+    Args:
+      there: what a cache.json holds, or its keys in `FINGERPRINTS`.
+      now: as `there`.
+    """
+    return [
+        line
+        for key in FINGERPRINTS
+        if there[key] is not None and now[key] is not None
+        for line in fingerprint.changes(there[key], now[key])
+    ]
 
 
 def require_array_record() -> None:
@@ -169,7 +200,7 @@ def read(folder: pathlib.Path) -> dict[str, Any]:
     path = folder / DESCRIPTION
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        if not {"complete", "settings", "sizes", "fingerprint"} <= found.keys():
+        if not {"complete", "settings", "sizes", *FINGERPRINTS} <= found.keys():
             raise ValueError("it is of something else")
     except (OSError, ValueError, AttributeError) as error:
         raise DataError(
@@ -204,22 +235,10 @@ def _open_split(described: Mapping[str, Any], name: str, shards: Sequence[Shard]
     require_array_record()
     from array_record.python.array_record_data_source import ArrayRecordDataSource
 
-    arrays = [_read_labels(shard) for shard in shards]
+    arrays = [read_shard(shard) for shard in shards]
     shape = tuple(described["image_shape"])
-    try:
-        records = ArrayRecordDataSource([str(shard.records) for shard in shards])
-        count = len(records)
-    except Exception as error:  # of several kinds, from C++
-        raise DataError(
-            f"data.cache: {shards[0].records.parent}, split {name!r}: {error}"
-        ) from error
-    if count != described["sizes"][name]:
-        raise DataError(
-            f"data.cache: {shards[0].records}: expected {described['sizes'][name]} records in the "
-            f"shards of this split, got {count}"
-        )
     return RecordSplit(
-        records,
+        ArrayRecordDataSource([str(shard.records) for shard in shards]),
         functools.partial(_decode, shape=shape),
         image_shape=shape,
         num_fine=len(described["fine_names"]),
@@ -232,15 +251,47 @@ def _open_split(described: Mapping[str, Any], name: str, shards: Sequence[Shard]
     )
 
 
-def _read_labels(shard: Shard) -> dict[str, np.ndarray]:
+def count_records(path: pathlib.Path) -> int:
+    """Returns how many records a file has; RuntimeError if that cannot be read from it."""
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    reader = ArrayRecordReader(str(path))
+    count = int(reader.num_records())  # 0 of a damaged file, which `close` says
+    reader.close()
+    return count
+
+
+def read_shard(shard: Shard) -> dict[str, np.ndarray]:
+    """Reads what a shard has beside the pixels, and counts these.
+
+    Returns:
+      {"fine": integer [n], "names": [n]}, as `Split` has them.
+
+    Raises:
+      DataError: a file of it is missing, damaged, or of another number of images.
+    """
+    try:
+        count = count_records(shard.records)
+        if count != len(shard.rows):
+            raise ValueError(f"expected {len(shard.rows)} records, got {count}")
+    except Exception as error:  # of several kinds, from C++
+        raise _damaged(shard.records, error) from error
     try:
         with np.load(shard.labels, allow_pickle=False) as file:
             found = {name: file[name] for name in ("fine", "names")}
         if any(len(array) != len(shard.rows) for array in found.values()):
-            raise ValueError(f"labels of {len(found['fine'])} images, not {len(shard.rows)}")
+            raise ValueError(f"expected labels of {len(shard.rows)}, got {len(found['fine'])}")
     except Exception as error:  # a damaged zip file has many
-        raise DataError(f"data.cache: {shard.labels}: {error}") from error
+        raise _damaged(shard.labels, error) from error
     return found
+
+
+def _damaged(path: pathlib.Path, error: Exception) -> DataError:
+    # A cut file may leave ArrayRecord without words.
+    return DataError(
+        f"data.cache: {path}: {str(error) or 'damaged or cut short'}; the command that wrote the"
+        " cache writes it anew"
+    )
 
 
 def _decode(record: bytes, shape: tuple[int, ...]) -> tuple[np.ndarray, int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,10 +13,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from thanos_jax import workdir
-from thanos_jax.data import cached, fingerprint
+from thanos_jax.data import cached, sources
 from thanos_jax.data.ahead import ahead
 from thanos_jax.data.dataset import Dataset
-from thanos_jax.data.splits import Batch, Split
+from thanos_jax.data.splits import Batch, DataError, Split
 from thanos_jax.errors import ConfigError, UserError
 
 SHARD_ROWS = 8192
@@ -48,7 +49,7 @@ def write(
     threads: int,
     shard_rows: int = SHARD_ROWS,
 ) -> Done:
-    """Writes a cache; called again, goes on with the shards that are missing.
+    """Writes a cache; called again, goes on with the shards that are missing, damaged or short.
 
     Args:
       dataset: from `thanos_jax.data.sources.as_stored`.
@@ -74,14 +75,13 @@ def write(
         folder.mkdir(parents=True, exist_ok=True)
     with workdir.locked(folder):
         _claim(folder, described)
-        todo = [shard for shard in cached.shards_of(folder, described) if not shard.is_done]
+        todo = [shard for shard in cached.shards_of(folder, described) if not _is_whole(shard)]
         _require_space(folder, sum(len(shard.rows) for shard in todo), dataset.image_shape)
         for number, shard in enumerate(todo):
             print(f"{shard.records.name} ({number + 1} of {len(todo)})", flush=True)
             _write_shard(splits[shard.split], shard, dataset.image_shape, threads)
         with workdir.writing(folder):
-            text = json.dumps({**described, "complete": True}) + "\n"
-            workdir.write_atomically(folder / cached.DESCRIPTION, text)
+            _write_description(folder, {**described, "complete": True})
     return Done(sum(sizes.values()), sum(len(shard.rows) for shard in todo))
 
 
@@ -104,6 +104,7 @@ def _describe(
         "unlabelled_dropped": dataset.unlabelled_dropped,
         "one_level": dataset.one_level,
         "fingerprint": dataset.fingerprint,
+        "files": sources.files(config_data),
     }
     return json.loads(json.dumps(described))  # lists for tuples, as it is read back
 
@@ -119,23 +120,50 @@ def _claim(folder: pathlib.Path, described: Mapping[str, Any]) -> None:
                 f"{min(others)}"
             )
         with workdir.writing(folder):
-            workdir.write_atomically(path, json.dumps(described) + "\n")
+            _write_description(folder, described)
         return
     there = cached.read(folder)
     found = [
         f"{key}: {there.get(key)!r} there, {value!r} now"
         for key, value in described.items()
-        if key not in ("complete", "fingerprint", "settings") and there.get(key) != value
+        if key not in ("complete", "settings", *cached.FINGERPRINTS) and there.get(key) != value
     ]
     found += cached.differences(there["settings"], described["settings"])
-    before, now = there["fingerprint"], described["fingerprint"]
-    if before is not None and now is not None:
-        found += fingerprint.changes(before, now)
+    found += cached.changes(there, described)
     if found:
         raise ConfigError(
             f"out: expected a new folder, or the cache of these images, got {folder}, a cache of "
             f"others: {'; '.join(found)}"
         )
+
+
+def _write_description(folder: pathlib.Path, described: Mapping[str, Any]) -> None:
+    path = folder / cached.DESCRIPTION
+    temporary = _temporary(path)
+    temporary.write_text(json.dumps(described) + "\n", encoding="utf-8")
+    _settle(temporary, path)
+
+
+def _temporary(path: pathlib.Path) -> pathlib.Path:
+    return path.with_name(path.name + ".tmp")
+
+
+def _settle(temporary: pathlib.Path, path: pathlib.Path) -> None:
+    """Gives a file its name once it is on the disk: a machine that stops leaves it whole or not."""
+    with open(temporary, "r+b") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def _is_whole(shard: cached.Shard) -> bool:
+    if not shard.is_done:
+        return False
+    try:
+        cached.read_shard(shard)
+    except DataError as error:
+        print(error, flush=True)
+        return False
+    return True
 
 
 def _require_space(folder: pathlib.Path, images: int, shape: Sequence[int]) -> None:
@@ -150,34 +178,28 @@ def _require_space(folder: pathlib.Path, images: int, shape: Sequence[int]) -> N
 
 def _write_shard(split: Split, shard: cached.Shard, shape: Sequence[int], threads: int) -> None:
     """Writes a shard whole: the pixels first, then labels and names, by which it counts."""
-    from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+    from array_record.python.array_record_module import ArrayRecordWriter
 
     rows = shard.rows
     step = max(1, min(64, _CHUNK_BYTES // int(np.prod(shape))))
     chunks = [np.arange(i, min(i + step, rows.stop)) for i in range(rows.start, rows.stop, step)]
-    temporary = shard.records.with_name(shard.records.name + ".tmp")
-    labels: dict[str, list[np.ndarray]] = {"fine": [], "coarse": []}
+    temporary, fine = _temporary(shard.records), []
     try:
         writer = ArrayRecordWriter(str(temporary), _OPTIONS)
         for batch in ahead(split.read, chunks, threads=threads):
             for record in _records(batch):
                 writer.write(record)
-            for name, found in labels.items():
-                found.append(batch[name])
+            fine.append(batch["fine"])
         writer.close()
-        reader = ArrayRecordReader(str(temporary))
-        count = reader.num_records()
-        reader.close()
+        count = cached.count_records(temporary)
         if count != len(rows):
             raise RuntimeError(f"{count} of {len(rows)} records were written")
-        temporary.replace(shard.records)
-        workdir.write_arrays(
-            shard.labels,
-            {
-                **{name: np.concatenate(found) for name, found in labels.items()},
-                "names": split.names[rows.start : rows.stop],
-            },
-        )
+        _settle(temporary, shard.records)
+        temporary = _temporary(shard.labels)
+        with open(temporary, "wb") as file:  # a name would get .npz appended
+            names = split.names[rows.start : rows.stop]
+            np.savez(file, allow_pickle=False, fine=np.concatenate(fine), names=names)
+        _settle(temporary, shard.labels)
     except (OSError, RuntimeError) as error:
         raise CacheError(
             f"out: expected to write {shard.records}, got: {error}. The same command goes on there"

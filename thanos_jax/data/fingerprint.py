@@ -1,4 +1,4 @@
-"""What a set of image files is known again by: names, sizes and labels, not pixels.
+"""What a data set is known again by: names and sizes of its files, and labels, not pixels.
 
 A fingerprint is a dictionary of lists, which JSON can hold, so that one can say what has changed
 since another was taken.
@@ -40,6 +40,19 @@ def of_images(
     }
 
 
+def of_records(
+    *, names: Sequence[str], sizes: Sequence[int], metadata: Sequence[str]
+) -> Fingerprint:
+    """The fingerprint of a set in files of records.
+
+    Args:
+      names: of the files.
+      sizes: of the files, in bytes.
+      metadata: lines that say what the files hold.
+    """
+    return {"names": list(names), "sizes": list(sizes), "metadata": list(metadata)}
+
+
 def of_text(text: str) -> Fingerprint:
     """The fingerprint of a table that gives the classes of a set whose images are as published."""
     return {"lines": text.splitlines()}
@@ -55,32 +68,42 @@ def changes(before: Fingerprint, now: Fingerprint, *, sizes: bool = True) -> lis
     """
     if before.keys() != now.keys():
         return ["other data altogether"]
-    if "lines" in now:
-        pairs = {"lines gone": (before, now), "lines new": (now, before)}
-        found = [
-            _line(what, _without(one["lines"], other["lines"]))
-            for what, (one, other) in pairs.items()
+
+    def of_key(what: str, key: str) -> list[str]:
+        return [
+            _line(f"{what} gone", _without(before[key], now[key])),
+            _line(f"{what} new", _without(now[key], before[key])),
         ]
-        return [line for line in found if line]
-    place = {name: number for number, name in enumerate(now["names"])}
-    common = [(number, place[name]) for number, name in enumerate(before["names"]) if name in place]
 
-    def differs(what: str, values: Callable[[Fingerprint], list[Any]]) -> str:
-        then, later = values(before), values(now)
-        return _line(what, [before["names"][a] for a, b in common if then[a] != later[b]])
-
-    lines = [
-        _line("images gone", _without(before["names"], now["names"])),
-        _line("images new", _without(now["names"], before["names"])),
-        _line("classes gone", _without(before["classes"], now["classes"])),
-        _line("classes new", _without(now["classes"], before["classes"])),
-        differs("images with another label", _labels),
-        differs("images in another split", lambda one: one["splits"]),
-        differs("files of another size", lambda one: one["sizes"]) if sizes else "",
-    ]
-    if not any(lines) and before["names"] != now["names"]:
+    if "lines" in now:
+        lines = of_key("lines", "lines")
+    elif "metadata" in now:
+        lines = [*of_key("lines of metadata", "metadata"), *of_key("record files", "names")]
+    else:
+        lines = [
+            *of_key("images", "names"),
+            *of_key("classes", "classes"),
+            _differ("images with another label", before, now, _labels),
+            _differ("images in another split", before, now, lambda one: one["splits"]),
+        ]
+    if sizes and "sizes" in now:
+        lines.append(_differ("files of another size", before, now, lambda one: one["sizes"]))
+    if not any(lines) and before.get("names") != now.get("names"):
         lines = ["images in another order"]
     return [line for line in lines if line]
+
+
+def _differ(
+    what: str,
+    before: Fingerprint,
+    now: Fingerprint,
+    values: Callable[[Fingerprint], list[Any]],
+) -> str:
+    """The line of the names in both whose values differ."""
+    place = {name: number for number, name in enumerate(now["names"])}
+    then, later = values(before), values(now)
+    common = [(number, name) for number, name in enumerate(before["names"]) if name in place]
+    return _line(what, [name for number, name in common if then[number] != later[place[name]]])
 
 
 def _without(names: list[str], others: list[str]) -> list[str]:

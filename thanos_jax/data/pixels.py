@@ -13,7 +13,8 @@ DEEP_OPTIONS = ("refuse", "scale")
 
 _GREY_MODES = ("1", "L", "LA", "La")
 _LOOKED_AT = 1 << 20  # bytes of a file in which its header is looked for
-_ORIENTATION = 0x0112  # of Exif; from 5 on, the picture lies on its side
+_ORIENTATION = 0x0112  # of Exif, 1 to 8; readers take other values for 1
+_ON_ITS_SIDE = (5, 6, 7, 8)
 # How Pillow's decoders name 16 bits a channel that it cuts to 8, as RGB;16B. RGB;15 and RGB;16 are
 # bits of a pixel.
 _CUT = re.compile(r"[A-Za-z]+;16[BLNR]")
@@ -55,7 +56,7 @@ def header(image: Any, *, with_size: bool = True) -> Header:
 
 def on_its_side(image: Any) -> bool:
     """Whether the rows of a PIL image, as it is stored, are its columns once it is upright."""
-    return image.getexif().get(_ORIENTATION, 1) >= 5
+    return image.getexif().get(_ORIENTATION, 1) in _ON_ITS_SIDE
 
 
 def require_depth(found: Header, deep_images: str) -> None:

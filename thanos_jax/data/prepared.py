@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from thanos_jax.data import fingerprint
 from thanos_jax.data.damaged import open_records
 from thanos_jax.data.dataset import labels
 from thanos_jax.data.fitting import bring, square
@@ -132,6 +133,38 @@ def find(name: str, data_dir: str, version: str = "") -> Prepared:
     formats = [info.get("fileFormat", "tfrecord"), *info.get("alternativeFileFormats", ())]
     stored = "array_record" if "array_record" in formats else formats[0]
     return Prepared(name, folder, stored, sizes, tuple(shape), builder)
+
+
+def fingerprint_of(prepared: Prepared) -> fingerprint.Fingerprint:
+    """What a set on disk is known again by: names and sizes of its record files, and metadata.
+
+    The metadata are the version and each split's number of records and of bytes: files of records
+    may be padded, so that others have the same size.
+
+    Args:
+      prepared: from `find`. A split that nobody reads may have no files.
+    """
+    splits = prepared.builder.info.splits
+    # TFDS names the files of the format that was written first.
+    paths = [
+        path
+        for split in splits.values()
+        for path in split.filename_template.replace(
+            filetype_suffix=prepared.format
+        ).sharded_filepaths(split.num_shards)
+    ]
+    there = [path for path in paths if path.exists()]
+    return fingerprint.of_records(
+        names=[path.name for path in there],
+        sizes=[int(path.stat().length) for path in there],
+        metadata=[
+            f"version {prepared.folder.name}",
+            *(
+                f"{name}: {split.num_examples} records of {int(split.num_bytes)} bytes"
+                for name, split in splits.items()
+            ),
+        ],
+    )
 
 
 def _convert_command(prepared: Prepared) -> str:

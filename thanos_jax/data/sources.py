@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import pathlib
 from collections.abc import Callable
 
 import numpy as np
@@ -138,9 +137,7 @@ def _from_cache(config_data: ConfigDict) -> Dataset:
     """The data set of data.cache, held against that of data.data_dir if it is given too."""
     dataset = cached.load(config_data)
     if config_data.data_dir:
-        now = _known(config_data)
-        if now is not None and dataset.fingerprint is not None:
-            cached.require_same_data(pathlib.Path(config_data.cache), dataset.fingerprint, now)
+        cached.require_same_data(config_data, _known(config_data), files(config_data))
     return dataset
 
 
@@ -159,6 +156,27 @@ def known(config_data: ConfigDict) -> fingerprint.Fingerprint | None:
       DatasetNotFound, DataError: as `load`.
     """
     return cached.known(config_data) if config_data.cache else _known(config_data)
+
+
+def files(config_data: ConfigDict) -> fingerprint.Fingerprint | None:
+    """The fingerprint of the stored files of a set whose `Dataset.fingerprint` is not of files.
+
+    A cache is compared by it. A run is not: it may go on where the files were converted.
+
+    Args:
+      config_data: as for `load`.
+
+    Returns:
+      The fingerprint; None for sets that `Dataset.fingerprint` knows by their files, and for the
+      digits.
+
+    Raises:
+      DatasetNotFound, DataError: as `load`.
+    """
+    if config_data.name in (*_FILES, "digits"):
+        return None
+    of_set = tiny_imagenet if config_data.name == "tiny_imagenet" else tfds_sets
+    return of_set.fingerprint_of(config_data)
 
 
 def _known(config_data: ConfigDict) -> fingerprint.Fingerprint | None:

@@ -8,7 +8,7 @@ import re
 import numpy as np
 from ml_collections import ConfigDict
 
-from thanos_jax.data import prepared
+from thanos_jax.data import fingerprint, prepared
 from thanos_jax.data.damaged import open_records
 from thanos_jax.data.dataset import (
     Dataset,
@@ -68,12 +68,7 @@ def load_any(config_data: ConfigDict) -> Dataset:
     Args, Returns and Raises as `load`; DataError also for a key that does not fit the set.
     """
     name, test = config_data.tfds, config_data.test_split
-    match = re.fullmatch(PATTERN, name)
-    if not match:
-        raise DataError(
-            f"data.tfds: expected NAME[/CONFIG][:VERSION] of a set of TFDS, got {name!r}"
-        )
-    stored = prepared.find(match[1], config_data.data_dir, match[2] or "")
+    stored = _find_any(config_data)
     if None in stored.image_shape and not config_data.image_size:
         raise DataError(
             "data.image_size: expected the side to which images are resized, because those of"
@@ -101,6 +96,26 @@ def load_any(config_data: ConfigDict) -> Dataset:
     else:
         splits["test"] = splits.pop(test)
     return dataset._replace(splits=splits)
+
+
+def fingerprint_of(config_data: ConfigDict) -> fingerprint.Fingerprint:
+    """What the stored files are known again by; arguments and errors as `load` and `load_any`."""
+    if config_data.name in SPECS:
+        stored = prepared.find(SPECS[config_data.name].tfds, config_data.data_dir)
+    else:
+        stored = _find_any(config_data)
+    return prepared.fingerprint_of(stored)
+
+
+def _find_any(config_data: ConfigDict) -> prepared.Prepared:
+    """What is stored of `config_data.tfds`."""
+    match = re.fullmatch(PATTERN, config_data.tfds)
+    if not match:
+        raise DataError(
+            "data.tfds: expected NAME[/CONFIG][:VERSION] of a set of TFDS, got"
+            f" {config_data.tfds!r}"
+        )
+    return prepared.find(match[1], config_data.data_dir, match[2] or "")
 
 
 def _open(config_data: ConfigDict, stored: prepared.Prepared, spec: Spec, name: str) -> Dataset:

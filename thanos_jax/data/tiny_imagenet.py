@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib.resources
 import os
+from typing import NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
 
+from thanos_jax.data import fingerprint
 from thanos_jax.data.dataset import Dataset, number_coarse, read_coarse_map
 from thanos_jax.data.image_files import ImageFiles, open_splits
 from thanos_jax.data.listing import find
@@ -41,6 +43,60 @@ def load(config_data: ConfigDict) -> Dataset:
       DatasetNotFound: there is no wnids.txt.
       DataError: files that are missing or cannot be used.
     """
+    listing = _list(config_data)
+    fine_names, coarse_names = listing.fine_names, listing.coarse_names
+    side = config_data.image_size or _SIDE
+    splits, skipped = open_splits(
+        config_data,
+        {name: _files(labelled, listing.coarse_of_fine) for name, labelled in listing.images},
+        # Some are grey.
+        lambda image: in_mode(image, "RGB"),
+        dataset="tiny_imagenet",
+        num_fine=len(fine_names),
+        num_coarse=len(coarse_names),
+        image_shape=(side, side, 3),
+    )
+    return Dataset(
+        "tiny_imagenet", splits, coarse_names, fine_names, (side, side, 3), (), (), skipped
+    )
+
+
+def fingerprint_of(config_data: ConfigDict) -> fingerprint.Fingerprint:
+    """What the image files are known again by; arguments and errors as `load`."""
+    listing = _list(config_data)
+    every = [(path, split, fine) for split, labelled in listing.images for path, fine in labelled]
+    return fingerprint.of_images(
+        names=[os.path.relpath(path, listing.root) for path, _, _ in every],
+        sizes=[os.path.getsize(path) for path, _, _ in every],
+        splits=[split for _, split, _ in every],
+        fine=[fine for _, _, fine in every],
+        classes=[
+            f"{name} of {listing.coarse_names[coarse]}"
+            for name, coarse in zip(listing.fine_names, listing.coarse_of_fine, strict=True)
+        ],
+    )
+
+
+class _Listing(NamedTuple):
+    """What there is.
+
+    Attributes:
+      root: the folder that holds wnids.txt.
+      fine_names: of the fine classes.
+      coarse_names: of the coarse classes.
+      coarse_of_fine: int32 [fine classes].
+      images: (split, (path, fine label) of each of its images).
+    """
+
+    root: str
+    fine_names: tuple[str, ...]
+    coarse_names: tuple[str, ...]
+    coarse_of_fine: np.ndarray
+    images: tuple[tuple[str, list[tuple[str, int]]], ...]
+
+
+def _list(config_data: ConfigDict) -> _Listing:
+    """The classes and images of a folder; errors as `load`."""
     table = find(
         config_data.data_dir,
         "wnids.txt",
@@ -59,23 +115,8 @@ def load(config_data: ConfigDict) -> Dataset:
                 f" none for {wnid} ({name}) in {source}"
             )
     coarse_names, coarse_of_fine = number_coarse([superclass_of[wnid] for wnid in wnids])
-    side = config_data.image_size or _SIDE
-    splits, skipped = open_splits(
-        config_data,
-        {
-            "train": _files(_training_images(root, wnids), coarse_of_fine),
-            "test": _files(_labelled_images(root, wnids), coarse_of_fine),
-        },
-        # Some are grey.
-        lambda image: in_mode(image, "RGB"),
-        dataset="tiny_imagenet",
-        num_fine=len(wnids),
-        num_coarse=len(coarse_names),
-        image_shape=(side, side, 3),
-    )
-    return Dataset(
-        "tiny_imagenet", splits, coarse_names, fine_names, (side, side, 3), (), (), skipped
-    )
+    images = ("train", _training_images(root, wnids)), ("test", _labelled_images(root, wnids))
+    return _Listing(root, fine_names, coarse_names, coarse_of_fine, images)
 
 
 def superclasses(path: str = "") -> dict[str, str]:

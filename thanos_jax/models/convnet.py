@@ -51,7 +51,7 @@ class ConvNet(nn.Module):
                 empty or not positive.
         """
         del train
-        _check(self.channels, self.kernels, self.strides)
+        _check(self.channels, self.kernels, self.strides, self.widths)
         if not self.widths:
             raise ValueError("widths: expected at least one layer, got ()")
         maps = images.astype(self.dtype)
@@ -99,10 +99,10 @@ class ConvNetDecoder(nn.Module):
             float32 [n, h, w, c], unbounded: the scale is that of normalized images.
 
         Raises:
-            ValueError: as `ConvNet`.
+            ValueError: as `ConvNet`; widths may be empty.
         """
         del train
-        _check(self.channels, self.kernels, self.strides)
+        _check(self.channels, self.kernels, self.strides, self.widths)
         height, width, channels = self.image_shape
         sizes = [(height, width)]
         for stride in self.strides:
@@ -267,7 +267,9 @@ def _convolution(kernel: Array, stride: int) -> Callable[[Array], Array]:
     )
 
 
-def _check(channels: Sequence[int], kernels: Sequence[int], strides: Sequence[int]) -> None:
+def _check(
+    channels: Sequence[int], kernels: Sequence[int], strides: Sequence[int], widths: Sequence[int]
+) -> None:
     given = {"channels": channels, "kernels": kernels, "strides": strides}
     for name, values in given.items():
         if not values or min(values) < 1:
@@ -277,3 +279,5 @@ def _check(channels: Sequence[int], kernels: Sequence[int], strides: Sequence[in
                 f"{name}: expected {len(channels)} numbers, one for each of channels = {channels}, "
                 f"got {values}"
             )
+    if min(widths, default=1) < 1:
+        raise ValueError(f"widths: expected positive integers, got {widths}")
