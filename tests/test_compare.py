@@ -334,7 +334,7 @@ def test_misuse_fails_with_words(tmp_path):
     process = command("--dataset=digit", f"--workdir={tmp_path}/table")
     _, err = process.communicate(timeout=300)
     assert process.returncode == 1
-    assert err.startswith("error: dataset (the files of ")
+    assert err.startswith("error: --dataset: expected one of ")
     assert "did you mean 'digits'" in err
     assert not (tmp_path / "table").exists()
 
