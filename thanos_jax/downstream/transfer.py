@@ -34,7 +34,7 @@ def nearest_neighbours(
 
     Args:
       train_embeddings: floating point [n, d]. A jax array whose rows are split over devices stays
-        there, and every process that has some of them makes this call.
+        there, and every process of the job makes this call.
       train_labels: integer [n].
       test_embeddings: floating point [m, d].
       k: at least 1.
