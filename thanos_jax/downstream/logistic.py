@@ -92,8 +92,9 @@ def measure(problem: Problem, at: Tree) -> Measured:
 def sample(problem: Problem, doubt: jax.Array, seed: int = 0) -> Sample:
     """Draws rows by priority, the undecided more often, since they make the curvature.
 
-    Up to 16,384 rows are all taken. The draws are the same for any number of devices. Source: Duffield, Lund and Thorup, "Priority sampling for
-    estimation of arbitrary subset sums", JACM 2007.
+    Up to 16,384 rows are all taken. The draws do not depend on the number of devices. Source:
+    Duffield, Lund and Thorup, "Priority sampling for estimation of arbitrary subset sums", JACM
+    2007.
     """
     return Sample(
         *_sample(
