@@ -7,8 +7,37 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
+
+from thanos_jax.train.build import Training
+from thanos_jax.train.two_views import NUM_VIEWS
+
+
+def model_flops(training: Training) -> float:
+    """Returns the FLOPs of a training step by definition: thrice the forward pass of its views.
+
+    Forwards a product, backwards two. The first layer computes one of them less, since nothing
+    needs the gradient by the images; it counts all the same, as is usual. Augmentation, losses and
+    optimizer do not count.
+    """
+    return 3 * forward_flops(training) * training.config.train.batch_size * NUM_VIEWS
+
+
+def forward_flops(training: Training) -> float:
+    """Returns the FLOPs of products and convolutions in the forward pass of one image.
+
+    A multiply-add is two.
+    """
+
+    def forward(variables: Any, image: jax.Array) -> Any:
+        return training.model.apply(variables, image, train=False)
+
+    state = training.state
+    variables = {"params": state.params, **state.model_state}
+    image = jax.ShapeDtypeStruct((1, *training.input_shape), jnp.float32)
+    return 2.0 * multiply_adds(forward, jax.eval_shape(lambda: variables), image)
 
 
 def multiply_adds(function: Callable[..., Any], *arguments: Any) -> int:
@@ -23,13 +52,31 @@ def multiply_adds(function: Callable[..., Any], *arguments: Any) -> int:
       *arguments: arrays, or `jax.ShapeDtypeStruct` in their place.
 
     Raises:
-      ValueError: a loop whose length is not known without running it.
+      ValueError: a loop whose length, or a branch whose cost, is not known without running it.
     """
     return _of_jaxpr(jax.make_jaxpr(function)(*arguments).jaxpr)
 
 
 def _of_jaxpr(jaxpr: core.Jaxpr) -> int:
-    return sum(_of_equation(equation) for equation in jaxpr.eqns)
+    platforms = [
+        equation.outvars[0]
+        for equation in jaxpr.eqns
+        if equation.primitive.name == "platform_index"
+    ]
+    return sum(
+        _of_branches(equation, any(equation.invars[0] is index for index in platforms))
+        if equation.primitive.name == "cond"
+        else _of_equation(equation)
+        for equation in jaxpr.eqns
+    )
+
+
+def _of_branches(equation: core.JaxprEqn, by_platform: bool) -> int:
+    """Returns what a `cond` counts; `by_platform`: its branches are ways to compute the same."""
+    counts = {_of_jaxpr(branch.jaxpr) for branch in equation.params["branches"]}
+    if len(counts) > 1 and not by_platform:
+        raise ValueError(f"function: expected branches of one cost, got costs {sorted(counts)}")
+    return min(counts)
 
 
 def _of_equation(equation: core.JaxprEqn) -> int:
@@ -40,8 +87,6 @@ def _of_equation(equation: core.JaxprEqn) -> int:
         return math.prod(result) * math.prod(shape[i] for i in contracted)
     if name == "conv_general_dilated":
         return _of_convolution(equation)
-    if name == "cond":
-        return min(_of_jaxpr(branch.jaxpr) for branch in params["branches"])
     if name == "while":
         raise ValueError("function: expected loops of known length, got a while loop")
     inner = [getattr(x, "jaxpr", x) for x in params.values()]

@@ -41,7 +41,7 @@ import tpu_compiler
 from absl import flags
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from layer_flops import multiply_adds
+from layer_flops import forward_flops, model_flops
 
 from thanos_jax import command, sharding
 from thanos_jax import config as schema
@@ -49,7 +49,7 @@ from thanos_jax.data.dataset import Dataset
 from thanos_jax.data.splits import ArraySplit
 from thanos_jax.errors import UserError
 from thanos_jax.train.build import Training, build
-from thanos_jax.train.two_views import NUM_VIEWS, two_views
+from thanos_jax.train.two_views import two_views
 from thanos_jax.train.update import make_step
 
 ENCODERS = ("resnet50", "vit")
@@ -148,21 +148,6 @@ def lower(case: Case, training: Training, devices: list[Any]) -> jax.stages.Lowe
     return traced.lower(lowering_platforms=("tpu",))
 
 
-def model_flops(training: Training) -> float:
-    """Returns the FLOPs of products in the forward pass of one image."""
-
-    def forward(variables: Any, image: jax.Array) -> Any:
-        return training.model.apply(variables, image, train=False)
-
-    state = training.state
-    variables = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype),
-        {"params": state.params, **state.model_state},
-    )
-    image = jax.ShapeDtypeStruct((1, *training.input_shape), jnp.float32)
-    return 2.0 * multiply_adds(forward, variables, image)
-
-
 def measure(case: Case, devices: list[Any]) -> dict[str, Any]:
     """Compiles a case and returns its numbers; those of a refused one are missing."""
     config = config_of(case)
@@ -178,10 +163,11 @@ def measure(case: Case, devices: list[Any]) -> dict[str, Any]:
     }
     if row["refused"]:
         return row
-    passes, views = (3, NUM_VIEWS) if case.program == "step" else (1, 1)
+    step = case.program == "step"
+    flops = model_flops(training) if step else forward_flops(training) * case.batch
     peak = PEAK.get(row["device"])
     return row | {
-        "model_flops": passes * views * model_flops(training) * case.batch / len(devices),
+        "model_flops": flops / len(devices),
         "peak_seconds": row["flops"] / peak if peak else None,
     }
 

@@ -31,7 +31,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
-from layer_flops import multiply_adds
+from layer_flops import model_flops
 from ml_collections import config_flags
 from random_data import random_dataset
 
@@ -41,7 +41,7 @@ from thanos_jax.data import augment, batches, sources
 from thanos_jax.data.splits import ArraySplit
 from thanos_jax.models.thanos import DTYPES
 from thanos_jax.train import resident
-from thanos_jax.train.build import Training, build
+from thanos_jax.train.build import build
 from thanos_jax.train.objective import contrastive_loss
 from thanos_jax.train.two_views import INPUTS, NUM_VIEWS, two_views
 from thanos_jax.train.update import make_step
@@ -73,23 +73,6 @@ def matmul_rate(dtype: Any, size: int = 2048, repetitions: int = 10) -> float:
     x = sharding.shard(mesh, np.ones((count, size, size), dtype))
     product = jax.jit(lambda x: jnp.einsum("dij,djk->dik", x, x))
     return float(2 * count * size**3 / np.median(timed(lambda: product(x), repetitions)))
-
-
-def model_flops(training: Training) -> float:
-    """Returns the FLOPs of forward and backward pass of one step: thrice two a multiply-add."""
-    rows = training.config.train.batch_size * NUM_VIEWS
-
-    def forward(params: Any, images: jax.Array) -> Any:
-        return training.model.apply(
-            {"params": params, **training.state.model_state},
-            images,
-            train=True,
-            rngs={"dropout": jax.random.key(0)},
-            mutable=list(training.state.model_state),
-        )
-
-    images = jax.ShapeDtypeStruct((rows, *training.input_shape), jnp.float32)
-    return 3 * 2 * float(multiply_adds(forward, training.state.params, images))
 
 
 def print_encoders(config: Any, dataset: Any, mesh: Any, names: Sequence[str], steps: int) -> None:

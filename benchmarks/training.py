@@ -14,8 +14,8 @@ one batch and the same weights.
 "step" has no input and no augmentation: its batch, normalized there and uint8 here, is at hand. The
 parts of a step are timed alone. Times are medians over the turns. Processor time counts all threads
 and worker processes; other load on the machine does not change it much. Model FLOPs are
-those of the linear layers' products, forwards and backwards; utilization is their share of what
-square matrix products reach here in the same turns.
+three times those of the forward pass (layer_flops.py); utilization is their share of what square
+matrix products reach here in the same turns.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
+from layer_flops import model_flops
 from random_data import random_dataset
 from train_step import matmul_rate, timed
 
@@ -307,16 +308,6 @@ def measure(
     return result, float(np.median(rates))
 
 
-def layer_flops(params: Any, rows: int) -> float:
-    """Returns the FLOPs of the linear layers, forwards and backwards, in `rows` views.
-
-    Three products a layer; but the first has no gradient by its input, the pixels.
-    """
-    kernels = [x for x in jax.tree.leaves(params) if np.ndim(x) == 2]
-    first = params["encoders_0"]["layer_0"]["kernel"]
-    return 2.0 * rows * (3 * sum(np.size(kernel) for kernel in kernels) - np.size(first))
-
-
 def main(argv: Sequence[str]) -> None:
     """Measures and prints."""
     config = FLAGS.config
@@ -334,7 +325,7 @@ def main(argv: Sequence[str]) -> None:
     ours, batch = Ours(config, dataset), config.train.batch_size
     load = os.getloadavg()[0]
     found, rate = measure(ours, peers)
-    flops = layer_flops(ours.params, batch * NUM_VIEWS)
+    flops = model_flops(ours.training)
     device = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
     print(f"{config.data.name}:{config.method}, batch {batch}, {device}, load {load:.1f} before")
     for who, parts in found.items():

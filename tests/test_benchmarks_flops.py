@@ -8,10 +8,14 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from thanos_jax import config as schema
+from thanos_jax import sharding
 from thanos_jax.models import MLP, ConvNet, ConvNetDecoder
+from thanos_jax.train.build import build
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "benchmarks"))
-from layer_flops import multiply_adds
+from layer_flops import forward_flops, model_flops, multiply_adds
+from random_data import random_dataset
 
 
 def count(model, *shape):
@@ -56,3 +60,48 @@ def test_strides_dilations_loops_and_nested_functions_count():
     assert multiply_adds(looped, jnp.ones((3, 3))) == 5 * 27
     with pytest.raises(ValueError, match="loops of known length, got a while loop"):
         multiply_adds(lambda x: jax.lax.while_loop(lambda y: y < 3, lambda y: y + 1, x), 0)
+
+
+def test_branches_count_their_least_only_where_the_platform_chooses():
+    def twice(x):
+        return x @ x @ x
+
+    def once(x):
+        return x @ x
+
+    def by_platform(x):
+        return jax.lax.platform_dependent(x, cpu=twice, default=once)
+
+    def by_value(x, *branches):
+        return jax.lax.cond(x[0, 0] > 0, *branches, x)
+
+    x = jnp.ones((3, 3))
+    assert multiply_adds(by_platform, x) == multiply_adds(jax.jit(by_platform), x) == 27
+    assert multiply_adds(lambda x: by_value(x, once, lambda x: x.T @ x), x) == 27
+    for function in (
+        lambda x: by_value(x, once, twice),
+        lambda x: by_value(by_platform(x), once, lambda x: x),
+    ):
+        with pytest.raises(ValueError, match="branches of one cost, got costs"):
+            multiply_adds(function, x)
+
+
+@pytest.fixture(scope="module")
+def training():
+    config = schema.default()
+    config.data.name = "digits"
+    config.model.encoder = "mlp"
+    config.model.arrangement = "shared"
+    config.model.mlp.widths = (16, 8)
+    config.model.projection = ()
+    config.method = "supcon"
+    config.train.batch_size = 5
+    return build(config, random_dataset(config, size=20, side=4), sharding.make_mesh())
+
+
+def test_a_step_counts_three_times_the_forward_pass_of_its_views(training):
+    rows, columns, channels = training.dataset.image_shape
+    classes = len(training.dataset.coarse_names)
+    forward = 2 * (rows * columns * channels * 16 + 16 * 8 + 8 * classes)
+    assert forward_flops(training) == forward
+    assert model_flops(training) == 3 * 2 * 5 * forward

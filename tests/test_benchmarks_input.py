@@ -55,8 +55,8 @@ def test_a_training_is_beside_its_peers_or_says_what_is_missing(tmp_path):
     parts = {"input", "augmentation", "encoder", "contrastive", "optimizer"}
     assert ours.keys() == {"whole", "step", *parts}
     assert min(map(min, ours.values())) > 0
-    # 3 products of 32 rows with each of three matrices; of the first, 2.
-    assert found["model_flops"] == 2 * 32 * (2 * 64 * 16 + 3 * 16 * 8 + 3 * 8 * 2)
+    # 3 products of 32 rows with each of three matrices.
+    assert found["model_flops"] == 2 * 32 * 3 * (64 * 16 + 16 * 8 + 8 * 2)
     for who, names in found["not_run"].items():
         if names:
             assert f"{who}: not run: {', '.join(names)} not installed" in out

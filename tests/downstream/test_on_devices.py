@@ -77,11 +77,49 @@ def test_a_sample_of_the_curvature_reaches_the_optimum_of_all(monkeypatch):
     np.testing.assert_allclose(part.weights, whole.weights, atol=5e-3)
 
 
-@pytest.mark.parametrize("k", [1, 20])
-def test_search_is_exact_where_embeddings_have_nearly_collapsed(k):
+def test_draws_do_not_depend_on_the_number_of_devices(monkeypatch):
+    train, labels = rows(0, 801)
+    monkeypatch.setattr(logistic, "_SAMPLE", 200)
+    jax.clear_caches()
+    drawn, heads = [], []
+    for least in (10**6, 100):
+        monkeypatch.setattr(placing, "_ROWS_OF_A_DEVICE", least)
+        placed = placing.place(train)
+        known = (placed, placed.split(labels.astype(np.int32)))
+        problem = logistic.Problem(*known, train.mean(0), np.ones(12, np.float32), CLASSES)
+        # A tenth of the rows are undecided, on every device.
+        doubt = placed.split((np.arange(801) % 10 == 0).astype(np.float32) * 0.8)
+        drawn.append(logistic.sample(problem, doubt, 3))
+        options = {"num_classes": CLASSES, "regularization": (1e-3,)}
+        heads.append(linear.linear_head(train, labels, train, labels, **options))
+    assert placed.mesh.size == 8
+    one, eight = drawn
+    np.testing.assert_allclose(one.rows, eight.rows, atol=1e-6)
+    np.testing.assert_allclose(one.weights, eight.weights, rtol=1e-5)
+    found = {tuple(row) for row in np.asarray(one.rows)}
+    assert len(found) == 200  # none twice
+    assert {tuple(row) for row in np.float32(train - train.mean(0))[::10]} <= found
+    np.testing.assert_allclose(np.sum(one.weights), 1, atol=0.2)
+    np.testing.assert_allclose(heads[0].weights, heads[1].weights, atol=1e-3)
+
+
+@pytest.mark.parametrize("scale", [1e38, 1e-37])
+def test_search_divides_by_lengths_near_the_ends_of_float32(scale):
+    known = np.random.default_rng(0).uniform(-3, 3, (50, 8))
+    known = (known * scale).astype(np.float32)
+    found = search.search(known, known, 2)
+    np.testing.assert_array_equal(found.indices[:, 0], np.arange(50))
+    unit = known / np.linalg.norm(np.float64(known), axis=1, keepdims=True)
+    squares = np.sum((unit[:, None] - unit) ** 2, axis=2) + 9 * np.eye(50)
+    tolerance = 1e-5 if scale > 1 else 0.05  # numbers below 1.2e-38 are zeros
+    np.testing.assert_allclose(found.squares[:, 1], squares.min(1), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize(("k", "spread"), [(1, 1e-4), (20, 1e-4), (1, 1e-6), (20, 1e-6)])
+def test_search_is_exact_where_embeddings_have_nearly_collapsed(k, spread):
     rng = np.random.default_rng(0)
-    known = (np.ones(8) + 1e-4 * rng.normal(size=(300, 8))).astype(np.float32)
-    asked = (np.ones(8) + 1e-4 * rng.normal(size=(20, 8))).astype(np.float32)
+    known = (np.ones(8) + spread * rng.normal(size=(300, 8))).astype(np.float32)
+    asked = (np.ones(8) + spread * rng.normal(size=(20, 8))).astype(np.float32)
     unit = [
         each / np.linalg.norm(each, axis=1, keepdims=True)
         for each in map(np.float64, (asked, known))

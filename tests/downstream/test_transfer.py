@@ -2,9 +2,11 @@ import jax
 import ml_dtypes
 import numpy as np
 import pytest
+from scipy.optimize import minimize
+from scipy.special import logsumexp, softmax
 from sklearn.linear_model import LogisticRegression
 
-from thanos_jax.downstream import linear, transfer
+from thanos_jax.downstream import linear, logistic, placing, transfer
 
 # One shape for nearly every fit: the solver is compiled for each.
 N, WIDTH, CLASSES = 300, 8, 6
@@ -48,6 +50,38 @@ def test_linear_head_reaches_the_optimum_of_scikit_learn(weight):
     assert head.validation_accuracy == np.mean(predictions == test_labels)
     assert head.validation_accuracy > 0.4
     assert head.gradient_norm < 1e-2
+
+
+@pytest.mark.parametrize("distance", [1.5, 3.0])
+def test_each_weight_of_the_grid_reaches_the_optimum_of_well_separated_classes(distance):
+    """Their curvature is hundreds of times below the curvature at zero."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(4000) % CLASSES
+    rows = (rng.normal(size=(CLASSES, 10)) * distance)[labels] + rng.normal(size=(4000, 10))
+    rows = (rows - rows.mean(0)) / rows.std(0)
+    placed = placing.place(rows.astype(np.float32))
+    known = (placed, placed.split(labels.astype(np.int32)))
+    problem = logistic.Problem(*known, np.zeros(10, np.float32), np.ones(10, np.float32), CLASSES)
+
+    def objective(free, weight):
+        weights, bias = np.split(free.reshape(-1, CLASSES), [10])
+        logits = rows @ weights + bias
+        logits -= logits[np.arange(4000), labels][:, None]
+        shares = softmax(logits, axis=1) - np.eye(CLASSES)[labels]
+        slope = [rows.T @ shares / 4000 + weight * weights, shares.mean(0, keepdims=True)]
+        value = np.mean(logsumexp(logits, axis=1)) + weight / 2 * np.sum(weights**2)
+        return value, np.concatenate(slope).ravel()
+
+    grid = sorted(linear.REGULARIZATION, reverse=True)
+    for weight, found in linear._path(problem, grid, 200):
+        reached = objective(np.vstack([found.at["weights"], found.at["bias"]]).ravel(), weight)[0]
+        # With a weight of 0 and separable classes, the minimum is 0 and never reached.
+        peer = minimize(
+            objective, np.zeros(11 * CLASSES), weight, jac=True, method="L-BFGS-B",
+            options={"maxiter": 1000 if weight else 200, "maxfun": 10**4, "ftol": 0, "gtol": 1e-7},
+        )  # fmt: skip
+        assert reached <= (1 + 1e-4) * peer.fun + (0 if weight else 1e-7), weight
+        assert 0 < found.iterations < 60
 
 
 def test_linear_head_keeps_float32_and_compiles_once_for_the_whole_grid():

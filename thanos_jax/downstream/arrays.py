@@ -17,8 +17,9 @@ def check_embeddings(embeddings: Any, what: str, *, least: int = 1) -> np.ndarra
     """Returns embeddings as float32 [n, d] in this process's memory.
 
     Args:
-      embeddings: floating point [n, d], any precision (bfloat16 too), n and d at least 1. Every
-        process gathers a jax array that several of them share.
+      embeddings: floating point [n, d], any precision (bfloat16 too), n and d at least 1. A jax
+        array that several processes share is gathered, and every process of the job makes this
+        call.
       what: the argument's name, with the split, for messages.
       least: the smallest n that is accepted.
 

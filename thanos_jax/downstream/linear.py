@@ -14,9 +14,11 @@ from thanos_jax.downstream.arrays import check_embeddings, check_labelled, check
 from thanos_jax.downstream.placing import add_up, host_blocks, place
 
 REGULARIZATION = (0.0, 1e-5, 1e-4, 1e-3, 1e-2)
-# Half the square of the preconditioned gradient estimates how far the loss is above its optimum.
-_GRADIENT_TOLERANCE = 1e-4
-_RELATIVE_TOLERANCE = 1e-6  # of the objective, before the last step
+# The steps end by the Newton decrement, an estimate of how far the objective is above its minimum:
+# the last step begins where it is below this share of the objective,
+_RELATIVE_TOLERANCE = 1e-6
+# or, without an L2 weight, below this: the minimum may then be 0, and infinitely far.
+_TOLERANCE_WITHOUT_WEIGHT = 5e-8
 _HALVINGS = 20  # of a Newton step, at most
 
 
@@ -31,9 +33,9 @@ class Head(NamedTuple):
       regularization: the L2 weight chosen.
       validation_accuracy: fraction of 1, with that weight.
       iterations: Newton steps taken with that weight.
-      gradient_norm: norm of the preconditioned gradient where the steps ended; half its square
-        estimates how far the objective is above its minimum. Large where `max_iterations` was too
-        few.
+      gradient_norm: norm of the gradient where the steps ended, preconditioned by the curvature at
+        zero. Large where `max_iterations` was too few. It does not say how far the objective is
+        above its minimum: where classes are well separated, the curvature is far less than at zero.
     """
 
     weights: np.ndarray
@@ -63,25 +65,26 @@ def linear_head(
         mean_i [ lse_k(x_i . w_k + b_k) - x_i . w_(y_i) - b_(y_i) ] + r/2 sum_k |w_k|^2
 
     (scikit-learn's C is 1 / (n r)) by Newton steps, from zero for the largest weight and from the
-    optimum before for each other, until the preconditioned gradient is shorter than 1e-4, a step
-    began within 1e-6 of the optimum (relative, by its own estimate) or no longer lowers the loss in
-    float32, or `max_iterations`. The objective and its gradient are of
-    all rows; the curvature is of at most 16,384 (see `thanos_jax.downstream.logistic`), all rows
-    where there are no more. The same programs serve every weight of the grid. Among weights of
-    equal validation accuracy the largest is taken.
+    optimum before for each other, until a step began within 1e-6 of the optimum (relative, by the
+    Newton decrement), a step lowered the objective by less than 1e-6 of it, or `max_iterations`.
+    With a weight of 0, a step that began within 5e-8 (absolute) is the last too: the minimum may be
+    0. The objective and its gradient are of all rows; the curvature is of at most 16,384 (see
+    `thanos_jax.downstream.logistic`), all rows where there are no more. The same programs serve
+    every weight of the grid. Among weights of equal validation accuracy the largest is taken.
 
-    Rows are gone through in blocks: memory is O(block x classes + d x classes) on each device,
-    beside the embeddings. Embeddings in NumPy are split over this process's devices.
+    Rows are gone through in blocks. Beside the embeddings, each device holds
+    O(2,048 x classes + 16,384 x (d + classes) + d x classes). Embeddings in NumPy are split over
+    this process's devices.
 
     Args:
       train_embeddings: floating point [n, d]. A jax array whose rows are split over devices stays
-        there, and every process that has some of them makes this call.
+        there, and every process of the job makes this call.
       train_labels: integer [n], 0 to num_classes - 1.
       validation_embeddings: floating point [m, d].
       validation_labels: integer [m].
       num_classes: at least 2.
       regularization: L2 weights to try, each finite and at least 0. With 0 and separable classes
-        there is no minimum: the head is then what `max_iterations` steps give.
+        there is no minimum: the head is then where the loss is about 1e-7.
       max_iterations: for each weight, at least 1.
 
     Returns:
@@ -121,7 +124,8 @@ def linear_head(
             )
         weights, bias = (fit.at[name].astype(np.float32) for name in ("weights", "bias"))
         head = Head(weights, bias, mean, std, weight, 0.0, fit.iterations, fit.gradient_norm)
-        accuracy = float(np.mean(predict(head, validation) == validation_labels))
+        correct = float(np.mean(predict(head, validation) == validation_labels))
+        (accuracy,) = placed.of_first([correct])
         if best is None or accuracy > best.validation_accuracy:
             best = head._replace(validation_accuracy=accuracy)
     assert best is not None
@@ -214,29 +218,31 @@ def _fit(
         slope = {**found.gradient, "weights": found.gradient["weights"] + weight * at["weights"]}
         return found.value + weight / 2 * float(np.sum(at["weights"] ** 2)), slope
 
+    agreed = problem.placed.of_first
     value, gradient = penalized(found, at)
-    length, iterations = norm(gradient, weight), 0
-    while iterations < max_iterations and length > _GRADIENT_TOLERANCE:
+    (value,) = agreed([value])
+    iterations, last = 0, False
+    while iterations < max_iterations and not last:
         drawn = logistic.sample(problem, found.doubt, iterations)
         step = logistic.newton_step(problem, drawn, at, gradient, weight, spectrum)
-        slope = sum(float(np.sum(gradient[name] * step[name])) for name in step)
-        # Half of -slope estimates how far the objective is above its minimum.
-        last = -slope / 2 <= _RELATIVE_TOLERANCE * abs(value)
+        (slope,) = agreed([sum(float(np.sum(gradient[name] * step[name])) for name in step)])
+        last = -slope / 2 <= max(
+            _RELATIVE_TOLERANCE * abs(value), 0 if weight else _TOLERANCE_WITHOUT_WEIGHT
+        )
         share = 1.0
         for _ in range(_HALVINGS):
             tried = {name: at[name] + share * step[name] for name in at}
             there = logistic.measure(problem, tried)
             lower, following = penalized(there, tried)
+            (lower,) = agreed([lower])
             # Sums of float32 do not tell smaller differences.
-            if lower <= value + 1e-4 * share * slope + 1e-7 * abs(value):
+            if lower <= value + 1e-4 * share * slope + _RELATIVE_TOLERANCE * abs(value):
                 break
             share /= 2
         else:
             break
         iterations += 1
-        before, length = length, norm(following, weight)
-        stalled = lower >= value and length >= before
+        last = last or value - lower <= _RELATIVE_TOLERANCE * abs(value)
         at, found, value, gradient = tried, there, lower, following
-        if stalled or last:
-            break
+    (length,) = agreed([norm(gradient, weight)])
     return _Fit(at, iterations, length), found

@@ -20,9 +20,9 @@ from thanos_jax.downstream.placing import AXIS, Placed
 
 _BLOCK = 2048  # rows of a block
 _SAMPLE = 16_384  # rows that the curvature is measured on, all devices together
-# Of a Newton step, its residual's norm over the gradient's: with the curvature of a sample, and of
-# all rows.
-_ACCURACY = (0.1, 0.01)
+# Conjugate gradients stop at this share of the gradient's norm: 0.1 with sampled curvature, 0.01
+# with all rows.
+_ACCURACY_SAMPLED, _ACCURACY_WHOLE = 0.1, 0.01
 _PRODUCTS = 50  # with the curvature, for a step, at most
 _HIGHEST = lax.Precision.HIGHEST
 
@@ -37,7 +37,7 @@ class Problem(NamedTuple):
       placed: the rows.
       labels: int32 [rows placed], split as the rows are.
       mean: float32 [d], taken from every row.
-      factor: float32 [d], every row is then multiplied by.
+      factor: float32 [d], scales rows after the mean is subtracted.
       num_classes: labels are below it.
     """
 
@@ -67,7 +67,8 @@ class Sample(NamedTuple):
 
     Attributes:
       rows: float32 [s, d], standardized.
-      weights: float32 [s], how many rows each stands for, over the number of all rows; 0: of none.
+      weights: float32 [s], rows that each one represents, divided by the number of rows; 0 for
+        padding.
     """
 
     rows: jax.Array
@@ -91,8 +92,9 @@ def measure(problem: Problem, at: Tree) -> Measured:
 def sample(problem: Problem, doubt: jax.Array, seed: int = 0) -> Sample:
     """Draws rows by priority, the undecided more often, since they make the curvature.
 
-    Up to 16,384 rows are all taken. Source: Duffield, Lund and Thorup, "Priority sampling for
-    estimation of arbitrary subset sums", JACM 2007.
+    Up to 16,384 rows are all taken. The draws do not depend on the number of devices. Source:
+    Duffield, Lund and Thorup, "Priority sampling for estimation of arbitrary subset sums", JACM
+    2007.
     """
     return Sample(
         *_sample(
@@ -120,7 +122,7 @@ def newton_step(
     Args:
       problem: whose rows they are.
       drawn: from `sample`.
-      at: where.
+      at: weights and bias.
       gradient: of the regularized objective.
       regularization: the L2 weight.
       spectrum: from `spectrum`.
@@ -128,9 +130,12 @@ def newton_step(
     Returns:
       The step, float64.
     """
-    accuracy = np.float32(_ACCURACY[problem.placed.known <= _SAMPLE])
+    whole = problem.placed.known <= _SAMPLE
+    accuracy = np.float32(_ACCURACY_WHOLE if whole else _ACCURACY_SAMPLED)
     settings = (np.float32(regularization), accuracy)
-    return _float64(_newton_step(drawn, _float32(at), _float32(gradient), settings, spectrum))
+    step = _newton_step(drawn, _float32(at), _float32(gradient), settings, spectrum)
+    agreed = problem.placed.array_of_first
+    return {name: agreed(value) for name, value in _float64(step).items()}
 
 
 @jax.jit
@@ -186,7 +191,7 @@ def _measure(
             shares = powers / sums
             own = jnp.sum(jnp.where(hot, logits, 0), axis=1)
             loss = jnp.log(sums[:, 0]) + largest[:, 0] - own
-            # Not by a product with 0: a loss that overflowed is to be seen, padding is not.
+            # `where`, not a product with 0: an overflow must show, padding must not.
             residual = jnp.where(counts[:, None], shares - hot, 0)
             slope = {
                 "weights": slope["weights"] + jnp.dot(some.T, residual, precision=_HIGHEST),
@@ -226,26 +231,30 @@ def _sample(
     def local(
         rows: Any, count: Any, doubt: Any, mean: Any, factor: Any, seed: Any
     ) -> tuple[Any, Any]:
-        n, drawn = len(rows), min(len(rows), _SAMPLE // mesh.size)
+        n = len(rows)
+        drawn = min(n * mesh.size, _SAMPLE)
         device = lax.axis_index(AXIS)
-        known = jnp.arange(n) < count - device * n
+        number = device * n + jnp.arange(n)
+        known = number < count
         doubt = jnp.where(known, doubt, 0)
         # Some of each: a row that is decided now may not be so after the step.
-        size = doubt + 0.1 * jnp.sum(doubt) / jnp.maximum(jnp.sum(known), 1) + 1e-12
-        key = jax.random.fold_in(jax.random.key(seed), device)
-        priority = jnp.where(
-            known, size / jax.random.uniform(key, (n,), minval=1e-7, maxval=1.0), -1.0
+        size = doubt + 0.1 * lax.psum(jnp.sum(doubt), AXIS) / count + 1e-12
+        # A key for each row, so that a row's number does not depend on the device that has it.
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), number)
+        uniform = jax.vmap(lambda key: jax.random.uniform(key, minval=1e-7, maxval=1.0))(keys)
+        own, places = lax.top_k(jnp.where(known, size / uniform, -1.0), min(drawn + 1, n))
+        values, ranks = lax.top_k(
+            lax.all_gather(own, AXIS, tiled=True), min(drawn + 1, n * mesh.size)
         )
-        values, places = lax.top_k(priority, min(drawn + 1, n))
-        threshold = values[drawn] if drawn < n else jnp.float32(0)
-        values, places = values[:drawn], places[:drawn]
+        threshold = values[drawn] if drawn < n * mesh.size else jnp.float32(0)
+        values, ranks = values[:drawn], ranks[:drawn]
+        # Each device fills in the rows that are its own; the sums have all.
+        mine = ranks // len(own) == device
+        places = places[ranks % len(own)]
         stands_for = jnp.maximum(1.0, threshold / size[places])
-        weights = jnp.where(values > 0, stands_for, 0) / count
-        some = (rows[places] - mean) * factor
-        return (
-            lax.all_gather(some, AXIS, tiled=True),
-            lax.all_gather(weights, AXIS, tiled=True),
-        )
+        weights = jnp.where(mine & (values > 0), stands_for, 0) / count
+        some = jnp.where(mine[:, None], (rows[places] - mean) * factor, 0)
+        return lax.psum((some, weights), AXIS)
 
     return jax.shard_map(
         local,

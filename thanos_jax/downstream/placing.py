@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +12,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from thanos_jax import sharding
+from thanos_jax import agree, sharding
 
 AXIS = "data"
 # So many rows are worth a device; fewer are not worth a transfer and a program of several parts.
@@ -38,6 +38,20 @@ class Placed(NamedTuple):
         missing = len(self.rows) - self.known
         padded = np.pad(values, [(0, missing)] + [(0, 0)] * (values.ndim - 1))
         return sharding.put(padded, NamedSharding(self.mesh, P(AXIS)))
+
+    def of_first(self, numbers: Sequence[float]) -> list[float]:
+        """Returns numbers as the first process has them, where several processes share the rows.
+
+        Processes may round differently. What is decided by such numbers must be decided alike: a
+        process that went another way would leave the others waiting.
+        """
+        return self.array_of_first(np.asarray(numbers, np.float64)).tolist()
+
+    def array_of_first(self, values: np.ndarray) -> np.ndarray:
+        """As `of_first`, of an array of the same shape and dtype in every process."""
+        if self.rows.is_fully_addressable:
+            return values
+        return np.frombuffer(agree.from_first(values.tobytes), values.dtype).reshape(values.shape)
 
 
 def is_sharded(embeddings: Any) -> bool:
@@ -76,22 +90,26 @@ def host_blocks(embeddings: np.ndarray | jax.Array) -> Iterator[tuple[slice, np.
 
     Of a NumPy array it has all.
     """
+    pieces: list[tuple[int, Any]]
     if isinstance(embeddings, jax.Array) and is_sharded(embeddings):
         pieces = [
-            (shard.index[0].start or 0, np.asarray(shard.data))
-            for shard in embeddings.addressable_shards
+            (shard.index[0].start or 0, shard.data) for shard in embeddings.addressable_shards
         ]
     else:
-        pieces = [(0, np.asarray(embeddings))]
+        pieces = [(0, embeddings)]
+    block = max(1, _NUMBERS_OF_A_BLOCK // embeddings.shape[1])
     for first, rows in pieces:
-        block = max(1, _NUMBERS_OF_A_BLOCK // rows.shape[1])
         for start in range(0, len(rows), block):
-            some = rows[start : start + block]
+            # A slice of a device's rows: no more than a block comes to this process's memory.
+            some = np.asarray(rows[start : start + block])
             yield slice(first + start, first + start + len(some)), some
 
 
 def add_up(embeddings: np.ndarray | jax.Array, sums: np.ndarray) -> np.ndarray:
-    """Adds float64 sums of `host_blocks` over the processes that share an array."""
+    """Adds float64 sums of `host_blocks` over processes, where several share an array.
+
+    Every process of the job then makes this call.
+    """
     if not isinstance(embeddings, jax.Array) or embeddings.is_fully_addressable:
         return sums
     # As pairs of 32 bits: jax makes float32 of float64.

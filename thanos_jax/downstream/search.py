@@ -3,10 +3,11 @@
 A block of queries meets all candidates, a tile of them at a time. Of the products of a query with
 `_RUN` candidates next to each other only the largest is kept. The k nearest lie within the k runs
 whose largest are the greatest. Those runs are fetched again, and their distances are computed from
-differences, in which embeddings that have nearly collapsed to a point lose no digits.
+differences, which keep more digits than products where embeddings have nearly collapsed to a point.
 
-Products are float32. `_SPARE` runs more than k are fetched. A query of which a run that was left
-out may, within rounding, hold a nearer row is searched again with products of float64.
+Products are float32. `_SPARE` runs more than k are fetched. A query is searched again in float64
+where a run that was left out may, within rounding, hold a nearer row, or where its k-th distance is
+so short that float32 rounds it by more than 0.1 %.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ _SPARE = 12  # runs fetched beyond k
 _TILE = 4096  # candidates multiplied at a time
 _QUERIES = 512  # queries of a block
 _FETCHED = 2**21  # numbers of fetched candidates held at a time
+_SHORT = 1000  # times the rounding of a number: distances below keep less than three digits
 
 
 class Found(NamedTuple):
@@ -62,7 +64,7 @@ def search(queries: np.ndarray | jax.Array, among: np.ndarray | jax.Array, k: in
     asked = np.asarray(queries)
     block = min(_QUERIES, -(-len(asked) // 8) * 8)
     everywhere = NamedSharding(candidates.mesh, P())
-    lengths = _inverse_lengths(candidates.rows, mesh=candidates.mesh)
+    factors = _factors_of_shards(candidates.rows, mesh=candidates.mesh)
     parts: list[tuple[np.ndarray, np.ndarray]] = []
     for start in range(0, len(asked), block):
         some = asked[start : start + block]
@@ -72,7 +74,7 @@ def search(queries: np.ndarray | jax.Array, among: np.ndarray | jax.Array, k: in
             found = _search_block(
                 sharding.put(asked, everywhere),
                 candidates.rows,
-                lengths,
+                factors,
                 sharding.put(np.int32(candidates.known), everywhere),
                 k=k,
                 wide=wide,
@@ -95,21 +97,30 @@ def search(queries: np.ndarray | jax.Array, among: np.ndarray | jax.Array, k: in
 
 
 @functools.partial(jax.jit, static_argnames="mesh")
-def _inverse_lengths(rows: jax.Array, *, mesh: Mesh) -> jax.Array:
-    """Returns [n, 2], two factors whose product divides a row by its length; of a zero row, 0."""
+def _factors_of_shards(rows: jax.Array, *, mesh: Mesh) -> jax.Array:
+    """Returns `_factors` [n, 2] of rows split over devices."""
     return jax.shard_map(_factors, mesh=mesh, in_specs=P(AXIS), out_specs=P(AXIS))(rows)
 
 
 def _factors(rows: jax.Array) -> jax.Array:
-    # First by the largest magnitude, so that lengths neither overflow nor vanish.
+    """Returns [n, 2]: a row divided by the first and multiplied by the second has length 1.
+
+    A zero row stays zero, and so does a row of subnormal numbers, which devices take for zeros.
+    """
+    # First by the largest magnitude, so that lengths neither overflow nor vanish. Its inverse
+    # would vanish for magnitudes near the greatest of the type.
     largest = jnp.max(jnp.abs(rows), axis=1)
-    first = jnp.where(largest > 0, 1 / jnp.where(largest > 0, largest, 1), 0)
-    length = jnp.sqrt(jnp.sum(jnp.square(rows * first[:, None]), axis=1))
-    return jnp.stack([first, 1 / jnp.maximum(length, 1)], axis=1)
+    largest = jnp.where(largest > 0, largest, 1)
+    length = jnp.sqrt(jnp.sum(jnp.square(rows / largest[:, None]), axis=1))
+    return jnp.stack([largest, 1 / jnp.maximum(length, 1)], axis=1)
 
 
-def _scaled(rows: jax.Array, factors: jax.Array) -> jax.Array:
-    return rows * factors[..., :1] * factors[..., 1:]
+def _scaled(rows: jax.Array, factors: jax.Array, dtype: Any) -> jax.Array:
+    """Returns rows of length 1; of another type than their own, with factors of that type."""
+    if dtype != rows.dtype:
+        rows = rows.astype(dtype)
+        factors = _factors(rows)
+    return rows / factors[:, :1] * factors[:, 1:]
 
 
 @functools.partial(jax.jit, static_argnames=("k", "wide", "mesh"))
@@ -130,14 +141,16 @@ def _search_block(
         known = jnp.clip(count - first, 0, len(rows))
         if wide:
             queries = queries.astype(jnp.float64)
-        asked = _scaled(queries, _factors(queries))
+        asked = _scaled(queries, _factors(queries), queries.dtype)
         # On the mesh all devices fetch alike; what is past the known ones is infinitely far.
         squares, indices, left_out = _nearest_here(asked, rows, factors, known, k=min(k, len(rows)))
         squares = lax.all_gather(squares, AXIS, axis=1, tiled=True)
         indices = lax.all_gather(indices + first, AXIS, axis=1, tiled=True)
         squares, indices = _least(squares, indices, k)
-        rounding = 4 * jnp.finfo(asked.dtype).eps * rows.shape[1] ** 0.5
+        eps = jnp.finfo(asked.dtype).eps
+        rounding = 4 * eps * rows.shape[1] ** 0.5
         doubtful = lax.pmin(left_out, AXIS) - rounding < squares[:, -1]
+        doubtful |= squares[:, -1] < (_SHORT * eps) ** 2
         return squares, indices, doubtful
 
     return jax.shard_map(
@@ -173,7 +186,7 @@ def _nearest_here(
 
     def largest_of_runs(carry: None, start: jax.Array) -> tuple[None, jax.Array]:
         some = lax.dynamic_slice_in_dim(rows, start, tile)
-        some = _scaled(some.astype(asked.dtype), lax.dynamic_slice_in_dim(factors, start, tile))
+        some = _scaled(some, lax.dynamic_slice_in_dim(factors, start, tile), asked.dtype)
         products = jnp.dot(asked, some.T, precision=lax.Precision.HIGHEST)
         # |z - z'|^2 is |z|^2 less twice this.
         products -= jnp.sum(jnp.square(some), axis=1) / 2
@@ -198,7 +211,7 @@ def _nearest_here(
     def distances(one: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         query, begin = one
         places = (begin[:, None] + jnp.arange(run)).reshape(-1)
-        near = _scaled(rows[places].astype(asked.dtype), factors[places])
+        near = _scaled(rows[places], factors[places], asked.dtype)
         squares = jnp.sum(jnp.square(near - query), axis=1)
         return jnp.where(places < known, squares, jnp.inf), places
 

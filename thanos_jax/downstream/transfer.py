@@ -34,7 +34,7 @@ def nearest_neighbours(
 
     Args:
       train_embeddings: floating point [n, d]. A jax array whose rows are split over devices stays
-        there, and every process that has some of them makes this call.
+        there, and every process of the job makes this call.
       train_labels: integer [n].
       test_embeddings: floating point [m, d].
       k: at least 1.
@@ -189,9 +189,45 @@ def predict(
     return figures, predictions
 
 
-def evaluate(embeddings: Any, fine: Any, coarse: Any, **settings: Any) -> dict[str, float]:
-    """Returns the figures of `predict`, alone; arguments and errors are the same."""
-    return predict(embeddings, fine, coarse, **settings)[0]
+def evaluate(
+    embeddings: Mapping[str, Any],
+    fine: Mapping[str, Any],
+    coarse: Mapping[str, Any],
+    *,
+    num_fine: int,
+    num_coarse: int,
+    regularization: Sequence[float] = REGULARIZATION,
+    max_iterations: int = 200,
+    neighbours: int = 20,
+    allow_missing_classes: bool = False,
+) -> dict[str, float]:
+    """Returns the figures of `predict` without the predictions.
+
+    Args:
+      embeddings: "train", "validation", "test" -> floating point [n, d].
+      fine: the same splits -> integer [n], 0 to num_fine - 1.
+      coarse: the same splits -> integer [n], 0 to num_coarse - 1.
+      num_fine: at least 2.
+      num_coarse: at least 1.
+      regularization: L2 weights to choose from.
+      max_iterations: of the linear head, for each weight.
+      neighbours: k of the nearest neighbours.
+      allow_missing_classes: as for `predict`.
+
+    Raises:
+      TypeError, ValueError: as `predict`.
+    """
+    return predict(
+        embeddings,
+        fine,
+        coarse,
+        num_fine=num_fine,
+        num_coarse=num_coarse,
+        regularization=regularization,
+        max_iterations=max_iterations,
+        neighbours=neighbours,
+        allow_missing_classes=allow_missing_classes,
+    )[0]
 
 
 def _checked(train: Any, labels: Any, test: Any) -> tuple[Any, np.ndarray, np.ndarray]:
