@@ -56,19 +56,21 @@ def test_linear_head_reaches_the_optimum_of_scikit_learn(weight):
 def test_each_weight_of_the_grid_reaches_the_optimum_of_well_separated_classes(distance):
     """Their curvature is hundreds of times below the curvature at zero."""
     rng = np.random.default_rng(0)
-    labels = np.arange(4000) % CLASSES
-    rows = (rng.normal(size=(CLASSES, 10)) * distance)[labels] + rng.normal(size=(4000, 10))
+    labels = np.arange(N) % CLASSES
+    rows = (rng.normal(size=(CLASSES, WIDTH)) * distance)[labels] + rng.normal(size=(N, WIDTH))
     rows = (rows - rows.mean(0)) / rows.std(0)
     placed = placing.place(rows.astype(np.float32))
     known = (placed, placed.split(labels.astype(np.int32)))
-    problem = logistic.Problem(*known, np.zeros(10, np.float32), np.ones(10, np.float32), CLASSES)
+    problem = logistic.Problem(
+        *known, np.zeros(WIDTH, np.float32), np.ones(WIDTH, np.float32), CLASSES
+    )
 
     def objective(free, weight):
-        weights, bias = np.split(free.reshape(-1, CLASSES), [10])
+        weights, bias = np.split(free.reshape(-1, CLASSES), [WIDTH])
         logits = rows @ weights + bias
-        logits -= logits[np.arange(4000), labels][:, None]
+        logits -= logits[np.arange(N), labels][:, None]
         shares = softmax(logits, axis=1) - np.eye(CLASSES)[labels]
-        slope = [rows.T @ shares / 4000 + weight * weights, shares.mean(0, keepdims=True)]
+        slope = [rows.T @ shares / N + weight * weights, shares.mean(0, keepdims=True)]
         value = np.mean(logsumexp(logits, axis=1)) + weight / 2 * np.sum(weights**2)
         return value, np.concatenate(slope).ravel()
 
@@ -77,7 +79,7 @@ def test_each_weight_of_the_grid_reaches_the_optimum_of_well_separated_classes(d
         reached = objective(np.vstack([found.at["weights"], found.at["bias"]]).ravel(), weight)[0]
         # With a weight of 0 and separable classes, the minimum is 0 and never reached.
         peer = minimize(
-            objective, np.zeros(11 * CLASSES), weight, jac=True, method="L-BFGS-B",
+            objective, np.zeros((WIDTH + 1) * CLASSES), weight, jac=True, method="L-BFGS-B",
             options={"maxiter": 1000 if weight else 200, "maxfun": 10**4, "ftol": 0, "gtol": 1e-7},
         )  # fmt: skip
         assert reached <= (1 + 1e-4) * peer.fun + (0 if weight else 1e-7), weight
