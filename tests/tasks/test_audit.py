@@ -133,7 +133,8 @@ def test_what_it_reports_is_suspected_and_not_measured(finished):
     assert "Suspected labels" in report
     assert {path.name for path in (root / "run").iterdir()} == {
         "config.json", "data.json", "sample_0", "sample_1", "sample_2", "labels.npz",
-        "findings.csv", "results.json", "report.html", "pictures.json", "map.npz",
+        "findings.csv", "results.json", "report.html", "pictures.json", "map.npz", "tensorboard",
+        "log.json",
     }  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pathlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -31,8 +32,8 @@ def finish(
     trained: Trained,
     results: dict[str, Any],
     figures: Callable[[], Figures],
-    shown: Callable[[], ImageMap],
-    embedding: np.ndarray,
+    shown: Callable[[], ImageMap] | None = None,
+    embedding: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """Writes the report, and then results.json; returns the results. The first process writes.
 
@@ -42,9 +43,9 @@ def finish(
       trained: the training that the results are about.
       results: of the task; those that all runs have are added.
       figures: draws, title -> figure, and a sentence on how to read it.
-      shown: makes the map of images, as in `thanos_jax.tasks.maps`.
+      shown: makes the map of images, as in `thanos_jax.tasks.maps`; None: the report has none.
       embedding: float32 [n, d], of all images of the map's split, by the model of the results; for
-        the log.
+        the log. None: it has none.
 
     Raises:
       WorkdirError: one cannot be written.
@@ -71,9 +72,9 @@ def finish(
             workdir.write_arrays(run.folder / name, arrays)
     print("report", flush=True)
     # t-SNE and the drawing of figures take about as long, on a core each.
-    laid_out = beside(shown)
+    laid_out = beside(shown) if shown else None
     drawn = {**figures(), **training_figures(run.folder)}
-    found = laid_out()
+    found = laid_out() if laid_out else None
     html.write(
         run.folder / "report.html",
         config=run.config.to_dict(),
@@ -85,7 +86,7 @@ def finish(
     numbers = contract.numbers(report_folder.shown(results))
     run.log.finish(
         lambda: contract.Ending(trained.records[-1]["step"], numbers, None),
-        lambda: watched.points(found, embedding),
+        None if found is None or embedding is None else partial(watched.points, found, embedding),
     )
     # Last: its presence says that everything else was written.
     with workdir.writing(run.folder):
