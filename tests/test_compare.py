@@ -312,6 +312,7 @@ def command(*arguments, cwd=ROOT):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_exit_code_and_words_of_failures(tmp_path):
     process = command(
         "--dataset=mnist", f"--workdir={tmp_path}/table", "--table=randbit", "--values=5",

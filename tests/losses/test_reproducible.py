@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 _LOWER = """
 import jax, jax.numpy as jnp
 from thanos_jax import losses
@@ -15,6 +17,7 @@ for name in ("spread", "joint", "supcon"):
 """
 
 
+@pytest.mark.slow
 def test_programs_do_not_depend_on_the_order_of_sets():
     started = [
         subprocess.Popen(
