@@ -246,7 +246,7 @@ def tensorflow_data(pictures: Pictures, cores: int) -> Read:
     return read
 
 
-# What is shown -> its reader, and the package that it needs besides those of the project.
+# Name in the table -> its reader, and the package it needs; "": the project has it.
 READERS: dict[str, tuple[Callable[[Pictures, int], Read], str]] = {
     "Pillow": (pillow, ""),
     "JPEG full": (files, ""),

@@ -43,9 +43,9 @@ def forward_flops(training: Training) -> float:
 def multiply_adds(function: Callable[..., Any], *arguments: Any) -> int:
     """Returns the multiply-adds of the matrix products and convolutions of a function.
 
-    A convolution counts the pixels that its kernel meets, not those of the padding, nor zeros
-    between the pixels of a transposed one. Where a platform has a way of its own to compute a
-    layer, the one with the fewest counts. A loop counts as often as it runs.
+    A convolution counts the pixels that its kernel meets. Padding does not count, and neither do
+    the zeros between the pixels of a transposed convolution. Where a platform has a way of its own
+    to compute a layer, the one with the fewest counts. A loop counts as often as it runs.
 
     Args:
       function: traced, not run.

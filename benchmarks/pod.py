@@ -137,7 +137,7 @@ def lower(case: Case, devices: list[Any]) -> jax.stages.Lowered:
 
 
 def measure(case: Case, devices: list[Any]) -> dict[str, Any]:
-    """Compiles a case and returns its numbers; those of a refused one are missing."""
+    """Compiles a case and returns its numbers; a refused case has none."""
     row: dict[str, Any] = {
         **case._asdict(),
         "chips": len(devices),

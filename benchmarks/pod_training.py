@@ -14,10 +14,10 @@ Per device:
 
   arguments, temporaries, peak   as in `pod.py`.
   FLOPs         of the products and convolutions of the optimized program.
-  x model       FLOPs over the model's own: three times those of the forward pass of the model on
-                the device's views, by the definition of its layers (layer_flops.py); once, in
-                evaluation. The loss is in the first, not in the second; the first layer takes no
-                gradient of the images, so that less than 1 is no mistake.
+  x model       FLOPs over model FLOPs. Model FLOPs are the forward pass of the device's views,
+                by the definition of its layers (layer_flops.py), three times for a step and once
+                for "forward". FLOPs have the loss, model FLOPs do not. The first layer needs no
+                gradient of the images, so the quotient may be below 1.
   ms of the chip  FLOPs over the chip's peak in bfloat16 (v5e 197, v5p 459 TFLOP/s), in
                 milliseconds: no step is faster.
   sent, overlap as in `pod.py`.
@@ -149,7 +149,7 @@ def lower(case: Case, training: Training, devices: list[Any]) -> jax.stages.Lowe
 
 
 def measure(case: Case, devices: list[Any]) -> dict[str, Any]:
-    """Compiles a case and returns its numbers; those of a refused one are missing."""
+    """Compiles a case and returns its numbers; a refused case has none."""
     config = config_of(case)
     dataset = dataset_of(_SIDE.value, _CLASSES.value)
     training = build(config, dataset, sharding.make_mesh())

@@ -9,10 +9,10 @@ are compiled by themselves on the shapes of the step. Medians; in brackets the q
 "In one program" is a step as it runs where the training set lies on the devices
 (config.train.resident), per step of a window of --window steps.
 
-Model FLOPs are three times those of the forward pass of one step's views, by the definition of its
-layers (layer_flops.py): padding and detours are not counted. Utilization is their share of what
-square matrix products in the model's precision reach on the same devices in the same run; all of
-the step's time counts, that of augmentation, loss and optimizer too. --encoders=mlp,convnet times
+The forward pass of a step's views, by the definition of its layers (layer_flops.py), counts three
+times as model FLOPs; padding and detours do not count. Utilization is model FLOPs over the time of
+the whole step, augmentation, loss and optimizer too, as a share of the rate of square matrix
+products in the model's precision on the same devices in the same run. --encoders=mlp,convnet times
 only the steps, with these encoders, one after the other.
 
 --synthetic=N trains on N random images of the data set's shape and number of classes instead, where

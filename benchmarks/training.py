@@ -13,9 +13,9 @@ one batch and the same weights.
 
 "step" has no input and no augmentation: its batch, normalized there and uint8 here, is at hand. The
 parts of a step are timed alone. Times are medians over the turns. Processor time counts all threads
-and worker processes; other load on the machine does not change it much. Model FLOPs are
-three times those of the forward pass (layer_flops.py); utilization is their share of what square
-matrix products reach here in the same turns.
+and worker processes; other load on the machine does not change it much. The
+forward pass (layer_flops.py) counts three times as model FLOPs; utilization is their rate as a
+share of the rate of square matrix products in the same turns.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ from train_step import matmul_rate, timed
 from thanos_jax import command, sharding
 from thanos_jax import config as schema
 from thanos_jax.data import augment, batches, sources
+from thanos_jax.data.splits import ArraySplit
 from thanos_jax.errors import ConfigError
 from thanos_jax.models.thanos import DTYPES
 from thanos_jax.train import loop, resident, update
@@ -147,9 +148,10 @@ class Ours:
 
     def _window(self, steps: int) -> resident.Window:
         if not hasattr(self, "_made"):
+            assert isinstance(self.split, ArraySplit)  # or it could not lie on the devices
             self._made = resident.make_window(
                 self.step,
-                self.split,  # type: ignore[arg-type]
+                self.split,
                 self.mesh,
                 seed=self.config.seed,
                 batch_size=self.config.train.batch_size,

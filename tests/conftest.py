@@ -47,6 +47,20 @@ def forget_programs():
     gc.collect()
 
 
+@pytest.fixture(scope="module")
+def one_device():
+    """Runs of the module see one of the eight devices."""
+    import jax
+    from jax.sharding import AxisType
+
+    from thanos_jax import sharding
+
+    mesh = jax.sharding.Mesh(jax.devices()[:1], ("data",), axis_types=(AxisType.Auto,))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sharding, "make_mesh", lambda: mesh)
+        yield
+
+
 @pytest.fixture(scope="session")
 def command_module():
     """Imports a command for a while; other commands' flags of these names are put aside."""

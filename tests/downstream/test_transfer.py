@@ -12,6 +12,11 @@ from thanos_jax.downstream import linear, logistic, placing, transfer
 N, WIDTH, CLASSES = 300, 8, 6
 
 
+def figures(*given, **options):
+    """What `transfer.evaluate` measures, without the predictions."""
+    return transfer.evaluate(*given, **options)[0]
+
+
 def blobs(seed=0, *, n=N, d=WIDTH, classes=CLASSES, spread=0.6):
     """Overlapping classes with correlated columns of very different sizes."""
     rng = np.random.default_rng(seed)
@@ -199,9 +204,7 @@ def splits():
 
 def test_evaluate_agrees_with_its_parts():
     embeddings, fine, coarse = splits()
-    found = transfer.evaluate(
-        embeddings, fine, coarse, num_fine=6, num_coarse=3, regularization=(1e-4, 1e-2)
-    )
+    found = figures(embeddings, fine, coarse, num_fine=6, num_coarse=3, regularization=(1e-4, 1e-2))
     assert all(type(value) is float for value in found.values())
     train, validation = (
         (embeddings[name], fine[name].astype(np.uint8)) for name in ("train", "validation")
@@ -243,7 +246,7 @@ def test_evaluate_tells_a_collapsed_embedding_from_a_balanced_one():
         return {k: one_hot[v] + 0.05 * rng.normal(size=(N, WIDTH)) for k, v in labels.items()}
 
     found = {
-        name: transfer.evaluate(noisy(labels), fine, coarse, num_fine=6, num_coarse=3)
+        name: figures(noisy(labels), fine, coarse, num_fine=6, num_coarse=3)
         for name, labels in (("collapsed", coarse), ("balanced", fine))
     }
     assert found["balanced"]["fine_accuracy"] == 1.0
@@ -254,9 +257,9 @@ def test_evaluate_tells_a_collapsed_embedding_from_a_balanced_one():
 
 def test_evaluate_does_not_look_at_test_when_it_fits():
     embeddings, fine, coarse = splits()
-    first = transfer.evaluate(embeddings, fine, coarse, num_fine=6, num_coarse=3)
+    first = figures(embeddings, fine, coarse, num_fine=6, num_coarse=3)
     shuffled = {**fine, "test": np.roll(fine["test"], 1)}
-    second = transfer.evaluate(embeddings, shuffled, coarse, num_fine=6, num_coarse=3)
+    second = figures(embeddings, shuffled, coarse, num_fine=6, num_coarse=3)
     for name in ("fine_accuracy_validation", "fine_regularization", "fine_gradient_norm"):
         assert first[name] == second[name]
     assert first["fine_accuracy"] != second["fine_accuracy"]
@@ -268,9 +271,9 @@ def test_bfloat16_and_jax_arrays_are_taken():
     rounded = {name: rows.astype(np.float32) for name, rows in low.items()}
     on_device = {name: jax.numpy.asarray(rows) for name, rows in low.items()}
     options = {"num_fine": 6, "num_coarse": 3, "regularization": (1e-2,)}
-    expected = transfer.evaluate(rounded, fine, coarse, **options)
-    assert transfer.evaluate(low, fine, coarse, **options) == expected
-    assert transfer.evaluate(on_device, fine, coarse, **options) == expected
+    expected = figures(rounded, fine, coarse, **options)
+    assert figures(low, fine, coarse, **options) == expected
+    assert figures(on_device, fine, coarse, **options) == expected
 
 
 def change(dictionary, split, edit):
@@ -308,20 +311,18 @@ def test_evaluate_refuses_bad_arrays_by_name(which, split, edit, message):
     arguments = list(splits())
     arguments[which] = change(arguments[which], split, edit)
     with pytest.raises(ValueError, match=message):
-        transfer.evaluate(*arguments, num_fine=6, num_coarse=3)
+        figures(*arguments, num_fine=6, num_coarse=3)
 
 
 def test_evaluate_refuses_wrong_types_and_missing_splits():
     embeddings, fine, coarse = splits()
     sizes = {"num_fine": 6, "num_coarse": 3}
     with pytest.raises(TypeError, match=r"embeddings\['train'\].*int32"):
-        transfer.evaluate({**embeddings, "train": fine["train"][:, None]}, fine, coarse, **sizes)
+        figures({**embeddings, "train": fine["train"][:, None]}, fine, coarse, **sizes)
     with pytest.raises(TypeError, match=r"coarse\['test'\].*float64"):
-        transfer.evaluate(embeddings, fine, {**coarse, "test": coarse["test"] * 1.0}, **sizes)
+        figures(embeddings, fine, {**coarse, "test": coarse["test"] * 1.0}, **sizes)
     with pytest.raises(ValueError, match=r"fine: expected the split 'test', got \['train', 'val"):
-        transfer.evaluate(
-            embeddings, {k: v for k, v in fine.items() if k != "test"}, coarse, **sizes
-        )
+        figures(embeddings, {k: v for k, v in fine.items() if k != "test"}, coarse, **sizes)
 
 
 def test_missing_classes_can_be_allowed():
@@ -330,16 +331,12 @@ def test_missing_classes_can_be_allowed():
         fine[split] = fine[split] % 5  # class 5 is absent
         coarse[split] = fine[split] // 2
     coarse["test"][0] = 3  # never trained on
-    found = transfer.evaluate(
-        embeddings, fine, coarse, num_fine=6, num_coarse=4, allow_missing_classes=True
-    )
+    found = figures(embeddings, fine, coarse, num_fine=6, num_coarse=4, allow_missing_classes=True)
     assert np.isfinite(list(found.values())).all()
     assert found["fine_accuracy"] > 0.5
     assert found["fine_accuracy_given_coarse"] > found["fine_accuracy"]
     unknown = {**coarse, "test": np.full(N, 3)}
-    found = transfer.evaluate(
-        embeddings, fine, unknown, num_fine=6, num_coarse=4, allow_missing_classes=True
-    )
+    found = figures(embeddings, fine, unknown, num_fine=6, num_coarse=4, allow_missing_classes=True)
     assert found["fine_accuracy_given_coarse"] == found["fine_accuracy"]
 
 

@@ -7,19 +7,17 @@ import sys
 import time
 import urllib.request
 
-import jax
 import numpy as np
 import pytest
 import watching
-from jax.sharding import AxisType
 
 from thanos_jax import config as schema
 from thanos_jax import run as run_module
-from thanos_jax import sharding
 from thanos_jax.live import log as live
 from thanos_jax.train import metrics
 
-pytestmark = pytest.mark.slow
+# One device, as a user's machine has it; eight take longer, and hide what logging takes.
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_device")]
 PICTURES = {"views", "reconstructions"}
 
 
@@ -32,15 +30,6 @@ def digits(**train):
     config.train.update(batch_size=256, learning_rate=1e-3, log_every=10, **train)
     config.train.evaluate_every_epochs = 30.0
     return config
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_device():
-    """As a user's machine has it; eight take longer, and hide what logging takes."""
-    mesh = jax.sharding.Mesh(jax.devices()[:1], ("data",), axis_types=(AxisType.Auto,))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sharding, "make_mesh", lambda: mesh)
-        yield
 
 
 @pytest.fixture(scope="module")

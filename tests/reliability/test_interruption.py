@@ -11,14 +11,12 @@ import sys
 import threading
 import time
 
-import jax
 import numpy as np
 import pytest
 import watching
-from jax.sharding import AxisType
 
 from thanos_jax import config as schema
-from thanos_jax import interruption, sharding, workdir
+from thanos_jax import interruption, workdir
 from thanos_jax import run as run_module
 from thanos_jax.data import sources
 from thanos_jax.live import log as live
@@ -26,16 +24,10 @@ from thanos_jax.tables import comparison
 from thanos_jax.train import loop, metrics
 from thanos_jax.train.checkpoint import CheckpointError, Checkpoints, steps
 
+# One device: its programs compile several times as fast as those of eight.
+pytestmark = pytest.mark.usefixtures("one_device")
+
 WAIT = 240
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_device():
-    """Its programs compile several times as fast as those of eight."""
-    mesh = jax.sharding.Mesh(jax.devices()[:1], ("data",), axis_types=(AxisType.Auto,))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sharding, "make_mesh", lambda: mesh)
-        yield
 
 
 @pytest.fixture(scope="module")

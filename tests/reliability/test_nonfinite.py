@@ -2,30 +2,21 @@
 
 import json
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType
 
 from thanos_jax import config as schema
 from thanos_jax import run as run_module
-from thanos_jax import sharding
 from thanos_jax.data.annotated import annotate
 from thanos_jax.data.batches import sample_indices
 from thanos_jax.data.splits import ArraySplit
 from thanos_jax.tasks import stages
 from thanos_jax.train import metrics, nonfinite
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 BAD = (5, 6)  # counted from 0, as state.step is
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_device():
-    mesh = jax.sharding.Mesh(jax.devices()[:1], ("data",), axis_types=(AxisType.Auto,))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sharding, "make_mesh", lambda: mesh)
-        yield
 
 
 @pytest.fixture

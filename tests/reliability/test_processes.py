@@ -224,7 +224,7 @@ EVALUATIONS = """
     spread = {name: sharding.shard(mesh, each[own]) for name, each in rows.items()}
     assert not spread["train"].is_fully_addressable
     here, everywhere = (
-        transfer.evaluate(given, fine, coarse, num_fine=6, num_coarse=3)
+        transfer.evaluate(given, fine, coarse, num_fine=6, num_coarse=3)[0]
         for given in (rows, spread)
     )
     assert here.keys() == everywhere.keys()

@@ -297,7 +297,7 @@ def _newton_step(drawn: Sample, at: Tree, gradient: Tree, settings: Any, spectru
         }
 
     def inner(left: Tree, right: Tree) -> jax.Array:
-        return sum(jnp.sum(left[name] * right[name]) for name in left)  # type: ignore[return-value]
+        return jnp.sum(left["weights"] * right["weights"]) + jnp.sum(left["bias"] * right["bias"])
 
     def plus(left: Tree, by: jax.Array, right: Tree) -> Tree:
         return {name: left[name] + by * right[name] for name in left}

@@ -73,7 +73,7 @@ def class_means(train_embeddings: Any, train_labels: Any, test_embeddings: Any) 
     return found
 
 
-def predict(
+def evaluate(
     embeddings: Mapping[str, Any],
     fine: Mapping[str, Any],
     coarse: Mapping[str, Any],
@@ -187,47 +187,6 @@ def predict(
         "fine_accuracy_class_mean": _accuracy(class_means(*known), y["test"]),
     }
     return figures, predictions
-
-
-def evaluate(
-    embeddings: Mapping[str, Any],
-    fine: Mapping[str, Any],
-    coarse: Mapping[str, Any],
-    *,
-    num_fine: int,
-    num_coarse: int,
-    regularization: Sequence[float] = REGULARIZATION,
-    max_iterations: int = 200,
-    neighbours: int = 20,
-    allow_missing_classes: bool = False,
-) -> dict[str, float]:
-    """Returns the figures of `predict` without the predictions.
-
-    Args:
-      embeddings: "train", "validation", "test" -> floating point [n, d].
-      fine: the same splits -> integer [n], 0 to num_fine - 1.
-      coarse: the same splits -> integer [n], 0 to num_coarse - 1.
-      num_fine: at least 2.
-      num_coarse: at least 1.
-      regularization: L2 weights to choose from.
-      max_iterations: of the linear head, for each weight.
-      neighbours: k of the nearest neighbours.
-      allow_missing_classes: as for `predict`.
-
-    Raises:
-      TypeError, ValueError: as `predict`.
-    """
-    return predict(
-        embeddings,
-        fine,
-        coarse,
-        num_fine=num_fine,
-        num_coarse=num_coarse,
-        regularization=regularization,
-        max_iterations=max_iterations,
-        neighbours=neighbours,
-        allow_missing_classes=allow_missing_classes,
-    )[0]
 
 
 def _checked(train: Any, labels: Any, test: Any) -> tuple[Any, np.ndarray, np.ndarray]:

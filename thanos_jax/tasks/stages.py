@@ -302,9 +302,9 @@ def transferred(
     Args:
       run: has the settings.
       found: split -> outputs.
-      allow_missing_classes: see `transfer.predict`.
+      allow_missing_classes: see `transfer.evaluate`.
     """
-    return transfer.predict(
+    return transfer.evaluate(
         *({split: one[name] for split, one in found.items()} for name in ("embedding", *_LABELS)),
         num_fine=len(run.dataset.fine_names),
         num_coarse=len(run.dataset.coarse_names),
