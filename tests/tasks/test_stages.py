@@ -14,6 +14,8 @@ from thanos_jax.data import sources
 from thanos_jax.tasks import stages
 from thanos_jax.train import loop
 from thanos_jax.train.checkpoint import steps
+from thanos_jax.train.two_views import two_views
+from thanos_jax.train.update import make_step
 
 # By step; the best is neither the first nor the last, and there twice.
 WORST = {2: 0.25, 4: 0.5, 6: 0.5, 8: 0.375, 10: 0.0, 12: 0.25}
@@ -44,6 +46,23 @@ def train(parts, folder, **keywords):
     stage = stage._replace(state=jax.tree.map(lambda x: x.copy(), stage.state))
     run = run._replace(folder=folder)
     return stages.train(run, stage, evaluate=evaluate, **keywords), seen
+
+
+def test_a_stage_is_traced_once(parts):
+    """What finds a fault before anything is written is the trace that the first step takes."""
+    run, stage = parts
+    objective, traced = two_views(stage.training), []
+
+    def differentiate(state, batch):
+        traced.append(state.step.shape)
+        return objective.differentiate(state, batch)
+
+    step = make_step(stage.training, objective._replace(differentiate=differentiate))
+    stages.trace(stage._replace(step=step))
+    batch = stage.split.read(np.arange(128))
+    given = sharding.shard(run.mesh, {name: batch[name] for name in stage.inputs})
+    step.lower(stage.state, given, np.uint32(0))
+    assert len(traced) == 1
 
 
 def test_the_best_state_is_returned_the_latest_of_equals(parts, tmp_path):
