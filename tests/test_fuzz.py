@@ -21,7 +21,7 @@ from thanos_jax import config as schema
 from thanos_jax import losses
 from thanos_jax.errors import ConfigError
 
-EXAMPLES = [30, pytest.param(500, marks=pytest.mark.slow)]
+EXAMPLES = [12, pytest.param(500, marks=pytest.mark.slow)]
 BATCH, VIEWS, DIM, GROUPS = 4, 2, 3, 3
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 NAN, INF = math.nan, math.inf
@@ -306,9 +306,12 @@ def assigned(config, key, value):
     return None
 
 
-@fuzzed(1000)
-@hypothesis.given(st.data())
-def test_overrides_are_accepted_or_their_key_is_named(data):
+@pytest.mark.parametrize("examples", [200, pytest.param(1000, marks=pytest.mark.slow)])
+def test_overrides_are_accepted_or_their_key_is_named(examples):
+    fuzzed(examples)(hypothesis.given(st.data())(accepted_or_named))()
+
+
+def accepted_or_named(data):
     key = data.draw(KEYS, label="key")
     usual = schema.FIELDS[key].default if key in schema.FIELDS else 1
     value = data.draw(ANYTHING | st.just(usual) | OF_TYPE[type(usual)], label="value")

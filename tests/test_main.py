@@ -43,7 +43,6 @@ def test_runs_from_the_command_line(tmp_path):
     found = command(
         "--config=configs/digits.py:supcon", f"--workdir={tmp_path}/run", "--overwrite",
         "--config.train.max_steps=3", "--config.report.map_points=50",
-        as_for_users=True,
     )  # fmt: skip
     assert found.returncode == 0, found.stderr
     assert "fine_accuracy" in found.stdout
@@ -97,6 +96,7 @@ def test_misuse_fails_with_words(arguments, words, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_missing_data_name_folder_and_remedy(tmp_path):
     pytest.importorskip("tensorflow_datasets")
     found = command(

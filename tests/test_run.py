@@ -186,6 +186,7 @@ def test_an_interrupted_run_continues_to_the_same_end(finished, tmp_path, monkey
     assert resumed["fine_accuracy"] == results["fine_accuracy"]
 
 
+@pytest.mark.slow
 def test_random_bits_projection_and_transfer_on_the_way(tmp_path, capsys):
     config = small(max_steps=24)
     config.loss.alpha = 0.01

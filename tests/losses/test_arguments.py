@@ -27,7 +27,7 @@ class Wrapped:
         return self.value
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @IMPLEMENTED
 @pytest.mark.parametrize("kind", [nnx.Param, Wrapped])
 @pytest.mark.parametrize(("function", "name"), [("spread", "alpha"), ("joint", "beta")])
@@ -106,7 +106,7 @@ def test_axis_names_in_a_list():
     )  # fmt: skip
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("x64", [False, True])
 def test_bank_with_labels_of_64_bits(x64):
     """Made with x64 on, or by NumPy, and met by the labels of a batch of 32 bits."""
@@ -132,7 +132,7 @@ def test_bank_with_labels_of_64_bits(x64):
 MISSING = np.array([[1, 1], [1, 0], [0, 1], [1, 1], [0, 0], [0, 1]], bool)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @IMPLEMENTED
 @pytest.mark.parametrize("views", ["all", "cross"])
 @pytest.mark.parametrize("reduction", ["mean", "none"])

@@ -103,7 +103,7 @@ def test_without_normalization(form, implementation):
     check(form, implementation, *arrays, normalize=False, temperature=1.0)
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @COMBINED
 def test_bfloat16(form, implementation):
     image, text = (jnp.asarray(array, jnp.bfloat16) for array in towers(11))
@@ -154,7 +154,7 @@ def test_modalities_may_change_places(form):
     np.testing.assert_allclose(call(image, text), call(text, image)[:, ::-1], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @COMBINED
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_gradients(form, implementation, dtype):
@@ -197,7 +197,7 @@ def test_gradients(form, implementation, dtype):
         assert np.all(np.asarray(tower)[~where] == 0)
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.skipif(jax.device_count() < 8, reason="needs 8 (host) devices")
 @pytest.mark.parametrize(("form", "implementation", "way"), [
     *[("clip", "dense", way) for way in ("shard_map", "shard_map_unchecked", "pmap")],

@@ -78,7 +78,7 @@ def through_export(bank, folder):
     return export.deserialize(exported.serialize()).call(bank)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.filterwarnings("ignore")  # of Orbax, about restoring without a target
 @pytest.mark.parametrize("way", [through_flax, through_orbax, through_pickle, through_export])
 @pytest.mark.parametrize("labels", ["labels", "none"])
@@ -116,7 +116,7 @@ def test_second_derivatives_of_streaming():
     )  # fmt: skip
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("implementation", oracle.SHARDED)
 @pytest.mark.parametrize("outer", [jax.vmap, jax.pmap])
 def test_several_axes_of_vmap(outer, implementation):
@@ -195,7 +195,7 @@ WAYS = {
 }
 
 
-@pytest.mark.sampled(2)  # every way, in turns with either
+@pytest.mark.sampled(4)  # every way, in turns with either
 @pytest.mark.skipif(jax.device_count() < 4, reason="needs 4 (host) devices")
 @pytest.mark.parametrize(
     ("way", "implementation"),

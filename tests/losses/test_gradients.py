@@ -58,7 +58,7 @@ def assert_close_in_norm(computed, expected, relative):
         )
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(10)
 @ROWS
 @IMPLEMENTED
 @VIEWS
@@ -75,7 +75,7 @@ def test_against_differences(loss, implementation, views, dtype):
     assert_close_in_norm(computed, expected, 1e-5 if dtype == "float32" else 1e-8)
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @ROWS
 @IMPLEMENTED
 def test_without_normalization(loss, implementation):
@@ -100,7 +100,7 @@ def test_duplicates_and_antipodes(loss, implementation):
     assert_close_in_norm(computed, expected_gradients(loss, *arguments), 1e-5)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("loss", [oracle.BY_NAME["spread"], oracle.BY_NAME["attract"]], ids=repr)
 @IMPLEMENTED
@@ -135,7 +135,7 @@ def test_padding(loss, implementation, views):
         assert not np.any(np.asarray(broken_gradients[0])[~WHERE])
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @ROWS
 @IMPLEMENTED
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_one_view_without_positives(name, implementation, labels, batch):
         np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @ROWS
 @IMPLEMENTED
 def test_small_temperature_is_finite(loss, implementation):
@@ -215,7 +215,7 @@ def test_small_temperature_is_finite(loss, implementation):
     assert_close_in_norm(result[1], jax.tree.map(np.asarray, expected), 2e-4)
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @ROWS
 @IMPLEMENTED
 def test_reduction_none_sums_to_the_mean(loss, implementation):
@@ -251,7 +251,7 @@ def test_nan_reaches_the_gradient(loss, implementation):
     assert np.any(np.isnan(gradient))
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("loss", "implementation"),
     # Between them these hold every term; the others are sums of the same terms.

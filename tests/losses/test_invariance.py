@@ -95,7 +95,7 @@ def test_supcon_cross_is_blind_within_views(loss, implementation, seed):
     assert abs(changed - before) > 1e-3
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @PAIRED
 @IMPLEMENTED
 @VIEWS
@@ -197,7 +197,7 @@ def test_scale_and_rotation(loss, implementation, views):
     chex.assert_trees_all_close(call(embeddings @ rotation, LABELS), before, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @IMPLEMENTED
 @VIEWS
 def test_info_nce_sees_no_labels(implementation, views):

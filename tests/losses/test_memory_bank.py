@@ -105,7 +105,7 @@ def check(loss, implementation, embeddings, bank, labels=LABELS, where=WHERE, *,
     return values
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @SEVERAL
 def test_views_all(loss, implementation):
     check(loss, implementation, oracle.embeddings_like(2, seed=31), bank_of())
@@ -158,7 +158,7 @@ def test_padding_alone(implementation):
     assert values["mean"] == 0
 
 
-@pytest.mark.sampled(9)
+@pytest.mark.sampled(18)
 @SEVERAL
 def test_empty_bank_is_no_bank(loss, implementation):
     embeddings = oracle.embeddings_like(2, seed=36)
@@ -184,7 +184,7 @@ def test_info_nce_knows_no_labels(implementation):
         assert call(memory_bank=other) == expected
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("implementation", "dtype", "kept", "computed"),
     [
@@ -317,7 +317,7 @@ def sharded_batch(seed=50):
     return embeddings, labels, np.arange(16) % 5 != 1
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @NEEDS_EIGHT
 @pytest.mark.parametrize(("name", "implementation", "way", "views"), [
     *[("joint_attract", i, "shard_map", "all") for i in oracle.SHARDED],
@@ -355,7 +355,7 @@ def test_losses_on_eight_devices(name, implementation, way, views):
     np.testing.assert_allclose(expected[0], from_oracle, rtol=1e-5)
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @NEEDS_EIGHT
 @pytest.mark.parametrize(("way", "size", "dtype"), [
     ("shard_map", 7, "bfloat16"), ("shard_map", 40, "float32"), ("pmap", 40, "bfloat16"),

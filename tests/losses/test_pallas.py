@@ -83,7 +83,7 @@ def assert_close(computed, expected, relative):
         )
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @ON
 @LOSSES
 def test_fixed_temperature(monkeypatch, kernel, name, views):
@@ -97,7 +97,7 @@ def test_fixed_temperature(monkeypatch, kernel, name, views):
     assert_close(computed, expected, 3e-6)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @ON
 def test_traced_temperature(monkeypatch, kernel):
     """Running maxima, by the loops on GPUs; also the gradient of the temperature."""

@@ -117,7 +117,7 @@ def expected(loss, views, where, bank):
     return value(embeddings), oracle.differentiate(value, embeddings)
 
 
-@pytest.mark.sampled(6)
+@pytest.mark.sampled(12)
 def test_row(row):
     check(row)
 
@@ -202,7 +202,7 @@ def test_scalars_and_values_of_rows(kind):
     )
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("kind", ["Auto", "Explicit"])
 def test_every_other_function(kind):
     """The losses of single images and the memory bank, with nine rows on four devices of Auto."""
@@ -336,7 +336,7 @@ def test_time_of_eight_devices(way, monkeypatch):
     assert np.median(seconds[1::2]) < 1.3 * np.median(seconds[::2]), seconds
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("kind", ["Auto", "Explicit"])
 def test_arrays_at_hand(kind, monkeypatch):
     """Outside jit, sharded arrays say where they lie; the second call compiles nothing."""

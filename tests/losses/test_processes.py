@@ -56,7 +56,7 @@ PROGRAM = """
 """
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("implementation", ["streaming_gather", "streaming_ring"])
 def test_two_processes(implementation, tmp_path):
     embeddings = oracle.embeddings_like(2, batch=16, seed=40)

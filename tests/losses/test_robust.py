@@ -228,7 +228,7 @@ def test_gradients(case):
     assert np.all(computed[np.array(absent, int)] == 0)
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @NEEDS_EIGHT
 @pytest.mark.parametrize("way", ["pmap", "vmap", "shard_map", "shard_map_unchecked", "two axes"])
 @pytest.mark.parametrize("case", CASES)

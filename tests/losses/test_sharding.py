@@ -135,14 +135,14 @@ LABELS = {
 }
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @ROWS
 @IMPLEMENTED
 def test_eight_devices(loss, implementation):
     compare(loss, implementation, "all", "shard_map", 8, batch(LABELS[8]))
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("loss", [oracle.BY_NAME["joint_attract"]], ids=repr)
 @pytest.mark.parametrize(
     ("implementation", "way"),
@@ -161,14 +161,14 @@ def test_other_ways(loss, implementation, way):
     compare(loss, implementation, "all", way, 8, batch(LABELS[8]))
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("loss", [oracle.BY_NAME["joint_attract"]], ids=repr)
 @IMPLEMENTED
 def test_cross(loss, implementation):
     compare(loss, implementation, "cross", "shard_map", 8, batch(LABELS[8]))
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("loss", [oracle.BY_NAME["joint_attract"]], ids=repr)
 @pytest.mark.parametrize(
     ("implementation", "way", "count"),
@@ -222,7 +222,7 @@ def test_padding_everywhere(loss, implementation):
     chex.assert_trees_all_equal(computed, jax.tree.map(jnp.zeros_like, computed))
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize(
     ("name", "implementation"),
     oracle.chosen(
@@ -244,7 +244,7 @@ def test_one_view_with_anchors_on_some_devices(name, implementation):
     compare(loss, implementation, "all", "shard_map", 8, arrays)
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("loss", [oracle.BY_NAME["joint_attract"]], ids=repr)
 @pytest.mark.parametrize(
     ("implementation", "check_vma"),
@@ -293,7 +293,7 @@ def test_one_axis_of_several(implementation):
     np.testing.assert_allclose(computed, expected, rtol=1e-5)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("loss", [oracle.BY_NAME["joint_attract"]], ids=repr)
 @pytest.mark.parametrize(
     ("implementation", "way"),

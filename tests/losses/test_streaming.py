@@ -132,7 +132,7 @@ def lowered(loss, entries, dim, *, views="all", implementation="streaming", temp
     )
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("name", "views", "temperature"),
     oracle.chosen(
@@ -170,7 +170,7 @@ def test_products(monkeypatch):
     assert 1.0 <= work.exponentials / entries**2 < 1.03
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("devices", [2, 5, 8])
 def test_products_of_the_ring(devices, monkeypatch):
     """Each device has its share of 4 N^2 d, and holds nothing quadratic."""
@@ -241,7 +241,7 @@ def test_a_large_batch_on_eight_devices(schedule, work, monkeypatch):
     np.testing.assert_allclose(gradient, slope, rtol=0, atol=1e-5 * np.abs(slope).max())
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @ROWS
 def test_derivatives(loss):
     """In float64 against differences: embeddings, temperature, alpha and beta."""
@@ -283,7 +283,7 @@ def test_auto(monkeypatch):
     chex.assert_trees_all_close(value[0], value[1])
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("entries", [1, 2, 7, 8, 9, 30, 64, 65])
 @pytest.mark.parametrize("groups", [1, 2, 3])
 @pytest.mark.parametrize("even", [True, False])

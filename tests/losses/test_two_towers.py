@@ -16,7 +16,7 @@ LABELS = oracle.labels_like("random")
 close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(8)
 @IMPLEMENTED
 @pytest.mark.parametrize("denominator", ["all", "one_positive"])
 @pytest.mark.parametrize(("alpha", "beta"), [(0.0, 0.3), (0.4, 0.3), (0.4, 1.0), (0.0, 0.0)])
@@ -90,7 +90,7 @@ def moco(query, key, labels, bank, *, alpha, beta, temperature, where):
 CASES = [(False, 0.0, 1.0), (True, 0.0, 1.0), (True, 0.3, 0.4)]
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(8)
 @IMPLEMENTED
 @pytest.mark.parametrize(("labelled", "alpha", "beta"), CASES)
 @pytest.mark.parametrize("filled", [True, False])

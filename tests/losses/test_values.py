@@ -64,7 +64,7 @@ def check(loss, implementation, embeddings, labels, where, *, temperature=0.5, v
     chex.assert_trees_all_close(jax.tree.map(np.float64, computed), expected, rtol=rtol, atol=atol)
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @ROWS
 @IMPLEMENTED
 @VIEWS
@@ -76,7 +76,7 @@ def test_two_views(loss, implementation, views, labels):
         check(loss, implementation, embeddings, labels_, where_, views=views)
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(10)
 @ROWS
 @IMPLEMENTED
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_one_view(name, implementation, num_views):
             check(loss, implementation, embeddings, labels_, where_)
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(10)
 @ROWS
 @IMPLEMENTED
 @pytest.mark.parametrize(("batch", "dim"), [(1, 1), (13, 17)])
@@ -125,7 +125,7 @@ def test_sizes(loss, implementation, batch, dim):
     check(loss, implementation, embeddings, labels, where)
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @ROWS
 @IMPLEMENTED
 @VIEWS
@@ -140,7 +140,7 @@ def test_temperature(loss, implementation, views, temperature):
         )
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @ROWS
 @IMPLEMENTED
 @pytest.mark.parametrize("views", ["all", pytest.param("cross", marks=pytest.mark.everything)])
@@ -170,7 +170,7 @@ def test_defaults(loss):
     np.testing.assert_allclose(value, expected, rtol=1e-5)
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @ROWS
 @IMPLEMENTED
 @VIEWS
@@ -203,7 +203,7 @@ def test_special_vectors(loss, implementation, views):
     check(loss, implementation, zeros, oracle.labels_like("random"), where_, views=views)
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(10)
 @ROWS
 @IMPLEMENTED
 @pytest.mark.parametrize(
@@ -224,7 +224,7 @@ def test_float64(loss, implementation, views, normalize):
                 )  # fmt: skip
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("loss", [oracle.BY_NAME["spread"], oracle.BY_NAME["joint"]], ids=repr)
 @IMPLEMENTED
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -243,7 +243,7 @@ def test_embeddings_decide_the_dtype(loss, implementation, dtype):
             np.testing.assert_allclose(value, expected, rtol=1e-5 if dtype == "float32" else 1e-10)
 
 
-@pytest.mark.sampled(5)
+@pytest.mark.sampled(10)
 @ROWS
 @IMPLEMENTED
 @pytest.mark.parametrize(
@@ -446,7 +446,7 @@ class TestReconstruction:
 
     SHAPES = ((7, 4, 3, 2), (7, 5), (1, 1))
 
-    @pytest.mark.sampled(2)
+    @pytest.mark.sampled(4)
     @pytest.mark.parametrize("shape", SHAPES)
     @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "float64"])
     def test_value(self, shape, dtype):

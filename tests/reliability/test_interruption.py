@@ -116,6 +116,7 @@ def test_a_record_is_written_once_however_often_the_run_is_stopped_after_it(
     runs.require_equal(tmp_path, undisturbed)
 
 
+@pytest.mark.slow
 def test_a_watched_run_is_the_same_run_and_logs_each_step_once(
     runs, undisturbed, tmp_path, monkeypatch, capsys
 ):

@@ -79,6 +79,7 @@ def commands():
     }
 
 
+@pytest.mark.slow
 def test_the_command_understands_what_it_is_given(commands):
     process = subprocess.run(
         [sys.executable, "-c", PARSE],

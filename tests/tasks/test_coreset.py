@@ -216,6 +216,7 @@ def test_common_strata_trains_on_halves_and_scores_by_their_probabilities(watche
         )
 
 
+@pytest.mark.slow
 def test_el2n_averages_the_errors_of_networks_of_several_seeds(tmp_path, seen, no_report, train):
     run_module.run(small("el2n", steps=3, runs=2), tmp_path)
     probabilities = of_training_images(seen, "probability")

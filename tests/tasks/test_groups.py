@@ -111,6 +111,7 @@ def test_the_best_on_validation_is_kept_and_no_true_group_decides(finished):
     assert sizes.min() >= 25
 
 
+@pytest.mark.slow
 def test_stopped_in_every_stage_it_comes_to_the_same_end(finished, tmp_path):
     folder, results = finished
     for module, name, replacement, left in (
@@ -132,8 +133,8 @@ def test_stopped_in_every_stage_it_comes_to_the_same_end(finished, tmp_path):
     assert run_module.run(small(), tmp_path) == resumed
 
 
-@pytest.mark.sampled(2)
-@pytest.mark.parametrize("method", ["erm", "undersample", "reweight", "none"])
+@pytest.mark.sampled(4)
+@pytest.mark.parametrize("method", ["reweight", "erm", "undersample", "none"])
 def test_other_methods_run(method, tmp_path, no_report):
     config = small(method, steps=2)
     config.groups.clusters = 1

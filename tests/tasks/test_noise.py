@@ -145,7 +145,12 @@ def test_labels_found_wrong_can_be_dropped(tmp_path, monkeypatch, no_report):
 
 
 @pytest.mark.parametrize(
-    "method", [pytest.param("ce", marks=pytest.mark.slow), "co_teaching", "elr"]
+    "method",
+    [
+        pytest.param("ce", marks=pytest.mark.slow),
+        "co_teaching",
+        pytest.param("elr", marks=pytest.mark.slow),
+    ],
 )
 def test_methods_without_a_representation(method, tmp_path, monkeypatch, no_report):
     seen = watch(monkeypatch)

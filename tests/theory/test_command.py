@@ -26,6 +26,7 @@ def command(*arguments):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_writes_numbers_and_pictures(tmp_path):
     found = command(
         f"--workdir={tmp_path}/new/run", "--dim=200", "--samples=80", "--suppression_samples=384",

@@ -28,6 +28,7 @@ def _config():
     return config
 
 
+@pytest.mark.slow
 def test_windows_on_eight_devices_do_what_single_steps_do():
     config = _config()
     dataset = sources.load(config.data)

@@ -201,13 +201,13 @@ def _batch(dataset, size=32):
     return {name: whole[name] for name in INPUTS}
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "encoder", "arrangement", "micro_batch_size"),
     [
         ("thanos", "mlp", "separate", 8),
         ("spread", "vit", "shared", 16),
-        pytest.param("supcon", "resnet18", "shared", 16, marks=pytest.mark.slow),
+        ("supcon", "resnet18", "shared", 16),
     ],
 )
 def test_micro_batches_have_the_gradient_of_the_whole_batch(
