@@ -1,10 +1,13 @@
 """What the tables run, and the papers' numbers beside them."""
 
+import types
+
 import pytest
+from absl import flags
 
 from thanos_jax import config as schema
 from thanos_jax.errors import ConfigError
-from thanos_jax.tables import papers
+from thanos_jax.tables import comparison, papers
 from thanos_jax.tables.definitions import TABLES
 from thanos_jax.tables.rows import configured, folder_name, rows_of
 from thanos_jax.tables.table import Axis, Row
@@ -328,3 +331,48 @@ def test_numbers_are_not_shown_where_the_papers_have_none(table, method, setting
 
 def test_numbers_stay_where_only_reading_differs():
     assert reported("coarse_to_fine", "thanos", data__data_dir="x", data__read_threads=3)
+
+
+CONFIG_FILE = """
+from thanos_jax import config as schema
+
+def of_method(config, method):
+    return {"loss.temperature": {"supcon": 0.125}.get(method, 0.25), "train.learning_rate": 0.0625}
+
+def get_config(argument=""):
+    (method,) = schema.parse_argument(argument)
+    config = schema.default()
+    config.method = method
+    config.update_from_flattened_dict(of_method(config, method))
+    return config
+"""
+
+
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # of ml_collections
+def test_settings_of_each_method_come_from_the_config_file(tmp_path, command_module, monkeypatch):
+    """Those of the command line go before them, and so do the table's own."""
+    file = tmp_path / "own.py"
+    file.write_text(CONFIG_FILE, encoding="utf-8")
+    seen = {}
+
+    def compare(config, folder, *, methods, of_method, **arguments):
+        for table in ("coarse_to_fine", "spread_sweep"):
+            rows = rows_of(table, config, methods[table], of_method=of_method)
+            seen[table] = [
+                (one.method, one.loss.temperature, one.train.learning_rate)
+                for one in (configured(config, row, 0) for row in rows)
+            ]
+        return comparison.Outcome("", {}, 0)
+
+    monkeypatch.setattr(comparison, "compare", compare)
+    names = ("config", "dataset", "workdir", "table", "methods", "values", "seeds")
+    with command_module("thanos_jax.compare", *names) as command:
+        flags.FLAGS(
+            ["compare", f"--config={file}", "--workdir=x", "--config.train.learning_rate=0.5"]
+        )
+        methods = {"coarse_to_fine": ["supcon", "thanos"], "spread_sweep": ["spread"]}
+        monkeypatch.setattr(command, "_METHODS", types.SimpleNamespace(value=methods))
+        command.main([])
+    assert seen["coarse_to_fine"] == [("supcon", 0.125, 0.5), ("thanos", 0.25, 0.5)]
+    temperatures = [temperature for _, temperature, _ in seen["spread_sweep"]]
+    assert temperatures == [0.25] * 7 + [0.1, 0.2, 0.5, 1.0]

@@ -20,6 +20,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from thanos_jax import command, processes
+from thanos_jax.config import presets
 from thanos_jax.errors import UserError
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -52,6 +53,10 @@ def main(argv: Sequence[str]) -> None:
     processes.join()
     from thanos_jax.tables.comparison import compare  # after --help: jax takes its time
 
+    file = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]
+    given = config_flags.get_override_values(flags.FLAGS["config"])
+    of_method = presets.of_method(file, _CONFIG.value)
+
     workdir = pathlib.Path(str(_WORKDIR.value))
     outcome = compare(
         _CONFIG.value,
@@ -60,6 +65,8 @@ def main(argv: Sequence[str]) -> None:
         methods=_METHODS.value or None,
         values=_VALUES.value or None,
         seeds=_SEEDS.value,
+        # What the command line sets is meant for every row.
+        of_method=lambda name: {k: v for k, v in of_method(name).items() if k not in given},
     )
     print(f"\n{outcome.text}\n{workdir / 'table.html'}", flush=True)
     if outcome.failures:

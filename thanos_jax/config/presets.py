@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
+from typing import Any
+
+import ml_collections
 
 from thanos_jax.errors import ConfigError, nearest
 from thanos_jax.methods import METHODS
@@ -69,15 +73,33 @@ def presets(file: str | os.PathLike[str]) -> dict[str, tuple[str, ...]]:
     Args:
       file: it is run; one that takes no words, or fails, offers none.
     """
-    spec = importlib.util.spec_from_file_location("config_file", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
-        module.get_config("?")  # no preset has this name
+        _module(file).get_config("?")  # no preset has this name
     except PresetError as error:
         return {kind: tuple(words) for kind, words in error.presets.items()}
     except Exception:  # a file of somebody else's, which need not be a config
         return {}
     return {}
+
+
+def of_method(
+    file: str | os.PathLike[str], config: ml_collections.ConfigDict
+) -> Callable[[str], Mapping[str, Any]]:
+    """Returns what a config file sets for each method beside its name: config key -> value.
+
+    Args:
+      file: it is run. Its function `of_method(config, method)`, if it has one, is asked; without
+        it all methods have the settings of the config.
+      config: of that file, with any method.
+    """
+    asked = getattr(_module(file), "of_method", None)
+    return lambda method: asked(config, method) if asked else {}
+
+
+def _module(file: str | os.PathLike[str]) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("config_file", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

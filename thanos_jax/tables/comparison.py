@@ -21,11 +21,10 @@ from thanos_jax.data.dataset import Dataset
 from thanos_jax.errors import ConfigError
 from thanos_jax.report import folder as report_folder
 from thanos_jax.report import side_by_side
-from thanos_jax.tables import papers, render
-from thanos_jax.tables.definitions import TABLES
-from thanos_jax.tables.render import Comparison, Line
+from thanos_jax.tables import render, summary
 from thanos_jax.tables.rows import configured, folder_name, rows_of
-from thanos_jax.tables.table import Results, Row
+from thanos_jax.tables.summary import Entry
+from thanos_jax.tables.table import Row
 from thanos_jax.workdir import PICTURES, locked, write_atomically, writing
 
 
@@ -43,15 +42,6 @@ class Outcome(NamedTuple):
     runs: int
 
 
-class _Entry(NamedTuple):
-    """A row of the folder's table; its runs have seeds 0 .. seeds - 1."""
-
-    row: Row
-    seeds: int
-    results: dict[int, dict[str, Any]]
-    errors: dict[int, str]
-
-
 def compare(
     config: ml_collections.ConfigDict,
     workdir: pathlib.Path,
@@ -60,6 +50,7 @@ def compare(
     methods: Sequence[str] | None = None,
     values: Sequence[str] | None = None,
     seeds: int = 3,
+    of_method: Callable[[str], Mapping[str, Any]] | None = None,
 ) -> Outcome:
     """Runs what has not been run, each in workdir/ROW/SEED, and writes the table.
 
@@ -75,6 +66,7 @@ def compare(
       methods: variants of the table; None for its own.
       values: of the table's first axis, as text; None for its own.
       seeds: 0 .. seeds - 1 are run.
+      of_method: method of the config -> what its rows set where the table does not.
 
     Returns:
       The table of everything in the folder, and the failures of this call.
@@ -85,7 +77,7 @@ def compare(
       WorkdirError: another comparison is in the folder, or it cannot be written.
       Interrupted: a signal asked to stop; the run under way is saved, and no other begun.
     """
-    rows = rows_of(table, config, methods, values)
+    rows = rows_of(table, config, methods, values, of_method=of_method)
     for row in rows:
         schema.check(configured(config, row, 0))
     asked = [folder_name(row) for row in rows]
@@ -153,7 +145,7 @@ def _claim(
     config: ml_collections.ConfigDict,
     rows: Sequence[Row],
     seeds: int,
-) -> dict[str, _Entry]:
+) -> dict[str, Entry]:
     """Makes the folder this table's; returns the rows it has now, with what was found of them.
 
     Raises:
@@ -170,9 +162,9 @@ def _claim(
             f"workdir: {workdir} holds the table {before['table']!r}, and this is {table!r}; "
             "choose another folder"
         )
-    wanted = {folder_name(row): _Entry(row, seeds, {}, {}) for row in rows}
+    wanted = {folder_name(row): Entry(row, seeds, {}, {}) for row in rows}
     there = {
-        known["folder"]: _Entry(
+        known["folder"]: Entry(
             Row(known["labels"], _tuples(known["overrides"])), known["seeds"], {}, {}
         )
         for known in before["rows"]
@@ -220,7 +212,7 @@ def _tuples(overrides: Mapping[str, Any]) -> dict[str, Any]:
     return {k: tuple(v) if isinstance(v, list) else v for k, v in overrides.items()}
 
 
-def _maps_beside(workdir: pathlib.Path, entries: Mapping[str, _Entry]) -> str:
+def _maps_beside(workdir: pathlib.Path, entries: Mapping[str, Entry]) -> str:
     """Writes the page of the maps of each row's first seed; returns its name, empty without it."""
     folders = {
         render.name_of(entry.row.labels): workdir / name / "0"
@@ -234,96 +226,33 @@ def _maps_beside(workdir: pathlib.Path, entries: Mapping[str, _Entry]) -> str:
     return "maps.html"
 
 
-def _comparison(
-    table: str, config: ml_collections.ConfigDict, entries: Mapping[str, _Entry]
-) -> Comparison:
-    known = TABLES[table]
-    further: list[Results] = [{} for _ in entries]
-    if known.derived:
-        further = known.derived([(entry.row.labels, entry.results) for entry in entries.values()])
-    lines = []
-    for (name, entry), more in zip(entries.items(), further, strict=True):
-        results = {seed: {**run, **more.get(seed, {})} for seed, run in entry.results.items()}
-        reported = papers.reported(table, schema.flatten(configured(config, entry.row, 0)))
-        lines.append(Line(entry.row.labels, results, entry.errors, reported, name))
-    begun = (line for line in lines if line.results or line.errors)
-    cited = dict.fromkeys(number.paper for line in begun for number in line.reported.values())
-    remark = papers.REMARKS.get(table, {}).get(config.data.name)
-    return Comparison(
-        caption=f"{known.caption} ({config.data.name})",
-        columns=known.columns,
-        lines=lines,
-        notes=[
-            _made_on(config, entries.values()),
-            *(f"{paper}: {papers.PAPERS[paper]}." for paper in cited),
-            *([remark] if remark else []),
-        ],
-    )
-
-
-def _made_on(config: ml_collections.ConfigDict, entries: Any) -> str:
-    """Says what the numbers are and on what they were made, leaving out what rows vary."""
-    varied = {key for entry in entries for key in entry.row.overrides}
-    results = [result for entry in entries for result in entry.results.values()]
-    seeds = sorted({seed for entry in entries for seed in entry.results})
-
-    def every(key: str) -> str:
-        found = (schema.flatten(result).get(key) for result in results)
-        return " and ".join(dict.fromkeys(str(value or "unknown") for value in found)) or "unknown"
-
-    data = [
-        f", {key.removeprefix('data.')} {value}"
-        for key, value in schema.flatten(config).items()
-        if key.startswith("data.")
-        and key not in {*papers.SAME_DATA, *varied}
-        and value != schema.FIELDS[key].default
-    ]
-    encoder = f"encoder {config.model.encoder}"
-    if encoder.startswith("encoder resnet") and "model.resnet.width" not in varied:
-        encoder += f" of width {config.model.resnet.width}"
-    encoder += ", from weights of a file" if config.model.weights else ""
-    limit = f", at most {config.train.max_steps} steps" if config.train.max_steps else ""
-    facts = [
-        f"data {config.data.name}{''.join(data)}",
-        f"{encoder}, arrangement {config.model.arrangement}",
-        f"{config.train.epochs:g} epochs{limit}, batch {config.train.batch_size}",
-        f"seeds {', '.join(map(str, seeds)) or 'none yet'}",
-        f"{every('devices')}, jax {every('versions.jax')}, "
-        f"thanos_jax {every('versions.thanos_jax')}",
-    ]
-    return (
-        "Mean ± sample standard deviation over a row's runs; accuracies in per cent. "
-        + f"Made on: {'; '.join(facts)}."
-    )
-
-
 def _write(
     workdir: pathlib.Path,
     table: str,
     config: ml_collections.ConfigDict,
-    entries: Mapping[str, _Entry],
+    entries: Mapping[str, Entry],
     *,
     page: bool,
 ) -> str:
     """Writes the table in all its forms, the page only if asked for; returns it in Markdown."""
-    comparison = _comparison(table, config, entries)
+    shown = summary.comparison(table, config, entries)
     everything = [
         {"row": dict(line.labels), "folder": f"{name}/{seed}", **result}
-        for name, line in zip(entries, comparison.lines, strict=True)
+        for name, line in zip(entries, shown.lines, strict=True)
         for seed, result in sorted(line.results.items())
     ]
     files = {
-        "table.md": render.markdown(comparison),
-        "table.csv": render.summary_csv(comparison),
-        "runs.csv": render.runs_csv(comparison),
+        "table.md": render.markdown(shown),
+        "table.csv": render.summary_csv(shown),
+        "runs.csv": render.runs_csv(shown),
         "results.json": json.dumps(everything, indent=2) + "\n",
     }
     if page:
         beside = _maps_beside(workdir, entries)
-        files["table.html"] = render.page(comparison, beside=beside)
+        files["table.html"] = render.page(shown, beside=beside)
     for name, text in files.items():
         write_atomically(workdir / name, text)
-    for name, figure in (render.figures(comparison) if page else {}).items():
+    for name, figure in (render.figures(shown) if page else {}).items():
         # For other documents; the page has its own.
         file = workdir / f"{name.lower().replace(' ', '_')}.png"
         figure.savefig(file, dpi=150, facecolor="white")

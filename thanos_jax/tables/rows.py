@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -19,6 +19,8 @@ def rows_of(
     config: ml_collections.ConfigDict,
     methods: Sequence[str] | None = None,
     values: Sequence[str] | None = None,
+    *,
+    of_method: Callable[[str], Mapping[str, Any]] | None = None,
 ) -> list[Row]:
     """Returns the rows of a table.
 
@@ -27,6 +29,7 @@ def rows_of(
       config: what the rows override.
       methods: variants of the table; None for its own.
       values: of the table's first axis, as written on the command line; None for its own.
+      of_method: method of the config -> what its rows set where the table does not.
 
     Raises:
       ConfigError: a name, method or value that does not fit, or a config without a key of the rows.
@@ -59,7 +62,10 @@ def rows_of(
         pairs = [(table.baseline, away), *every]
     rows = []
     for method, point in dict.fromkeys(pairs):
-        row = Row({"method": method}, {**table.sets, **table.variants[method]})
+        sets = {**table.sets, **table.variants[method]}
+        if of_method:
+            sets = {**of_method(sets.get("method", config.method)), **sets}
+        row = Row({"method": method}, sets)
         for axis, value in zip(axes, point, strict=True):
             row.labels[axis.name] = value
             row.overrides.update(axis.sets(value))
