@@ -1,5 +1,6 @@
 """What the tables run, and the papers' numbers beside them."""
 
+import sys
 import types
 
 import pytest
@@ -367,9 +368,9 @@ def test_settings_of_each_method_come_from_the_config_file(tmp_path, command_mod
     monkeypatch.setattr(comparison, "compare", compare)
     names = ("config", "dataset", "workdir", "table", "methods", "values", "seeds")
     with command_module("thanos_jax.compare", *names) as command:
-        flags.FLAGS(
-            ["compare", f"--config={file}", "--workdir=x", "--config.train.learning_rate=0.5"]
-        )
+        argv = ["compare", f"--config={file}", "--workdir=x", "--config.train.learning_rate=0.5"]
+        monkeypatch.setattr(sys, "argv", argv)  # where ml_collections looks for overrides
+        flags.FLAGS(argv)
         methods = {"coarse_to_fine": ["supcon", "thanos"], "spread_sweep": ["spread"]}
         monkeypatch.setattr(command, "_METHODS", types.SimpleNamespace(value=methods))
         command.main([])
