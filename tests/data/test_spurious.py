@@ -6,8 +6,8 @@ import pytest
 from thanos_jax import config as schema
 from thanos_jax.data import backgrounds, group_counts, sources
 from thanos_jax.data.backgrounds import over_photographs, with_images
-from thanos_jax.data.splits import RecordSplit
-from thanos_jax.data.spurious import assign, over_backgrounds
+from thanos_jax.data.splits import ArraySplit, RecordSplit
+from thanos_jax.data.spurious import BACKGROUNDS, assign, over_backgrounds
 from thanos_jax.errors import ConfigError
 
 KINDS = ("colour", "texture")
@@ -336,7 +336,7 @@ def test_arguments_that_cannot_be_used(changes, error, message):
         ({"correlation": 1.1}, "correlation: expected a number from 0 to 1, got 1.1"),
         ({"correlation": float("nan")}, "correlation: expected a number from 0 to 1, got nan"),
         ({"split": "all"}, "split: expected one of train, test, got 'all'"),
-        ({"coarse": np.array([0, 2])}, r"coarse: expected 0 or 1, got \[0 2\]"),
+        ({"coarse": np.array([0, -2])}, r"coarse: expected no negative numbers, got \[-2  0\]"),
     ],
 )
 def test_assignments_that_cannot_be_made(changes, message):
@@ -354,10 +354,22 @@ def test_config_values_out_of_range_are_refused():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_more_than_two_coarse_classes_are_refused(kind, monkeypatch):
-    three = sources._digits(schema.default().data)._replace(coarse_names=tuple("abc"))
+def test_classes_own_backgrounds_in_turns(kind, monkeypatch):
+    plain = sources._digits(schema.default().data)
+    splits = {
+        name: ArraySplit(split.images, split.fine, split.fine % 3, split.names)
+        for name, split in plain.splits.items()
+    }
+    three = plain._replace(splits=splits, coarse_names=tuple("abc"))
     monkeypatch.setitem(sources._LOADERS, "digits", lambda config_data: three)
-    message = rf"data\.background: expected 'none' for digits, got '{kind}'; .*two coarse.* has 3"
-    with pytest.raises(sources.DataError, match=message):
-        digits(kind)
-    assert digits("photographs").image_shape == (8, 8, 3)
+    found = digits(kind, correlation=0.9)
+    first, second = BACKGROUNDS[kind]
+    assert found.fine_names == tuple(f"{c}, {b}" for c in "abc" for b in (first, second))
+    fine, coarse = (
+        np.concatenate([getattr(found.splits[part], name) for part in ("train", "validation")])
+        for name in ("fine", "coarse")
+    )
+    np.testing.assert_array_equal(fine // 2, coarse)
+    for label in range(3):
+        members = fine[coarse == label] % 2
+        assert (members == label % 2).sum() == int(0.9 * len(members) + 0.5)

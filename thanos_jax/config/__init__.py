@@ -15,10 +15,13 @@ from typing import Any
 import ml_collections
 
 from thanos_jax.config.fields import DATASETS, FIELDS, Field
-from thanos_jax.config.presets import parse_argument
+from thanos_jax.config.presets import beside, parse_argument
 from thanos_jax.errors import ConfigError, nearest
 
-__all__ = ["DATASETS", "FIELDS", "Field", "check", "default", "flatten", "parse_argument", "read"]
+__all__ = [
+    *("DATASETS", "FIELDS", "Field", "beside", "check", "default", "flatten", "parse_argument"),
+    "read",
+]
 
 
 def default() -> ml_collections.ConfigDict:

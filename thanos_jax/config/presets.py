@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
@@ -94,6 +95,16 @@ def of_method(
     """
     asked = getattr(_module(file), "of_method", None)
     return lambda method: asked(config, method) if asked else {}
+
+
+def beside(file: str, name: str) -> ModuleType:
+    """Returns another config file of the same folder, for a config that changes little of it.
+
+    Args:
+      file: `__file__` of the one that asks.
+      name: of the other, without ".py".
+    """
+    return _module(pathlib.Path(file).with_name(f"{name}.py"))
 
 
 def _module(file: str | os.PathLike[str]) -> ModuleType:

@@ -195,15 +195,11 @@ def _over_background(dataset: Dataset, config_data: ConfigDict) -> Dataset:
             f"data.background: expected 'none' for {dataset.name}, some of whose images have no"
             f" label, or data.unlabelled_use 'drop', got {background!r}"
         )
-    for found, expected, words in (
-        (dataset.image_shape[2], 1, "images of one channel can be laid over a background"),
-        (len(dataset.coarse_names), 2, "sets of two coarse classes can be laid over this one"),
-    ):
-        if found != expected and (expected == 1 or background in spurious.BACKGROUNDS):
-            raise DataError(
-                f"data.background: expected 'none' for {dataset.name}, got {background!r}; only"
-                f" {words}, and it has {found}"
-            )
+    if dataset.image_shape[2] != 1:
+        raise DataError(
+            f"data.background: expected 'none' for {dataset.name}, got {background!r}; only images"
+            f" of one channel can be laid over a background, and it has {dataset.image_shape[2]}"
+        )
     # A stored validation split is numbered after the training images. The test split is the same
     # for every seed, and balanced.
     for split, parts, seed, correlation in (

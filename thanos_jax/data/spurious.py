@@ -16,7 +16,7 @@ import numpy as np
 from thanos_jax.data.backgrounds import check_grey, check_split, white_over
 from thanos_jax.permutations import BACKGROUND, STRIPES, permutation
 
-# Kind -> its two backgrounds; background c is that of class c.
+# Kind -> its two backgrounds. Classes own them in turns: class c has background c % 2.
 BACKGROUNDS = {
     "colour": ("red", "green"),
     "texture": ("horizontal stripes", "vertical stripes"),
@@ -30,12 +30,13 @@ _STRIPE = 2  # pixels; a period, of twice that, divides the sides of both data s
 def assign(coarse: np.ndarray, *, correlation: float, seed: int, split: str) -> np.ndarray:
     """Draws the background of every image.
 
-    Of the n images of a class, exactly the whole number nearest to correlation * n (halves up) have
-    the background of their class, and the rest the other one. Images come in a random order of
-    their numbers, by (seed, split): those of the class that come first have its background.
+    Class c owns background c % 2. Of the n images of a class, exactly the whole number nearest to
+    correlation * n (halves up) have its background, and the rest the other one. Images come in a
+    random order of their numbers, by (seed, split): those of the class that come first have its
+    background.
 
     Args:
-      coarse: integer [n], 0 or 1, of a whole split in the order of its numbers.
+      coarse: integer [n], not negative, of a whole split in the order of its numbers.
       correlation: share of each class on its own background, in [0, 1].
       seed: integer in [0, 2**64).
       split: "train" (validation included) or "test".
@@ -49,14 +50,14 @@ def assign(coarse: np.ndarray, *, correlation: float, seed: int, split: str) -> 
     check_split(split)
     if not 0 <= correlation <= 1:
         raise ValueError(f"correlation: expected a number from 0 to 1, got {correlation}")
-    if not np.isin(coarse, (0, 1)).all():
-        raise ValueError(f"coarse: expected 0 or 1, got {np.unique(coarse)}")
-    background = 1 - coarse.astype(np.int32)
+    if (np.asarray(coarse) < 0).any():
+        raise ValueError(f"coarse: expected no negative numbers, got {np.unique(coarse)}")
+    background = 1 - coarse.astype(np.int32) % 2
     if len(coarse):
         order = permutation(seed, BACKGROUND[split], len(coarse))
-        for label in (0, 1):
+        for label in np.unique(coarse):
             members = order[coarse[order] == label]
-            background[members[: int(correlation * len(members) + 0.5)]] = label
+            background[members[: int(correlation * len(members) + 0.5)]] = label % 2
     return background
 
 
@@ -117,11 +118,11 @@ def group_names(coarse_names: Sequence[str], kind: str) -> tuple[str, ...]:
     """Names of the groups, in the order of their ids.
 
     Args:
-      coarse_names: names of the two classes.
+      coarse_names: names of the classes.
       kind: "colour" or "texture".
 
     Returns:
-      Four names, as in "0 to 4, red".
+      Two names for each class, as in "0 to 4, red".
     """
     return tuple(
         f"{name}, {background}" for name in coarse_names for background in BACKGROUNDS[kind]
