@@ -19,7 +19,14 @@ from thanos_jax.config.presets import beside, parse_argument
 from thanos_jax.errors import ConfigError, nearest
 
 __all__ = [
-    *("DATASETS", "FIELDS", "Field", "beside", "check", "default", "flatten", "parse_argument"),
+    "DATASETS",
+    "FIELDS",
+    "Field",
+    "beside",
+    "check",
+    "default",
+    "flatten",
+    "parse_argument",
     "read",
 ]
 

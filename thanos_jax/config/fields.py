@@ -201,8 +201,8 @@ FIELDS: dict[str, Field] = {
     "data.background": _one_of(
         "none",
         "what images of one channel are laid over; photographs: random pieces of two photographs; "
-        "colour (red or green) and texture (stripes): a spurious feature, one for every other coarse "
-        "class; the fine label is the group",
+        "colour (red or green) and texture (stripes): a spurious feature, one for every other "
+        "coarse class; the fine label is the group",
         sources.BACKGROUNDS,
     ),
     "data.correlation": _number(
