@@ -3,12 +3,12 @@
     python benchmarks/results.py run NAME [NAME ...] --workdir=DIR [--data_dir=DATA]
     python benchmarks/results.py write [--check]
 
-`run` gives the command of each NAME in `COMMANDS`, which goes on with what is missing in DIR/NAME,
-and writes docs/results/NAME.json: the command, the commits it ran at, the machine, and of each run
+`run` gives the commands of each NAME in `COMMANDS`, which goes on with what is missing in DIR/NAME,
+and writes docs/results/NAME.json: the commands, the commits it ran at, the machine, and of each run
 its settings and the numbers that tables show. `write` makes docs/results.md from
 docs/results/page.in, where these stand for what the files say:
 
-    {{ command NAME }}             the command
+    {{ command NAME }}             its commands, a line each
     {{ made NAME }}                commits, machine, number of runs, hours
     {{ table NAME }}               the table, but for its seconds, which other work may have shared
     {{ cell NAME ROW KEY }}        one cell of it; KEY is one of results.json
@@ -44,11 +44,30 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 RECORDS = ROOT / "docs" / "results"
 PAGE = ROOT / "docs" / "results.md"
 
-# Name of a record -> module and arguments; all but the digits need --data_dir.
-COMMANDS: dict[str, str] = {
-    "digits": "compare --config=configs/digits.py",
-    "mnist": "compare --config=configs/mnist.py",
-    "mnist_convnet": "compare --config=configs/mnist.py:convnet",
+_FASHION = "compare --config=configs/fashion_mnist.py"
+# Name of a record -> modules and arguments, given one after the other; all but the digits need
+# --data_dir.
+COMMANDS: dict[str, tuple[str, ...]] = {
+    "digits": ("compare --config=configs/digits.py",),
+    "mnist": ("compare --config=configs/mnist.py",),
+    "mnist_convnet": (
+        "compare --config=configs/mnist.py:convnet --seeds=1",
+        "compare --config=configs/mnist.py:convnet"
+        " --methods=info_nce,supcon,supcon_info_nce,cauto,thanos",
+    ),
+    "fashion_convnet": (
+        f"{_FASHION}:convnet --seeds=1",
+        f"{_FASHION}:convnet --methods=supcon,thanos",
+    ),
+    "fashion_groups": (f"{_FASHION}:groups --table=groups",),
+    "fashion_noise": (
+        f"{_FASHION}:noise --table=noise --values=0.2,0.4 --seeds=1",
+        f"{_FASHION}:noise --table=noise --values=0.2 --methods=ce,mend_spread",
+    ),
+    "fashion_noise_asymmetric": (
+        f"{_FASHION}:noise --table=noise --values=0.3 --config.noise.kind=asymmetric",
+    ),
+    "fashion_coreset": (f"{_FASHION}:coreset --table=coreset",),
 }
 # Of a run's results; beside what the columns of its table show.
 KEPT = ("seed", "seconds", "train_seconds", "fine_accuracy_validation", "devices", "versions")
@@ -70,11 +89,12 @@ def run(name: str, workdir: pathlib.Path, data_dir: str | None) -> None:
     if commit not in commits:
         seen.write_text("\n".join([*commits, commit]) + "\n", encoding="utf-8")
         commits.append(commit)
-    module, *arguments = shlex.split(COMMANDS[name])
-    if data_dir:
-        arguments.append(f"--config.data.data_dir={data_dir}")
-    command = [sys.executable, "-m", f"thanos_jax.{module}", *arguments, f"--workdir={folder}"]
-    subprocess.run(command, cwd=ROOT, check=True)
+    for given in COMMANDS[name]:
+        module, *arguments = shlex.split(given)
+        if data_dir:
+            arguments.append(f"--config.data.data_dir={data_dir}")
+        whole = [sys.executable, "-m", f"thanos_jax.{module}", *arguments, f"--workdir={folder}"]
+        subprocess.run(whole, cwd=ROOT, check=True)
     RECORDS.mkdir(exist_ok=True)
     found = record(name, folder, commits)
     (RECORDS / f"{name}.json").write_text(_text(found), encoding="utf-8")
@@ -105,7 +125,7 @@ def record(name: str, folder: pathlib.Path, commits: list[str]) -> dict[str, Any
         kept.append({**{key: row[key] for key in ("folder", "labels", "overrides")}, "runs": runs})
     overridden = {key for row in rows for key in row["overrides"]} | {"seed", "config_version"}
     return {
-        "command": COMMANDS[name],
+        "commands": COMMANDS[name],
         "commits": commits,
         "machine": machine(),
         "table": table["table"],
@@ -230,12 +250,14 @@ def gap(name: str, row: str, other: str, key: str) -> str:
 
 
 def command(name: str) -> str:
-    """Returns the command of a record, as a user gives it."""
-    module, arguments = read(name)["command"].split(" ", 1)
-    data = (
-        "" if arguments.startswith("--config=configs/digits.py") else " --config.data.data_dir=DATA"
-    )
-    return f"python -m thanos_jax.{module} {arguments}{data} --workdir=runs/{name}"
+    """Returns the commands of a record as a user gives them, a line each."""
+    lines = []
+    for given in read(name)["commands"]:
+        module, arguments = given.split(" ", 1)
+        if not arguments.startswith("--config=configs/digits.py"):
+            arguments += " --config.data.data_dir=DATA"
+        lines.append(f"python -m thanos_jax.{module} {arguments} --workdir=runs/{name}")
+    return "\n".join(lines)
 
 
 def made(name: str) -> str:

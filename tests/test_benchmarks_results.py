@@ -50,7 +50,7 @@ def test_a_record_has_the_table_of_its_runs_bit_by_bit(results, monkeypatch, tmp
         f"--config.classifier.epochs=1.0 {short}",
         "one": f"main --config=configs/digits.py:ce {short.removeprefix('--seeds=2 ')}",
     }
-    monkeypatch.setattr(results, "COMMANDS", commands)
+    monkeypatch.setattr(results, "COMMANDS", {name: (one,) for name, one in commands.items()})
     for name in commands:
         results.run(name, tmp_path / "runs", None)
     for name in ("digits", "noise"):
