@@ -73,7 +73,7 @@ def overview() -> str:
     for name, file in config_files.known().items():
         words = [word for kind in presets(file).values() for word in kind]
         lines += _wrapped(f"  {name}", words, indent=18)
-    tasks = FIELDS["task"].expected.removeprefix("one of ").split(", ")
+    tasks = FIELDS["task"].options
     lines += ["", *_wrapped("Methods:", METHODS), *_wrapped("Tasks:", tasks)]
     lines += [*_wrapped("Tables, for compare --table=NAME:", TABLES, indent=2), ""]
     return "\n".join([*lines, "A first run: thanos-jax train --config=digits --workdir=runs/first"])

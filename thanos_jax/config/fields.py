@@ -27,16 +27,22 @@ _HUGE = 1e12
 
 @dataclasses.dataclass(frozen=True)
 class Field:
-    """One key: its default, its meaning, and a test with the words for what passes it."""
+    """One key: its default, its meaning, and a test with the words for what passes it.
+
+    `options` are the words that it may be, where it is one of a few.
+    """
 
     default: Any
     meaning: str
     expected: str = ""
     accepts: Callable[[Any], bool] = lambda value: True
+    options: Sequence[str] = ()
 
 
 def _one_of(default: str, meaning: str, options: Sequence[str]) -> Field:
-    return Field(default, meaning, "one of " + ", ".join(options), lambda v: v in options)
+    return Field(
+        default, meaning, "one of " + ", ".join(options), lambda v: v in options, tuple(options)
+    )
 
 
 def _method(default: str, what: str, options: Mapping[str, Any], see: str) -> Field:
