@@ -58,6 +58,7 @@ EXTRAS = {
     "test": [
         *TFDS,
         "chex>=0.1.90",
+        "codespell>=2.3",
         "flatbuffers>=24.3",  # jax.export writes programs with it
         "hypothesis>=6.100",
         "mypy>=1.11",
