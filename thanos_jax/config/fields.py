@@ -167,9 +167,8 @@ FIELDS: dict[str, Field] = {
     ),
     "data.decode": _one_of(
         "full",
-        "how JPEG files are decoded that are resized; full: every pixel; scaled: at a half, a "
-        "quarter or an eighth of their size, of which twice data.image_size stays; see "
-        "docs/input.md",
+        "how JPEG files that are resized are decoded; full: every pixel; scaled: at a half, a "
+        "quarter or an eighth of their size, never below twice data.image_size; see docs/input.md",
         fitting.DECODES,
     ),
     "data.unlabelled": Field(
@@ -407,8 +406,8 @@ FIELDS: dict[str, Field] = {
     ),
     "train.on_nonfinite": _one_of(
         "stop",
-        "what to do when a loss or gradient is not finite, whose update is never applied; stop: "
-        "end the run; skip: count the step and go on",
+        "what to do when a loss or gradient is not finite; its update is never applied; stop: end "
+        "the run; skip: count the step and go on",
         ("stop", "skip"),
     ),
     "train.nonfinite_limit": _number(
@@ -580,7 +579,7 @@ FIELDS: dict[str, Field] = {
         open_low=True,
     ),
     "coreset.drop": _one_of(
-        "lowest", "which scores an image is left out for first", ("lowest", "highest")
+        "lowest", "which scores leave an image out first", ("lowest", "highest")
     ),
     "coreset.balanced": Field(True, "whether every class keeps the same share of its images"),
     "coreset.same_steps": Field(
