@@ -77,7 +77,7 @@ setup(
     description="Supervised contrastive learning without class collapse, in JAX",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
-    license="Apache-2.0",
+    license_expression="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=[*find_packages(include=["thanos_jax", "thanos_jax.*"]), "thanos_jax.configs"],
