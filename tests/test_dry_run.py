@@ -143,6 +143,22 @@ def test_shapes_alone_compile_nothing(monkeypatch):
     assert sum("a step costs what one of sample_0 does" in line for line in lines) == samples - 1
 
 
+@pytest.mark.parametrize(
+    ("part", "words"), [("compiled", "a step does not compile here: "), ("seconds", "not timed: ")]
+)
+def test_a_step_that_does_not_fit_is_said(part, words, rehearsal, monkeypatch):
+    def fails(*arguments):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory\nand more")
+
+    monkeypatch.setattr(cost, "compiled", lambda *a: None)
+    for name in ("memory", "flops"):
+        monkeypatch.setattr(cost, name, lambda program: None)
+    monkeypatch.setattr(cost, part, fails)
+    lines = list(rehearsal.compiled(timed=True))
+    assert lines[-1] == f"{words}RESOURCE_EXHAUSTED: out of memory"
+    assert rehearsal.seconds is None
+
+
 # What is not there is taken as published; the images of the others alone tell their shapes.
 ABSENT = [file for file in FILES if file.stem not in ("digits", "folder")]
 
@@ -169,7 +185,7 @@ def test_a_config_whose_data_are_not_there_is_described(name, argument, tmp_path
     with pytest.raises(dry_run.NotThereError, match="the run cannot start: "):
         lines.extend(dry_run.describe(config, costs=("shapes",)))
     text = "\n".join(lines)
-    assert f"{config.data.name} is not there; as published" in text
+    assert f"{config.data.name} is not there; its usual sizes are taken" in text
     assert "FLOP a step in its layers" in text
     assert "disk: up to" in text
 

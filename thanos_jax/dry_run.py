@@ -62,7 +62,7 @@ def describe(
             raise
         dataset, missing = published, error
         sizes = ", ".join(f"{name} {len(split)}" for name, split in dataset.splits.items())
-        yield f"{dataset.name} is not there; as published, with classes of one size: {sizes}"
+        yield f"{dataset.name} is not there; its usual sizes are taken, classes as equal: {sizes}"
     fits.require(config, dataset)
     held = bytes_in_memory(dataset)
     on_disk = ", ".join(name for name, size in held.items() if not size)

@@ -88,7 +88,11 @@ class Rehearsal:
         """
         stage, mesh = self._stage, self._stage.training.mesh
         started = time.perf_counter()
-        program = cost.compiled(stage.training, stage.step, stage.state, self._batch)
+        try:
+            program = cost.compiled(stage.training, stage.step, stage.state, self._batch)
+        except jax.errors.JaxRuntimeError as error:  # as where a compiler knows the device's memory
+            yield f"a step does not compile here: {str(error).splitlines()[0]}"
+            return
         yield f"a step compiles in {in_time(time.perf_counter() - started)}"
         devices = f" on each of {mesh.size} devices" if mesh.size > 1 else ""
         memory, count = cost.memory(program), cost.flops(program)
