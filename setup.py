@@ -58,6 +58,7 @@ EXTRAS = {
     "test": [
         *TFDS,
         "chex>=0.1.90",
+        "codespell>=2.3",
         "flatbuffers>=24.3",  # jax.export writes programs with it
         "hypothesis>=6.100",
         "mypy>=1.11",
@@ -76,7 +77,7 @@ setup(
     description="Supervised contrastive learning without class collapse, in JAX",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
-    license="Apache-2.0",
+    license_expression="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=[*find_packages(include=["thanos_jax", "thanos_jax.*"]), "thanos_jax.configs"],

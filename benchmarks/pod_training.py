@@ -15,9 +15,9 @@ Per device:
   arguments, temporaries, peak   as in `pod.py`.
   FLOPs         of the products and convolutions of the optimized program.
   x model       FLOPs over model FLOPs. Model FLOPs are the forward pass of the device's views,
-                by the definition of its layers (layer_flops.py), three times for a step and once
-                for "forward". FLOPs have the loss, model FLOPs do not. The first layer needs no
-                gradient of the images, so the quotient may be below 1.
+                by the definition of its layers (thanos_jax/train/layer_flops.py), three times for a
+                step and once for "forward". FLOPs have the loss, model FLOPs do not. The first
+                layer needs no gradient of the images, so the quotient may be below 1.
   ms of the chip  FLOPs over the chip's peak in bfloat16 (v5e 197, v5p 459 TFLOP/s), in
                 milliseconds: no step is faster.
   sent, overlap as in `pod.py`.
@@ -41,7 +41,6 @@ import tpu_compiler
 from absl import flags
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from layer_flops import forward_flops, model_flops
 
 from thanos_jax import command, sharding
 from thanos_jax import config as schema
@@ -49,6 +48,7 @@ from thanos_jax.data.dataset import Dataset
 from thanos_jax.data.splits import ArraySplit
 from thanos_jax.errors import UserError
 from thanos_jax.train.build import Training, build
+from thanos_jax.train.layer_flops import forward_flops, model_flops
 from thanos_jax.train.two_views import two_views
 from thanos_jax.train.update import make_step
 

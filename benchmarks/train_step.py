@@ -9,11 +9,12 @@ are compiled by themselves on the shapes of the step. Medians; in brackets the q
 "In one program" is a step as it runs where the training set lies on the devices
 (config.train.resident), per step of a window of --window steps.
 
-The forward pass of a step's views, by the definition of its layers (layer_flops.py), counts three
-times as model FLOPs; padding and detours do not count. Utilization is model FLOPs over the time of
-the whole step, augmentation, loss and optimizer too, as a share of the rate of square matrix
-products in the model's precision on the same devices in the same run. --encoders=mlp,convnet times
-only the steps, with these encoders, one after the other.
+The forward pass of a step's views, by the definition of its layers
+(thanos_jax/train/layer_flops.py), counts three times as model FLOPs; padding and detours do not
+count. Utilization is model FLOPs over the time of the whole step, augmentation, loss and optimizer
+too, as a share of the rate of square matrix products in the model's precision on the same devices
+in the same run. --encoders=mlp,convnet times only the steps, with these encoders, one after the
+other.
 
 --synthetic=N trains on N random images of the data set's shape and number of classes instead, where
 the data are not at hand.
@@ -31,7 +32,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
-from layer_flops import model_flops
 from ml_collections import config_flags
 from random_data import random_dataset
 
@@ -42,6 +42,7 @@ from thanos_jax.data.splits import ArraySplit
 from thanos_jax.models.thanos import DTYPES
 from thanos_jax.train import resident
 from thanos_jax.train.build import build
+from thanos_jax.train.layer_flops import model_flops
 from thanos_jax.train.objective import contrastive_loss
 from thanos_jax.train.two_views import INPUTS, NUM_VIEWS, two_views
 from thanos_jax.train.update import make_step

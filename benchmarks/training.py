@@ -14,8 +14,8 @@ one batch and the same weights.
 "step" has no input and no augmentation: its batch, normalized there and uint8 here, is at hand. The
 parts of a step are timed alone. Times are medians over the turns. Processor time counts all threads
 and worker processes; other load on the machine does not change it much. The
-forward pass (layer_flops.py) counts three times as model FLOPs; utilization is their rate as a
-share of the rate of square matrix products in the same turns.
+forward pass (thanos_jax/train/layer_flops.py) counts three times as model FLOPs; utilization is
+their rate as a share of the rate of square matrix products in the same turns.
 """
 
 from __future__ import annotations
@@ -36,7 +36,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
-from layer_flops import model_flops
 from random_data import random_dataset
 from train_step import matmul_rate, timed
 
@@ -48,6 +47,7 @@ from thanos_jax.errors import ConfigError
 from thanos_jax.models.thanos import DTYPES
 from thanos_jax.train import loop, resident, update
 from thanos_jax.train.build import Training, build
+from thanos_jax.train.layer_flops import model_flops
 from thanos_jax.train.objective import contrastive_loss
 from thanos_jax.train.two_views import INPUTS, NUM_VIEWS, two_views
 

@@ -12,9 +12,9 @@ from thanos_jax import config as schema
 from thanos_jax import sharding
 from thanos_jax.models import MLP, ConvNet, ConvNetDecoder
 from thanos_jax.train.build import build
+from thanos_jax.train.layer_flops import forward_flops, model_flops, multiply_adds
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "benchmarks"))
-from layer_flops import forward_flops, model_flops, multiply_adds
 from random_data import random_dataset
 
 

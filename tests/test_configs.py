@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from thanos_jax import config as schema
+from thanos_jax import dry_run
 from thanos_jax import run as run_module
 from thanos_jax.data import sources
+from thanos_jax.data.dataset import labels
 from thanos_jax.data.specs import SPECS
 from thanos_jax.errors import ConfigError
 from thanos_jax.tasks import stages
@@ -233,13 +235,37 @@ def test_the_papers_protocols_are_shown_before_they_are_run(name, tmp_path):
     (file,) = [file for file in FILES if file.stem == name]
     config = load(file).get_config("thanos,resnet50,groups")
     config.data.data_dir = str(DATA[name](tmp_path / "data"))
-    lines = run_module.describe(config)
+    lines = dry_run.describe(config, costs=())
     text = "\n".join(lines)
     for words in PROTOCOLS[name]:
         assert words in text, (words, text)
     assert "thanos, 2 x resnet50, " in text
     assert "ce, 1 x resnet50, " in text
     assert config.groups.jtt_epochs == {"waterbirds": 60, "celeba": 1, "isic": 1}[name]
+
+
+@pytest.mark.sampled(3)
+@pytest.mark.parametrize(
+    "name", ["waterbirds", "mnist", "cifar100", "celeba", "isic", "fashion_mnist", "cifar10"]
+)
+def test_what_stands_for_absent_data_has_their_shapes_and_classes(name, tmp_path):
+    if name not in ("waterbirds", "isic"):
+        pytest.importorskip("tensorflow_datasets")
+    (file,) = [file for file in FILES if file.stem == name]
+    config = load(file).get_config("mlp" if "ENCODERS" in dir(load(file)) else "")
+    config.data.data_dir = str(DATA[name](tmp_path))
+    real, absent = sources.load(config.data), sources.stand_in(config.data)
+    for attribute in ("name", "coarse_names", "fine_names", "image_shape"):
+        assert getattr(absent, attribute) == getattr(real, attribute), attribute
+    assert list(absent.splits) == list(real.splits)
+    for split in absent.splits:
+        there, here = (data.splits[split].read(np.arange(1)) for data in (real, absent))
+        assert {key: (x.shape, x.dtype) for key, x in here.items()} == {
+            key: (x.shape, x.dtype) for key, x in there.items()
+        }
+    # The coarse class of each fine one.
+    pairs = [set(zip(*labels(data.splits["train"]), strict=True)) for data in (real, absent)]
+    assert pairs[0] <= pairs[1]
 
 
 @pytest.mark.slow

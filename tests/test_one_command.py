@@ -4,6 +4,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import tarfile
 import zipfile
 
 import pytest
@@ -97,12 +98,35 @@ def test_words(monkeypatch, capsys):
     assert capsys.readouterr().out.strip() == one.__version__
 
 
+def test_who_reads_may_stop_reading():
+    code = "import thanos_jax.__main__ as one; one.overview = lambda: 10**7 * 'x'; one.main()"
+    found = subprocess.run(
+        f'{sys.executable} -c "{code}" | head -c 1',
+        shell=True, cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (found.stdout, found.stderr) == ("x", "")
+
+
 @pytest.mark.slow
 def test_the_wheel_runs_outside_of_a_clone(tmp_path):
-    """Configs travel with it; what it depends on is this environment's."""
+    """Built from the sdist, with configs; what it depends on is this environment's."""
+    build = "from setuptools import build_meta; build_meta.build_sdist({!r})"
+    subprocess.run(
+        [sys.executable, "-c", build.format(str(tmp_path))],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+    )
+    (sdist,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(sdist) as packed:
+        inside = {name.partition("/")[2] for name in packed.getnames()}
+    assert {
+        *("README.md", "LICENSE", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "SECURITY.md"),
+        *("pyproject.toml", "configs/digits.py", "thanos_jax/report/map.css"),
+    } <= inside
     subprocess.run(
         [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation",
-         f"--wheel-dir={tmp_path}", str(ROOT)],
+         f"--wheel-dir={tmp_path}", str(sdist)],
         check=True,
     )  # fmt: skip
     (wheel,) = tmp_path.glob("*.whl")

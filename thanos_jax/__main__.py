@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import runpy
 import sys
 import textwrap
@@ -42,7 +43,15 @@ COMMANDS = {
 
 def main() -> None:
     """Runs the command that the first word names, with the words after it."""
-    words = sys.argv[1:]
+    try:
+        _run(sys.argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:  # head, or whoever else reads, has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _run(words: list[str]) -> None:
     if not words or words[0] in ("--help", "-h", "help"):
         print(overview())
         return
@@ -73,7 +82,7 @@ def overview() -> str:
     for name, file in config_files.known().items():
         words = [word for kind in presets(file).values() for word in kind]
         lines += _wrapped(f"  {name}", words, indent=18)
-    tasks = FIELDS["task"].expected.removeprefix("one of ").split(", ")
+    tasks = FIELDS["task"].options
     lines += ["", *_wrapped("Methods:", METHODS), *_wrapped("Tasks:", tasks)]
     lines += [*_wrapped("Tables, for compare --table=NAME:", TABLES, indent=2), ""]
     return "\n".join([*lines, "A first run: thanos-jax train --config=digits --workdir=runs/first"])

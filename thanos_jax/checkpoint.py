@@ -14,12 +14,10 @@ import argparse
 import os
 import pathlib
 
-from absl.flags import argparse_flags
-
 from thanos_jax import command
 
 # absl's flags have no words without dashes; argparse's do.
-PARSER = argparse_flags.ArgumentParser(
+PARSER = command.Parser(
     prog="python -m thanos_jax.checkpoint",
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,

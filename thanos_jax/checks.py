@@ -7,11 +7,15 @@ from typing import Any
 
 import numpy as np
 
+from thanos_jax.errors import nearest
+
 
 def check_option(what: str, value: Any, known: Sequence[str]) -> None:
     """Raises ValueError where value is none of the known options."""
     if value not in known:
-        raise ValueError(f"{what}: expected one of {tuple(known)}, got {value!r}")
+        raise ValueError(
+            f"{what}: expected one of {tuple(known)}, got {value!r}{nearest(str(value), known)}"
+        )
 
 
 def check_at_least(what: str, value: float | None, low: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import pathlib
 import platform
@@ -9,7 +10,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from absl import app, flags, logging
 from absl.flags import argparse_flags
@@ -31,9 +32,20 @@ _STOPPED = flags.DEFINE_integer(
 _HOME = re.compile(r"(?<==)~[^/=]*/.*")
 
 
-def start(
-    main: Callable[[Any], int | None], parser: argparse_flags.ArgumentParser | None = None
-) -> None:
+class Parser(argparse_flags.ArgumentParser):
+    """Of a command that takes words besides flags; a misspelt choice suggests the nearest."""
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the command with a message and exit code 2."""
+        found = re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message)
+        super().error(message + (nearest(found[1], re.findall(r"\w+", found[2])) if found else ""))
+
+    def flags(self) -> list[str]:
+        """Returns the names of its own flags."""
+        return ["help", *re.findall(r"--(\w+)", self.format_usage())]
+
+
+def start(main: Callable[[Any], int | None], parser: Parser | None = None) -> None:
     """Parses the flags and calls main(argv); a UserError becomes its message and exit code 1.
 
     A ~ at the beginning of a flag's value is the home folder.
@@ -54,6 +66,7 @@ def start(
         return main(argv)
 
     def parse(argv: list[str]) -> Any:
+        _check_flags(argv[1:], parser)
         if parser:
             return parser.parse_args(argv[1:])
         _check_config(argv)
@@ -77,6 +90,24 @@ def start(
     except Exception:
         _leave_others(traceback.format_exc())
         raise
+
+
+def _check_flags(words: Sequence[str], parser: Parser | None) -> None:
+    """Raises ConfigError for a flag that the command has not, with the nearest that it has."""
+    own = set(parser.flags() if parser else ())
+    for module, defined in flags.FLAGS.flags_by_module_dict().items():
+        if not module.startswith("absl"):  # whose flags are for those who look for them
+            own |= {flag.name for flag in defined}
+    for word in itertools.takewhile("--".__ne__, words):
+        name = word[2:].partition("=")[0]
+        if not word.startswith("--") or name.startswith(("config.", "noconfig.")):
+            continue  # a key of a config is looked at by itself
+        known = (*flags.FLAGS, "flagfile", "undefok", *own)
+        if name in known or name.removeprefix("no") in known:
+            continue
+        if parser and any(flag.startswith(name) for flag in own):
+            continue  # argparse takes abbreviations
+        raise ConfigError(f"--{name}: no such flag{nearest(name, own)}")
 
 
 def _check_config(argv: Sequence[str]) -> None:

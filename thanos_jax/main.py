@@ -26,22 +26,23 @@ _OVERWRITE = flags.DEFINE_bool(
     "run resumes.",
 )
 _DRY_RUN = flags.DEFINE_bool(
-    "dry_run", False, "Prints what would be run, and stops: keys, shapes, parameters, steps."
+    "dry_run",
+    False,
+    "Prints what would be run, and stops: keys, shapes, parameters, FLOPs, memory, time. Writes "
+    "nothing, and needs no --workdir.",
 )
 
 
 def main(argv: Sequence[str]) -> None:
     """Runs the config, and prints what it found."""
     processes.join()
-    from thanos_jax.run import (  # not before --help or a misspelt flag: jax takes its time
-        describe,
-        run,
-    )
+    from thanos_jax import dry_run, run  # not before --help or a misspelt flag: jax takes its time
 
     if _DRY_RUN.value:
-        print("\n".join(describe(_CONFIG.value)))
+        for line in dry_run.describe(_CONFIG.value):
+            print(line, flush=True)
         return
-    results = run(_CONFIG.value, str(_WORKDIR.value), overwrite=_OVERWRITE.value)
+    results = run.run(_CONFIG.value, str(_WORKDIR.value), overwrite=_OVERWRITE.value)
     for name, number in NUMBERS.items():
         if number.printed and name in results:  # not every task has all
             print(f"{name}: {results[name]:.4f}")
@@ -49,5 +50,10 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config", "workdir"])
+    flags.mark_flag_as_required("config")
+    flags.register_multi_flags_validator(
+        ["workdir", "dry_run"],
+        lambda given: given["workdir"] is not None or given["dry_run"],
+        "--workdir: expected a folder, unless with --dry_run; got none",
+    )
     command.start(main)

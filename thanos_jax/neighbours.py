@@ -13,12 +13,10 @@ import argparse
 import os
 import pathlib
 
-from absl.flags import argparse_flags
-
 from thanos_jax import command
 
 # absl's flags take one word each; argparse's take many, as a shell makes of a pattern.
-PARSER = argparse_flags.ArgumentParser(
+PARSER = command.Parser(
     prog="python -m thanos_jax.neighbours",
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -133,36 +133,6 @@ def check(config: ml_collections.ConfigDict) -> None:
             )
 
 
-def describe(
-    config: ml_collections.ConfigDict,
-    load: Callable[[ml_collections.ConfigDict], sources.Dataset] | None = None,
-) -> list[str]:
-    """Returns lines on what `run` would do: keys that are set, data, and each training.
-
-    Args:
-      config: as for `run`.
-      load: as for `run`; the data are read.
-
-    Raises:
-      ConfigError, DatasetNotFound, MissingDependencyError: as `run`.
-    """
-    check(config)
-    lines = [
-        f"config.{key} = {value!r}"
-        for key, value in schema.flatten(config).items()
-        if value != schema.FIELDS[key].default
-    ]
-    dataset = load_data(config, load or sources.load)
-    fits.require(config, dataset)
-    asked = stages.Run(config, dataset, sharding.make_mesh(), pathlib.Path(), resumes=False)
-    for name, (one, seen, images) in TASKS[config.task].trainings(asked).items():
-        fits.warn_of_large_batch(name, one, images)
-        lines.append(f"training{name and ' '}{name}, {images:,} images:")
-        said = build.describe(one, seen, images=images) + predicted_spread.lines(one, seen)
-        lines += [f"    {line}" for line in said]
-    return lines
-
-
 def _warn_of_collapse(training: build.Training) -> None:
     """Says on stderr, once for all processes, if the classes of a training will hardly spread."""
     prediction = predicted_spread.predict(training.config, training.dataset)

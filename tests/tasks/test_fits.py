@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from whole_runs import config_of
 
+from thanos_jax import dry_run
 from thanos_jax import run as run_module
 from thanos_jax.data.dataset import Dataset
 from thanos_jax.data.splits import ArraySplit
@@ -44,7 +45,7 @@ def test_refused_before_anything_is_built(argument, changes, data, message, tmp_
     with pytest.raises(ConfigError, match=message):
         run_module.run(config, tmp_path / "run", load=lambda _: dataset(**data))
     with pytest.raises(ConfigError, match=message):
-        run_module.describe(config, load=lambda _: dataset(**data))
+        list(dry_run.describe(config, load=lambda _: dataset(**data)))
     assert not (tmp_path / "run").exists()
 
 
@@ -75,7 +76,7 @@ def test_a_batch_larger_than_the_training_set_is_said(changes, expected, capsys)
     config.train.batch_size = 16
     config.train.epochs = 30.0
     config.update_from_flattened_dict(changes)
-    run_module.describe(config, load=lambda _: dataset())
+    list(dry_run.describe(config, lambda _: dataset(), costs=()))
     said = [line for line in capsys.readouterr().err.splitlines() if "WARNING" in line]
     assert len(said) == len(expected)
     for line, name in zip(said, expected, strict=True):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from thanos_jax import config as schema
+from thanos_jax import dry_run
 from thanos_jax import run as run_module
 from thanos_jax.data.dataset import Dataset
 from thanos_jax.data.splits import ArraySplit, DerivedSplit
@@ -188,7 +189,7 @@ def test_results_have_the_measured_spread_beside_what_is_predicted():
 def test_a_dry_run_says_it_of_each_training():
     config = config_of("thanos", alpha=0.01)
     config.task, config.groups.method, config.model.encoder = "groups", "group_dro", "mlp"
-    lines = run_module.describe(config, lambda _: images([645, 649]))
+    lines = list(dry_run.describe(config, lambda _: images([645, 649]), costs=()))
     said = [line.strip() for line in lines]
     start = said.index("training representation, 1,294 images:")
     end = said.index("training classifier, 1,294 images:")

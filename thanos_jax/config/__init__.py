@@ -107,7 +107,8 @@ def check(config: Mapping[str, Any] | ml_collections.ConfigDict) -> None:
         if not fits or value != value:  # not a number is no number
             raise ConfigError(f"config.{key}: expected {kind.__name__}, got {value!r}")
         if not field.accepts(value):
-            raise ConfigError(f"config.{key}: expected {field.expected}, got {value!r}")
+            meant = nearest(value, field.options) if field.options else ""
+            raise ConfigError(f"config.{key}: expected {field.expected}, got {value!r}{meant}")
     width, heads = values["model.vit.width"], values["model.vit.heads"]
     if width % heads:
         raise ConfigError(

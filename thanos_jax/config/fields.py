@@ -27,16 +27,22 @@ _HUGE = 1e12
 
 @dataclasses.dataclass(frozen=True)
 class Field:
-    """One key: its default, its meaning, and a test with the words for what passes it."""
+    """One key: its default, its meaning, and a test with the words for what passes it.
+
+    `options` are the words that it may be, where it is one of a few.
+    """
 
     default: Any
     meaning: str
     expected: str = ""
     accepts: Callable[[Any], bool] = lambda value: True
+    options: Sequence[str] = ()
 
 
 def _one_of(default: str, meaning: str, options: Sequence[str]) -> Field:
-    return Field(default, meaning, "one of " + ", ".join(options), lambda v: v in options)
+    return Field(
+        default, meaning, "one of " + ", ".join(options), lambda v: v in options, tuple(options)
+    )
 
 
 def _method(default: str, what: str, options: Mapping[str, Any], see: str) -> Field:
@@ -161,9 +167,8 @@ FIELDS: dict[str, Field] = {
     ),
     "data.decode": _one_of(
         "full",
-        "how JPEG files are decoded that are resized; full: every pixel; scaled: at a half, a "
-        "quarter or an eighth of their size, of which twice data.image_size stays; see "
-        "docs/input.md",
+        "how JPEG files that are resized are decoded; full: every pixel; scaled: at a half, a "
+        "quarter or an eighth of their size, never below twice data.image_size; see docs/input.md",
         fitting.DECODES,
     ),
     "data.unlabelled": Field(
@@ -401,8 +406,8 @@ FIELDS: dict[str, Field] = {
     ),
     "train.on_nonfinite": _one_of(
         "stop",
-        "what to do when a loss or gradient is not finite, whose update is never applied; stop: "
-        "end the run; skip: count the step and go on",
+        "what to do when a loss or gradient is not finite; its update is never applied; stop: end "
+        "the run; skip: count the step and go on",
         ("stop", "skip"),
     ),
     "train.nonfinite_limit": _number(
@@ -574,7 +579,7 @@ FIELDS: dict[str, Field] = {
         open_low=True,
     ),
     "coreset.drop": _one_of(
-        "lowest", "which scores an image is left out for first", ("lowest", "highest")
+        "lowest", "which scores leave an image out first", ("lowest", "highest")
     ),
     "coreset.balanced": Field(True, "whether every class keeps the same share of its images"),
     "coreset.same_steps": Field(

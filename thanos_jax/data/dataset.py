@@ -196,6 +196,20 @@ def known_coarse(split: Split) -> np.ndarray | None:
     return None if coarse is None else coarse[split.numbers]
 
 
+def bytes_in_memory(dataset: Dataset) -> dict[str, int]:
+    """Returns split -> the bytes of its images and labels in memory; 0: it is read from disk.
+
+    A split that is part of a stored one has its share of the bytes.
+    """
+    held = {}
+    for name, split in dataset.splits.items():
+        stored = split
+        while isinstance(stored, DerivedSplit):
+            stored = stored.split
+        held[name] = getattr(stored, "nbytes", 0) * len(split) // len(stored)
+    return held
+
+
 def exceeds_memory(size: int, image_shape: tuple[int, int, int], config_data: ConfigDict) -> bool:
     """Whether so many images stay on disk, by `memory_limit_gib`, with their background."""
     height, width, channels = image_shape

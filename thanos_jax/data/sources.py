@@ -9,6 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from thanos_jax.data import (
+    absent,
     backgrounds,
     blank,
     cached,
@@ -73,14 +74,50 @@ def load(config_data: ConfigDict) -> Dataset:
       DataError: files or records that cannot be used, or options that do not fit the set.
       ImportError: a package that this data set needs is missing.
     """
+    _require_one_change(config_data)
+    dataset = _from_cache(config_data) if config_data.cache else as_stored(config_data)
+    dataset = _ready(dataset, config_data)
+    blank.warn(config_data.name, dataset.splits["train"])
+    if dataset.mean:
+        return dataset
+    mean, std = moments(dataset.splits["train"], seed=config_data.split_seed)
+    return dataset._replace(mean=mean, std=std)
+
+
+def stand_in(config_data: ConfigDict) -> Dataset | None:
+    """Returns what stands for a data set that is not there: its shapes, classes and sizes.
+
+    Args:
+      config_data: as for `load`.
+
+    Returns:
+      As `load`, with black images and moments of 0.5; None where only the images tell shapes or
+      classes.
+
+    Raises:
+      DataError: options that do not fit the set.
+    """
+    _require_one_change(config_data)
+    dataset = absent.stand_in(config_data)
+    if dataset is None:
+        return None
+    dataset = _ready(dataset, config_data)
+    half = (0.5,) * dataset.image_shape[2]
+    return dataset._replace(mean=half, std=half)
+
+
+def _require_one_change(config_data: ConfigDict) -> None:
     name, background = config_data.name, config_data.background
     if config_data.rare_fraction != 1 and background != "none":
         raise DataError(
             f"data.rare_fraction: expected 1 for {name} with data.background {background!r}, got"
             f" {config_data.rare_fraction}; only background 'none' has rare strata"
         )
-    dataset = _from_cache(config_data) if config_data.cache else as_stored(config_data)
-    splits = dict(dataset.splits)
+
+
+def _ready(dataset: Dataset, config_data: ConfigDict) -> Dataset:
+    """A set as its loader leaves it, thinned out, over its background, with validation held out."""
+    name, splits = config_data.name, dict(dataset.splits)
     if config_data.rare_fraction != 1:
         fine, coarse = labels(splits["train"])
         kept = rare.rare_counts(fine, coarse, config_data.rare_fraction, dataset.fine_names)
@@ -98,12 +135,8 @@ def load(config_data: ConfigDict) -> Dataset:
             whole.fine if name in _FILES else None,
         )
         splits["train"], splits["validation"] = whole.subset(train), whole.subset(validation)
-    blank.warn(name, splits["train"])
-    mean, std = dataset.mean, dataset.std
-    if not mean:
-        mean, std = moments(splits["train"], seed=config_data.split_seed)
     ordered = {split: splits[split] for split in ("train", "validation", "test")}
-    dataset = dataset._replace(splits=ordered, mean=mean, std=std)
+    dataset = dataset._replace(splits=ordered)
     return with_fine_classes(dataset) if config_data.classes == "fine" else dataset
 
 

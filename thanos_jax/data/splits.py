@@ -139,6 +139,11 @@ class ArraySplit:
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of images and labels."""
+        return self.images.nbytes + self.fine.nbytes + self.coarse.nbytes
+
     def read(self, indices: np.ndarray) -> Batch:
         """Examples by number; see `Split.read`."""
         indices = _check_indices(indices, len(self))

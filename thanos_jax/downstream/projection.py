@@ -1,4 +1,4 @@
-"""A map of embeddings: by t-SNE, by principal components, and who is nearest to whom."""
+"""A map of embeddings by t-SNE and by principal components, with each image's neighbours."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def project(
       embeddings: floating point [n, d].
       seed: draws the rows, and t-SNE's random numbers.
       limit: at most this many rows are mapped, drawn without replacement.
-      projection: "tsne", that of scikit-learn; "opentsne", that of openTSNE, faster for many rows.
+      projection: "tsne": scikit-learn's t-SNE; "opentsne": openTSNE's, faster for many rows.
 
     Returns:
       (points float32 [m, 2], chosen int64 [m], the rows mapped, ascending); m = min(n, limit).

@@ -328,7 +328,7 @@ def _mean(
 def early_learning_regularization(
     logits: Any, targets: Any, *, where: Any = None, axis_name: AxisName | None = None
 ) -> jax.Array:
-    """Early-learning regularization: holds a model to what it said before it learnt wrong labels.
+    """Early-learning regularization: keeps predictions near those of early training.
 
     mean_i log(1 - <p_i, t_i>),    p_i the softmax of the logits, t_i the target of image i
     To be added to the cross-entropy, times a factor (the authors' is 3 on CIFAR10, 7 on CIFAR100).

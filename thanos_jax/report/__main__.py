@@ -13,11 +13,9 @@ import argparse
 import os
 import pathlib
 
-from absl.flags import argparse_flags
-
 from thanos_jax import command
 
-PARSER = argparse_flags.ArgumentParser(
+PARSER = command.Parser(
     prog="python -m thanos_jax.report",
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -21,7 +21,7 @@ _LOSSLESS = 32
 
 
 class Card(NamedTuple):
-    """What is said of an image.
+    """The words shown with an image.
 
     Attributes:
       name: its file, or its split and number.

@@ -48,6 +48,7 @@ class Run(NamedTuple):
       folder: of the run.
       resumes: whether what the folder holds is this run's, or goes before it begins.
       log: what the run is watched by.
+      shapes_only: whether states are shapes, for what is compiled and never run.
     """
 
     config: ml_collections.ConfigDict
@@ -56,6 +57,7 @@ class Run(NamedTuple):
     folder: pathlib.Path
     resumes: bool = True
     log: live.Log = live.NONE
+    shapes_only: bool = False
 
 
 class Planned(NamedTuple):
@@ -143,7 +145,7 @@ def classifier_config(config: ml_collections.ConfigDict) -> ml_collections.Confi
 
 def representation(run: Run, name: str = "representation") -> Stage:
     """Builds the training of config.method on two views of each image."""
-    training = build(run.config, run.dataset, run.mesh, resumes=resumes(run, name))
+    training = _build(run, run.config, name)
     return _stage(name, training, two_views(training), training_split(run.config, run.dataset))
 
 
@@ -168,11 +170,43 @@ def classifier(
       rows: integer [r], the training images to train on, in order; None: all.
     """
     config = classifier_config(run.config) if config is None else config
-    training = build(config, run.dataset, run.mesh, resumes=resumes(run, name))
+    training = _build(run, config, name)
     split = run.dataset.splits["train"]
     if columns is None:
         columns = {"weight": np.ones(len(split), np.float32)}
     return _stage(name, training, objective(training), annotate(split, columns, rows))
+
+
+def rehearsal(run: Run, name: str, one: Planned) -> Stage:
+    """Builds a planned training without what only the trainings before it tell.
+
+    A classifier weighs its images alike: the weights of groups, targets of early-learning
+    regularization and the second network of co-teaching are left out.
+
+    Args:
+      run: whose training it is.
+      name: of the training.
+      one: the training.
+    """
+    run = run._replace(config=one.config, dataset=one.dataset)
+    if is_classifier(name):
+        return classifier(run, name=name, config=one.config)
+    return representation(run, name)
+
+
+def is_classifier(name: str) -> bool:
+    """Whether the training of this name is of a classifier on one view of each image."""
+    return name in ("classifier", "identification")
+
+
+def _build(run: Run, config: ml_collections.ConfigDict, name: str) -> Training:
+    return build(
+        config,
+        run.dataset,
+        run.mesh,
+        resumes=resumes(run, name),
+        shapes_only=run.shapes_only,
+    )
 
 
 def _stage(name: str, training: Training, objective: Objective, split: Any) -> Stage:
@@ -190,17 +224,21 @@ def resumes(run: Run, name: str) -> bool:
 
 def trace(stage: Stage) -> None:
     """Traces a stage's step: finds what the schema cannot, before anything is written."""
+    jax.eval_shape(stage.step, stage.state, batch_shapes(stage), np.uint32(0))
+
+
+def batch_shapes(stage: Stage) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns name -> shape, dtype and placement of what a stage's step is given of a batch."""
     batch = stage.split.read(np.arange(1))
     size = stage.training.config.train.batch_size
     # Placed as the training's batches are: its first call then takes this trace.
     placement = sharding.over_batch(stage.training.mesh)
-    shapes = {
+    return {
         name: jax.ShapeDtypeStruct(
             (size, *batch[name].shape[1:]), batch[name].dtype, sharding=placement
         )
         for name in stage.inputs
     }
-    jax.eval_shape(stage.step, stage.state, shapes, np.uint32(0))
 
 
 def accuracy_on_validation(outputs: Outputs) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -83,7 +84,12 @@ def training_split(config: ml_collections.ConfigDict, dataset: Dataset) -> Any:
 
 
 def build(
-    config: ml_collections.ConfigDict, dataset: Dataset, mesh: Mesh, *, resumes: bool = False
+    config: ml_collections.ConfigDict,
+    dataset: Dataset,
+    mesh: Mesh,
+    *,
+    resumes: bool = False,
+    shapes_only: bool = False,
 ) -> Training:
     """Makes the model, its state and all else that a training needs.
 
@@ -92,6 +98,7 @@ def build(
       dataset: from `thanos_jax.data.sources.load`.
       mesh: from `thanos_jax.sharding.make_mesh`.
       resumes: a checkpoint will replace the state, so that config.model.weights is not read.
+      shapes_only: the state is one of `jax.ShapeDtypeStruct`, and nothing is compiled.
 
     Raises:
       ConfigError: a class-balanced batch would have more classes than there are.
@@ -103,11 +110,12 @@ def build(
     schedule = optimizers.learning_rate(config.train, steps=steps, steps_per_epoch=steps_per_epoch)
     optimizer = optimizers.make_optimizer(config.train, schedule)
     weights = None
-    if config.model.weights and not resumes:
+    if config.model.weights and not (resumes or shapes_only):
         weights = pretrained.load(config.model.weights, model.encoders[0], input_shape)
     # rbg: its programs compile several times as fast as the default's, and nothing here is sharded.
     key = jax.random.key(config.seed, impl="rbg")
-    state: Any = train_state.create(model, optimizer, key, input_shape)
+    make: Any = functools.partial(train_state.create, model, optimizer, image_shape=input_shape)
+    state: Any = jax.eval_shape(make, key) if shapes_only else make(key)
     if weights is not None:
         # Not every encoder has averages, nor every model.
         averages = {
@@ -124,7 +132,7 @@ def build(
         model=model,
         optimizer=optimizer,
         schedule=schedule,
-        state=sharding.replicate(mesh, state),
+        state=state if shapes_only else sharding.replicate(mesh, state),
         inputs=inputs,
         forward=forward.make_forward(model, inputs),
         steps=steps,

@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec as P
 
 from thanos_jax import config as schema
 from thanos_jax import sharding, workdir
-from thanos_jax.errors import ConfigError, NotARunError
+from thanos_jax.errors import ConfigError, NotARunError, nearest
 from thanos_jax.train import checkpoint, description
 from thanos_jax.train.build import make_model
 from thanos_jax.trained.model import Model
@@ -67,7 +67,9 @@ def _find(run: pathlib.Path, part: str | None) -> pathlib.Path:
             f"{run}"
         )
     if part is not None and part not in parts:
-        raise ConfigError(f"part: expected one of {', '.join(parts)} in {run}, got {part!r}")
+        raise ConfigError(
+            f"part: expected one of {', '.join(parts)} in {run}, got {part!r}{nearest(part, parts)}"
+        )
     for name in (part, _CLASSIFIER, description.REPRESENTATION):
         if name in parts:
             return parts[name]

@@ -1,4 +1,4 @@
-"""Who meets whom: one sweep over all pairs of entries, on one device or many.
+"""The order in which pairs of entries are visited: one sweep over all, on one device or many.
 
 A sweep is a function of two tiles of entries that adds up something for the entries of each (sums
 of exponentials, gradients); here it is applied to every pair of tiles of the global batch.

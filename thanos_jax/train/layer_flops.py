@@ -15,14 +15,18 @@ from thanos_jax.train.build import Training
 from thanos_jax.train.two_views import NUM_VIEWS
 
 
-def model_flops(training: Training) -> float:
+def model_flops(training: Training, *, views: int = NUM_VIEWS) -> float:
     """Returns the FLOPs of a training step by definition: thrice the forward pass of its views.
 
     Forwards a product, backwards two. The first layer computes one of them less, since nothing
     needs the gradient by the images; it counts all the same, as is usual. Augmentation, losses and
     optimizer do not count.
+
+    Args:
+      training: its state may be shapes.
+      views: of each image.
     """
-    return 3 * forward_flops(training) * training.config.train.batch_size * NUM_VIEWS
+    return 3 * forward_flops(training) * training.config.train.batch_size * views
 
 
 def forward_flops(training: Training) -> float:
@@ -36,8 +40,9 @@ def forward_flops(training: Training) -> float:
 
     state = training.state
     variables = {"params": state.params, **state.model_state}
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), variables)
     image = jax.ShapeDtypeStruct((1, *training.input_shape), jnp.float32)
-    return 2.0 * multiply_adds(forward, jax.eval_shape(lambda: variables), image)
+    return 2.0 * multiply_adds(forward, shapes, image)
 
 
 def multiply_adds(function: Callable[..., Any], *arguments: Any) -> int:

@@ -1,0 +1,136 @@
+"""Data sets that are not there: shapes, classes and sizes, for what is planned without an image.
+
+Sizes are those published with each set. Images are black, and labels go round, so that classes are
+of one size; they stand for shapes, and nothing is to be trained on them.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from thanos_jax.data import isic, waterbirds
+from thanos_jax.data.dataset import Dataset, exceeds_memory, number_coarse
+from thanos_jax.data.specs import SPECS
+from thanos_jax.data.splits import Batch, DerivedSplit, Split
+from thanos_jax.data.tiny_imagenet import superclasses
+
+
+class AbsentSplit:
+    """A split that stands for one that is not there.
+
+    Args:
+      size: number of examples.
+      image_shape: (h, w, c).
+      coarse_of_fine: int32 [fine classes].
+      in_memory: whether the real one would be.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        image_shape: tuple[int, int, int],
+        coarse_of_fine: np.ndarray,
+        *,
+        in_memory: bool,
+    ) -> None:
+        self.fine = (np.arange(size) % len(coarse_of_fine)).astype(np.int32)
+        self.names = np.arange(size)
+        self.in_memory = in_memory
+        self._image_shape, self._coarse_of_fine = image_shape, coarse_of_fine
+
+    def __len__(self) -> int:
+        return len(self.fine)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of images and labels that the real one would hold in memory."""
+        return len(self) * (math.prod(self._image_shape) + 8) if self.in_memory else 0
+
+    def read(self, indices: np.ndarray) -> Batch:
+        """Black images; see `Split.read`."""
+        fine = self.fine[indices]
+        image = np.zeros((len(fine), *self._image_shape), np.uint8)
+        return {"image": image, "fine": fine, "coarse": self._coarse_of_fine[fine]}
+
+    def subset(self, indices: np.ndarray) -> DerivedSplit:
+        """The examples named; see `Split.subset`."""
+        return DerivedSplit(self, numbers=np.asarray(indices))
+
+
+class _Published(NamedTuple):
+    """What is known of a set.
+
+    Attributes:
+      image_shape: (h, w, c) as stored; h and w are 0 where images differ in size.
+      sizes: split -> number of images.
+    """
+
+    image_shape: tuple[int, int, int]
+    sizes: dict[str, int]
+
+
+_MNIST = _Published((28, 28, 1), {"train": 60_000, "test": 10_000})
+_CIFAR = _Published((32, 32, 3), {"train": 50_000, "test": 10_000})
+_PUBLISHED = {
+    "mnist": _MNIST,
+    "fashion_mnist": _MNIST,
+    "cifar10": _CIFAR,
+    "cifar100": _CIFAR,
+    # What is left of the training images of CIFAR100.
+    "cifar100_u": _Published((32, 32, 3), {"train": 19_000, "test": 10_000}),
+    "celeb_a": _Published((218, 178, 3), {"train": 162_770, "validation": 19_867, "test": 19_962}),
+    "tiny_imagenet": _Published((64, 64, 3), {"train": 100_000, "test": 10_000}),
+    "waterbirds": _Published((0, 0, 3), {"train": 4_795, "validation": 1_199, "test": 5_794}),
+    # Everyone puts it together anew; about as many as in configs/isic.py, a fifth for the test.
+    "isic": _Published((0, 0, 3), {"train": 17_600, "test": 4_400}),
+}
+
+
+def stand_in(config_data: ConfigDict) -> Dataset | None:
+    """Returns a data set as its loader would leave it, with black images.
+
+    Args:
+      config_data: `config.data`.
+
+    Returns:
+      The data set, its moments 0.5; None where only the images tell shapes or classes.
+
+    Raises:
+      DataError: data.coarse_map cannot be used.
+    """
+    name, size = config_data.name, config_data.image_size
+    if name not in _PUBLISHED:
+        return None
+    (height, width, channels), sizes = _PUBLISHED[name]
+    shape = (size or height, size or width, channels)
+    if not shape[0]:
+        return None
+    coarse_names, fine_names, coarse_of_fine = _classes(config_data)
+    in_memory = not exceeds_memory(sum(sizes.values()), shape, config_data)
+    splits: dict[str, Split] = {
+        split: AbsentSplit(count, shape, coarse_of_fine, in_memory=in_memory)
+        for split, count in sizes.items()
+    }
+    half = (0.5,) * channels
+    return Dataset(name, splits, coarse_names, fine_names, shape, half, half)
+
+
+def _classes(config_data: ConfigDict) -> tuple[tuple[str, ...], tuple[str, ...], np.ndarray]:
+    """Returns the names of coarse and fine classes, and int32 [fine], the coarse of each fine."""
+    name = config_data.name
+    if name in SPECS:
+        spec = SPECS[name]
+        assert spec.coarse_of_fine is not None
+        return spec.coarse_names, spec.fine_names, spec.coarse_of_fine
+    if name == "tiny_imagenet":
+        pairs = [(coarse, wnid) for wnid, coarse in superclasses(config_data.coarse_map).items()]
+    else:
+        layouts = {"waterbirds": waterbirds.LAYOUT, "isic": isic.LAYOUT}
+        pairs = list(layouts[name].pairs)
+    coarse, fine = zip(*pairs, strict=True)
+    coarse_names, coarse_of_fine = number_coarse(coarse)
+    return coarse_names, tuple(fine), coarse_of_fine

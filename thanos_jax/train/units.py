@@ -1,0 +1,27 @@
+"""Numbers in words: bytes, operations and seconds with the prefix that makes them short."""
+
+from __future__ import annotations
+
+
+def with_prefix(number: float) -> str:
+    """Returns three digits and a decimal prefix, as in "1.23 G" or "45.6 "."""
+    for prefix in ("", "k", "M", "G", "T"):
+        if number < 999.5:
+            return f"{number:.3g} {prefix}"
+        number /= 1000
+    return f"{number:.3g} P"
+
+
+def in_bytes(number: float) -> str:
+    """Returns bytes in words, as in "12.3 MB"."""
+    return f"{with_prefix(number)}B"
+
+
+def in_time(seconds: float) -> str:
+    """Returns a time in words, as in "12.3 ms", "4.5 s", "12 min" or "3.4 h"."""
+    if seconds < 1:
+        return f"{1000 * seconds:.3g} ms"
+    for limit, unit, size in ((120, "s", 1), (7200, "min", 60), (172_800, "h", 3600)):
+        if seconds < limit:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds / 86_400:.3g} days"
