@@ -2,9 +2,10 @@
 
 python docs/which_loss.py [--workdir=runs/which_loss] [--picture=docs/pictures/which_loss.png]
 
-Trains configs/digits.py by nine methods, half a minute each, and prints how far each spreads a class.
-Runs in the folder that are finished are not run again. Colours are the ten digits; the contrastive
-losses know only whether a digit is at least 5. All maps have one scale, the same in both directions.
+Trains configs/digits.py by nine methods, half a minute each, and prints how far each spreads a
+class. Runs in the folder that are finished are not run again. Colours are the ten digits; the
+losses know only whether a digit is at least 5. All maps have one scale, the same in both
+directions.
 """
 
 import argparse
@@ -24,7 +25,7 @@ LOSSES = {
     "SupCon": ("supcon", {}),
     "InfoNCE": ("info_nce", {}),
     "joint, β 0.5": ("joint", {}),
-    "spread, α 0.5": ("spread", {}),
+    "spread, \N{GREEK SMALL LETTER ALPHA} 0.5": ("spread", {}),
     "class-conditional InfoNCE": ("spread", {"loss.alpha": 1.0}),
     "autoencoder": ("cauto", {}),
     "SupCon, autoencoder": ("supcon_cauto", {}),

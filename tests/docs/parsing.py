@@ -37,8 +37,10 @@ def _of_commands() -> list[str]:
         name
         for name in flags.FLAGS
         if name.startswith("config.")
-        or not str(flags.FLAGS.find_module_defining_flag(name)).startswith(shared)
-        and flags.FLAGS[name].short_name is None
+        or (
+            not str(flags.FLAGS.find_module_defining_flag(name)).startswith(shared)
+            and flags.FLAGS[name].short_name is None
+        )
     ]
 
 

@@ -104,8 +104,8 @@ def least_loss(
 
     Example:
       >>> from thanos_jax.theory import balance
-      >>> batches = dict(classes=10, images_per_class=25)
-      >>> [round(balance.least_loss(loss="supcon", temperature=t, **batches), 2) for t in (0.1, 0.5)]
+      >>> supcon = dict(loss="supcon", classes=10, images_per_class=25)
+      >>> [round(balance.least_loss(temperature=t, **supcon), 2) for t in (0.1, 0.5)]
       [3.89, 4.58]
     """
     form, batches = problem(**setting)
