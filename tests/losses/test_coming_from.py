@@ -272,7 +272,6 @@ def thanos_code(z, labels, temperature=0.5, alpha=0.5):
 def test_thanos_code():
     z = oracle.normalized(TWO_VIEWS)
     loss = functools.partial(losses.spread, alpha=0.3, denominator="one_positive", views="cross")
-    each = loss(TWO_VIEWS, LABELS, reduction="none")
+    each = jax.jit(functools.partial(loss, labels=LABELS, reduction="none"))(TWO_VIEWS)
     close(each[:, 1].mean(), thanos_code(z, LABELS, alpha=0.3))
-    mirrored = thanos_code(z[:, ::-1], LABELS, alpha=0.3)
-    close(loss(TWO_VIEWS, LABELS), (thanos_code(z, LABELS, alpha=0.3) + mirrored) / 2)
+    close(each[:, 0].mean(), thanos_code(z[:, ::-1], LABELS, alpha=0.3))
