@@ -1,4 +1,4 @@
-"""Commands of the pages that take seconds on data that are at hand are run, in a folder of their own.
+"""Commands of the pages are run, those that take seconds on data that are at hand.
 
 Of the trainings these are the ones whose folders other commands need, with fewer steps, and dry
 runs. Commands that need data, minutes or another machine are parsed alone, in test_blocks.py.
@@ -22,6 +22,10 @@ pytestmark = pytest.mark.slow
 MODULES = {name: command.module for name, command in COMMANDS.items()}
 # What a training has fewer of.
 FEWER = ("--config.train.max_steps=4", "--config.transfer.iterations=5")
+SMALLER = (  # in place of the ViT of the folder's config
+    *("--config.model.encoder=mlp", "--config.model.arrangement=shared"),
+    *("--config.data.image_size=8", "--config.train.batch_size=32"),
+)
 NEEDED = ("runs/digits", "runs/supcon", "runs/thanos", "runs/own")
 ON_RUNS = ("thanos_jax.geometry", "thanos_jax.report", "thanos_jax.embed", "thanos_jax.neighbours",
            "thanos_jax.export", "thanos_jax.theory.balance")  # fmt: skip
@@ -91,7 +95,7 @@ def test_commands_run(place):
     before = picture.read_bytes()
     for module, *words in commands:
         if module == "thanos_jax.main" and "--dry_run" not in words:
-            words += [*FEWER, *(["--config.data.image_size=8"] if "folder" in words[0] else [])]
+            words += [*FEWER, *(SMALLER if "folder" in words[0] else ())]
         said = run(place, module, *words)
         if module == "thanos_jax.main":
             expected = "parameters" if "--dry_run" in words else f"{workdir(words)}/report.html"
