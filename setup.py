@@ -61,6 +61,7 @@ EXTRAS = {
         "codespell>=2.3",
         "flatbuffers>=24.3",  # jax.export writes programs with it
         "hypothesis>=6.100",
+        "markdown-it-py>=3.0",  # the code blocks of README.md and docs/
         "mypy>=1.11",
         "pyarrow>=16",
         "pytest>=8.0",

@@ -325,6 +325,31 @@ def test_nan_is_never_hidden(loss, implementation, views, poison):
         assert np.isnan(np.asarray(computed["none"])[image, view]), (image, view)
 
 
+@pytest.mark.parametrize(
+    "way", ["bank", *(pytest.param(x, marks=pytest.mark.slow) for x in ("streaming", "two towers"))]
+)
+def test_nan_is_never_hidden_in_a_large_batch(way):
+    """On CPUs XLA leaves NaN out of the maximum of an array of 4,096 numbers or more."""
+    labels = np.arange(64, dtype=np.int32) % 10
+    empty = losses.memory_bank.init(size=128, dim=32)
+
+    @jax.jit
+    def value(z, kept):
+        if way == "two towers":
+            return losses.cross_modal(z[:, 0], z[:, 1])
+        bank = empty._replace(embeddings=kept.reshape(128, 32), filled=jnp.ones(128, bool))
+        shared = {"memory_bank": bank} if way == "bank" else {"implementation": way}
+        return losses.supcon(z, labels, **shared)
+
+    good = oracle.embeddings_like(2, batch=64, dim=32, seed=16)
+    assert np.isfinite(value(good, good))
+    for row in (np.nan, np.where(np.arange(32) == 5, np.nan, 0.0), np.inf):
+        bad = good.copy()
+        bad[3, 1] = row
+        assert np.isnan(value(bad, good)), row
+        assert way != "bank" or np.isnan(value(good, bad)), row
+
+
 @pytest.mark.parametrize("loss", [oracle.BY_NAME["spread"], oracle.BY_NAME["supcon"]], ids=repr)
 @IMPLEMENTED
 def test_nan_temperature_is_not_hidden(loss, implementation):

@@ -96,6 +96,8 @@ def test_the_minimum_is_that_of_the_loss_written_out(loss, denominator, views, d
         value, bounds=(0, 1), args=(weight,), method="bounded", options={"xatol": 1e-6}
     )
     assert found.x == pytest.approx(0.3, abs=1e-4)
+    least = balance.least_loss(**keywords, **{name_of(loss): weight})
+    assert least == pytest.approx(found.fun, abs=1e-8)
     # The threshold: as steep one way as the other, between collapse and nearly collapse.
     edge = balance.threshold(**keywords)
     small = 1e-5
@@ -155,6 +157,9 @@ def test_classes_of_several_kinds_are_what_one_kind_is(loss, denominator, views)
     of_terms = make_loss(loss, 0.5, denominator, views)
     found = minimum.spreads(two, of_terms, named(of_terms, weight))
     np.testing.assert_allclose(found, 0.4, atol=1e-5)
+    least = minimum.least(two, of_terms, named(of_terms, weight))
+    alone = balance.least_loss(**form, **one, **{name_of(loss): weight})
+    assert least == pytest.approx(alone, abs=1e-8)
     edge = first_to_spread(two, of_terms)
     assert named(of_terms, edge) == pytest.approx(balance.threshold(**form, **one), abs=1e-9)
 
@@ -209,6 +214,8 @@ def test_one_image_of_a_class_has_nothing_to_spread():
 def test_supcon_collapses_and_infonce_is_uniform():
     keywords = {"temperature": 0.3, "classes": 4, "images_per_class": 6}
     assert balance.within_class_spread(loss="supcon", **keywords) == 0.0
+    collapsed = math.log(11 + 36 * math.exp(-(4 / 3) / 0.3))
+    assert balance.least_loss(loss="supcon", **keywords) == pytest.approx(collapsed)
     uniform = balance.within_class_spread(loss="joint", beta=0.0, **keywords)
     sizes = {"classes": 4, "images_per_class": 6}
     assert uniform == pytest.approx(balance.uniform_spread(**sizes), abs=1e-9)

@@ -148,27 +148,32 @@ def embedding_map(points: Any, labels: Any, names: Sequence[str], title: str) ->
 
 
 def maps_beside(
-    points: Mapping[str, Any], labels: Mapping[str, Any], names: Sequence[str], meaning: str
+    points: Mapping[str, Any],
+    labels: Mapping[str, Any],
+    names: Sequence[str],
+    meaning: str = "",
+    columns: int = 2,
 ) -> Figure:
-    """Draws maps side by side, two a line, all at one scale.
+    """Draws maps side by side, all at one scale.
 
     Args:
       points: title -> floating point [m, 2], at least one.
       labels: title -> integer [m], indices of names.
       names: of the labels.
-      meaning: what the colours mean.
+      meaning: what the colours mean, added to the titles; "" for nothing.
+      columns: maps of a line.
 
     Raises:
       TypeError, ValueError: as `embedding_map`.
     """
-    lines, by_label = math.ceil(len(points) / 2), colors(len(names))
+    lines, by_label = math.ceil(len(points) / columns), colors(len(names))
     checked = {title: _checked_points(one) for title, one in points.items()}
     reach = 0.53 * np.max([np.ptp(one, axis=0) for one in checked.values()], axis=0)
     reach = np.maximum(reach, max(0.2 * float(reach.max()), 1e-6))
     width = 1.6 * WIDTH
-    height = lines * (width / 2 * float(reach[1] / reach[0]) + 0.3) + 0.5
+    height = lines * (width / columns * float(reach[1] / reach[0]) + 0.3) + 0.5
     figure = Figure(figsize=(width, height), dpi=200, layout="constrained")
-    grid = list(figure.subplots(lines, 2, squeeze=False).flat)
+    grid = list(figure.subplots(lines, columns, squeeze=False).flat)
     for axes in grid:
         axes.set_axis_off()
     for axes, (title, xy) in zip(grid, checked.items(), strict=False):
@@ -181,7 +186,8 @@ def maps_beside(
         axes.set_aspect("equal")
         axes.set_xlim(centre[0] - reach[0], centre[0] + reach[0])
         axes.set_ylim(centre[1] - reach[1], centre[1] + reach[1])
-        axes.set_title(f"{title}, by {meaning}", fontsize=10, color=INK, parse_math=False)
+        title = f"{title}, by {meaning}" if meaning else title
+        axes.set_title(title, fontsize=10, color=INK, parse_math=False)
     if len(names) <= 20:
         dots = [
             Line2D([], [], linestyle="", marker="o", markersize=6, color=color)

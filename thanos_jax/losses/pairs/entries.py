@@ -60,9 +60,11 @@ def normalize(embedding: jax.Array) -> jax.Array:
     The result does not depend on that divisor, and neither do its derivatives, so the divisor is
     held constant. The gradient at a zero row is zero (that of z / |z| is undefined there).
     """
-    largest = lax.stop_gradient(jnp.max(jnp.abs(embedding), axis=-1, keepdims=True))
-    # Written so that a NaN row is not taken for a zero row: NaN must reach the loss.
-    zero = largest < jnp.finfo(embedding.dtype).tiny
+    magnitudes = lax.stop_gradient(jnp.abs(embedding))
+    largest = jnp.max(magnitudes, axis=-1, keepdims=True)
+    # NaN must reach the loss. A row that has one is no zero row, whatever its largest magnitude:
+    # on CPUs XLA leaves NaN out of the maximum of a large array.
+    zero = jnp.all(magnitudes < jnp.finfo(embedding.dtype).tiny, axis=-1, keepdims=True)
     scaled = jnp.where(zero, 0.0, embedding) / jnp.where(zero, 1.0, largest)
     squares = jnp.sum(scaled * scaled, axis=-1, keepdims=True)
     return scaled * lax.rsqrt(jnp.where(zero, 1.0, squares))

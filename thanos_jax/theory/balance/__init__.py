@@ -7,6 +7,7 @@ For `losses.spread`, `losses.supcon` and `losses.joint` over batches of two view
 - `within_class_spread`: W of the minimum, the report's within_class_spread; 0 is class collapse;
 - `threshold`: the alpha (beta) at which collapse begins;
 - `alpha_for`: the alpha (beta) for a W that is wanted;
+- `least_loss`: the value of the loss there, which is seldom 0;
 - `winning_range`: the alphas (betas) at which a spread-out set beats collapse and uniformity.
 
 It is the minimum of the contrastive loss alone, with embeddings wide enough for a direction to each
@@ -18,6 +19,7 @@ from thanos_jax.theory.balance.claim import Range, uniform_spread, winning_range
 from thanos_jax.theory.balance.predictions import (
     alpha_for,
     each_class,
+    least_loss,
     threshold,
     within_class_spread,
 )
@@ -27,6 +29,7 @@ __all__ = [
     "Range",
     "alpha_for",
     "each_class",
+    "least_loss",
     "threshold",
     "uniform_spread",
     "winning_range",

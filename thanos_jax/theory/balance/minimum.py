@@ -58,6 +58,14 @@ def spreads(batches: Batches, loss: Loss, weight: float) -> np.ndarray:
     return np.array([brentq(slope, 0.0, 1.0, xtol=1e-12)])
 
 
+def least(batches: Batches, loss: Loss, weight: float) -> float:
+    """Returns the loss at its minimum; arguments as `spreads` has them."""
+    if len(batches.classes) == 1:
+        return at_spread(batches, loss, weight, float(spreads(batches, loss, weight)[0])).value
+    w, other = of_kinds(batches, loss, weight)
+    return slopes(batches, loss, weight, 1.0 - w * _ratio(batches), other).value
+
+
 def steepness(batches: Batches, loss: Loss, w: float) -> Steepness:
     """The steepness of both terms with classes of one kind, all spread by w."""
     ratio, between = _ratio(batches), batches.classes[0] - 1

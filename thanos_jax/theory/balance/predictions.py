@@ -89,6 +89,29 @@ def within_class_spread(
     return float(batches.importance @ minimum.spreads(batches, form, weight))
 
 
+def least_loss(
+    *, alpha: float | None = None, beta: float | None = None, **setting: Unpack[Setting]
+) -> float:
+    """Calculates the value of the loss at its minimum, below which no training gets.
+
+    Args:
+      alpha: of the spread loss.
+      beta: of the joint loss; 0 is InfoNCE.
+      **setting: as `within_class_spread` has it, and so the errors.
+
+    Returns:
+      The loss with `reduction="mean"`, in the mean over batches.
+
+    Example:
+      >>> from thanos_jax.theory import balance
+      >>> supcon = dict(loss="supcon", classes=10, images_per_class=25)
+      >>> [round(balance.least_loss(temperature=t, **supcon), 2) for t in (0.1, 0.5)]
+      [3.89, 4.58]
+    """
+    form, batches = problem(**setting)
+    return minimum.least(batches, form, weights.of_spreading(form, alpha, beta))
+
+
 def each_class(
     *, alpha: float | None = None, beta: float | None = None, **setting: Unpack[Setting]
 ) -> np.ndarray:
