@@ -1,0 +1,65 @@
+"""How Sphinx makes the site out of this folder, offline: python -m sphinx -W docs OUT."""
+
+import os
+import pathlib
+import sys
+
+from pygments.lexers import TextLexer
+from sphinx.application import Sphinx
+
+HERE = pathlib.Path(__file__).parent
+sys.path.insert(0, str(HERE / "_extensions"))
+
+from thanos_jax.version import __version__  # noqa: E402
+
+project = "thanos_jax"
+author = "the thanos_jax authors"
+release = version = __version__
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "docstrings",
+    "repository_files",
+    "schema_tables",
+]
+exclude_patterns = ["conf.py", "_extensions", "_build", "**/.ipynb_checkpoints", "**/runs"]
+
+# Markdown as GitHub shows it: headings are targets of links.
+myst_enable_extensions = ["colon_fence"]
+myst_heading_anchors = 3
+
+# The notebook is a script in percent format. `-D nb_execution_mode=force` executes it.
+nb_custom_formats = {".py": ["jupytext.reads", {"fmt": "py:percent"}]}
+nb_execution_mode = os.environ.get("NB_EXECUTION_MODE", "off")
+nb_execution_raise_on_error = True
+nb_execution_in_temp = True
+nb_execution_timeout = 600
+nb_merge_streams = True
+
+default_role = "py:obj"
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"  # docstrings have shapes and dtypes, which say more
+napoleon_numpy_docstring = False
+napoleon_use_rtype = False
+napoleon_use_ivar = True
+napoleon_preprocess_types = False
+python_maximum_signature_line_length = 80
+add_module_names = False
+toc_object_entries_show_parents = "hide"
+
+html_theme = "sphinx_book_theme"
+html_title = "thanos_jax"
+html_copy_source = False
+html_show_sourcelink = False
+html_theme_options = {
+    "use_download_button": False,
+    "use_fullscreen_button": False,
+    "show_toc_level": 2,
+}
+
+
+def setup(app: Sphinx) -> None:
+    """Shows CSV, which GitHub knows and Pygments does not, as it stands."""
+    app.add_lexer("csv", TextLexer)
