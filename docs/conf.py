@@ -13,21 +13,23 @@ sys.path.insert(0, str(HERE / "_extensions"))
 from thanos_jax.version import __version__  # noqa: E402
 
 project = "thanos_jax"
-author = "the thanos_jax authors"
 release = version = __version__
 
 extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
+    "sphinx_external_toc",  # _toc.yml
     "docstrings",
+    "mathml",
     "repository_files",
     "schema_tables",
 ]
-exclude_patterns = ["conf.py", "_extensions", "_build", "**/.ipynb_checkpoints", "**/runs"]
+exclude_patterns = ["*.py", "_extensions", "_build", "**/.ipynb_checkpoints", "**/runs"]
 
 # Markdown as GitHub shows it: headings are targets of links.
-myst_enable_extensions = ["colon_fence"]
+myst_enable_extensions = ["dollarmath"]
+html_math_renderer = "mathml"
 myst_heading_anchors = 3
 
 # The notebook is a script in percent format. `-D nb_execution_mode=force` executes it.
@@ -39,6 +41,7 @@ nb_execution_timeout = 600
 nb_merge_streams = True
 
 default_role = "py:obj"
+highlight_language = "none"  # blocks without a language are formulas and tables
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # docstrings have shapes and dtypes, which say more
 napoleon_numpy_docstring = False
@@ -57,7 +60,11 @@ html_theme_options = {
     "use_download_button": False,
     "use_fullscreen_button": False,
     "show_toc_level": 2,
+    "navbar_persistent": [],  # the search field is in the sidebar
+    "footer_content_items": [],
 }
+html_context = {"default_mode": "auto"}
+html_show_copyright = False
 
 
 def setup(app: Sphinx) -> None:

@@ -3,6 +3,7 @@
 They are written to be read in an editor, without marks of reStructuredText:
 
 - formulas and tables are lines that are indented further than their paragraph, shown as they stand;
+- what is returned may hold a colon, before which there need not be a type;
 - |x| is a length;
 - docs/NAME.md is a page.
 """
@@ -21,6 +22,8 @@ _PAGE = re.compile(r"(?<![\w/])docs/(\w+)\.md")
 _SECTION = re.compile(r"(Args|Attributes|Example|Raises|References|Returns|Yields):$")
 # Sections whose entries are "name: meaning", with what follows on a line of its own indented.
 _OF_ENTRIES = ("Args", "Attributes", "Raises")
+# What napoleon would divide at the first colon.
+_FIELDS = {"Returns": ":returns:", "Yields": ":yields:"}
 
 
 def linked(text: str, form: str) -> str:
@@ -47,8 +50,8 @@ def marked(lines: Sequence[str]) -> Iterator[str]:
             if found and section != "Example":
                 first = next((one for one in lines[number + 1 :] if one.strip()), "")
                 margin = len(first) - len(first.lstrip()) + 2 * (section in _OF_ENTRIES)
-        if section == "Example":
-            yield line
+        if section == "Example" or (indent == 0 and section):
+            yield _FIELDS.get(section, line) if indent == 0 else line
             continue
         item = text.startswith("- ") and indent <= margin
         if indent > margin + 2 * in_list:
@@ -57,9 +60,9 @@ def marked(lines: Sequence[str]) -> Iterator[str]:
             literal = True
             yield line
             continue
-        if literal or item and not in_list:
+        if literal or (item and not in_list):
             yield ""
-        literal, in_list = False, item or in_list and indent > margin
+        literal, in_list = False, item or (in_list and indent > margin)
         yield linked(line, ":doc:`/{0}`").replace("|", "\\|")
 
 

@@ -14,17 +14,17 @@ is every command with what its `--help` begins with.
 from __future__ import annotations
 
 import ast
-import importlib.util
 import itertools
 import pathlib
 from collections.abc import Iterable
 
+from docstrings import linked
 from docutils import nodes
 from docutils.statemachine import StringList
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from docstrings import linked
+import thanos_jax
 from thanos_jax.__main__ import COMMANDS
 from thanos_jax.config import FIELDS
 
@@ -48,7 +48,8 @@ class ConfigKeys(_Written):
         """Yields headings and tables."""
         sections = itertools.groupby(FIELDS.items(), lambda item: item[0].rpartition(".")[0])
         for section, fields in sections:
-            yield from (f"## {section or 'The run'}", "", "| key | default | meaning |", "|---|---|---|")
+            title = section or "The run"
+            yield from (f"## {title}", "", "| key | default | meaning |", "|---|---|---|")
             for key, field in fields:
                 expected = f" ({field.expected})" if field.expected else ""
                 meaning = linked(f"{field.meaning}{expected}", "[{0}](../{0}.md)")
@@ -72,11 +73,8 @@ def _escaped(text: str) -> str:
 
 def _docstring(module: str) -> str:
     """Returns the docstring of a command, unimported: two commands define the same flags."""
-    spec = importlib.util.find_spec(module)
-    assert spec is not None and spec.origin is not None
-    origin = pathlib.Path(spec.origin)
-    if spec.submodule_search_locations:
-        origin = origin.with_name("__main__.py")
+    path = pathlib.Path(thanos_jax.__file__).parents[1].joinpath(*module.split("."))
+    origin = path / "__main__.py" if path.is_dir() else path.with_suffix(".py")
     return ast.get_docstring(ast.parse(origin.read_text(encoding="utf-8"))) or ""
 
 
