@@ -13,9 +13,10 @@ from __future__ import annotations
 import pathlib
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sphinx.application import Sphinx
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
 
 DOCS = pathlib.Path(__file__).parents[1]
 _PAGE = re.compile(r"(?<![\w/])docs/(\w+)\.md")
@@ -51,6 +52,7 @@ def marked(lines: Sequence[str]) -> Iterator[str]:
                 first = next((one for one in lines[number + 1 :] if one.strip()), "")
                 margin = len(first) - len(first.lstrip()) + 2 * (section in _OF_ENTRIES)
         if section == "Example" or (indent == 0 and section):
+            literal, in_list = False, False
             yield _FIELDS.get(section, line) if indent == 0 else line
             continue
         item = text.startswith("- ") and indent <= margin
