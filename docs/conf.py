@@ -1,6 +1,5 @@
 """How Sphinx makes the site out of this folder, offline: python -m sphinx -W docs OUT."""
 
-import os
 import pathlib
 import sys
 
@@ -34,10 +33,10 @@ myst_heading_anchors = 3
 
 # The notebook is a script in percent format. `-D nb_execution_mode=force` executes it.
 nb_custom_formats = {".py": ["jupytext.reads", {"fmt": "py:percent"}]}
-nb_execution_mode = os.environ.get("NB_EXECUTION_MODE", "off")
+nb_execution_mode = "off"
 nb_execution_raise_on_error = True
 nb_execution_in_temp = True
-nb_execution_timeout = 600
+nb_execution_timeout = 1800  # seconds for a cell
 nb_merge_streams = True
 
 default_role = "py:obj"

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from thanos_jax import losses
 from thanos_jax.config import FIELDS
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -153,8 +154,8 @@ def test_the_site_is_built_offline_with_its_notebook(tmp_path):
         for target in re.findall(r'href="([^"#:]+)[^"]*"', text.partition("<iframe")[0]):
             assert (site / name).parent.joinpath(target).resolve().exists(), f"{name}: {target}"
     assert "supcon beside thanos" in pages["notebooks/from_collapse_to_thanos.html"]
-    for name in ("spread", "memory_bank.push", "robust.group_dro"):
-        assert f'id="thanos_jax.losses.{name}"' in pages["api/losses.html"]
+    for name in (*losses.__all__, *(f"robust.{one}" for one in losses.robust.__all__)):
+        assert re.search(rf'id="(module-)?thanos_jax\.losses\.{name}"', pages["api/losses.html"])
     for key in FIELDS:
         assert f">{key}</span>" in pages["api/config.html"], key
     assert "jax.make_mesh" in re.sub(r"<[^>]+>", "", pages["_repository/examples/mesh.py.html"])
