@@ -36,9 +36,8 @@ class RepositoryFiles(SphinxTransform):
         folder = pathlib.Path(self.env.doc2path(name)).parent
         wanted = self.env.metadata[name].setdefault("repository_files", [])
         for link in list(self.document.findall(_may_leave)):
-            target = (folder / link["reftarget"].partition("#")[0]).resolve()
-            docs, known = pathlib.Path(self.env.srcdir), target.is_relative_to(ROOT)
-            if not known or target.is_relative_to(docs) or not target.exists():
+            target = self._leads_to(folder / link["reftarget"].partition("#")[0])
+            if target is None:
                 continue
             inside = target.relative_to(ROOT).as_posix()
             page = "index" if inside == "README.md" else page_of(inside)
@@ -47,6 +46,15 @@ class RepositoryFiles(SphinxTransform):
             uri = os.path.relpath(f"{page}.html", os.path.dirname(name))
             new = nodes.reference("", "", *link.children, refuri=uri, internal=True)
             link.replace_self(new)
+
+    def _leads_to(self, path: pathlib.Path) -> pathlib.Path | None:
+        """Returns what a link leads to if it is of the repository and outside docs/, else None."""
+        # A link to what could be a page, a README.md or a script, has lost its suffix here.
+        for suffix in ("", *self.config.source_suffix):
+            target = pathlib.Path(f"{path.resolve()}{suffix}")
+            if target.exists() and target.is_relative_to(ROOT):
+                return None if target.is_relative_to(self.env.srcdir) else target
+        return None
 
 
 def _may_leave(node: nodes.Node) -> bool:
