@@ -24,7 +24,7 @@ extensions = [
     "repository_files",
     "schema_tables",
 ]
-exclude_patterns = ["*.py", "_extensions", "_build", "**/.ipynb_checkpoints", "**/runs"]
+exclude_patterns = ["*.py", "_extensions", "_build", "_static", "**/.ipynb_checkpoints", "**/runs"]
 
 # Markdown as GitHub shows it: headings are targets of links.
 myst_enable_extensions = ["dollarmath"]
@@ -54,6 +54,8 @@ toc_object_entries_show_parents = "hide"
 html_theme = "sphinx_book_theme"
 html_title = "thanos_jax"
 html_copy_source = False
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_show_sourcelink = False
 html_theme_options = {
     "use_download_button": False,

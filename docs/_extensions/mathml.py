@@ -17,7 +17,7 @@ def inline(translator: HTML5Translator, node: nodes.math) -> None:
 def block(translator: HTML5Translator, node: nodes.math_block) -> None:
     """Writes a formula of its own; a page scrolls one that is too wide."""
     formula = convert(node.astext(), display="block")
-    translator.body.append(f'<div style="overflow-x: auto; padding: .2rem 0">{formula}</div>\n')
+    translator.body.append(f'<div class="formula">{formula}</div>\n')
     raise nodes.SkipNode
 
 

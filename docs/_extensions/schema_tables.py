@@ -28,6 +28,8 @@ import thanos_jax
 from thanos_jax.__main__ import COMMANDS
 from thanos_jax.config import FIELDS
 
+PAGE = "[{0}](/{0}.md)"
+
 
 class _Written(SphinxDirective):
     """A directive that stands for lines of Markdown."""
@@ -52,7 +54,7 @@ class ConfigKeys(_Written):
             yield from (f"## {title}", "", "| key | default | meaning |", "|---|---|---|")
             for key, field in fields:
                 expected = f" ({field.expected})" if field.expected else ""
-                meaning = linked(f"{field.meaning}{expected}", "[{0}](../{0}.md)")
+                meaning = linked(f"{field.meaning}{expected}", PAGE)
                 yield f"| `{key}` | `{field.default!r}` | {_escaped(meaning)} |"
             yield ""
 
@@ -64,7 +66,7 @@ class Commands(_Written):
         """Yields a heading and the docstring of each."""
         for name, command in COMMANDS.items():
             yield from (f"## {name}", "", f"`python -m {command.module}`", "")
-            yield from ("```text", *_docstring(command.module).splitlines(), "```", "")
+            yield from (*linked(_docstring(command.module), PAGE).splitlines(), "")
 
 
 def _escaped(text: str) -> str:
