@@ -39,6 +39,7 @@ nb_execution_in_temp = True
 nb_execution_timeout = 1800  # seconds for a cell
 nb_merge_streams = True
 
+smartquotes = False  # flags begin with two hyphens
 default_role = "py:obj"
 highlight_language = "none"  # blocks without a language are formulas and tables
 autodoc_member_order = "bysource"
