@@ -53,6 +53,11 @@ EXTRAS = {
         *("torch>=2.2", "torchvision>=0.17", "pytorch-metric-learning>=2.5", "lightly>=1.5"),
     ],
     "examples": ["equinox>=0.11", "torch>=2.2"],  # of examples/, one each; the others need neither
+    # docs/, as a site.
+    "docs": [
+        *("sphinx>=8.1", "myst-nb>=1.2", "sphinx-book-theme>=1.1.4", "sphinx-external-toc>=1.0"),
+        *("jupytext>=1.16", "latex2mathml>=3.77"),
+    ],
     # tests/report/test_browser.py, with Debian's chromium or another: its tests skip without.
     "browser": ["playwright>=1.50"],
     "test": [

@@ -53,16 +53,16 @@ def within_class_spread(
       denominator: of supcon, "all" or "one_positive".
       views: "all" or "cross".
       **drawn: how batches are drawn:
-        classes: in training, at least 2.
-        images_per_class: of a class in a batch, a number or one a class. With draw="uniform" the
+        - classes: in training, at least 2.
+        - images_per_class: of a class in a batch, a number or one a class. With draw="uniform" the
           mean: the batch size over the number of classes, which need not be whole.
-        images_in_all: of a class in training, a number or one a class; math.inf stands for many.
+        - images_in_all: of a class in training, a number or one a class; math.inf stands for many.
           None, the default: the batch is everything.
-        draw: "balanced", the default: a batch has images_per_class of each class that it holds;
+        - draw: "balanced", the default: a batch has images_per_class of each class that it holds;
           "uniform": images are drawn without regard to their class. The number of a class is then
           random, and the loss is averaged over it: exactly with classes of one size, otherwise with
           the images of other classes in the mean.
-        classes_in_batch: how many of the classes a balanced batch holds; None, the default: all.
+        - classes_in_batch: how many of the classes a balanced batch holds; None, the default: all.
 
     Returns:
       W in [0, 1], the mean over images. 0 is class collapse. 0 too where no batch has two images of
