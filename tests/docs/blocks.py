@@ -138,9 +138,10 @@ def module_of(words: tuple[str, ...], modules: dict[str, str]) -> tuple[str, lis
     Raises:
       KeyError: thanos-jax with a word that is no command of it.
     """
-    if words[0] == "thanos-jax" and not words[1].startswith("-"):
+    program = pathlib.PurePath(words[0]).name
+    if program == "thanos-jax" and not words[1].startswith("-"):
         return modules[words[1]], list(words[2:])
-    if pathlib.PurePath(words[0]).name in ("python", "python3") and words[1] == "-m":
+    if program in ("python", "python3") and words[1] == "-m":
         if words[2] == "thanos_jax":
             return module_of(("thanos-jax", *words[3:]), modules)
         if words[2].startswith("thanos_jax."):
