@@ -23,7 +23,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from thanos_jax import sharding
-from thanos_jax.downstream.placing import AXIS, place
+from thanos_jax.downstream.placing import AXIS, Rows, place, take
 
 _RUN = 16  # candidates of which one product is kept
 _SPARE = 12  # runs fetched beyond k
@@ -45,15 +45,16 @@ class Found(NamedTuple):
     squares: np.ndarray
 
 
-def search(queries: np.ndarray | jax.Array, among: np.ndarray | jax.Array, k: int) -> Found:
+def search(queries: Rows, among: Rows, k: int) -> Found:
     """Finds the k nearest rows of `among` to each query, both divided by their lengths.
 
     Time O(q n d). Memory above the arguments: O(queries of a block x n / 16). Sharded candidates
-    stay on their devices: each finds the nearest of its own, and those are merged. Every process
-    that has a share of them calls it, with the same queries.
+    stay on their devices: each finds the nearest of its own, and those are merged. Of sharded
+    queries a block at a time is brought to every device. Every process that has a share of either
+    calls it.
 
     Args:
-      queries: float32 [q, d], finite; the same in every process.
+      queries: float32 [q, d], finite; in NumPy the same in every process.
       among: float32 [n, d], finite.
       k: 1 to n.
 
@@ -61,13 +62,13 @@ def search(queries: np.ndarray | jax.Array, among: np.ndarray | jax.Array, k: in
       Rows and squared distances, in every process.
     """
     candidates = place(among)
-    asked = np.asarray(queries)
-    block = min(_QUERIES, -(-len(asked) // 8) * 8)
+    count = len(queries)
+    block = min(_QUERIES, -(-count // 8) * 8)
     everywhere = NamedSharding(candidates.mesh, P())
     factors = _factors_of_shards(candidates.rows, mesh=candidates.mesh)
     parts: list[tuple[np.ndarray, np.ndarray]] = []
-    for start in range(0, len(asked), block):
-        some = asked[start : start + block]
+    for start in range(0, count, block):
+        some = take(queries, np.arange(start, min(start + block, count)))
         padded = np.pad(some, [(0, block - len(some)), (0, 0)])
 
         def search_block(asked: np.ndarray, wide: bool) -> list[np.ndarray]:
