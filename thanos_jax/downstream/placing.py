@@ -21,6 +21,7 @@ AXIS = "data"
 # So many rows are worth a device; fewer are not worth a transfer and a program of several parts.
 _ROWS_OF_A_DEVICE = 4096
 _NUMBERS_OF_A_BLOCK = 2**20  # of rows in this process's memory
+_ALIGNMENT = 64  # bytes, of what XLA reads in place
 _TAKEN = 1024  # rows fetched from devices at a time
 
 
@@ -139,6 +140,14 @@ def add_up(embeddings: Rows, values: np.ndarray, by: np.ufunc = np.add) -> np.nd
     bits = np.ascontiguousarray(values).view(np.uint32)
     gathered = np.ascontiguousarray(multihost_utils.process_allgather(bits))
     return by.reduce(gathered.view(np.float64).reshape(-1, *values.shape), axis=0)
+
+
+def aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """Returns memory that a CPU device takes as it is; NumPy's own it must copy."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    memory = np.empty(size + _ALIGNMENT, np.uint8)
+    first = -memory.ctypes.data % _ALIGNMENT
+    return memory[first : first + size].view(dtype).reshape(shape)
 
 
 def of_all_rows(embeddings: Rows, values: np.ndarray) -> np.ndarray:

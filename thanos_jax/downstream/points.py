@@ -85,7 +85,8 @@ class Points(NamedTuple):
         """Returns the mean [d] of all points, and the moments of each grouping's groups."""
         largest = [np.zeros(len(groups.counts)) for groups in groupings]
 
-        def add_lengths(_: np.ndarray, where: slice, rows: np.ndarray) -> None:
+        def add_rows(sums: np.ndarray, where: slice, rows: np.ndarray) -> None:
+            sums += np.sum(rows, axis=0)
             squares = np.sum(rows**2, axis=1)
             for found, groups in zip(largest, groupings, strict=True):
                 np.maximum.at(found, groups.of_row[where], squares)
@@ -93,12 +94,8 @@ class Points(NamedTuple):
         def adder(groups: Groups) -> Add:
             return lambda sums, where, rows: partition.add_groups(sums, rows, groups.of_row[where])
 
-        def add_rows(sums: np.ndarray, _: slice, rows: np.ndarray) -> None:
-            sums += np.sum(rows, axis=0)
-
         count, width = self.embeddings.shape
-        _, total, *sums = self.add_up(
-            ((0,), add_lengths),
+        total, *sums = self.add_up(
             ((width,), add_rows),
             *(((len(groups.counts), width), adder(groups)) for groups in groupings),
         )
