@@ -237,8 +237,15 @@ def _fit(
     (value,) = agreed([value])
     iterations, last = 0, False
     while iterations < max_iterations and not last:
-        drawn = logistic.sample(problem, found.doubt, iterations)
-        step = logistic.newton_step(problem, drawn, at, gradient, weight, spectrum)
+        # Under no name: one sample at a time is in memory.
+        step = logistic.newton_step(
+            problem,
+            logistic.sample(problem, found.doubt, iterations),
+            at,
+            gradient,
+            weight,
+            spectrum,
+        )
         (slope,) = agreed([sum(float(np.sum(gradient[name] * step[name])) for name in step)])
         last = -slope / 2 <= max(
             _RELATIVE_TOLERANCE * abs(value), 0 if weight else _TOLERANCE_WITHOUT_WEIGHT
