@@ -28,7 +28,8 @@ from thanos_jax.downstream.placing import AXIS, Rows, place, take
 _RUN = 16  # candidates of which one product is kept
 _SPARE = 12  # runs fetched beyond k
 _TILE = 4096  # candidates multiplied at a time
-_QUERIES = 512  # queries of a block
+_QUERIES = 512  # queries of a block,
+_KEPT = 2**23  # and fewer where a device would keep more products than these
 _FETCHED = 2**21  # numbers of fetched candidates held at a time
 _SHORT = 1000  # times the rounding of a number: distances below keep less than three digits
 
@@ -63,7 +64,8 @@ def search(queries: Rows, among: Rows, k: int) -> Found:
     """
     candidates = place(among)
     count = len(queries)
-    block = min(_QUERIES, -(-count // 8) * 8)
+    of_a_query = -(-len(candidates.rows) // candidates.mesh.size // _RUN)
+    block = min(_QUERIES, -(-count // 8) * 8, max(8, _KEPT // of_a_query // 8 * 8))
     everywhere = NamedSharding(candidates.mesh, P())
     factors = _factors_of_shards(candidates.rows, mesh=candidates.mesh)
     parts: list[tuple[np.ndarray, np.ndarray]] = []
