@@ -74,7 +74,7 @@ def geometry(
     points, strata = Points(embeddings, normalize=True), Strata.of(fine, coarse)
     classes, groups = strata.classes, strata.groups
     mean, (of_classes, of_strata) = points.moments(classes, groups)
-    frame, frames = Frame.of(of_classes), strata.frames(of_strata)
+    frame, *frames = Frame.of(points, [of_classes, *strata.moments(of_strata)])
 
     def add_between(sums: np.ndarray, where: slice, rows: np.ndarray) -> None:
         sums += np.sum(np.sum((of_classes.means[classes.of_row[where]] - mean) ** 2, axis=1))

@@ -6,6 +6,7 @@ in blocks: once for the means of groups, and once for the scatter about them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -100,7 +101,7 @@ def neural_collapse(
         predictions = check_labels(predictions, "predictions", length=count)
     points, classes = Points(embeddings, normalize), Groups.of(labels)
     _, (moments,) = points.moments(classes)
-    frame = Frame.of(moments)
+    (frame,) = Frame.of(points, [moments])
     found: dict[str, float] = {}
     if frame is not None:
         found = frame.measures(points.add_up(frame.scatter(classes, moments))[0], classes.counts)
@@ -147,7 +148,7 @@ def strata_neural_collapse(
     embeddings, fine, coarse = check_strata(embeddings, fine, coarse)
     points, strata = Points(embeddings, normalize), Strata.of(fine, coarse)
     _, (moments,) = points.moments(strata.groups)
-    frames = strata.frames(moments)
+    frames = Frame.of(points, strata.moments(moments))
     scatter = points.add_up(*strata.scatters(moments, frames))
     return strata.measures(frames, scatter)
 
@@ -166,19 +167,33 @@ class Frame(NamedTuple):
     directions: np.ndarray
 
     @classmethod
-    def of(cls, moments: Moments) -> Frame | None:
-        """Returns the frame of groups, or None where no mean differs from the others."""
-        groups = len(moments.means)
-        if groups < 2:
-            return None
-        centred = moments.means - moments.means.mean(axis=0)
-        scale = float(np.sqrt(np.max(moments.largest)))
-        # Sigma_B = V diag(s^2) V' / C, so that trace(Sigma_W pinv(Sigma_B)) is a sum over V's
-        # columns.
-        _, singular, directions = np.linalg.svd(centred, full_matrices=False)
-        kept = singular > _RELATIVE_ZERO * scale
-        kept[groups - 1 :] = False  # C centred means span C - 1 directions; one more is rounding
-        return cls(centred, singular[kept], directions[kept]) if kept.any() else None
+    def of(cls, points: Points, moments: Sequence[Moments]) -> list[Frame | None]:
+        """Returns the frame of each set of groups, or None where no mean differs from the others.
+
+        Args:
+          points: that the groups are of.
+          moments: of each set of groups.
+        """
+        found, masks = [], []
+        for means, largest in moments:
+            groups = len(means)
+            centred = means - means.mean(axis=0)
+            scale = float(np.sqrt(np.max(largest)))
+            # Sigma_B = V diag(s^2) V' / C, so that trace(Sigma_W pinv(Sigma_B)) is a sum over V's
+            # columns.
+            _, singular, directions = np.linalg.svd(centred, full_matrices=False)
+            kept = singular > _RELATIVE_ZERO * scale
+            # C centred means span C - 1 directions; one more is rounding.
+            kept[groups - 1 :] = False
+            found.append((centred, singular, directions))
+            masks.append(kept)
+        # Processes may round differently, and must add up sums of the same shapes.
+        agreed = points.of_first(np.concatenate(masks))
+        masks = np.split(agreed, np.cumsum([len(mask) for mask in masks])[:-1])
+        return [
+            cls(centred, singular[kept], directions[kept]) if kept.any() else None
+            for (centred, singular, directions), kept in zip(found, masks, strict=True)
+        ]
 
     def scatter(self, groups: Groups, moments: Moments) -> tuple[tuple[int, int], Add]:
         """Returns what `Points.add_up` takes, for the squared scores [groups, r] about means."""
@@ -232,10 +247,10 @@ class Strata(NamedTuple):
         first = np.concatenate([[0], np.cumsum(sizes)])
         return cls(Groups(index, np.bincount(index)), Groups.of(coarse), first, labels)
 
-    def frames(self, moments: Moments) -> list[Frame | None]:
-        """Returns the frame of each class's strata."""
+    def moments(self, moments: Moments) -> list[Moments]:
+        """Returns those of each class's strata."""
         spans = zip(self.first[:-1], self.first[1:], strict=True)
-        return [Frame.of(Moments(*(each[a:b] for each in moments))) for a, b in spans]
+        return [Moments(*(each[a:b] for each in moments)) for a, b in spans]
 
     def scatters(
         self, moments: Moments, frames: list[Frame | None]

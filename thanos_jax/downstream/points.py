@@ -75,11 +75,22 @@ class Points(NamedTuple):
           *wanted: the shape of each sum, and what adds a block to it.
           columns: as `placing.host_blocks`.
         """
+        if not wanted:
+            return []
         sums = [np.zeros(shape) for shape, _ in wanted]
         for where, rows in self.blocks(columns=columns):
             for total, (_, add) in zip(sums, wanted, strict=True):
                 add(total, where, rows)
-        return [placing.add_up(self.embeddings, total) for total in sums]
+        # One message between processes, however many sums there are.
+        flat = placing.add_up(self.embeddings, np.concatenate([total.ravel() for total in sums]))
+        parts = np.split(flat, np.cumsum([total.size for total in sums])[:-1])
+        return [part.reshape(shape) for part, (shape, _) in zip(parts, wanted, strict=True)]
+
+    def of_first(self, values: np.ndarray) -> np.ndarray:
+        """Returns an array as the first of the processes that share the embeddings has it."""
+        if isinstance(self.embeddings, np.ndarray):
+            return values
+        return self.embeddings.array_of_first(values)
 
     def moments(self, *groupings: Groups) -> tuple[np.ndarray, list[Moments]]:
         """Returns the mean [d] of all points, and the moments of each grouping's groups."""

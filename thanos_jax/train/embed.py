@@ -67,7 +67,7 @@ def embed(
         outputs: dict[str, Any] = training.forward(variables, sharding.shard(mesh, batch["image"]))
         found = {name: outputs[name] for name in keep}
         if stays and _ROWS in found:
-            some = jax.device_put(found.pop(_ROWS), sharding.over_batch(mesh))
+            some = found.pop(_ROWS)
             if rows is None:
                 rows = _empty(count * batch_size, some.shape[1], mesh=mesh)
             rows = _write(rows, some, np.int32(number), mesh=mesh)
