@@ -274,6 +274,7 @@ def test_no_program_holds_a_row_for_each_row_and_a_column_for_each_class_or_row(
         logistic._newton_step.lower(drawn, at, at, (np.float32(0), np.float32(0)), gradient): (
             logistic._SAMPLE * classes
         ),
+        placing._take.lower(placed.rows, np.zeros(placing._TAKEN, np.int32), **common): n * d,
         search._search_block.lower(
             asked, placed.rows, factors, given[0], k=20, wide=False, **common
         ): search._QUERIES * max(search._TILE, 2 * n // search._RUN),

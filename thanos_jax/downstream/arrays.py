@@ -10,7 +10,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from thanos_jax.checks import check_labels
-from thanos_jax.downstream.placing import Placed, Rows, is_sharded, place, whole
+from thanos_jax.downstream.placing import Placed, Rows, host_blocks, is_sharded, place, whole
 
 
 def check_embeddings(embeddings: Any, what: str, *, least: int = 1) -> np.ndarray:
@@ -38,7 +38,9 @@ def check_embeddings(embeddings: Any, what: str, *, least: int = 1) -> np.ndarra
         raise ValueError(f"{what}: expected [n, d] with n, d >= 1, got shape {array.shape}")
     with np.errstate(over="ignore"):  # becomes inf, which is refused below
         array = array.astype(np.float32, copy=False)
-    finite = np.isfinite(array).all(axis=1)
+    finite = np.empty(len(array), bool)
+    for where, rows in host_blocks(array):
+        finite[where] = np.isfinite(rows).all(axis=1)
     if not finite.all():
         row = int(np.argmin(finite))
         value = array[row][~np.isfinite(array[row])][0]

@@ -355,7 +355,7 @@ def _take(neighbours: Neighbours | None, embeddings: Rows, k: int) -> Neighbours
     k = min(k, count - 1)
     if neighbours is None:
         if isinstance(embeddings, np.ndarray):
-            unit = np.empty_like(embeddings)
+            unit = placing.aligned(embeddings.shape, embeddings.dtype)
             for where, rows in placing.host_blocks(embeddings):
                 unit[where] = unit_rows(rows)
             embeddings = unit
