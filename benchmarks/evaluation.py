@@ -4,13 +4,16 @@ r"""Evaluations of frozen embeddings, timed in turns with scikit-learn where it 
 
 Prints a table: the seconds of a call and the processor time, medians; of the search its share of
 the rate of a square matrix product, measured in the same turns. Memory is what a process of its own
-holds at most beyond its inputs, compiled programs included.
+holds at most beyond its inputs, compiled programs included. Inputs lie in memory as those of a run
+do, from `placing.aligned`; NumPy's own memory is copied to a CPU device once more.
+
+With --once a part is called once, in a process of its own: its seconds include compiling.
 """
 
 from __future__ import annotations
 
 import multiprocessing
-import resource
+import pathlib
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -23,8 +26,14 @@ _WIDTH = flags.DEFINE_integer("width", 32, "numbers of an embedding", lower_boun
 _CLASSES = flags.DEFINE_integer("classes", 10, "classes", lower_bound=2)
 _QUERIES = flags.DEFINE_integer("queries", 256, "embeddings that are classified", lower_bound=1)
 _NEIGHBOURS = flags.DEFINE_integer("neighbours", 20, "k", lower_bound=1)
+_ITERATIONS = flags.DEFINE_integer(
+    "iterations", 200, "Newton steps of the head for each L2 weight, at most", lower_bound=1
+)
 _REPETITIONS = flags.DEFINE_integer("repetitions", 3, "turns", lower_bound=1)
-_PARTS = flags.DEFINE_list("parts", ["head", "neighbours", "means"], "what is timed")
+_PARTS = flags.DEFINE_list(
+    "parts", ["head", "neighbours", "means", "geometry"], "what is timed; also votes and herding"
+)
+_ONCE = flags.DEFINE_bool("once", False, "one call of each part, and nothing else")
 _PEER = flags.DEFINE_bool("peer", True, "also time scikit-learn's exact neighbours")
 _MEMORY = flags.DEFINE_bool("memory", True, "measure memory, each in a process of its own")
 
@@ -33,12 +42,14 @@ _SQUARE = 2048  # rows of the square matrices of the product
 
 def embeddings(rows: int, width: int, classes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns float32 [rows, width] around class means, a few directions large, and labels."""
+    from thanos_jax.downstream import placing
+
     rng, fixed = np.random.default_rng(seed), np.random.default_rng(77)
     scales = (np.arange(1, width + 1) ** -0.5).astype(np.float32)
     means = fixed.standard_normal((classes, width), np.float32) * 0.4 * scales
     turn = np.linalg.qr(fixed.standard_normal((width, width)))[0].astype(np.float32)
     labels = rng.integers(0, classes, rows)
-    found = np.empty((rows, width), np.float32)
+    found = placing.aligned((rows, width), np.float32)
     for start in range(0, rows, 16384):
         some = labels[start : start + 16384]
         noise = rng.standard_normal((len(some), width), np.float32) * scales
@@ -48,18 +59,26 @@ def embeddings(rows: int, width: int, classes: int, seed: int) -> tuple[np.ndarr
 
 def calls(parts: Sequence[str], sizes: dict[str, int]) -> dict[str, Callable[[], object]]:
     """Returns what is timed, by name, with its inputs made."""
-    from thanos_jax.downstream import transfer
+    from thanos_jax.downstream import coreset, geometry, noisy_labels, transfer
 
     train, labels = embeddings(sizes["rows"], sizes["width"], sizes["classes"], 0)
     test, test_labels = embeddings(sizes["queries"], sizes["width"], sizes["classes"], 1)
     known = {
         "head": lambda: transfer.linear_head(
-            train, labels, test, test_labels, num_classes=sizes["classes"]
+            train,
+            labels,
+            test,
+            test_labels,
+            num_classes=sizes["classes"],
+            max_iterations=sizes["iterations"],
         ),
         "neighbours": lambda: transfer.nearest_neighbours(
             train, labels, test, k=sizes["neighbours"]
         ),
         "means": lambda: transfer.class_means(train, labels, test),
+        "geometry": lambda: geometry.geometry(train, labels, labels // 10),
+        "votes": lambda: noisy_labels.suspicion(train, labels, k=sizes["neighbours"]),
+        "herding": lambda: coreset.herding(train, labels, 10),
     }
     found: dict[str, Callable[[], object]] = {part: known[part] for part in parts}
     if "neighbours" in parts and _PEER.value:
@@ -89,16 +108,33 @@ def timed(found: dict[str, Callable[[], object]], turns: int) -> dict[str, tuple
     }
 
 
+def _most_held(*, anew: bool = False) -> float:
+    """Returns the most MB that this process has held; `anew` forgets what was before."""
+    if anew:
+        pathlib.Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    status = pathlib.Path("/proc/self/status").read_text(encoding="ascii")
+    (line,) = (line for line in status.splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
+
+
 def _measured(part: str, sizes: dict[str, int], queue: multiprocessing.Queue) -> None:
+    import jax
+
     flags.FLAGS(["evaluation", "--nopeer"])
     call = calls([part], sizes)[part]
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    jax.devices()  # starting the runtime is of any program
+    before, wall, processor = _most_held(anew=True), time.perf_counter(), time.process_time()
     call()
-    queue.put((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+    seconds = time.perf_counter() - wall, time.process_time() - processor
+    queue.put((*seconds, _most_held() - before))
 
 
-def memory(part: str, sizes: dict[str, int]) -> float:
-    """Returns by how many MB a part raises the peak of a new process that has its inputs."""
+def once(part: str, sizes: dict[str, int]) -> tuple[float, float, float]:
+    """Calls a part in a new process that has its inputs.
+
+    Returns:
+      Seconds, processor seconds, and by how many MB the part raises the most that it holds.
+    """
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
     process = context.Process(target=_measured, args=(part, sizes, queue))
@@ -117,8 +153,16 @@ def main(argv: Sequence[str]) -> None:
         "classes": _CLASSES.value,
         "queries": _QUERIES.value,
         "neighbours": _NEIGHBOURS.value,
+        "iterations": _ITERATIONS.value,
     }
-    rows = {part: memory(part, sizes) for part in _PARTS.value} if _MEMORY.value else {}
+    if _ONCE.value:
+        print("| | seconds | processor time | MB above the inputs |")
+        print("|---|---|---|---|")
+        for part in _PARTS.value:
+            seconds, processor_seconds, most = once(part, sizes)
+            print(f"| {part} | {seconds:.1f} | {processor_seconds:.1f} | {most:.0f} |", flush=True)
+        return
+    rows = {part: once(part, sizes)[2] for part in _PARTS.value} if _MEMORY.value else {}
     found = timed(calls(_PARTS.value, sizes), _REPETITIONS.value)
     rates = [2 * _SQUARE**3 / seconds for seconds in found["product"]]
     operations = 2 * sizes["rows"] * sizes["width"] * sizes["queries"]

@@ -12,7 +12,7 @@ import numpy as np
 from thanos_jax import config as schema
 from thanos_jax import sharding
 from thanos_jax.data import sources
-from thanos_jax.downstream import class_fixing, lipschitz, neural_collapse, strata
+from thanos_jax.downstream import class_fixing, lipschitz, neural_collapse, placing, strata
 from thanos_jax.errors import NotARunError
 from thanos_jax.train import checkpoint
 from thanos_jax.train.build import build
@@ -92,5 +92,6 @@ def geometry(
     if decode is not None:
         # The decoder reads the last encoder's embedding, which is as wide as the others'.
         width = embeddings.shape[1] // len(training.model.encoders)
-        found["decoder"] = lipschitz.lipschitz(decode, embeddings[: len(stored), -width:], key)
+        asked_of_decoder = placing.take(embeddings, asked)[:, -width:]
+        found["decoder"] = lipschitz.lipschitz(decode, asked_of_decoder, key)
     return found

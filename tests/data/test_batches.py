@@ -281,10 +281,27 @@ def test_evaluation_sees_every_example_once_and_in_order(kind, size, batch_size)
     assert seen == list(range(size))
 
 
+@pytest.mark.parametrize(("size", "parts"), [(20, 4), (33, 2), (3, 4), (16, 8), (9, 1)])
+def test_each_part_of_evaluation_batches_is_a_stretch_of_the_split(size, parts):
+    batches = list(evaluation_batches(array_split(size), batch_size=8, parts=parts))
+    assert len(batches) == -(-size // 8)
+    # What each device gets, batch after batch, device after device.
+    seen, where = (
+        np.concatenate([batch[name].reshape(parts, -1) for batch in batches], axis=1).reshape(-1)
+        for name in ("fine", "where")
+    )
+    assert where[:size].all()
+    assert not where[size:].any()
+    np.testing.assert_array_equal(seen[:size], np.arange(size))
+    assert not seen[size:].any()
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"batch_size": 0}, "batch_size: expected at least 1, got 0"),
+        ({"parts": 0}, "parts: expected at least 1, got 0"),
+        ({"parts": 3}, "batch_size: expected a multiple of 3 parts, got 8"),
         ({"read_threads": -1}, "read_threads: expected at least 0, got -1"),
         ({"split": array_split(0)}, "split: expected at least one example, got 0"),
     ],

@@ -1,5 +1,8 @@
 """Evaluations of embeddings that are split over devices: as on one, and in blocks."""
 
+import dataclasses
+import tracemalloc
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +12,22 @@ from jax.sharding import PartitionSpec as P
 
 from benchmarks import hlo
 from thanos_jax import sharding
-from thanos_jax.downstream import linear, logistic, noisy_labels, placing, search, transfer
+from thanos_jax.downstream import (
+    audit,
+    class_fixing,
+    coreset,
+    geometry,
+    linear,
+    logistic,
+    neural_collapse,
+    noisy_labels,
+    placing,
+    points,
+    projection,
+    search,
+    strata,
+    transfer,
+)
 
 CLASSES = 7
 
@@ -49,6 +67,105 @@ def test_eight_devices_are_as_one(monkeypatch):
     one, eight = (search.search(test, given, 9) for given in (train, spread(train)))
     np.testing.assert_array_equal(one.indices, eight.indices)
     np.testing.assert_allclose(one.squares, eight.squares, atol=1e-6)
+
+
+def padded(array):
+    """Rows on eight devices, the last of which ends in rows that count for nothing."""
+    rows = np.pad(array, [(0, -len(array) % 8), (0, 0)], constant_values=7)
+    return dataclasses.replace(placing.place(spread(rows)), known=len(array))
+
+
+def test_rows_past_the_known_ones_count_for_nothing(monkeypatch):
+    # Blocks that end within the rows of a device.
+    monkeypatch.setattr(placing, "_NUMBERS_OF_A_BLOCK", 30 * 12)
+    monkeypatch.setattr(placing, "_TAKEN", 64)
+    (train, fine), (test, test_fine) = rows(0, 203), rows(1, 101)
+    coarse, placed = fine // 3, padded(train)
+    assert placed.shape == (203, 12)
+    predicted = (fine + (np.arange(203) % 5 == 0)) % CLASSES
+    weights = np.random.default_rng(3).normal(size=(CLASSES, 12))
+    classes = {"weights": weights, "predictions": predicted}
+    probabilities = np.random.default_rng(4).dirichlet(np.ones(CLASSES), 101)
+
+    def of(train, test):
+        return {
+            "geometry": geometry.geometry(train, fine, coarse, samples=150),
+            "collapse": neural_collapse.neural_collapse(train, fine, **classes),
+            "strata": neural_collapse.strata_neural_collapse(train, fine, coarse, normalize=True),
+            "pairs": strata.strata_distances(train, fine, coarse, samples=20).distances,
+            "means": strata.strata_distances(train, fine, coarse, kind="means").distances,
+            "fixing": class_fixing.class_fixing_permutation_test(
+                train, fine, coarse, permutations=2, samples=80
+            ),
+            "herding": coreset.herding(train, fine, 5),
+            "herded": coreset.select("herding", fine, 0.3, embeddings=train),
+            "nearest": tuple(noisy_labels.nearest(train, 5)),
+            "votes": noisy_labels.suspicion(train, fine, k=5, weighted=True),
+            "suspicion": noisy_labels.suspicion(train, fine, method="strata", k=5, clusters=2),
+            "suggested": noisy_labels.suggest(train, fine, k=5),
+            "judged": tuple(audit.judge(test, test_fine, probabilities, train, fine, k=5)),
+            "drawn": tuple(projection.draw(train, limit=50)),
+            "neighbours": transfer.nearest_neighbours(train, fine, test, k=5),
+            "class means": transfer.class_means(train, fine, test),
+        }
+
+    here, there = of(train, test), of(placed, padded(test))
+    for name, expected in here.items():
+        jax.tree.map(
+            lambda one, other, name=name: np.testing.assert_allclose(
+                one, other, atol=1e-6, err_msg=name
+            ),
+            there[name],
+            expected,
+        )
+    with pytest.raises(ValueError, match="embeddings: expected at least 2 rows, got 1"):
+        geometry.geometry(dataclasses.replace(placed, known=1), fine[:1], coarse[:1])
+
+
+def test_blocks_change_no_digit_that_counts(monkeypatch):
+    train, fine = rows(0, 203)
+    coarse = fine // 3
+
+    def of():
+        return (
+            geometry.geometry(train, fine, coarse),
+            neural_collapse.neural_collapse(train, fine, predictions=(fine + 1) % CLASSES),
+            noisy_labels.suspicion(train, fine, method="strata", k=5, clusters=2),
+            noisy_labels.suggest(train, fine, k=5),
+            noisy_labels.suspicion(train, fine, k=5),
+        )
+
+    whole = of()
+    monkeypatch.setattr(placing, "_NUMBERS_OF_A_BLOCK", 30 * 12)
+    monkeypatch.setattr(geometry, "_BLOCK", 30)
+    monkeypatch.setattr(noisy_labels, "_VOTES", 10 * CLASSES)
+    blocks = [len(block) for _, block in points.Points(train, normalize=True).blocks()]
+    assert blocks == [30] * 6 + [23]
+    jax.tree.map(
+        lambda *both: np.testing.assert_allclose(*both, rtol=1e-12, atol=1e-15), whole, of()
+    )
+
+
+def test_memory_of_geometry_does_not_grow_with_rows_times_classes_or_rows():
+    """What NumPy allocates is bounded by blocks; each array of 20,000 x 300 floats has 48 MB."""
+    n, d, classes = 20_000, 4, 300
+    rng = np.random.default_rng(0)
+    train = rng.normal(size=(n, d)).astype(np.float32)
+    fine = rng.integers(0, classes, n)
+    neighbours = noisy_labels.Neighbours(rng.integers(0, n, (n, 3)), np.ones((n, 3)))
+    calls = (
+        lambda: geometry.geometry(train, fine, fine // 2, samples=500),
+        lambda: neural_collapse.neural_collapse(train, fine, predictions=fine),
+        lambda: noisy_labels.suspicion(train, fine, k=3, neighbours=neighbours),
+        lambda: noisy_labels.suggest(train, fine, k=3, neighbours=neighbours),
+        lambda: coreset.herding(train, fine, 3),
+    )
+    for call in calls:
+        tracemalloc.start()
+        call()
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 8 * n * classes
 
 
 def test_numpy_is_split_over_devices_and_what_pads_it_counts_for_nothing(monkeypatch):
@@ -157,6 +274,7 @@ def test_no_program_holds_a_row_for_each_row_and_a_column_for_each_class_or_row(
         logistic._newton_step.lower(drawn, at, at, (np.float32(0), np.float32(0)), gradient): (
             logistic._SAMPLE * classes
         ),
+        placing._take.lower(placed.rows, np.zeros(placing._TAKEN, np.int32), **common): n * d,
         search._search_block.lower(
             asked, placed.rows, factors, given[0], k=20, wide=False, **common
         ): search._QUERIES * max(search._TILE, 2 * n // search._RUN),

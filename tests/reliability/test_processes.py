@@ -154,6 +154,7 @@ PROGRAM = """
     from thanos_jax import sharding
     from thanos_jax.data.batches import train_batches
     from thanos_jax.data.splits import ArraySplit
+    from thanos_jax.downstream import placing
     from thanos_jax.train import embed
     from thanos_jax.train.build import Training
     from thanos_jax.train.state import TrainState
@@ -183,10 +184,18 @@ PROGRAM = """
     training = Training(**{name: given.get(name) for name in Training._fields})
     params = sharding.replicate(mesh, {"w": np.float32(2)})
     state = TrainState(step=0, params=params, model_state={}, opt_state=())
-    found = embed.embed(training, state, split, keep=("embedding",))
-    np.testing.assert_array_equal(found["fine"], numbers)
-    np.testing.assert_array_equal(found["coarse"], numbers % 3)
-    np.testing.assert_array_equal(found["embedding"][:, 0], 2.0 * numbers)
+    for stays in (None, False):
+        found = embed.embed(training, state, split, keep=("embedding",), on_devices=stays)
+        np.testing.assert_array_equal(found["fine"], numbers)
+        np.testing.assert_array_equal(found["coarse"], numbers % 3)
+        rows = found["embedding"]
+        if stays is None:
+            assert rows.shape == (22, 1)
+            assert [shard.data.shape for shard in rows.rows.addressable_shards] == [(6, 1)] * 2
+            some = placing.take(rows, numbers[::3])
+            np.testing.assert_array_equal(some[:, 0], 2.0 * numbers[::3])
+            rows = placing.whole(rows)
+        np.testing.assert_array_equal(rows[:, 0], 2.0 * numbers)
 """
 
 
@@ -209,7 +218,10 @@ EVALUATIONS = """
     jax.distributed.initialize(address, num_processes=2, process_id=int(process))
     from jax.experimental import multihost_utils
     from thanos_jax import sharding
-    from thanos_jax.downstream import transfer
+    from thanos_jax.downstream import (
+        audit, class_fixing, coreset, geometry, neural_collapse, noisy_labels, projection, strata,
+        transfer,
+    )
 
     rng = np.random.default_rng(0)
     fine = {name: rng.integers(0, 6, 400) for name in ("train", "validation", "test")}
@@ -223,15 +235,45 @@ EVALUATIONS = """
     own = sharding.local_rows(mesh, 400)
     spread = {name: sharding.shard(mesh, each[own]) for name, each in rows.items()}
     assert not spread["train"].is_fully_addressable
-    here, everywhere = (
-        transfer.evaluate(given, fine, coarse, num_fine=6, num_coarse=3)[0]
-        for given in (rows, spread)
-    )
+    probabilities = rng.dirichlet(np.ones(6), 400)
+
+    def of(given):
+        train, labels, classes = given["train"], fine["train"], coarse["train"]
+        figures, predicted = transfer.evaluate(given, fine, coarse, num_fine=6, num_coarse=3)
+        del figures["fine_gradient_norm"]  # of rounding
+        return {
+            "transfer": figures,
+            "predicted": predicted,
+            "geometry": geometry.geometry(train, labels, classes, samples=200),
+            "collapse": neural_collapse.neural_collapse(train, labels, predictions=predicted),
+            "strata": neural_collapse.strata_neural_collapse(train, labels, classes),
+            "pairs": strata.strata_distances(train, labels, classes).distances,
+            "means": strata.strata_distances(train, labels, classes, kind="means").distances,
+            "fixing": class_fixing.class_fixing_permutation_test(
+                train, labels, classes, permutations=2
+            ),
+            "herding": coreset.herding(train, labels, 9),
+            "nearest": tuple(noisy_labels.nearest(train, 9)),
+            "votes": noisy_labels.suspicion(train, labels, k=9),
+            "suspicion": noisy_labels.suspicion(train, labels, method="strata", k=9, clusters=3),
+            "suggested": noisy_labels.suggest(train, labels, k=9),
+            "judged": tuple(
+                audit.judge(given["test"], fine["test"], probabilities, train, labels, k=9)
+            ),
+            "drawn": tuple(projection.draw(train, limit=50)),
+        }
+
+    here, everywhere = of(rows), of(spread)
     assert here.keys() == everywhere.keys()
     for name, value in here.items():
-        if name != "fine_gradient_norm":  # of rounding
-            np.testing.assert_allclose(everywhere[name], value, atol=1e-6, err_msg=name)
-    assert 0.5 < here["fine_accuracy"] < 1
+        jax.tree.map(
+            lambda one, other, name=name: np.testing.assert_allclose(
+                one, other, atol=1e-6, err_msg=name
+            ),
+            everywhere[name],
+            value,
+        )
+    assert 0.5 < here["transfer"]["fine_accuracy"] < 1
 """
 
 

@@ -9,6 +9,7 @@ import pytest
 from thanos_jax import config as schema
 from thanos_jax.data import sources
 from thanos_jax.data.joined import JoinedSplit
+from thanos_jax.downstream import projection
 from thanos_jax.downstream.projection import Layout
 from thanos_jax.tasks import maps, suspects, watched
 
@@ -104,7 +105,8 @@ def test_a_map_with_its_embedding_is_what_a_projector_shows(digits, layout, monk
     monkeypatch.setattr(maps, "lay_out", lambda run, embeddings: layout)
     embedding = np.arange(2 * len(split), dtype=np.float32).reshape(-1, 2)
     found = maps.of_transfer(asked(digits), {**outputs(split), "embedding": embedding})
-    shown = watched.points(found, embedding)
+    drawn = projection.Sample(layout.mapped, embedding[layout.mapped])
+    shown = watched.points(found, drawn)
     np.testing.assert_array_equal(shown.embedding, embedding[layout.mapped])
     fine = [digits.fine_names[label] for label in split.fine[layout.mapped]]
     assert shown.columns["fine label"].tolist() == fine
@@ -113,8 +115,10 @@ def test_a_map_with_its_embedding_is_what_a_projector_shows(digits, layout, monk
     # Thumbnails of digits are kept without loss.
     np.testing.assert_array_equal(shown.thumbnails, np.repeat(stored, 3, axis=3))
     monkeypatch.setattr(watched.pictures, "SPRITE_SIDE", 16)  # of four thumbnails
-    few = watched.points(found, embedding)
+    few = watched.points(found, drawn)
     np.testing.assert_array_equal(few.embedding, embedding[layout.mapped[[0, 1, 3, 4]]])
     assert few.thumbnails.shape == (4, 8, 8, 3)
-    with pytest.raises(ValueError, match=f"expected {len(split)} rows, got 3"):
-        watched.points(found, embedding[:3])
+    with pytest.raises(
+        ValueError, match=r"embedding: expected those of the map's .* got 3 of other"
+    ):
+        watched.points(found, projection.Sample(layout.mapped[:3], embedding[:3]))

@@ -6,6 +6,7 @@ import pytest
 from thanos_jax import config as schema
 from thanos_jax import sharding
 from thanos_jax.data.sources import load
+from thanos_jax.downstream import placing
 from thanos_jax.train import embed
 from thanos_jax.train.build import build
 
@@ -42,6 +43,23 @@ def test_every_image_once_in_order_whatever_the_batch(training):
         np.testing.assert_allclose(one["embedding"][5:7], few, rtol=2e-5, atol=2e-6)
     np.testing.assert_allclose(found[0]["embedding"], found[1]["embedding"], rtol=2e-5, atol=2e-6)
     assert set(np.unique(found[0]["prediction"])) <= {0, 1}
+
+
+def test_rows_that_stay_on_devices_are_those_of_the_process(training):
+    split = training.dataset.splits["validation"]
+    here, there = (
+        embed.embed(training, training.state, split, on_devices=stay) for stay in (False, True)
+    )
+    placed = there["embedding"]
+    assert placed.shape == here["embedding"].shape
+    assert len(placed.rows.sharding.device_set) == 8
+    assert {shard.data.shape for shard in placed.rows.addressable_shards} == {
+        (len(placed.rows) // 8, placed.shape[1])
+    }
+    np.testing.assert_allclose(placing.whole(placed), here["embedding"], rtol=2e-5, atol=2e-6)
+    for name in ("fine", "coarse", "prediction"):
+        np.testing.assert_array_equal(there[name], here[name])
+    assert here["embedding"].ctypes.data % 64 == 0  # a CPU device takes it without a copy
 
 
 def test_reconstructions_come_with_their_input(training):

@@ -108,13 +108,19 @@ def evaluation_batches(
     split: Split,
     *,
     batch_size: int,
+    parts: int = 1,
     read_threads: int = 8,
 ) -> Iterator[Batch]:
-    """Every example once, in order; the last batch is filled up with example 0, marked as padding.
+    """Every example once; where there are too few, example 0 fills up a batch, marked as padding.
+
+    Examples come in order, or in order within each of several stretches of the split: part i of
+    each batch is the next piece of stretch i. What a device makes of its part of the batches is
+    then a stretch of its own. Stretches are as long as all batches need; padding is past the end.
 
     Args:
       split: where the examples are.
-      batch_size: examples per batch, over all processes.
+      batch_size: examples per batch, over all processes; a multiple of `parts`.
+      parts: stretches, at least 1.
       read_threads: threads that read ahead from disk; 0 for none.
 
     Returns:
@@ -127,17 +133,22 @@ def evaluation_batches(
       ValueError: an argument out of range, or a split without examples.
     """
     check_at_least("batch_size", operator.index(batch_size), 1)
+    check_at_least("parts", operator.index(parts), 1)
+    if batch_size % parts:
+        raise ValueError(f"batch_size: expected a multiple of {parts} parts, got {batch_size}")
     size = len(split)
     if size < 1:
         raise ValueError("split: expected at least one example, got 0")
+    count, piece = -(-size // batch_size), batch_size // parts
+    starts = np.arange(parts, dtype=np.int64)[:, None] * (count * piece)
 
     def read(number: int) -> Batch:
-        position = np.arange(batch_size, dtype=np.int64) + number * batch_size
+        position = (starts + number * piece + np.arange(piece)).reshape(-1)
         where = position < size
         index = np.where(where, position, 0)
         return {**split.read(index), "where": where, "index": index}
 
-    return _each(read, 0, -(-size // batch_size), split.in_memory, read_threads)
+    return _each(read, 0, count, split.in_memory, read_threads)
 
 
 def _each(read: Any, first: int, last: int, in_memory: bool, read_threads: int) -> Iterator[Batch]:

@@ -10,16 +10,16 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from thanos_jax.checks import check_labels
-from thanos_jax.downstream.placing import is_sharded
+from thanos_jax.downstream.placing import Placed, Rows, host_blocks, is_sharded, place, whole
 
 
 def check_embeddings(embeddings: Any, what: str, *, least: int = 1) -> np.ndarray:
     """Returns embeddings as float32 [n, d] in this process's memory.
 
     Args:
-      embeddings: floating point [n, d], any precision (bfloat16 too), n and d at least 1. A jax
-        array that several processes share is gathered, and every process of the job makes this
-        call.
+      embeddings: floating point [n, d], any precision (bfloat16 too), n and d at least 1. Rows
+        that several processes share, as a jax array or `Placed`, are gathered, and every process of
+        the job makes this call.
       what: the argument's name, with the split, for messages.
       least: the smallest n that is accepted.
 
@@ -27,6 +27,7 @@ def check_embeddings(embeddings: Any, what: str, *, least: int = 1) -> np.ndarra
       TypeError: not floating point.
       ValueError: wrong rank, too few rows, or not finite in float32; names the first such row.
     """
+    embeddings = whole(embeddings)
     if isinstance(embeddings, jax.Array) and not embeddings.is_fully_addressable:
         embeddings = multihost_utils.process_allgather(embeddings, tiled=True)
     array = np.asarray(embeddings)
@@ -37,7 +38,9 @@ def check_embeddings(embeddings: Any, what: str, *, least: int = 1) -> np.ndarra
         raise ValueError(f"{what}: expected [n, d] with n, d >= 1, got shape {array.shape}")
     with np.errstate(over="ignore"):  # becomes inf, which is refused below
         array = array.astype(np.float32, copy=False)
-    finite = np.isfinite(array).all(axis=1)
+    finite = np.empty(len(array), bool)
+    for where, rows in host_blocks(array):
+        finite[where] = np.isfinite(rows).all(axis=1)
     if not finite.all():
         row = int(np.argmin(finite))
         value = array[row][~np.isfinite(array[row])][0]
@@ -50,17 +53,31 @@ def check_embeddings(embeddings: Any, what: str, *, least: int = 1) -> np.ndarra
     return array
 
 
-def check_on_devices(embeddings: Any, what: str) -> Any:
+def check_on_devices(embeddings: Any, what: str, *, least: int = 1) -> Rows:
     """Returns embeddings as float32 [n, d]: rows split over devices stay there, others come here.
 
-    Arguments and errors as `check_embeddings`; rows on devices are named by no number.
+    Arguments and errors as `check_embeddings`; `Placed` is taken too. Rows on devices are named by
+    no number.
     """
-    if not is_sharded(embeddings) or not jnp.issubdtype(embeddings.dtype, jnp.floating):
-        return check_embeddings(embeddings, what)
-    embeddings = embeddings.astype(jnp.float32)
-    if not bool(jnp.isfinite(embeddings).all()):
+    if isinstance(embeddings, Placed):
+        dtype = embeddings.rows.dtype
+    elif is_sharded(embeddings):
+        dtype = embeddings.dtype
+    else:
+        return check_embeddings(embeddings, what, least=least)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"{what}: expected floating point [n, d], got dtype {dtype}")
+    placed = place(embeddings)
+    if not bool(_all_finite(placed.rows)):
         raise ValueError(f"{what}: expected finite numbers, got rows that are not")
-    return embeddings
+    if len(placed) < least:
+        raise ValueError(f"{what}: expected at least {least} rows, got {len(placed)}")
+    return placed
+
+
+@jax.jit
+def _all_finite(rows: jax.Array) -> jax.Array:
+    return jnp.isfinite(rows).all()
 
 
 def check_labelled(
@@ -77,19 +94,20 @@ def check_labelled(
     With on_devices, embeddings that are split over devices stay there.
     """
     what = f"{prefix}embeddings"
-    if on_devices:
-        embeddings = check_on_devices(embeddings, what)
-    else:
-        embeddings = check_embeddings(embeddings, what, least=least)
+    check = check_on_devices if on_devices else check_embeddings
+    embeddings = check(embeddings, what, least=least)
     what = f"{prefix}labels"
     return embeddings, check_labels(labels, what, length=len(embeddings), num_classes=num_classes)
 
 
 def check_strata(
     embeddings: Any, fine: Any, coarse: Any, *, least: int = 1
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns embeddings, of `least` rows at least, and their fine and coarse labels, checked."""
-    embeddings = check_embeddings(embeddings, "embeddings", least=least)
+) -> tuple[Rows, np.ndarray, np.ndarray]:
+    """Returns embeddings, of `least` rows at least, and their fine and coarse labels, checked.
+
+    Embeddings that are split over devices stay there.
+    """
+    embeddings = check_on_devices(embeddings, "embeddings", least=least)
     length = len(embeddings)
     return (
         embeddings,
@@ -98,7 +116,7 @@ def check_strata(
     )
 
 
-def check_width(embeddings: np.ndarray, width: int, what: str) -> None:
+def check_width(embeddings: Rows, width: int, what: str) -> None:
     """Raises ValueError where embeddings [n, d] are not of the width of training."""
     if embeddings.shape[1] != width:
         raise ValueError(

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from sklearn.neighbors import NearestNeighbors
 
 from thanos_jax.checks import check_at_least, check_labels, check_seed
-from thanos_jax.downstream.arrays import check_labelled, unit_rows
+from thanos_jax.downstream import search
+from thanos_jax.downstream.arrays import check_labelled
 from thanos_jax.permutations import AUDIT_FOLDS, permutation
+
+_VOTES = 2**20  # numbers of votes held at a time
 
 
 class Judgement(NamedTuple):
@@ -67,7 +69,8 @@ def judge(
     nothing is known cannot be judged: its suspicion is 1/2, and it is kept.
 
     Args:
-      embeddings: floating point [n, d], of the examples whose labels are judged.
+      embeddings: floating point [n, d], of the examples whose labels are judged; on devices or
+        not, as `known`, and every process that shares them makes this call.
       labels: integer [n], 0 to classes - 1, the labels that are judged.
       probabilities: floating point [n, classes], of a classifier that has not seen them.
       known: floating point [m, d], other examples, by the same encoder.
@@ -82,9 +85,9 @@ def judge(
       ValueError: shapes that do not fit, or an argument out of range.
     """
     check_at_least("k", k, 1)
-    embeddings, labels = check_labelled(embeddings, labels, least=1)
-    known, known_labels = check_labelled(known, known_labels, least=1)
-    probabilities = np.asarray(probabilities, np.float64)
+    embeddings, labels = check_labelled(embeddings, labels, least=1, on_devices=True)
+    known, known_labels = check_labelled(known, known_labels, least=1, on_devices=True)
+    probabilities = np.asarray(probabilities)
     if probabilities.ndim != 2 or len(probabilities) != len(labels):
         raise ValueError(
             f"probabilities: expected [{len(labels)}, classes], got shape {probabilities.shape}"
@@ -93,18 +96,20 @@ def judge(
     for what, values in (("labels", labels), ("known_labels", known_labels)):
         check_labels(values, what, num_classes=count)
     k = min(k, len(known))
-    search = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(unit_rows(known))
-    nearest = search.kneighbors(unit_rows(embeddings), return_distance=False)
-    rows = np.arange(len(labels))
-    cells = rows[:, None] * count + known_labels[nearest]
-    shares = np.bincount(cells.ravel(), minlength=len(rows) * count).reshape(-1, count) / k
-    votes = (shares + probabilities) / 2
-    own = votes[rows, labels]
-    others = votes.copy()
-    others[rows, labels] = -1
-    rival = np.maximum(others.max(axis=1), 0)
-    total = own + rival
-    suspicion = np.where(total > 0, rival / np.where(total > 0, total, 1), 0.5)
+    nearest = search.search(embeddings, known, k).indices
+    suspicion, suggested = np.empty(len(labels)), np.empty(len(labels), np.int64)
+    block = max(1, _VOTES // count)
+    for start in range(0, len(labels), block):
+        some = slice(start, start + block)
+        given, rows = labels[some], np.arange(len(labels[some]))
+        cells = rows[:, None] * count + known_labels[nearest[some]]
+        shares = np.bincount(cells.ravel(), minlength=len(rows) * count).reshape(-1, count) / k
+        others = (shares + probabilities[some].astype(np.float64)) / 2
+        own = others[rows, given]
+        others[rows, given] = -1
+        rival = np.maximum(others.max(axis=1), 0)
+        total = own + rival
+        suspicion[some] = np.where(total > 0, rival / np.where(total > 0, total, 1), 0.5)
+        suggested[some] = others.argmax(axis=1)
     suspicion[~np.isin(labels, known_labels)] = 0.5
-    suggested = np.where(suspicion > 0.5, others.argmax(axis=1), labels)
-    return Judgement(suspicion, suggested)
+    return Judgement(suspicion, np.where(suspicion > 0.5, suggested, labels))

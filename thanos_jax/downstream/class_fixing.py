@@ -14,7 +14,7 @@ import numpy as np
 
 from thanos_jax import losses
 from thanos_jax.checks import check_at_least, check_labels, check_option, check_seed
-from thanos_jax.downstream import transfer
+from thanos_jax.downstream import placing, transfer
 from thanos_jax.downstream.arrays import check_strata
 from thanos_jax.permutations import permutation
 
@@ -72,7 +72,8 @@ def class_fixing_permutation_test(
     at most a with probability at most a. The smallest possible value is 1 / (1 + permutations).
 
     Args:
-      embeddings: floating point [n, d], n at least 2.
+      embeddings: floating point [n, d], n at least 2. A jax array whose rows are split over devices
+        stays there, but for the samples; every process of the job makes this call.
       fine: integer [n], any values.
       coarse: integer [n], any values.
       permutations: how many, at least 1.
@@ -102,7 +103,7 @@ def class_fixing_permutation_test(
 
     # The rows come in random order, so that their first half is a random half.
     drawn = permutation(seed, 0, len(embeddings))[:samples]
-    embeddings, fine, coarse = embeddings[drawn], fine[drawn], coarse[drawn]
+    embeddings, fine, coarse = placing.take(embeddings, drawn), fine[drawn], coarse[drawn]
     half = len(drawn) // 2
     # jax holds labels in 32 bits.
     classes = jnp.asarray(np.unique(coarse, return_inverse=True)[1], jnp.int32)

@@ -15,8 +15,10 @@ from thanos_jax.checks import (
     check_option,
     check_seed,
 )
-from thanos_jax.downstream.arrays import as_points, check_labelled
+from thanos_jax.downstream.arrays import check_labelled
 from thanos_jax.downstream.partition import in_groups
+from thanos_jax.downstream.placing import Rows
+from thanos_jax.downstream.points import Points
 from thanos_jax.permutations import CORESET_TIES, HALVES, permutation
 
 METHODS = ("random", "herding")
@@ -191,10 +193,12 @@ def herding(embeddings: Any, labels: Any, count: int) -> np.ndarray:
 
     The t-th pick is the image, not picked yet, that brings the mean of the t picks nearest to the
     mean of the class. Distances are Euclidean, between embeddings divided by their length. Ties go
-    to the first row, but rounding may decide between equals.
+    to the first row, but rounding may decide between equals. The rows of one class at a time are in
+    memory, in float64.
 
     Args:
-      embeddings: floating point [n, d].
+      embeddings: floating point [n, d]. A jax array whose rows are split over devices stays there,
+        and every process of the job makes this call.
       labels: integer [n], any values.
       count: at least 1, and at most the images of the smallest class.
 
@@ -209,8 +213,7 @@ def herding(embeddings: Any, labels: Any, count: int) -> np.ndarray:
     Rebuffi et al., "iCaRL", arXiv 1611.07725, algorithm 4. For vectors of length 1 both rules pick
     the same images, but for repetitions.
     """
-    embeddings, labels = check_labelled(embeddings, labels)
-    unit = as_points(embeddings, normalize=True)
+    embeddings, labels = check_labelled(embeddings, labels, on_devices=True)
     check_at_least("count", count, 1)
     names, sizes = np.unique(labels, return_counts=True)
     if count > sizes.min():
@@ -218,8 +221,7 @@ def herding(embeddings: Any, labels: Any, count: int) -> np.ndarray:
             f"count: expected at most {sizes.min()}, for class {names[np.argmin(sizes)]} has no "
             f"more images, got {count}"
         )
-    members = [np.flatnonzero(labels == name) for name in names]
-    return np.stack([rows[_herd(unit[rows], count)] for rows in members])
+    return np.stack(_herd_classes(embeddings, labels, np.full(len(names), count)))
 
 
 def select(
@@ -246,7 +248,7 @@ def select(
         lowest label's. It is an error where a class keeps none. False: the best scores of all
         classes.
       seed: decides between equal scores and draws "random", in [0, 2**64).
-      embeddings: for "herding" only, floating point [n, d].
+      embeddings: for "herding" only, floating point [n, d], as `herding`.
 
     Returns:
       int64 [round(fraction n)], rows in ascending order.
@@ -287,11 +289,8 @@ def select(
         )
 
     if method == "herding":
-        embeddings, labels = check_labelled(embeddings, labels)
-        unit = as_points(embeddings, normalize=True)
-        members = [np.flatnonzero(group == index) for index in range(len(names))]
-        picks = [rows[_herd(unit[rows], n)] for rows, n in zip(members, shares, strict=True)]
-        return np.sort(np.concatenate(picks))
+        embeddings, labels = check_labelled(embeddings, labels, on_devices=True)
+        return np.sort(np.concatenate(_herd_classes(embeddings, labels, shares)))
     if method == "random":
         values = np.zeros(len(labels))
     else:
@@ -303,6 +302,17 @@ def select(
         return np.sort(order[:total])
     rows, place = in_groups(order, group)
     return np.sort(rows[place < shares[group[rows]]])
+
+
+def _herd_classes(embeddings: Rows, labels: np.ndarray, counts: np.ndarray) -> list[np.ndarray]:
+    """Returns each class's rows, integer [counts[c]], in the order picked."""
+    points = Points(embeddings, normalize=True)
+    order = np.argsort(labels, kind="stable")
+    sizes = np.unique(labels, return_counts=True)[1]
+    return [
+        rows[_herd(points.take(rows), count)]
+        for rows, count in zip(np.split(order, np.cumsum(sizes)[:-1]), counts, strict=True)
+    ]
 
 
 def _herd(unit: np.ndarray, count: int) -> np.ndarray:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy.spatial.distance import pdist
+from scipy.spatial.distance import cdist, pdist
 
 from thanos_jax.checks import check_at_least
-from thanos_jax.downstream import neural_collapse
-from thanos_jax.downstream.arrays import as_points, check_strata
-from thanos_jax.downstream.partition import group_means, group_sums
-from thanos_jax.downstream.partition import strata as number_strata
+from thanos_jax.downstream.arrays import check_strata
+from thanos_jax.downstream.neural_collapse import Frame, Strata
+from thanos_jax.downstream.points import Add, Groups, Moments, Points
+
+_BLOCK = 4096  # points whose distances are held at a time
 
 
 def geometry(
@@ -45,10 +46,12 @@ def geometry(
                                class, averaged over the classes where they are defined.
 
     nc1 and nc2 are not defined, and left out, where no mean differs from the others. All figures
-    but uniformity are exact over all n; sums are float64. Time O(n d) + O(samples^2 d).
+    but uniformity are exact over all n. Sums are float64, of some rows at a time. Time O(n d) +
+    O(samples^2 d), memory O(strata d + samples d) beyond the embeddings.
 
     Args:
-      embeddings: floating point [n, d], n at least 2.
+      embeddings: floating point [n, d], n at least 2. A jax array whose rows are split over devices
+        stays there, and every process of the job makes this call.
       fine: integer [n], any values.
       coarse: integer [n], any values.
       seed: draws the samples for uniformity.
@@ -68,29 +71,37 @@ def geometry(
     """
     embeddings, fine, coarse = check_strata(embeddings, fine, coarse, least=2)
     check_at_least("samples", samples, 2)
-    unit = as_points(embeddings, normalize=True)
-    _, strata = number_strata(fine, coarse)
+    points, strata = Points(embeddings, normalize=True), Strata.of(fine, coarse)
+    classes, groups = strata.classes, strata.groups
+    mean, (of_classes, of_strata) = points.moments(classes, groups)
+    frame, *frames = Frame.of(points, [of_classes, *strata.moments(of_strata)])
 
-    class_means = group_means(unit, coarse)
-    within = _mean_square(unit - class_means)
-    between = _mean_square(class_means - unit.mean(axis=0))
-    within_stratum = _mean_square(unit - group_means(unit, strata))
+    def add_between(sums: np.ndarray, where: slice, rows: np.ndarray) -> None:
+        sums += np.sum(np.sum((of_classes.means[classes.of_row[where]] - mean) ** 2, axis=1))
+
+    spread, spread_of_strata, between, *scatters = points.add_up(
+        ((2,), _deviations(classes, of_classes)),
+        ((2,), _deviations(groups, of_strata)),
+        ((1,), add_between),
+        *strata.scatters(of_strata, frames),
+        *([frame.scatter(classes, of_classes)] if frame else []),
+    )
+    collapse = frame.measures(scatters.pop(), classes.counts) if frame else {}
+    count = len(embeddings)
+    within, within_stratum = float(spread[0] / count), float(spread_of_strata[0] / count)
+    apart = float(between[0] / count)
     return {
         "within_class_spread": within,
-        "between_class_spread": between,
+        "between_class_spread": apart,
         "within_stratum_spread": within_stratum,
-        "collapse_index": _share(within, within + between),
+        "collapse_index": _share(within, within + apart),
         "fine_within_coarse": _share(within - within_stratum, within),
-        "alignment": _alignment(unit, coarse),
-        "alignment_fine": _alignment(unit, strata),
-        "uniformity": _uniformity(unit, seed=seed, samples=samples),
-        **neural_collapse.measures(unit, coarse),
-        **_mean_over_classes(neural_collapse.strata_measures(unit, fine, coarse)),
+        "alignment": _over_pairs(spread[1], classes),
+        "alignment_fine": _over_pairs(spread_of_strata[1], groups),
+        "uniformity": _uniformity(points, seed=seed, samples=samples),
+        **collapse,
+        **_mean_over_classes(strata.measures(frames, scatters)),
     }
-
-
-def _mean_square(rows: np.ndarray) -> float:
-    return float(np.mean(np.sum(rows * rows, axis=1)))
 
 
 def _share(part: float, whole: float) -> float:
@@ -98,14 +109,23 @@ def _share(part: float, whole: float) -> float:
     return max(part, 0.0) / whole if whole > 1e-12 else 0.0
 
 
-def _alignment(unit: np.ndarray, labels: np.ndarray) -> float:
+def _deviations(groups: Groups, moments: Moments) -> Add:
+    """Returns what adds up |z - m|^2, and the same times the size of the group, into [2]."""
+
+    def add(sums: np.ndarray, where: slice, rows: np.ndarray) -> None:
+        index = groups.of_row[where]
+        deviations = rows - moments.means[index]
+        squares = np.sum(deviations * deviations, axis=1)
+        sums += np.sum(squares), np.sum(groups.counts[index] * squares)
+
+    return add
+
+
+def _over_pairs(total: float, groups: Groups) -> float:
     # In a group of c: sum over pairs i < j of |z_i - z_j|^2 = c sum |z_i|^2 - |sum z_i|^2, which
     # is c sum |z_i - m|^2; the latter form loses no digits when the group is nearly one point.
-    group, _, counts = group_sums(unit, labels)
-    deviations = unit - group_means(unit, labels)
-    total = float(np.sum(counts[group] * np.sum(deviations * deviations, axis=1)))
-    pairs = int(np.sum(counts * (counts - 1) // 2))
-    return total / pairs if pairs else 0.0
+    pairs = int(np.sum(groups.counts * (groups.counts - 1) // 2))
+    return float(total / pairs) if pairs else 0.0
 
 
 def _mean_over_classes(found: dict[int, dict[str, float]]) -> dict[str, float]:
@@ -116,7 +136,22 @@ def _mean_over_classes(found: dict[int, dict[str, float]]) -> dict[str, float]:
     }
 
 
-def _uniformity(unit: np.ndarray, *, seed: int, samples: int) -> float:
-    if len(unit) > samples:
-        unit = unit[np.random.default_rng(seed).choice(len(unit), samples, replace=False)]
-    return float(np.log(np.mean(np.exp(-2.0 * pdist(unit, "sqeuclidean")))))
+def _uniformity(points: Points, *, seed: int, samples: int) -> float:
+    count = len(points.embeddings)
+    chosen = np.arange(count)
+    if count > samples:
+        chosen = np.random.default_rng(seed).choice(count, samples, replace=False)
+    unit = points.take(chosen)
+    blocks = [unit[start : start + _BLOCK] for start in range(0, len(unit), _BLOCK)]
+    total = 0.0
+    for number, rows in enumerate(blocks):
+        total += _kernels(pdist(rows, "sqeuclidean"))
+        for others in blocks[number + 1 :]:
+            total += _kernels(cdist(rows, others, "sqeuclidean"))
+    return float(np.log(total / (len(unit) * (len(unit) - 1) // 2)))
+
+
+def _kernels(squares: np.ndarray) -> float:
+    """Returns the sum of exp(-2 x), in the memory of x."""
+    np.multiply(squares, -2.0, out=squares)
+    return float(np.sum(np.exp(squares, out=squares)))

@@ -10,8 +10,13 @@ import numpy as np
 
 from thanos_jax.checks import check_at_least
 from thanos_jax.downstream import logistic
-from thanos_jax.downstream.arrays import check_embeddings, check_labelled, check_width
-from thanos_jax.downstream.placing import add_up, host_blocks, place
+from thanos_jax.downstream.arrays import (
+    check_embeddings,
+    check_labelled,
+    check_on_devices,
+    check_width,
+)
+from thanos_jax.downstream.placing import Rows, add_up, host_blocks, of_all_rows, place
 
 REGULARIZATION = (0.0, 1e-5, 1e-4, 1e-3, 1e-2)
 # The steps end by the Newton decrement, an estimate of how far the objective is above its minimum:
@@ -80,7 +85,7 @@ def linear_head(
       train_embeddings: floating point [n, d]. A jax array whose rows are split over devices stays
         there, and every process of the job makes this call.
       train_labels: integer [n], 0 to num_classes - 1.
-      validation_embeddings: floating point [m, d].
+      validation_embeddings: floating point [m, d], on devices or not.
       validation_labels: integer [m].
       num_classes: at least 2.
       regularization: L2 weights to try, each finite and at least 0. With 0 and separable classes
@@ -105,7 +110,11 @@ def linear_head(
         train_embeddings, train_labels, "train_", num_classes=num_classes, on_devices=True
     )
     validation, validation_labels = check_labelled(
-        validation_embeddings, validation_labels, "validation_", num_classes=num_classes
+        validation_embeddings,
+        validation_labels,
+        "validation_",
+        num_classes=num_classes,
+        on_devices=True,
     )
     check_width(validation, train.shape[1], "validation_embeddings")
 
@@ -117,7 +126,8 @@ def linear_head(
     best: Head | None = None
     for weight, fit in _path(problem, sorted(set(grid), reverse=True), max_iterations):
         if not np.isfinite(fit.gradient_norm):
-            low, high = float(train.min()), float(train.max())
+            blocks = [rows for _, rows in host_blocks(train)]  # of this process
+            low, high = min(map(np.min, blocks)), max(map(np.max, blocks))
             raise FloatingPointError(
                 f"linear head: the loss overflowed float32 with L2 weight {weight}; training "
                 f"embeddings lie between {low:.3g} and {high:.3g}"
@@ -140,15 +150,19 @@ def scores(head: Head, embeddings: Any) -> np.ndarray:
 
 
 def predict(head: Head, embeddings: Any) -> np.ndarray:
-    """Returns the labels, int64 [n], of the largest scores; the lowest label among equal scores."""
-    embeddings = check_embeddings(embeddings, "embeddings")
-    found = np.empty(len(embeddings), np.int64)
-    for where, rows in host_blocks(embeddings):
+    """Returns the labels, int64 [n], of the largest scores; the lowest label among equal scores.
+
+    Embeddings that are split over devices are taken as by `linear_head`.
+    """
+    embeddings = check_on_devices(embeddings, "embeddings")
+    check_width(embeddings, len(head.weights), "embeddings")
+    found = np.zeros(len(embeddings), np.int64)
+    for where, rows in host_blocks(embeddings, columns=len(head.bias)):
         found[where] = np.argmax(scores(head, rows), axis=1)
-    return found
+    return of_all_rows(embeddings, found)
 
 
-def _mean_and_std(embeddings: np.ndarray | jax.Array) -> tuple[np.ndarray, np.ndarray]:
+def _mean_and_std(embeddings: Rows) -> tuple[np.ndarray, np.ndarray]:
     """Returns float32 [d] twice, from float64 sums; std inf where a column is constant."""
 
     def average(of: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
@@ -223,8 +237,15 @@ def _fit(
     (value,) = agreed([value])
     iterations, last = 0, False
     while iterations < max_iterations and not last:
-        drawn = logistic.sample(problem, found.doubt, iterations)
-        step = logistic.newton_step(problem, drawn, at, gradient, weight, spectrum)
+        # Under no name: one sample at a time is in memory.
+        step = logistic.newton_step(
+            problem,
+            logistic.sample(problem, found.doubt, iterations),
+            at,
+            gradient,
+            weight,
+            spectrum,
+        )
         (slope,) = agreed([sum(float(np.sum(gradient[name] * step[name])) for name in step)])
         last = -slope / 2 <= max(
             _RELATIVE_TOLERANCE * abs(value), 0 if weight else _TOLERANCE_WITHOUT_WEIGHT

@@ -1,17 +1,25 @@
 """Neural collapse: are classes points, and do their means form a simplex?
 
-The same measures serve coarse classes and, within each of them, its strata.
+The same measures serve coarse classes and, within each of them, its strata. Points are gone through
+in blocks: once for the means of groups, and once for the scatter about them.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from thanos_jax.checks import check_labels
-from thanos_jax.downstream.arrays import as_points, check_embeddings, check_strata, unit_rows
-from thanos_jax.downstream.partition import group_sums
+from thanos_jax.downstream import partition
+from thanos_jax.downstream.arrays import (
+    check_embeddings,
+    check_on_devices,
+    check_strata,
+    unit_rows,
+)
+from thanos_jax.downstream.points import Add, Groups, Moments, Points
 
 # Embeddings come in float32: means nearer than this, in lengths of an embedding, have no known
 # direction between them.
@@ -46,8 +54,11 @@ def neural_collapse(
     Where all class means coincide (to float32's precision) nc1, nc2 and nc3 are not defined and
     left out; directions in which means differ by no more are left out of pinv(Sigma_B).
 
+    Sums are float64, of some rows at a time.
+
     Args:
-      embeddings: floating point [n, d].
+      embeddings: floating point [n, d]. A jax array whose rows are split over devices stays there,
+        and every process of the job makes this call.
       labels: integer [n], any values, at least two different ones; with `weights`, row numbers of
         `weights`.
       weights: floating point [classes, d], row c being the weights of class c (the transpose of a
@@ -66,8 +77,8 @@ def neural_collapse(
     Source: Papyan, Han and Donoho, "Prevalence of Neural Collapse during the Terminal Phase of Deep
     Learning Training", PNAS 2020, arXiv 2008.08186.
     """
-    embeddings = check_embeddings(embeddings, "embeddings")
-    rows = len(embeddings)
+    embeddings = check_on_devices(embeddings, "embeddings")
+    count, width = embeddings.shape
     known = None
     if weights is not None:
         if normalize:
@@ -76,32 +87,40 @@ def neural_collapse(
                 "embeddings was trained, got an array"
             )
         weights = check_embeddings(weights, "weights")
-        if weights.shape[1] != embeddings.shape[1]:
+        if weights.shape[1] != width:
             raise ValueError(
-                f"weights: expected [classes, {embeddings.shape[1]}] as wide as the embeddings, "
+                f"weights: expected [classes, {width}] as wide as the embeddings, "
                 f"got shape {weights.shape}"
             )
         known = len(weights)
-    labels = check_labels(labels, "labels", length=rows, num_classes=known)
+    labels = check_labels(labels, "labels", length=count, num_classes=known)
     present = np.unique(labels)
     if len(present) < 2:
         raise ValueError(f"labels: expected at least 2 classes, got only {present[0]}")
-    points = as_points(embeddings, normalize=normalize)
-    found = measures(points, labels)
-    _, sums, counts = group_sums(points, labels)
-    means = sums / counts[:, None]
-    if weights is not None and found:
-        centred = means - means.mean(axis=0)
-        kept = weights[present].astype(np.float64)
-        distance = _unit_matrix(kept) - _unit_matrix(centred)
-        found["nc3"] = float(np.linalg.norm(distance))
     if predictions is not None:
-        predictions = check_labels(predictions, "predictions", length=rows)
+        predictions = check_labels(predictions, "predictions", length=count)
+    points, classes = Points(embeddings, normalize), Groups.of(labels)
+    _, (moments,) = points.moments(classes)
+    (frame,) = Frame.of(points, [moments])
+    found: dict[str, float] = {}
+    if frame is not None:
+        found = frame.measures(points.add_up(frame.scatter(classes, moments))[0], classes.counts)
+        if weights is not None:
+            kept = weights[present].astype(np.float64)
+            distance = _unit_matrix(kept) - _unit_matrix(frame.centred)
+            found["nc3"] = float(np.linalg.norm(distance))
+    if predictions is not None:
         # Taken from the overall mean, because a large offset would cost the differences digits.
-        centre = means.mean(axis=0)
-        shifted = means - centre
-        nearest = np.argmin(np.sum(shifted**2, axis=1) - 2 * (points - centre) @ shifted.T, axis=1)
-        found["nc4"] = float(np.mean(present[nearest] != predictions))
+        centre = moments.means.mean(axis=0)
+        shifted = moments.means - centre
+        lengths = np.sum(shifted**2, axis=1)
+
+        def add_errors(sums: np.ndarray, where: slice, rows: np.ndarray) -> None:
+            nearest = np.argmin(lengths - 2 * (rows - centre) @ shifted.T, axis=1)
+            sums += np.count_nonzero(present[nearest] != predictions[where])
+
+        (errors,) = points.add_up(((1,), add_errors), columns=len(present))
+        found["nc4"] = float(errors[0] / count)
     return found
 
 
@@ -113,7 +132,7 @@ def strata_neural_collapse(
     The same as `neural_collapse` of the members of one coarse class with their fine labels.
 
     Args:
-      embeddings: floating point [n, d].
+      embeddings: floating point [n, d], on devices or not, as for `neural_collapse`.
       fine: integer [n], any values.
       coarse: integer [n], any values.
       normalize: divide embeddings by their length first.
@@ -127,48 +146,146 @@ def strata_neural_collapse(
       ValueError: a wrong shape, or embeddings not finite.
     """
     embeddings, fine, coarse = check_strata(embeddings, fine, coarse)
-    return strata_measures(as_points(embeddings, normalize=normalize), fine, coarse)
+    points, strata = Points(embeddings, normalize), Strata.of(fine, coarse)
+    _, (moments,) = points.moments(strata.groups)
+    frames = Frame.of(points, strata.moments(moments))
+    scatter = points.add_up(*strata.scatters(moments, frames))
+    return strata.measures(frames, scatter)
 
 
-def measures(points: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Returns nc1 and nc2 of float64 points [n, d], or nothing where they are not defined."""
-    group, sums, counts = group_sums(points, labels)
-    classes = len(counts)
-    if classes < 2:
-        return {}
-    means = sums / counts[:, None]
-    centred = means - means.mean(axis=0)
-    scale = float(np.sqrt(np.max(np.sum(points**2, axis=1))))
-    # Sigma_B = V diag(s^2) V' / C, so that trace(Sigma_W pinv(Sigma_B)) is a sum over V's columns.
-    _, singular, directions = np.linalg.svd(centred, full_matrices=False)
-    kept = singular > _RELATIVE_ZERO * scale
-    kept[classes - 1 :] = False  # C centred means span C - 1 directions; one more is rounding
-    if not kept.any():
-        return {}
-    scores = (points - means[group]) @ directions[kept].T
-    scatter = np.mean(group_sums(scores**2, labels)[1] / counts[:, None], axis=0)
-    norms = np.linalg.norm(centred, axis=1)
-    unit = unit_rows(centred)
-    cosines = (unit @ unit.T)[np.triu_indices(classes, k=1)]
-    return {
-        # C of Sigma_B and the C that divides the trace cancel.
-        "nc1": float(np.sum(scatter / singular[kept] ** 2)),
-        "nc2_norms": float(np.std(norms) / np.mean(norms)),
-        "nc2_cosines": float(np.mean(np.abs(cosines + 1 / (classes - 1)))),
-    }
+class Frame(NamedTuple):
+    """How the means of groups lie about their own mean.
+
+    Attributes:
+      centred: float64 [groups, d], means less their mean.
+      singular: float64 [r], the singular values of `centred` that are not rounding.
+      directions: float64 [r, d], their directions.
+    """
+
+    centred: np.ndarray
+    singular: np.ndarray
+    directions: np.ndarray
+
+    @classmethod
+    def of(cls, points: Points, moments: Sequence[Moments]) -> list[Frame | None]:
+        """Returns the frame of each set of groups, or None where no mean differs from the others.
+
+        Args:
+          points: that the groups are of.
+          moments: of each set of groups.
+        """
+        found, masks = [], []
+        for means, largest in moments:
+            groups = len(means)
+            centred = means - means.mean(axis=0)
+            scale = float(np.sqrt(np.max(largest)))
+            # Sigma_B = V diag(s^2) V' / C, so that trace(Sigma_W pinv(Sigma_B)) is a sum over V's
+            # columns.
+            _, singular, directions = np.linalg.svd(centred, full_matrices=False)
+            kept = singular > _RELATIVE_ZERO * scale
+            # C centred means span C - 1 directions; one more is rounding.
+            kept[groups - 1 :] = False
+            found.append((centred, singular, directions))
+            masks.append(kept)
+        # Processes may round differently, and must add up sums of the same shapes.
+        agreed = points.of_first(np.concatenate(masks))
+        masks = np.split(agreed, np.cumsum([len(mask) for mask in masks])[:-1])
+        return [
+            cls(centred, singular[kept], directions[kept]) if kept.any() else None
+            for (centred, singular, directions), kept in zip(found, masks, strict=True)
+        ]
+
+    def scatter(self, groups: Groups, moments: Moments) -> tuple[tuple[int, int], Add]:
+        """Returns what `Points.add_up` takes, for the squared scores [groups, r] about means."""
+
+        def add(sums: np.ndarray, where: slice, rows: np.ndarray) -> None:
+            self.add_scatter(sums, rows, moments.means, groups.of_row[where])
+
+        return (len(self.centred), len(self.singular)), add
+
+    def add_scatter(
+        self, sums: np.ndarray, rows: np.ndarray, means: np.ndarray, index: np.ndarray
+    ) -> None:
+        """Adds squared scores of points [n, d] about the mean of their group to [groups, r]."""
+        scores = (rows - means[index]) @ self.directions.T
+        partition.add_groups(sums, scores**2, index)
+
+    def measures(self, scatter: np.ndarray, counts: np.ndarray) -> dict[str, float]:
+        """Returns nc1 and nc2, with the sums of `scatter` and the sizes of groups."""
+        groups = len(counts)
+        norms = np.linalg.norm(self.centred, axis=1)
+        unit = unit_rows(self.centred)
+        cosines = (unit @ unit.T)[np.triu_indices(groups, k=1)]
+        return {
+            # C of Sigma_B and the C that divides the trace cancel.
+            "nc1": float(np.sum(np.mean(scatter / counts[:, None], axis=0) / self.singular**2)),
+            "nc2_norms": float(np.std(norms) / np.mean(norms)),
+            "nc2_cosines": float(np.mean(np.abs(cosines + 1 / (groups - 1)))),
+        }
 
 
-def strata_measures(
-    points: np.ndarray, fine: np.ndarray, coarse: np.ndarray
-) -> dict[int, dict[str, float]]:
-    """Returns coarse label -> `measures` of its strata, where they are defined."""
-    found = {}
-    for label in np.unique(coarse):
-        members = coarse == label
-        measured = measures(points[members], fine[members])
-        if measured:
-            found[int(label)] = measured
-    return found
+class Strata(NamedTuple):
+    """The strata of coarse classes, numbered so that those of a class follow each other.
+
+    Attributes:
+      groups: the strata.
+      classes: the coarse classes.
+      first: int64 [classes + 1], where the strata of each class begin.
+      labels: int64 [classes], their coarse labels.
+    """
+
+    groups: Groups
+    classes: Groups
+    first: np.ndarray
+    labels: np.ndarray
+
+    @classmethod
+    def of(cls, fine: np.ndarray, coarse: np.ndarray) -> Strata:
+        """Numbers the strata of labels [n]."""
+        found, index = partition.strata(fine, coarse)
+        labels, sizes = np.unique(found[:, 0], return_counts=True)
+        first = np.concatenate([[0], np.cumsum(sizes)])
+        return cls(Groups(index, np.bincount(index)), Groups.of(coarse), first, labels)
+
+    def moments(self, moments: Moments) -> list[Moments]:
+        """Returns those of each class's strata."""
+        spans = zip(self.first[:-1], self.first[1:], strict=True)
+        return [Moments(*(each[a:b] for each in moments)) for a, b in spans]
+
+    def scatters(
+        self, moments: Moments, frames: list[Frame | None]
+    ) -> list[tuple[tuple[int, int], Add]]:
+        """Returns what `Points.add_up` takes, for the scatter of each class that has a frame."""
+
+        def adder(number: int, frame: Frame) -> Add:
+            first, last = self.first[number : number + 2]
+
+            def add(sums: np.ndarray, where: slice, rows: np.ndarray) -> None:
+                own = np.flatnonzero(self.classes.of_row[where] == number)
+                if own.size:
+                    index = self.groups.of_row[where][own] - first
+                    frame.add_scatter(sums, rows[own], moments.means[first:last], index)
+
+            return add
+
+        return [
+            ((len(frame.centred), len(frame.singular)), adder(number, frame))
+            for number, frame in enumerate(frames)
+            if frame is not None
+        ]
+
+    def measures(
+        self, frames: list[Frame | None], scatters: list[np.ndarray]
+    ) -> dict[int, dict[str, float]]:
+        """Returns coarse label -> nc1 and nc2 of its strata, where they are defined."""
+        left = iter(scatters)
+        return {
+            int(self.labels[number]): frame.measures(
+                next(left), self.groups.counts[self.first[number] : self.first[number + 1]]
+            )
+            for number, frame in enumerate(frames)
+            if frame is not None
+        }
 
 
 def _unit_matrix(matrix: np.ndarray) -> np.ndarray:

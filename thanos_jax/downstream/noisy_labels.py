@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,9 +20,10 @@ from thanos_jax.checks import (
     check_seed,
     check_share,
 )
-from thanos_jax.downstream import search
-from thanos_jax.downstream.arrays import check_embeddings, check_labelled, unit_rows
+from thanos_jax.downstream import placing, search
+from thanos_jax.downstream.arrays import check_labelled, check_on_devices, unit_rows
 from thanos_jax.downstream.partition import indexed_sums
+from thanos_jax.downstream.placing import Rows
 from thanos_jax.permutations import FLAG_TIES, permutation
 
 METHODS = ("neighbours", "strata")
@@ -29,6 +31,7 @@ METHODS = ("neighbours", "strata")
 _INITIALIZATIONS = 3
 _MINIMUM_SHARE = 0.01
 _MINIMUM_SIZE = 3
+_VOTES = 2**20  # numbers of votes held at a time
 
 
 class Neighbours(NamedTuple):
@@ -51,7 +54,8 @@ def nearest(embeddings: Any, k: int = 20) -> Neighbours:
     of O(n) memory; see `thanos_jax.downstream.search`.
 
     Args:
-      embeddings: floating point [n, d], n at least 2.
+      embeddings: floating point [n, d], n at least 2. A jax array whose rows are split over devices
+        stays there, and every process of the job makes this call.
       k: at least 1, and taken to be n - 1 at most.
 
     Returns:
@@ -61,7 +65,7 @@ def nearest(embeddings: Any, k: int = 20) -> Neighbours:
       TypeError: embeddings are not floating point.
       ValueError: a wrong shape, embeddings not finite, fewer than two, or k below 1.
     """
-    return _take(None, unit_rows(check_embeddings(embeddings, "embeddings", least=2)), k)
+    return _take(None, check_on_devices(embeddings, "embeddings", least=2), k)
 
 
 def suspicion(
@@ -101,7 +105,8 @@ def suspicion(
     equal ones the largest).
 
     Args:
-      embeddings: floating point [n, d], n at least 2.
+      embeddings: floating point [n, d], n at least 2, on devices or not, as for `nearest`. "strata"
+        has the rows of one class at a time in memory.
       labels: integer [n], any values.
       method: "neighbours" or "strata".
       k: at least 1, and taken to be n - 1 at most.
@@ -128,13 +133,12 @@ def suspicion(
     if weighted and method != "neighbours":
         raise ValueError(f"weighted: expected False with method={method!r}, got True")
     check_seed(seed, 32)
-    embeddings, labels = check_labelled(embeddings, labels, least=2)
-    unit = unit_rows(embeddings)
+    embeddings, labels = check_labelled(embeddings, labels, least=2, on_devices=True)
     group = np.unique(labels, return_inverse=True)[1]
-    found = _take(neighbours, unit, k)
+    found = _take(neighbours, embeddings, k)
     if method == "strata":
-        return _strata_suspicion(unit, group, _votes(found, group, weighted=False), clusters, seed)
-    return _outvoted(_votes(found, group, weighted=weighted), group)
+        return _strata_suspicion(embeddings, group, found, clusters, seed)
+    return _outvoted(_Votes(found, group, weighted=weighted))
 
 
 def flag(suspicion: Any, rate: float | None = None, *, seed: int = 0) -> np.ndarray:
@@ -182,7 +186,7 @@ def suggest(
         np.where(flagged, suggest(embeddings, labels, trusted=~flagged), labels)
 
     Args:
-      embeddings: floating point [n, d], n at least 2.
+      embeddings: floating point [n, d], n at least 2, on devices or not, as for `nearest`.
       labels: integer [n], any values.
       k: at least 1, and taken to be n - 1 at most.
       weighted: a vote counts by its cosine, a negative one as 0.
@@ -196,17 +200,18 @@ def suggest(
       TypeError: embeddings are not floating point, labels not integers, or trusted not bool.
       ValueError: a wrong shape, embeddings not finite, or an argument out of range.
     """
-    embeddings, labels = check_labelled(embeddings, labels, least=2)
-    unit = unit_rows(embeddings)
+    embeddings, labels = check_labelled(embeddings, labels, least=2, on_devices=True)
     if trusted is not None:
-        trusted = check_flags(trusted, "trusted", (len(unit),))
-    found = _take(neighbours, unit, k)
+        trusted = check_flags(trusted, "trusted", (len(labels),))
+    found = _take(neighbours, embeddings, k)
     names, group = np.unique(labels, return_inverse=True)
     if trusted is None:
-        trusted = ~flag(_outvoted(_votes(found, group, weighted=weighted), group))
-    votes = _votes(found, group, weighted=weighted, trusted=trusted)
-    keep = votes[np.arange(len(labels)), group] >= votes.max(axis=1)
-    return np.where(keep, labels, names[np.argmax(votes, axis=1)])
+        trusted = ~flag(_outvoted(_Votes(found, group, weighted=weighted)))
+    suggested = labels.copy()
+    for rows, votes in _Votes(found, group, weighted=weighted, trusted=trusted).blocks():
+        keep = votes[np.arange(len(rows)), group[rows]] >= votes.max(axis=1)
+        suggested[rows] = np.where(keep, labels[rows], names[np.argmax(votes, axis=1)])
+    return suggested
 
 
 def detection_scores(suspicion: Any, flagged: Any, changed: Any) -> dict[str, float]:
@@ -249,60 +254,92 @@ def detection_scores(suspicion: Any, flagged: Any, changed: Any) -> dict[str, fl
     return {**found, "flagged": float(flagged.mean()), "changed": float(changed.mean())}
 
 
-def _votes(
-    found: Neighbours, group: np.ndarray, *, weighted: bool, trusted: np.ndarray | None = None
-) -> np.ndarray:
-    """Returns float64 [n, classes], how many neighbours have each label, or the sum of cosines."""
-    weights = np.ones(found.indices.shape)
-    if weighted:
-        weights = np.maximum(found.similarities, 0)
-        weights[weights.sum(axis=1) == 0] = 1
-    if trusted is not None:
-        weights = weights * trusted[found.indices]
-    num_classes = int(group.max()) + 1
-    cells = np.arange(len(group))[:, None] * num_classes + group[found.indices]
-    counts = np.bincount(cells.ravel(), weights.ravel(), minlength=len(group) * num_classes)
-    return counts.reshape(len(group), num_classes)
+class _Votes(NamedTuple):
+    """The votes of neighbours for the labels of each row; a block of [n, classes] at a time."""
+
+    found: Neighbours
+    group: np.ndarray
+    weighted: bool
+    trusted: np.ndarray | None = None
+
+    @property
+    def classes(self) -> int:
+        return int(self.group.max()) + 1
+
+    def blocks(self, rows: np.ndarray | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yields some of the rows asked for, all by default, and votes, float64 [rows, classes].
+
+        How many neighbours have each label, or the sum of cosines.
+        """
+        rows = np.arange(len(self.group)) if rows is None else rows
+        block = max(1, _VOTES // self.classes)
+        for start in range(0, len(rows), block):
+            some = rows[start : start + block]
+            indices = self.found.indices[some]
+            weights = np.ones(indices.shape)
+            if self.weighted:
+                weights = np.maximum(self.found.similarities[some], 0)
+                weights[weights.sum(axis=1) == 0] = 1
+            if self.trusted is not None:
+                weights = weights * self.trusted[indices]
+            cells = np.arange(len(some))[:, None] * self.classes + self.group[indices]
+            counts = np.bincount(cells.ravel(), weights.ravel(), minlength=len(some) * self.classes)
+            yield some, counts.reshape(len(some), self.classes)
 
 
-def _outvoted(votes: np.ndarray, group: np.ndarray) -> np.ndarray:
+def _outvoted(votes: _Votes) -> np.ndarray:
     """Returns float64 [n], b / (a + b) of the votes a for the own label, b for the next rival."""
-    rows = np.arange(len(group))
-    own = votes[rows, group]
-    others = votes.copy()
-    others[rows, group] = 0
-    rival = others.max(axis=1)
-    return rival / (own + rival)
+    suspicion = np.empty(len(votes.group))
+    for rows, others in votes.blocks():
+        place = np.arange(len(rows)), votes.group[rows]
+        own = others[place]
+        others[place] = 0
+        rival = others.max(axis=1)
+        suspicion[rows] = rival / (own + rival)
+    return suspicion
 
 
 def _strata_suspicion(
-    unit: np.ndarray, group: np.ndarray, votes: np.ndarray, clusters: int, seed: int
+    embeddings: Rows, group: np.ndarray, found: Neighbours, clusters: int, seed: int
 ) -> np.ndarray:
-    own, other = np.empty(len(unit)), np.full(len(unit), np.inf)
+    own, other = np.zeros(len(group)), np.full(len(group), np.inf)
+    votes = _Votes(found, group, weighted=False)
     # One thread: several add up in changing order, and the classes are small.
     with threadpool_limits(1):
-        for index in range(votes.shape[1]):
-            mine = group == index
-            places = _trusted_strata(unit[mine], votes[mine], index, clusters, seed)
-            distances = pairwise_distances_argmin_min(unit, places)[1]
-            own[mine] = distances[mine]
-            other[~mine] = np.minimum(other[~mine], distances[~mine])
+        places = []
+        for index in range(votes.classes):
+            rows = np.flatnonzero(group == index)
+            members = unit_rows(placing.take(embeddings, rows))
+            places.append(_trusted_strata(members, votes, rows, clusters, seed))
+        for where, some in placing.host_blocks(embeddings):
+            unit = unit_rows(some)
+            for index, strata in enumerate(places):
+                distances = pairwise_distances_argmin_min(unit, strata)[1]
+                mine = group[where] == index
+                own[where][mine] = distances[mine]
+                nearer = np.minimum(other[where], distances)
+                other[where] = np.where(mine, other[where], nearer)
     total = own + other
-    return np.where(total > 0, own / np.where(total > 0, total, 1), 0.5)
+    suspicion = np.where(total > 0, own / np.where(total > 0, total, 1), 0.5)
+    return placing.of_all_rows(embeddings, suspicion)
 
 
 def _trusted_strata(
-    members: np.ndarray, votes: np.ndarray, index: int, clusters: int, seed: int
+    members: np.ndarray, votes: _Votes, rows: np.ndarray, clusters: int, seed: int
 ) -> np.ndarray:
-    """Returns [strata, d], at least one, of the members of class `index`."""
+    """Returns [strata, d], at least one, of the members of a class, which are rows of the votes."""
     clusters = min(clusters, len(members))
     with warnings.catch_warnings():
         # Members of a collapsed class coincide; fewer clusters are found then.
         warnings.simplefilter("ignore", ConvergenceWarning)
         model = KMeans(clusters, n_init=_INITIALIZATIONS, random_state=seed).fit(members)
     counts = np.bincount(model.labels_, minlength=clusters)
-    totals = indexed_sums(votes, model.labels_, clusters)
-    agree = totals[:, index]
+    totals = np.zeros((clusters, votes.classes))
+    cluster = np.empty(len(votes.group), np.int64)
+    cluster[rows] = model.labels_
+    for some, given in votes.blocks(rows):
+        totals += indexed_sums(given, cluster[some], clusters)
+    agree = totals[:, votes.group[rows[0]]]
     large = counts >= max(_MINIMUM_SHARE * len(members), _MINIMUM_SIZE)
     trusted = large & (agree >= totals.max(axis=1))
     if not trusted.any():
@@ -311,21 +348,27 @@ def _trusted_strata(
     return model.cluster_centers_[trusted]
 
 
-def _take(neighbours: Neighbours | None, unit: np.ndarray, k: int) -> Neighbours:
+def _take(neighbours: Neighbours | None, embeddings: Rows, k: int) -> Neighbours:
     """Returns the k nearest of the given neighbours, or searches."""
     check_at_least("k", k, 1)
-    k = min(k, len(unit) - 1)
+    count = len(embeddings)
+    k = min(k, count - 1)
     if neighbours is None:
+        if isinstance(embeddings, np.ndarray):
+            unit = placing.aligned(embeddings.shape, embeddings.dtype)
+            for where, rows in placing.host_blocks(embeddings):
+                unit[where] = unit_rows(rows)
+            embeddings = unit
         # One more, for each is its own neighbour; the last one where it is not among them.
-        found = search.search(unit, unit, k + 1)
-        itself = found.indices == np.arange(len(unit))[:, None]
+        found = search.search(embeddings, embeddings, k + 1)
+        itself = found.indices == np.arange(count)[:, None]
         itself[~itself.any(axis=1), k] = True
-        indices, squares = (each[~itself].reshape(len(unit), k) for each in found)
+        indices, squares = (each[~itself].reshape(count, k) for each in found)
         return Neighbours(indices, 1 - squares / 2)
     shape = neighbours.indices.shape
-    if shape[0] != len(unit) or shape[1] < k:
+    if shape[0] != count or shape[1] < k:
         raise ValueError(
-            f"neighbours: expected at least {k} of each of the {len(unit)} embeddings, "
+            f"neighbours: expected at least {k} of each of the {count} embeddings, "
             f"got indices of shape {shape}"
         )
     return Neighbours(neighbours.indices[:, :k], neighbours.similarities[:, :k])

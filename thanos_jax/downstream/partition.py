@@ -22,10 +22,13 @@ def group_sums(rows: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.nda
     return group, np.add.reduceat(rows[order], starts, axis=0), counts
 
 
-def group_means(rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Returns [n, d]: the mean of each row's group."""
-    group, sums, counts = group_sums(rows, labels)
-    return (sums / counts[:, None])[group]
+def add_groups(sums: np.ndarray, rows: np.ndarray, index: np.ndarray) -> None:
+    """Adds the rows [n, d] of each index, integer [n], to its sum in [count, d]."""
+    order = np.argsort(index, kind="stable")
+    counts = np.bincount(index, minlength=len(sums))
+    present = np.flatnonzero(counts)
+    starts = (np.cumsum(counts) - counts)[present]
+    sums[present] += np.add.reduceat(rows[order], starts, axis=0)
 
 
 def strata(fine: np.ndarray, coarse: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

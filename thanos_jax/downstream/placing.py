@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -18,23 +21,35 @@ AXIS = "data"
 # So many rows are worth a device; fewer are not worth a transfer and a program of several parts.
 _ROWS_OF_A_DEVICE = 4096
 _NUMBERS_OF_A_BLOCK = 2**20  # of rows in this process's memory
+_ALIGNMENT = 64  # bytes, of what XLA reads in place
+_TAKEN = 1024  # rows fetched from devices at a time
 
 
-class Placed(NamedTuple):
-    """Rows split over the devices of a mesh, each with as many, the last ones padded with zeros.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Placed:
+    """Rows split over the devices of a mesh, each with as many; evaluations take them as [n, d].
 
     Attributes:
       mesh: its one axis is "data".
-      rows: float32 [devices x r, d], split over their first axis; only the first `known` count.
-      known: how many rows there are.
+      rows: floating point [devices x r, d], split over their first axis. Those past `known` are
+        padding: finite, and of no consequence.
+      known: n, how many rows there are.
     """
 
     mesh: Mesh
     rows: jax.Array
     known: int
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n, d)."""
+        return self.known, self.rows.shape[1]
+
+    def __len__(self) -> int:
+        return self.known
+
     def split(self, values: np.ndarray) -> jax.Array:
-        """Puts values [known, ...], the same in every process, where their rows are."""
+        """Puts values [n, ...] where their rows are; a process needs those of its own rows only."""
         missing = len(self.rows) - self.known
         padded = np.pad(values, [(0, missing)] + [(0, 0)] * (values.ndim - 1))
         return sharding.put(padded, NamedSharding(self.mesh, P(AXIS)))
@@ -54,6 +69,10 @@ class Placed(NamedTuple):
         return np.frombuffer(agree.from_first(values.tobytes), values.dtype).reshape(values.shape)
 
 
+# Embeddings [n, d] that have been checked: in this process's memory, or on devices.
+Rows = np.ndarray | Placed
+
+
 def is_sharded(embeddings: Any) -> bool:
     """Whether an array lies on several devices, its rows split between them."""
     return (
@@ -65,11 +84,13 @@ def is_sharded(embeddings: Any) -> bool:
     )
 
 
-def place(embeddings: np.ndarray | jax.Array) -> Placed:
-    """Puts NumPy rows [n, d] on this process's devices; sharded ones stay where they are.
+def place(embeddings: np.ndarray | jax.Array | Placed) -> Placed:
+    """Puts NumPy rows [n, d] on this process's devices; those on devices stay where they are.
 
-    Small arrays go to one device.
+    Small arrays go to one device. Rows become float32.
     """
+    if isinstance(embeddings, Placed):
+        return dataclasses.replace(embeddings, rows=embeddings.rows.astype(jnp.float32))
     if isinstance(embeddings, jax.Array) and is_sharded(embeddings):
         starts = embeddings.sharding.devices_indices_map(embeddings.shape)
         devices = sorted(starts, key=lambda device: starts[device][0].start or 0)
@@ -85,34 +106,100 @@ def place(embeddings: np.ndarray | jax.Array) -> Placed:
     return Placed(mesh, jax.device_put(padded, NamedSharding(mesh, P(AXIS))), len(rows))
 
 
-def host_blocks(embeddings: np.ndarray | jax.Array) -> Iterator[tuple[slice, np.ndarray]]:
-    """Yields where and what: float32 rows of an array, some at a time, that this process has.
+def host_blocks(embeddings: Rows, *, columns: int = 1) -> Iterator[tuple[slice, np.ndarray]]:
+    """Yields where and what: rows of an array, some at a time, that this process has.
 
     Of a NumPy array it has all.
+
+    Args:
+      embeddings: [n, d].
+      columns: numbers that the caller makes of a row; with more than d, blocks are shorter.
     """
-    pieces: list[tuple[int, Any]]
-    if isinstance(embeddings, jax.Array) and is_sharded(embeddings):
-        pieces = [
-            (shard.index[0].start or 0, shard.data) for shard in embeddings.addressable_shards
-        ]
-    else:
-        pieces = [(0, embeddings)]
-    block = max(1, _NUMBERS_OF_A_BLOCK // embeddings.shape[1])
+    pieces: list[tuple[int, Any]] = [(0, embeddings)]
+    if isinstance(embeddings, Placed):
+        shards = embeddings.rows.addressable_shards
+        pieces = [(shard.index[0].start or 0, shard.data) for shard in shards]
+    count, width = embeddings.shape
+    block = max(1, _NUMBERS_OF_A_BLOCK // max(width, columns))
     for first, rows in pieces:
-        for start in range(0, len(rows), block):
+        known = min(len(rows), count - first)
+        for start in range(0, known, block):
             # A slice of a device's rows: no more than a block comes to this process's memory.
-            some = np.asarray(rows[start : start + block])
+            some = np.asarray(rows[start : min(start + block, known)])
             yield slice(first + start, first + start + len(some)), some
 
 
-def add_up(embeddings: np.ndarray | jax.Array, sums: np.ndarray) -> np.ndarray:
-    """Adds float64 sums of `host_blocks` over processes, where several share an array.
+def add_up(embeddings: Rows, values: np.ndarray, by: np.ufunc = np.add) -> np.ndarray:
+    """Adds float64 sums of `host_blocks` over processes, where several share the rows.
 
-    Every process of the job then makes this call.
+    Every process of the job then makes this call. Another ufunc than the sum may be given.
     """
-    if not isinstance(embeddings, jax.Array) or embeddings.is_fully_addressable:
-        return sums
+    if isinstance(embeddings, np.ndarray) or embeddings.rows.is_fully_addressable:
+        return values
     # As pairs of 32 bits: jax makes float32 of float64.
-    bits = np.ascontiguousarray(sums).view(np.uint32)
+    bits = np.ascontiguousarray(values).view(np.uint32)
     gathered = np.ascontiguousarray(multihost_utils.process_allgather(bits))
-    return gathered.view(np.float64).reshape(-1, *sums.shape).sum(axis=0)
+    return by.reduce(gathered.view(np.float64).reshape(-1, *values.shape), axis=0)
+
+
+def aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """Returns memory that a CPU device takes as it is; NumPy's own it must copy."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    memory = np.empty(size + _ALIGNMENT, np.uint8)
+    first = -memory.ctypes.data % _ALIGNMENT
+    return memory[first : first + size].view(dtype).reshape(shape)
+
+
+def of_all_rows(embeddings: Rows, values: np.ndarray) -> np.ndarray:
+    """Returns values [n] of all rows, where each process has found those of its own rows.
+
+    Every process that shares the rows makes this call. Values have 32 or 64 bits.
+    """
+    if isinstance(embeddings, np.ndarray) or embeddings.rows.is_fully_addressable:
+        return values
+    # In words of 32 bits: jax makes float32 of float64.
+    words = np.ascontiguousarray(values).view(np.uint32).reshape(len(values), -1)
+    found = whole(dataclasses.replace(embeddings, rows=embeddings.split(words)))
+    return np.ascontiguousarray(found).view(values.dtype).reshape(values.shape)
+
+
+def whole(embeddings: Any) -> Any:
+    """Returns rows [n, d] in this process's memory: all that `Placed` has, others as they are.
+
+    Every process that shares the rows makes this call.
+    """
+    if not isinstance(embeddings, Placed):
+        return embeddings
+    rows = embeddings.rows
+    if rows.is_fully_addressable:
+        return np.asarray(rows)[: embeddings.known]
+    return np.asarray(multihost_utils.process_allgather(rows, tiled=True))[: embeddings.known]
+
+
+def take(embeddings: Rows, index: np.ndarray) -> np.ndarray:
+    """Returns float32 [m, d], the rows of an index [m], in this process's memory.
+
+    Every process that shares the rows makes this call, with the same index. Only those rows go from
+    process to process.
+    """
+    if isinstance(embeddings, np.ndarray):
+        return embeddings[index]
+    everywhere = NamedSharding(embeddings.mesh, P())
+    found = np.empty((len(index), embeddings.shape[1]), np.float32)
+    for start in range(0, len(index), _TAKEN):
+        some = index[start : start + _TAKEN].astype(np.int32)
+        padded = sharding.put(np.pad(some, (0, _TAKEN - len(some))), everywhere)
+        taken = _take(embeddings.rows, padded, mesh=embeddings.mesh)
+        found[start : start + _TAKEN] = np.asarray(taken)[: len(some)]
+    return found
+
+
+@functools.partial(jax.jit, static_argnames="mesh")
+def _take(rows: jax.Array, index: jax.Array, *, mesh: Mesh) -> jax.Array:
+    def local(rows: Any, index: Any) -> Any:
+        place = index - lax.axis_index(AXIS) * len(rows)
+        mine = (place >= 0) & (place < len(rows))
+        # `where`, not a product with 0: each row comes from one device, bit by bit.
+        return lax.psum(jnp.where(mine[:, None], rows[place], 0), AXIS)
+
+    return jax.shard_map(local, mesh=mesh, in_specs=(P(AXIS), P()), out_specs=P())(rows, index)

@@ -12,8 +12,9 @@ from sklearn.neighbors import NearestNeighbors
 from threadpoolctl import threadpool_limits
 
 from thanos_jax.checks import check_at_least, check_option
-from thanos_jax.downstream.arrays import check_embeddings, unit_rows
+from thanos_jax.downstream.arrays import check_on_devices, unit_rows
 from thanos_jax.downstream.options import MAP_PROJECTIONS
+from thanos_jax.downstream.placing import take
 from thanos_jax.errors import MissingDependencyError
 
 # t-SNE takes minutes beyond; principal components take seconds.
@@ -43,13 +44,46 @@ class Layout(NamedTuple):
     seconds: np.ndarray = np.zeros((), np.float32)
 
 
+class Sample(NamedTuple):
+    """Embeddings of the images of a map.
+
+    Attributes:
+      mapped: int64 [m], the rows mapped, ascending.
+      embeddings: float32 [m, d].
+    """
+
+    mapped: np.ndarray
+    embeddings: np.ndarray
+
+
+def draw(embeddings: Any, *, seed: int = 0, limit: int = 2000) -> Sample:
+    """Draws the embeddings that a map shows, without replacement: all, or `limit` of more.
+
+    Args:
+      embeddings: floating point [n, d]. A jax array whose rows are split over devices stays there,
+        but for those drawn; every process of the job makes this call.
+      seed: of the draw.
+      limit: at least 1.
+
+    Raises:
+      TypeError, ValueError: as `check_embeddings`, or limit < 1.
+    """
+    check_at_least("limit", limit, 1)
+    embeddings = check_on_devices(embeddings, "embeddings")
+    mapped = np.arange(len(embeddings))
+    if len(mapped) > limit:
+        mapped = np.sort(np.random.default_rng(seed).choice(len(mapped), limit, replace=False))
+    return Sample(mapped, take(embeddings, mapped))
+
+
 def lay_out(
     embeddings: Any, *, seed: int = 0, limit: int = 2000, projection: str = "tsne"
 ) -> Layout:
     """Maps embeddings in both ways; arguments and errors as `project`."""
     started = time.perf_counter()
-    points, mapped = project(embeddings, seed=seed, limit=limit, projection=projection)
-    unit = unit_rows(check_embeddings(embeddings, "embeddings")[mapped])
+    sample = _drawn(embeddings, seed=seed, limit=limit)
+    points, mapped = project(sample, seed=seed, projection=projection)
+    unit = unit_rows(sample.embeddings)
     neighbours = np.zeros((len(unit), 0), np.int32)
     if len(unit) > 1:
         search = NearestNeighbors(n_neighbors=min(8, len(unit) - 1), algorithm="brute").fit(unit)
@@ -102,7 +136,7 @@ def project(
     """Maps L2-normalized embeddings to the plane by t-SNE, started from PCA.
 
     Args:
-      embeddings: floating point [n, d].
+      embeddings: floating point [n, d]; or the `Sample` that is mapped.
       seed: draws the rows, and t-SNE's random numbers.
       limit: at most this many rows are mapped, drawn without replacement.
       projection: "tsne": scikit-learn's t-SNE; "opentsne": openTSNE's, faster for many rows.
@@ -116,14 +150,10 @@ def project(
       TypeError, ValueError: as `check_embeddings`, limit < 1, or another projection.
       MissingDependencyError: "opentsne" without openTSNE.
     """
-    check_at_least("limit", limit, 1)
     check_option("projection", projection, MAP_PROJECTIONS)
     kind = require(projection)
-    embeddings = check_embeddings(embeddings, "embeddings")
-    chosen = np.arange(len(embeddings))
-    if len(chosen) > limit:
-        chosen = np.sort(np.random.default_rng(seed).choice(len(chosen), limit, replace=False))
-    unit = unit_rows(embeddings[chosen])
+    chosen, drawn = _drawn(embeddings, seed=seed, limit=limit)
+    unit = unit_rows(drawn)
     if len(unit) > TSNE_LIMIT:
         return plane(unit, seed=seed), chosen
     points = np.zeros((len(unit), 2), np.float32)
@@ -142,6 +172,12 @@ def project(
     with threadpool_limits(1 if len(unit) <= 5000 else None):
         points[:] = tsne.fit_transform(unit)
     return points, chosen
+
+
+def _drawn(embeddings: Any, *, seed: int, limit: int) -> Sample:
+    if isinstance(embeddings, Sample):
+        return embeddings
+    return draw(embeddings, seed=seed, limit=limit)
 
 
 def _coincide(unit: np.ndarray) -> bool:

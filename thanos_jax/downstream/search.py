@@ -23,12 +23,13 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from thanos_jax import sharding
-from thanos_jax.downstream.placing import AXIS, place
+from thanos_jax.downstream.placing import AXIS, Rows, place, take
 
 _RUN = 16  # candidates of which one product is kept
 _SPARE = 12  # runs fetched beyond k
 _TILE = 4096  # candidates multiplied at a time
-_QUERIES = 512  # queries of a block
+_QUERIES = 512  # queries of a block,
+_KEPT = 2**23  # and fewer where a device would keep more products than these
 _FETCHED = 2**21  # numbers of fetched candidates held at a time
 _SHORT = 1000  # times the rounding of a number: distances below keep less than three digits
 
@@ -45,15 +46,16 @@ class Found(NamedTuple):
     squares: np.ndarray
 
 
-def search(queries: np.ndarray | jax.Array, among: np.ndarray | jax.Array, k: int) -> Found:
+def search(queries: Rows, among: Rows, k: int) -> Found:
     """Finds the k nearest rows of `among` to each query, both divided by their lengths.
 
     Time O(q n d). Memory above the arguments: O(queries of a block x n / 16). Sharded candidates
-    stay on their devices: each finds the nearest of its own, and those are merged. Every process
-    that has a share of them calls it, with the same queries.
+    stay on their devices: each finds the nearest of its own, and those are merged. Of sharded
+    queries a block at a time is brought to every device. Every process that has a share of either
+    calls it.
 
     Args:
-      queries: float32 [q, d], finite; the same in every process.
+      queries: float32 [q, d], finite; in NumPy the same in every process.
       among: float32 [n, d], finite.
       k: 1 to n.
 
@@ -61,13 +63,14 @@ def search(queries: np.ndarray | jax.Array, among: np.ndarray | jax.Array, k: in
       Rows and squared distances, in every process.
     """
     candidates = place(among)
-    asked = np.asarray(queries)
-    block = min(_QUERIES, -(-len(asked) // 8) * 8)
+    count = len(queries)
+    of_a_query = -(-len(candidates.rows) // candidates.mesh.size // _RUN)
+    block = min(_QUERIES, -(-count // 8) * 8, max(8, _KEPT // of_a_query // 8 * 8))
     everywhere = NamedSharding(candidates.mesh, P())
     factors = _factors_of_shards(candidates.rows, mesh=candidates.mesh)
     parts: list[tuple[np.ndarray, np.ndarray]] = []
-    for start in range(0, len(asked), block):
-        some = asked[start : start + block]
+    for start in range(0, count, block):
+        some = take(queries, np.arange(start, min(start + block, count)))
         padded = np.pad(some, [(0, block - len(some)), (0, 0)])
 
         def search_block(asked: np.ndarray, wide: bool) -> list[np.ndarray]:

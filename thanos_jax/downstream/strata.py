@@ -10,7 +10,8 @@ from sklearn.metrics import pairwise_distances
 
 from thanos_jax.checks import check_at_least, check_option
 from thanos_jax.downstream import partition
-from thanos_jax.downstream.arrays import as_points, check_embeddings, check_strata
+from thanos_jax.downstream.arrays import check_on_devices, check_strata
+from thanos_jax.downstream.points import Points
 
 KINDS = ("pairs", "means")
 
@@ -56,7 +57,8 @@ def strata_distances(
     the widest embedding. Time O((strata * samples)^2 d).
 
     Args:
-      embeddings: floating point [n, d].
+      embeddings: floating point [n, d]. A jax array whose rows are split over devices stays there,
+        and every process of the job makes this call.
       fine: integer [n], any values.
       coarse: integer [n], any values.
       kind: "pairs" or "means".
@@ -78,17 +80,22 @@ def strata_distances(
     check_option("kind", kind, KINDS)
     check_at_least("samples", samples, 2)
     embeddings, fine, coarse = check_strata(embeddings, fine, coarse)
-    points = as_points(embeddings, normalize=normalize)
-    # With the mean as the origin distances are the same, and keep more of their digits.
-    points = points - points.mean(axis=0)
+    points = Points(embeddings, normalize)
     found, stratum = partition.strata(fine, coarse)
     counts = np.bincount(stratum)
+    # With the mean as the origin distances are the same, and keep more of their digits.
+    mean, _ = points.moments()
     if kind == "means":
-        means = partition.group_sums(points, stratum)[1] / counts[:, None]
+
+        def add(sums: np.ndarray, where: slice, rows: np.ndarray) -> None:
+            partition.add_groups(sums, rows - mean, stratum[where])
+
+        (sums,) = points.add_up(((len(counts), embeddings.shape[1]), add))
+        means = sums / counts[:, None]
         distances = np.linalg.norm(means[:, None] - means[None], axis=-1)
     else:
         drawn = _draw(stratum, samples=samples, seed=seed)
-        distances = _mean_pair_distances(points[drawn], stratum[drawn])
+        distances = _mean_pair_distances(points.take(drawn) - mean, stratum[drawn])
     return StrataDistances(found[:, 0], found[:, 1], counts, distances, np.zeros(0))
 
 
@@ -127,7 +134,7 @@ def strata_distances_over_fractions(
             )
     found = []
     for fraction in fractions:
-        rows = check_embeddings(embeddings[fraction], f"embeddings[{fraction}]")
+        rows = check_on_devices(embeddings[fraction], f"embeddings[{fraction}]")
         if len(rows) != np.size(fine):
             raise ValueError(
                 f"embeddings[{fraction}]: expected {np.size(fine)} rows, one for each label, got "

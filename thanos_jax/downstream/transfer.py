@@ -10,7 +10,6 @@ import numpy as np
 from thanos_jax.checks import check_at_least, check_labels
 from thanos_jax.downstream import search
 from thanos_jax.downstream.arrays import (
-    check_embeddings,
     check_labelled,
     check_on_devices,
     check_width,
@@ -18,7 +17,7 @@ from thanos_jax.downstream.arrays import (
 )
 from thanos_jax.downstream.linear import REGULARIZATION, linear_head, scores
 from thanos_jax.downstream.partition import indexed_sums
-from thanos_jax.downstream.placing import add_up, host_blocks
+from thanos_jax.downstream.placing import add_up, host_blocks, of_all_rows
 
 _COUNTS = 2**20  # counts of votes held at a time
 
@@ -36,7 +35,7 @@ def nearest_neighbours(
       train_embeddings: floating point [n, d]. A jax array whose rows are split over devices stays
         there, and every process of the job makes this call.
       train_labels: integer [n].
-      test_embeddings: floating point [m, d].
+      test_embeddings: floating point [m, d], on devices or not.
       k: at least 1.
 
     Returns:
@@ -65,12 +64,12 @@ def class_means(train_embeddings: Any, train_labels: Any, test_embeddings: Any) 
     for where, rows in host_blocks(train):
         sums += indexed_sums(unit_rows(rows), group[where], len(present))
     means = add_up(train, sums) / np.bincount(group)[:, None]
-    found = np.empty(len(test), np.int64)
-    for where, rows in host_blocks(test):
+    found = np.zeros(len(test), np.int64)
+    for where, rows in host_blocks(test, columns=len(present)):
         # |z - m|^2 without |z|^2, which is the same for every class.
         distances = np.sum(means**2, axis=1) - 2 * unit_rows(rows) @ means.T
         found[where] = present[np.argmin(distances, axis=1)]
-    return found
+    return of_all_rows(test, found)
 
 
 def evaluate(
@@ -106,7 +105,7 @@ def evaluate(
 
     Args:
       embeddings: "train", "validation", "test" -> floating point [n, d]; other splits are ignored.
-        Rows of "train" that are split over devices stay there.
+        Rows that are split over devices stay there, and every process of the job makes this call.
       fine: the same splits -> integer [n], 0 to num_fine - 1.
       coarse: the same splits -> integer [n], 0 to num_coarse - 1.
       num_fine: at least 2.
@@ -133,9 +132,7 @@ def evaluate(
         for name, given in (("embeddings", embeddings), ("fine", fine), ("coarse", coarse)):
             if split not in given:
                 raise ValueError(f"{name}: expected the split {split!r}, got {sorted(given)}")
-        # What is fitted on stays where it is; the others are scored here.
-        check = check_on_devices if split == "train" else check_embeddings
-        z[split] = check(embeddings[split], f"embeddings[{split!r}]")
+        z[split] = check_on_devices(embeddings[split], f"embeddings[{split!r}]")
         check_width(z[split], z["train"].shape[1], f"embeddings[{split!r}]")
         length = len(z[split])
         y[split] = check_labels(
@@ -167,12 +164,13 @@ def evaluate(
     np.add.at(counts, (c["train"], y["train"]), 1)
     belongs = counts > 0
     belongs[~belongs.any(axis=1)] = True  # a coarse class never trained on excludes nothing
-    predictions, given_coarse = (np.empty(len(y["test"]), np.int64) for _ in range(2))
-    for where, rows in host_blocks(z["test"]):
+    chosen = np.zeros((len(y["test"]), 2), np.int64)
+    for where, rows in host_blocks(z["test"], columns=num_fine):
         logits = scores(head, rows)
-        predictions[where] = np.argmax(logits, axis=1)
+        chosen[where, 0] = np.argmax(logits, axis=1)
         within = np.where(belongs[c["test"][where]], logits, -np.inf)
-        given_coarse[where] = np.argmax(within, axis=1)
+        chosen[where, 1] = np.argmax(within, axis=1)
+    predictions, given_coarse = of_all_rows(z["test"], chosen).T
     per_class = [np.mean(predictions[y["test"] == k] == k) for k in np.unique(y["test"])]
     known = (z["train"], y["train"], z["test"])
     figures = {
@@ -192,7 +190,7 @@ def evaluate(
 def _checked(train: Any, labels: Any, test: Any) -> tuple[Any, np.ndarray, np.ndarray]:
     """Returns rows, which stay on their devices, their labels, and rows of the same width."""
     train, labels = check_labelled(train, labels, "train_", on_devices=True)
-    test = check_embeddings(test, "test_embeddings")
+    test = check_on_devices(test, "test_embeddings")
     check_width(test, train.shape[1], "test_embeddings")
     return train, labels, test
 

@@ -156,7 +156,9 @@ def perform(run: stages.Run, prepared: Prepared) -> dict[str, Any]:
 
     # By one model, for embeddings of several cannot be compared.
     embeddings = np.empty((size, seen["embedding"].shape[1]), np.float32)
-    embeddings[others], embeddings[held] = seen["embedding"], found["embedding"]
+    for rows, outputs in ((others, seen), (held, found)):
+        embeddings[rows] = stages.gathered(outputs)["embedding"]
+    drawn = maps.shown(run, {"embedding": embeddings})["embedding"]
     reading = plots.HOW_TO_READ["audit"]
     return ending.finish(
         run,
@@ -164,8 +166,8 @@ def perform(run: stages.Run, prepared: Prepared) -> dict[str, Any]:
         trained,
         results,
         lambda: suspects.figures(whole.images, arrays["split"], classes, **judged, reading=reading),
-        lambda: maps.of_audit(run, whole.images, arrays["split"], embeddings, arrays),
-        embeddings,
+        lambda: maps.of_audit(run, whole.images, arrays["split"], drawn, arrays),
+        drawn,
     )
 
 

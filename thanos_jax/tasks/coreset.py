@@ -152,7 +152,7 @@ def perform(run: stages.Run, prepared: Prepared) -> dict[str, Any]:
     }
     # All of them, also those that the classifier was not trained on.
     everything = run.dataset.splits["train"]
-    seen = embed(trained.training, trained.outputs.state, everything, keep=OUTPUTS)
+    seen = maps.shown(run, embed(trained.training, trained.outputs.state, everything, keep=OUTPUTS))
     return ending.finish(
         run,
         prepared.first,
@@ -356,7 +356,7 @@ def append_correct(path: pathlib.Path, step: int, correct: np.ndarray, classes: 
 
 
 def _herding(run: stages.Run, first: stages.Stage, classes: np.ndarray) -> dict[str, np.ndarray]:
-    return {"embeddings": _train(run, first).outputs("train")["embedding"]}
+    return {"embeddings": stages.gathered(_train(run, first).outputs("train"))["embedding"]}
 
 
 # (run, first training, classes int32 [n]) -> "scores" [n] or "embeddings" [n, d].

@@ -16,6 +16,8 @@ from thanos_jax.beside import beside
 from thanos_jax.data.balanced import class_counts
 from thanos_jax.data.batches import sample_indices
 from thanos_jax.data.dataset import known_coarse
+from thanos_jax.downstream import placing
+from thanos_jax.downstream.projection import Sample
 from thanos_jax.live import contract
 from thanos_jax.report import folder as report_folder
 from thanos_jax.report import html, plots
@@ -33,7 +35,7 @@ def finish(
     results: dict[str, Any],
     figures: Callable[[], Figures],
     shown: Callable[[], ImageMap] | None = None,
-    embedding: np.ndarray | None = None,
+    embedding: Sample | None = None,
 ) -> dict[str, Any]:
     """Writes the report, and then results.json; returns the results. The first process writes.
 
@@ -44,8 +46,8 @@ def finish(
       results: of the task; those that all runs have are added.
       figures: draws, title -> figure, and a sentence on how to read it.
       shown: makes the map of images, as in `thanos_jax.tasks.maps`; None: the report has none.
-      embedding: float32 [n, d], of all images of the map's split, by the model of the results; for
-        the log. None: it has none.
+      embedding: of the images of the map, by the model of the results; for the log. None: it has
+        none.
 
     Raises:
       WorkdirError: one cannot be written.
@@ -146,7 +148,7 @@ def _outputs_to_keep(run: Run, trained: Trained) -> dict[str, dict[str, Any]]:
         chosen = outputs["prediction"]
         found[name] = {
             "filename": dataset.splits[split].names,
-            "embedding": outputs["embedding"],
+            "embedding": placing.whole(outputs["embedding"]),
             "prediction": classes[chosen],
             "probability": outputs["probability"][np.arange(len(chosen)), chosen],
             "coarse": classes[outputs["coarse"]],

@@ -129,6 +129,7 @@ def perform(run: stages.Run, prepared: Prepared) -> dict[str, Any]:
     if agree.is_first():
         recovered.write_table(run, known, found, held_out)
     layout = Layout(*(getattr(known, name) for name in Layout._fields))
+    train = maps.shown(run, found["train"])
     column = None if recovered.are_known(config) else maps.recovered(known.train, known.names)
     return ending.finish(
         run,
@@ -136,8 +137,8 @@ def perform(run: stages.Run, prepared: Prepared) -> dict[str, Any]:
         trained,
         results,
         lambda: _figures(run, known, found, held_out, results, fine),
-        lambda: maps.of_groups(run, layout, found["train"], column),
-        found["train"]["embedding"],
+        lambda: maps.of_groups(run, layout, train, column),
+        train["embedding"],
     )
 
 
@@ -215,7 +216,7 @@ def _found(
     """
     outputs = {}
     if trained is not None:
-        outputs = {name: trained.outputs(name) for name in ("train", "validation")}
+        outputs = {name: stages.gathered(trained.outputs(name)) for name in ("train", "validation")}
 
     def make() -> dict[str, Any]:
         assert trained is not None

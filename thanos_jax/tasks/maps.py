@@ -22,7 +22,17 @@ from thanos_jax.tasks import problems
 from thanos_jax.tasks.stages import Run
 
 
-def lay_out(run: Run, embeddings: np.ndarray) -> projection.Layout:
+def shown(run: Run, outputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns outputs with the embeddings of the map's images in place of all embeddings.
+
+    Every process makes this call, for embeddings may lie on devices of all. The map itself is made
+    by the first one.
+    """
+    drawn = projection.draw(outputs["embedding"], limit=run.config.report.map_points)
+    return {**outputs, "embedding": drawn}
+
+
+def lay_out(run: Run, embeddings: np.ndarray | projection.Sample) -> projection.Layout:
     """Places images on the run's map, and says how long it took."""
     report = run.config.report
     layout = projection.lay_out(embeddings, limit=report.map_points, projection=report.projection)
@@ -59,8 +69,13 @@ def of_split(
     )
 
 
-def of_transfer(run: Run, test: Mapping[str, np.ndarray]) -> ImageMap:
-    """Makes the map of test images; fine labels colour it first, for they show collapse."""
+def of_transfer(run: Run, test: Mapping[str, Any]) -> ImageMap:
+    """Makes the map of test images; fine labels colour it first, for they show collapse.
+
+    Args:
+      run: its data set has the images.
+      test: outputs on them, from `shown`.
+    """
     dataset = run.dataset
     columns = [
         *_strata(run, "fine label", test, HOW_TO_READ["fine"]),
@@ -74,7 +89,7 @@ def of_transfer(run: Run, test: Mapping[str, np.ndarray]) -> ImageMap:
 def of_groups(
     run: Run,
     layout: projection.Layout,
-    train: Mapping[str, np.ndarray],
+    train: Mapping[str, Any],
     recovered: Column | None,
 ) -> ImageMap:
     """Makes the map of training images by their groups.
@@ -82,7 +97,7 @@ def of_groups(
     Args:
       run: its data set has the images.
       layout: by the representation; an empty one: by the classifier.
-      train: outputs of the classifier, "fine" the true groups.
+      train: outputs of the classifier, from `shown`; "fine" the true groups.
       recovered: the recovered groups, from `recovered`; None: the groups were known.
     """
     names = run.dataset.coarse_names
@@ -145,7 +160,7 @@ def of_labels(
 
 
 def of_audit(
-    run: Run, images: Any, splits: np.ndarray, embeddings: np.ndarray, found: Mapping[str, Any]
+    run: Run, images: Any, splits: np.ndarray, embeddings: Any, found: Mapping[str, Any]
 ) -> ImageMap:
     """Makes the map of audited images, of every split; suspicion colours it first.
 
@@ -153,7 +168,7 @@ def of_audit(
       run: that ends.
       images: n images of all splits.
       splits: str [n], the split of each.
-      embeddings: floating point [n, d], of one model.
+      embeddings: floating point [n, d], of one model; or those that `shown` has drawn.
       found: what labels.npz holds.
     """
     names, reading = run.dataset.coarse_names, HOW_TO_READ["audit_map"]
@@ -179,7 +194,7 @@ def _judged(flagged: np.ndarray, suggested: np.ndarray, names: Sequence[str]) ->
 
 
 def of_coreset(
-    run: Run, stays: np.ndarray, scores: np.ndarray, train: Mapping[str, np.ndarray]
+    run: Run, stays: np.ndarray, scores: np.ndarray, train: Mapping[str, Any]
 ) -> ImageMap:
     """Makes the map of training images, kept or not, by the classifier on the kept ones.
 
@@ -187,7 +202,7 @@ def of_coreset(
       run: its data set has the images.
       stays: bool [n], which are kept.
       scores: floating point [n]; [0] where images are chosen without.
-      train: outputs of the classifier on all of them.
+      train: outputs of the classifier on all of them, from `shown`.
     """
     names = run.dataset.coarse_names
     columns = [

@@ -131,11 +131,16 @@ def perform(run: stages.Run, prepared: Prepared | audit.Prepared) -> dict[str, A
     run = run._replace(dataset=noisy)
     method, stage = config.noise.method, prepared.first
     if stage.name != "classifier":
-        embeddings = None
+        embeddings = neighbours = None
         if not findings.there(run.folder / "labels.npz"):
             print(f"representation: {config.method}", flush=True)
-            embeddings = stages.train(run, stage).outputs("train")["embedding"]
-        found = _once(run, train, lambda: _find(run, train.given, embeddings))
+            outputs = stages.train(run, stage).outputs("train")
+            print("suspected labels", flush=True)
+            # By all processes, which have a share of the embeddings; what follows, by the first.
+            k = config.noise.neighbours
+            neighbours = noisy_labels.nearest(outputs["embedding"], k)
+            embeddings = stages.gathered(outputs)["embedding"]
+        found = _once(run, train, lambda: _find(run, train.given, embeddings, neighbours))
         data, rows = _mended(config, train.given, found, noisy)
         stage = stages.classifier(run._replace(dataset=data), rows=rows)
     print(f"classifier: {method}", flush=True)
@@ -145,7 +150,7 @@ def perform(run: stages.Run, prepared: Prepared | audit.Prepared) -> dict[str, A
     print("accuracy on right labels", flush=True)
     test = trained.last("test")
     accuracy, chosen = stages.accuracy(test), stages.accuracy(trained.outputs("test"))
-    seen = trained.last("train", "probability")
+    seen = maps.shown(run, trained.last("train", "probability"))
     if prepared.first.name == "classifier":
         found = _once(run, train, lambda: _judge(run, seen, train.given))
     results = {
@@ -273,12 +278,10 @@ def _once(run: stages.Run, train: Noise, find: Any) -> Findings:
     return Findings(**{name: arrays[name] for name in Findings._fields})
 
 
-def _find(run: stages.Run, given: np.ndarray, embeddings: Any) -> Findings:
-    """Finds wrong labels by the embedding."""
-    print("suspected labels", flush=True)
+def _find(run: stages.Run, given: np.ndarray, embeddings: Any, neighbours: Any) -> Findings:
+    """Finds wrong labels by the embedding, and the nearest neighbours in it."""
     config = run.config.noise
-    options: dict[str, Any] = {"k": config.neighbours}
-    options["neighbours"] = noisy_labels.nearest(embeddings, **options)
+    options: dict[str, Any] = {"k": config.neighbours, "neighbours": neighbours}
     suspicion = noisy_labels.suspicion(
         embeddings,
         given,

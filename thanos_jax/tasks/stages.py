@@ -17,7 +17,7 @@ from thanos_jax.data.annotated import annotate
 from thanos_jax.data.dataset import Dataset
 from thanos_jax.data.dataset import labels as stored_labels
 from thanos_jax.data.splits import Split
-from thanos_jax.downstream import transfer
+from thanos_jax.downstream import placing, transfer
 from thanos_jax.downstream.groups import scores as group_scores
 from thanos_jax.errors import ConfigError
 from thanos_jax.live import log as live
@@ -241,12 +241,20 @@ def batch_shapes(stage: Stage) -> dict[str, jax.ShapeDtypeStruct]:
     }
 
 
+def gathered(outputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns outputs with all embeddings in this process's memory; every process calls it.
+
+    For what the first process alone computes of them.
+    """
+    return {**outputs, "embedding": placing.whole(outputs["embedding"])}
+
+
 def accuracy_on_validation(outputs: Outputs) -> dict[str, float]:
     """Returns {"validation_coarse_accuracy": a fraction of 1} of a state."""
     return {ACCURACY: accuracy(outputs("validation"))}
 
 
-def accuracy(found: Mapping[str, np.ndarray]) -> float:
+def accuracy(found: Mapping[str, Any]) -> float:
     """Returns the share of images whose coarse label is predicted."""
     return float(np.mean(found["prediction"] == found["coarse"]))
 
@@ -333,7 +341,7 @@ def skipped_examples(run: Run) -> dict[str, int]:
 
 
 def transferred(
-    run: Run, found: Mapping[str, Mapping[str, np.ndarray]], *, allow_missing_classes: bool = False
+    run: Run, found: Mapping[str, Mapping[str, Any]], *, allow_missing_classes: bool = False
 ) -> tuple[dict[str, float], np.ndarray]:
     """Returns how well fine labels are read off embeddings, and those read off test images.
 

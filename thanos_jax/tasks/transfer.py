@@ -94,14 +94,15 @@ def perform(run: stages.Run, prepared: Prepared) -> dict[str, Any]:
         **_along_training(trained.records),
         "embedding_dim": int(found["test"]["embedding"].shape[1]),
     }
+    test = maps.shown(run, found["test"])
     return ending.finish(
         run,
         prepared.first,
         trained,
         results,
-        lambda: _figures(run, trained, found["test"], fine),
-        lambda: maps.of_transfer(run, found["test"]),
-        found["test"]["embedding"],
+        lambda: _figures(run, trained, test, fine),
+        lambda: maps.of_transfer(run, test),
+        test["embedding"],
     )
 
 
@@ -137,7 +138,7 @@ def _along_training(records: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _figures(
-    run: stages.Run, trained: stages.Trained, test: dict[str, np.ndarray], fine: np.ndarray
+    run: stages.Run, trained: stages.Trained, test: dict[str, Any], fine: np.ndarray
 ) -> dict[str, tuple[Any, str]]:
     """Draws what the report shows; each figure with a sentence on how to read it.
 

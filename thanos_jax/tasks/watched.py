@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from thanos_jax.data import augment
+from thanos_jax.downstream.projection import Sample
 from thanos_jax.live import pictures
 from thanos_jax.live.contract import Points
 from thanos_jax.report.image_map import Column, ImageMap
@@ -40,23 +41,26 @@ def views(stage: Stage) -> dict[str, np.ndarray]:
     return {"views": pictures.rows([images / np.float32(255), first, second])}
 
 
-def points(shown: ImageMap, embedding: np.ndarray) -> Points:
+def points(shown: ImageMap, embedding: Sample) -> Points:
     """Returns the images of a map with their embedding, as many as a sprite can hold.
 
     Args:
       shown: of a split.
-      embedding: float32 [n, d], of all images of the split.
+      embedding: of the images of the map.
 
     Raises:
-      ValueError: an embedding of another number of images.
+      ValueError: an embedding of other images.
     """
-    if len(embedding) != shown.size:
-        raise ValueError(f"embedding: expected {shown.size} rows, got {len(embedding)}")
+    if not np.array_equal(embedding.mapped, shown.layout.mapped):
+        raise ValueError(
+            f"embedding: expected those of the map's {len(shown.layout.mapped)} images, got "
+            f"{len(embedding.mapped)} of other images"
+        )
     thumbnails = _thumbnails(shown.sprite, len(shown.files))
     most = min(len(thumbnails), pictures.most_thumbnails(thumbnails.shape[1]))
     chosen = np.linspace(0, len(thumbnails) - 1, most).round().astype(int)
     return Points(
-        embedding[shown.layout.mapped[chosen]],
+        embedding.embeddings[chosen],
         {
             **{column.name: _texts(column)[chosen] for column in shown.columns},
             "file" if shown.named else "image": shown.files[chosen],
