@@ -71,9 +71,11 @@ def start(main: Callable[[Any], int | None], parser: Parser | None = None) -> No
             return parser.parse_args(argv[1:])
         _check_config(argv)
         try:
-            return app.parse_flags_with_usage(argv)
+            return flags.FLAGS(argv)
         except (AttributeError, KeyError) as error:
             raise _misspelt(error) from error
+        except flags.Error as error:
+            raise ConfigError(_of_config_file(error)) from error
 
     # config_flags reads --config.KEY=VALUE from sys.argv itself.
     sys.argv = [_HOME.sub(lambda found: os.path.expanduser(found[0]), word) for word in sys.argv]
@@ -128,6 +130,17 @@ def _check_config(argv: Sequence[str]) -> None:
             sections = {other[: len(key)] for other in FIELDS if other.startswith(f"{key}.")}
             if key not in FIELDS and not sections:
                 raise ConfigError(f"config.{key}: no such key{nearest(key, FIELDS)}")
+
+
+def _of_config_file(error: flags.Error) -> str:
+    """Returns the message of an error of a flag; of one that a config file raised, its own words.
+
+    ml_collections puts the traceback into the message; absl then makes an error of the flag of it.
+    """
+    cause = error.__context__
+    if not isinstance(cause, UserError):
+        return str(error)
+    return str(cause).rstrip().rpartition(f"{type(cause).__qualname__}: ")[2]
 
 
 def _misspelt(error: AttributeError | KeyError) -> Exception:
