@@ -50,9 +50,9 @@ def search(queries: Rows, among: Rows, k: int) -> Found:
     """Finds the k nearest rows of `among` to each query, both divided by their lengths.
 
     Time O(q n d). Memory above the arguments: O(queries of a block x n / 16). Sharded candidates
-    stay on their devices: each finds the nearest of its own, and those are merged. Of sharded
-    queries a block at a time is brought to every device. Every process that has a share of either
-    calls it.
+    stay on their devices: each finds the nearest of its own, and those are merged. Sharded queries
+    are brought to every device a block at a time. Every process that has a share of either calls
+    it.
 
     Args:
       queries: float32 [q, d], finite; in NumPy the same in every process.
