@@ -20,7 +20,7 @@ PIXELS, CLASSES = 64, 2
 
 
 def config_of(file, argument):
-    scope = {}
+    scope = {"__file__": str(file)}
     exec(compile(file.read_text(encoding="utf-8"), file, "exec"), scope)
     return scope["get_config"](argument)
 

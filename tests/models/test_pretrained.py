@@ -566,7 +566,7 @@ class BuiltError(Exception):
 def built(monkeypatch):
     """Ends a run where it is built; the value of `resumes` that it is built with."""
 
-    def record(config: ml_collections.ConfigDict, dataset, mesh, *, resumes=False):
+    def record(config: ml_collections.ConfigDict, dataset, mesh, *, resumes=False, **_):
         raise BuiltError(resumes)
 
     monkeypatch.setattr(stages, "build", record)
