@@ -1,33 +1,39 @@
 """The page of results: it is what the records say, and a record is what the runs came to."""
 
-import importlib.util
+import importlib
 import json
 import pathlib
 import re
+import sys
 
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-@pytest.fixture(scope="module")
-def results():
-    spec = importlib.util.spec_from_file_location("results", ROOT / "benchmarks" / "results.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def results(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    yield importlib.import_module("results")
+    for name in ("results", "results_page"):
+        sys.modules.pop(name)
 
 
-def test_the_page_is_what_the_records_say(results, monkeypatch, tmp_path):
-    text = results.page()
+@pytest.fixture
+def page(results):
+    return results.results_page
+
+
+def test_the_page_is_what_the_records_say(page, monkeypatch, tmp_path):
+    text = page.page()
     assert text == (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
     # Each record is shown: what was run is not kept to oneself.
-    source = (results.RECORDS / "page.in").read_text(encoding="utf-8")
+    source = (page.RECORDS / "page.in").read_text(encoding="utf-8")
     named = set(re.findall(r"\{\{ table (\w+) \}\}|\{\{ cell (\w+) run ", source))
     shown = {name for pair in named for name in pair if name}
-    assert shown == {file.stem for file in results.RECORDS.glob("*.json")}
+    assert shown == {file.stem for file in page.RECORDS.glob("*.json")}
     # Another number in a record is another page.
-    for file in results.RECORDS.iterdir():
+    for file in page.RECORDS.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     name = next(
         name for name in shown if json.loads((tmp_path / f"{name}.json").read_text())["table"]
@@ -36,13 +42,13 @@ def test_the_page_is_what_the_records_say(results, monkeypatch, tmp_path):
     for run in found["rows"][0]["runs"]:
         run["coarse_accuracy"] -= 0.01
     (tmp_path / f"{name}.json").write_text(json.dumps(found))
-    monkeypatch.setattr(results, "RECORDS", tmp_path)
-    assert results.page() != text
+    monkeypatch.setattr(page, "RECORDS", tmp_path)
+    assert page.page() != text
 
 
 @pytest.mark.slow
-def test_a_record_has_the_table_of_its_runs_bit_by_bit(results, monkeypatch, tmp_path):
-    monkeypatch.setattr(results, "RECORDS", tmp_path / "records")
+def test_a_record_has_the_table_of_its_runs_bit_by_bit(results, page, monkeypatch, tmp_path):
+    monkeypatch.setattr(page, "RECORDS", tmp_path / "records")
     short = "--seeds=2 --config.train.max_steps=2 --config.report.map_points=10"
     commands = {
         "digits": f"compare --config=configs/digits.py:spread --methods=ce,supcon {short}",
@@ -55,22 +61,20 @@ def test_a_record_has_the_table_of_its_runs_bit_by_bit(results, monkeypatch, tmp
         results.run(name, tmp_path / "runs", None)
     for name in ("digits", "noise"):
         written = (tmp_path / "runs" / name / "table.md").read_text(encoding="utf-8")
-        assert results.render.markdown(results.comparison(results.read(name))) == written
-        assert (
-            results.command(name) == f"python -m thanos_jax.{commands[name]} --workdir=runs/{name}"
-        )
-    assert "seconds" not in results.table("digits")
-    found = results.read("digits")
+        assert page.render.markdown(page.comparison(page.read(name))) == written
+        assert page.command(name) == f"python -m thanos_jax.{commands[name]} --workdir=runs/{name}"
+    assert "seconds" not in page.table("digits")
+    found = page.read("digits")
     fine = [one["fine_accuracy"] for one in found["rows"][1]["runs"]]
     assert len(fine) == 2
-    assert results.cell("digits", "supcon", "fine_accuracy").startswith(f"{50 * sum(fine):.1f} ± ")
+    assert page.cell("digits", "supcon", "fine_accuracy").startswith(f"{50 * sum(fine):.1f} ± ")
     ce = [one["fine_accuracy"] for one in found["rows"][0]["runs"]]
-    assert float(results.gap("digits", "supcon", "ce", "fine_accuracy")) == pytest.approx(
+    assert float(page.gap("digits", "supcon", "ce", "fine_accuracy")) == pytest.approx(
         50 * (sum(fine) - sum(ce)), abs=0.051
     )
-    assert re.search(r"commit \w+.*; 4 runs, ", results.made("digits"))
+    assert re.search(r"commit \w+.*; 4 runs, ", page.made("digits"))
     one = json.loads((tmp_path / "runs" / "one" / "results.json").read_text())
-    assert results.cell("one", "run", "coarse_accuracy") == f"{100 * one['coarse_accuracy']:.1f}"
+    assert page.cell("one", "run", "coarse_accuracy") == f"{100 * one['coarse_accuracy']:.1f}"
     for wrong in (("two", "run", "x"), ("one", "ce", "x"), ("one", "run", "fine_acuracy")):
         with pytest.raises(SystemExit, match="expected"):
-            results.cell(*wrong)
+            page.cell(*wrong)

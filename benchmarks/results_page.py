@@ -1,0 +1,151 @@
+"""docs/results.md out of docs/results/page.in and the records beside it; see results.py.
+
+These stand in page.in for what the records say:
+
+    {{ command NAME }}             the commands, a line each
+    {{ made NAME }}                commits, machine, number of runs, hours
+    {{ table NAME }}               the table, but for its seconds, which other work may have shared
+    {{ cell NAME ROW KEY }}        one cell of it; KEY is one of results.json
+    {{ gap NAME ROW OTHER KEY }}   by how much the mean of ROW is above the mean of OTHER
+
+ROW is the folder of the row, "run" for a single run.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import pathlib
+import re
+from collections.abc import Callable
+from typing import Any
+
+from thanos_jax import config as schema
+from thanos_jax.report import numbers
+from thanos_jax.tables import render, summary
+from thanos_jax.tables.render import Comparison, Line
+from thanos_jax.tables.table import Column, Row
+
+RECORDS = pathlib.Path(__file__).resolve().parents[1] / "docs" / "results"
+
+
+def read(name: str) -> dict[str, Any]:
+    """Returns a record.
+
+    Raises:
+      SystemExit: there is none of this name; it names those that there are.
+    """
+    path = RECORDS / f"{name}.json"
+    if not path.exists():
+        known = ", ".join(sorted(file.stem for file in RECORDS.glob("*.json")))
+        raise SystemExit(f"record: expected one of {known}; got {name!r}")
+    return dict(json.loads(path.read_text(encoding="utf-8")))
+
+
+def comparison(found: dict[str, Any]) -> Comparison:
+    """Returns the table of a record, as `thanos_jax.compare` has it."""
+    config = schema.default()
+    config.update_from_flattened_dict({key: _tuple(v) for key, v in found["config"].items()})
+    entries = {
+        row["folder"]: summary.Entry(
+            Row(row["labels"], {key: _tuple(v) for key, v in row["overrides"].items()}),
+            len(row["runs"]),
+            {one["seed"]: one for one in row["runs"]},
+            {},
+        )
+        for row in found["rows"]
+    }
+    return summary.comparison(found["table"], config, entries)
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _line(found: dict[str, Any], folder: str) -> Line:
+    if found["table"]:
+        lines = {line.folder: line for line in comparison(found).lines}
+    else:
+        (row,) = found["rows"]
+        lines = {row["folder"]: Line({}, {one["seed"]: one for one in row["runs"]}, {}, {})}
+    if folder not in lines:
+        raise SystemExit(f"row: expected one of {', '.join(lines)}; got {folder!r}")
+    return lines[folder]
+
+
+def _column(key: str) -> Column:
+    if not numbers.find(key.split(".")):
+        raise SystemExit(f"key: expected one of thanos_jax.report.numbers; got {key!r}")
+    return Column(key)
+
+
+def table(name: str) -> str:
+    """Returns the table of a record in Markdown."""
+    shown = comparison(read(name))
+    columns = [column for column in shown.columns if column.path != "train_seconds"]
+    return render.markdown(shown._replace(columns=columns)).rstrip("\n")
+
+
+def cell(name: str, row: str, key: str) -> str:
+    """Returns mean ± deviation of a row's runs, or the number of its one run."""
+    column = _column(key)
+    summed = render.summarize(_line(read(name), row), column)
+    if summed is None:
+        raise SystemExit(f"{name} {row}: expected runs with {key}; got none")
+    digits = column.number.digits
+    text = f"{summed.mean:.{digits}f}"
+    return text if summed.deviation is None else f"{text} ± {summed.deviation:.{digits}f}"
+
+
+def gap(name: str, row: str, other: str, key: str) -> str:
+    """Returns by how much the mean of a row is above the mean of another, with its sign."""
+    column, found = _column(key), read(name)
+    means = [render.summarize(_line(found, one), column) for one in (row, other)]
+    if means[0] is None or means[1] is None:
+        raise SystemExit(f"{name} {row} {other}: expected runs with {key}; got none")
+    return f"{means[0].mean - means[1].mean:+.{column.number.digits}f}"
+
+
+def command(name: str) -> str:
+    """Returns the commands of a record as a user gives them, a line each."""
+    lines = []
+    for given in read(name)["commands"]:
+        module, arguments = given.split(" ", 1)
+        if not arguments.startswith("--config=configs/digits.py"):
+            arguments += " --config.data.data_dir=DATA"
+        lines.append(f"python -m thanos_jax.{module} {arguments} --workdir=runs/{name}")
+    return "\n".join(lines)
+
+
+def made(name: str) -> str:
+    """Returns what a record was made with: commits, machine, number of runs and hours."""
+    found = read(name)
+    runs = [one for row in found["rows"] for one in row["runs"]]
+    hours = sum(one["train_seconds"] for one in runs) / 3600
+    commits = "commit" if len(found["commits"]) == 1 else "commits"
+    return (
+        f"{commits} {', '.join(found['commits'])}; {found['machine']}; "
+        f"{len(runs)} {'run' if len(runs) == 1 else 'runs'}, {hours:.2g} hours of training"
+    )
+
+
+def page() -> str:
+    """Returns docs/results.md as the records have it."""
+    made_of: dict[str, Callable[..., str]] = {
+        "table": table,
+        "cell": cell,
+        "gap": gap,
+        "command": command,
+        "made": made,
+    }
+
+    def filled(match: re.Match[str]) -> str:
+        word, *arguments = match[1].split()
+        try:
+            return made_of[word](*arguments)
+        except (KeyError, TypeError):
+            known = ", ".join(f"{one}{inspect.signature(made_of[one])}" for one in made_of)
+            raise SystemExit(f"page.in: expected one of {known}; got {match[0]}") from None
+
+    source = (RECORDS / "page.in").read_text(encoding="utf-8")
+    return re.sub(r"\{\{ (.+?) \}\}", filled, source)
