@@ -22,6 +22,7 @@ import ml_collections
 from thanos_jax import config as schema
 
 mnist = schema.beside(__file__, "mnist")
+of_method = mnist.of_method
 
 
 def get_config(argument: str = "") -> ml_collections.ConfigDict:
