@@ -31,6 +31,10 @@ PLACEHOLDERS = {
 }
 
 
+# A number that was to be filled in, such as HEAD200: capitals, with a digit or an underscore.
+_UNFILLED = re.compile(r"(?=\w*[\d_])[A-Z][A-Z\d_]*|TODO|TBD")
+
+
 class Block(NamedTuple):
     """A code block.
 
@@ -93,6 +97,13 @@ def of(page: str, text: str | None = None) -> list[Block]:
             kind = "shell" if _SHELL.match(first) else "python" if _PYTHON.match(first) else "text"
         found.append(Block(page, line, kind, token.content))
     return found
+
+
+def unfilled(text: str) -> list[str]:
+    """Returns the cells of a page's tables that wait for their number."""
+    rows = [line.strip().strip("|") for line in text.splitlines() if line.startswith("|")]
+    cells = [cell.strip(" *`") for row in rows for cell in row.split("|")]
+    return [cell for cell in cells if _UNFILLED.fullmatch(cell)]
 
 
 def disguised(block: Block) -> str | None:

@@ -66,6 +66,13 @@ def test_tables_are_tables():
             assert len({len(row) for row in rows}) == 1, block
 
 
+def test_tables_of_pages_have_their_numbers():
+    for page in blocks.PAGES:
+        assert blocks.unfilled((ROOT / page).read_text(encoding="utf-8")) == [], page
+    text = "HEAD200\n| AUROC | N | 97.1 |\n|---|---|---|\n| HEAD200 | `LOSS_ALL` | **TODO** |\n"
+    assert blocks.unfilled(text) == ["HEAD200", "LOSS_ALL", "TODO"]
+
+
 def imports_of(block):
     """Every (module, name) that a block imports; the name is None for a module itself."""
     for node in ast.walk(ast.parse(block.text, str(block))):

@@ -1,4 +1,4 @@
-"""Losses as pure functions of arrays; importing this imports nothing but jax.
+"""Losses as pure functions of arrays; importing this imports jax and NumPy only.
 
     from thanos_jax import losses
     loss = losses.spread(embeddings, labels, alpha=0.5, temperature=0.1)
