@@ -167,6 +167,8 @@ ABSENT = [file for file in FILES if file.stem not in ("digits", "folder")]
     ("name", "argument"),
     [
         *(("celeba", "mlp"), ("mnist", "mlp,noise")),
+        # Steps of one program, which only data in memory have.
+        ("fashion_mnist", "convnet,groups"),
         *(
             pytest.param(file.stem, argument, marks=pytest.mark.slow)
             for file in ABSENT
