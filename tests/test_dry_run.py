@@ -203,7 +203,17 @@ def test_where_only_images_tell_shapes_the_error_is_that_of_the_run(name, tmp_pa
 
 @pytest.mark.parametrize(
     ("number", "words"),
-    [(0, "0 "), (999.4, "999 "), (999.6, "1 k"), (12_345, "12.3 k"), (3.2e15, "3.2 P")],
+    [
+        (0, "0 "),
+        (999.4, "999 "),
+        (999.6, "1 k"),
+        (12_345, "12.3 k"),
+        (3.2e15, "3.2 P"),
+        (9.994e17, "999 P"),
+        (9.996e17, "1 E"),
+        (1e18, "1 E"),
+        (2.5e20, "250 E"),
+    ],
 )
 def test_prefixes(number, words):
     assert units.with_prefix(number) == words
@@ -211,8 +221,8 @@ def test_prefixes(number, words):
 
 @pytest.mark.parametrize(
     ("seconds", "words"),
-    [(0.0123, "12.3 ms"), (5, "5 s"), (119, "119 s"), (180, "3 min"), (9000, "2.5 h"),
-     (864_000, "10 days")],
+    [(0.0123, "12.3 ms"), (0.9994, "999 ms"), (0.9996, "1 s"), (5, "5 s"), (119, "119 s"),
+     (180, "3 min"), (9000, "2.5 h"), (864_000, "10 days"), (1.2e8, "1,389 days")],
 )  # fmt: skip
 def test_times(seconds, words):
     assert units.in_time(seconds) == words

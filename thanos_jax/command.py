@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import pathlib
 import platform
 import re
+import select
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 from absl import app, flags, logging
@@ -56,6 +58,42 @@ def start(main: Callable[[Any], int | None], parser: Parser | None = None) -> No
       main: of the command; what it returns is the exit code.
       parser: of a command that takes words besides flags; main gets what it parses.
     """
+    with while_read():
+        _start(main, parser)
+
+
+@contextlib.contextmanager
+def while_read() -> Iterator[None]:
+    """Ends the program without a word, with exit code 1, once nobody reads what it prints.
+
+    As where `head` has read enough. A BrokenPipeError of anything but stdout stays an error.
+    """
+    ended: SystemExit | None = None
+    try:
+        try:
+            yield
+        except SystemExit as raised:
+            ended = raised
+        sys.stdout.flush()
+    except BrokenPipeError:
+        if not _unread():
+            raise
+        # What is still to be written, at the end of the program, goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit((ended and ended.code) or 1) from None
+    if ended:
+        raise ended
+
+
+def _unread() -> bool:
+    """Whether the reader of stdout has gone."""
+    # Another flush would not tell: a write that failed may leave nothing to be flushed.
+    watched = select.poll()
+    watched.register(sys.stdout.fileno(), 0)
+    return bool(watched.poll(0))
+
+
+def _start(main: Callable[[Any], int | None], parser: Parser | None) -> None:
     keep_compiled_programs()
 
     def checked(argv: Any) -> int | None:
@@ -172,7 +210,8 @@ def _leave_others(message: str) -> None:
             file=sys.stderr,
             flush=True,
         )
-        sys.stdout.flush()
+        with contextlib.suppress(OSError):  # the others must not wait because nobody reads
+            sys.stdout.flush()
         os._exit(1)
 
 
