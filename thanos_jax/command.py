@@ -138,16 +138,25 @@ def _check_flags(words: Sequence[str], parser: Parser | None) -> None:
     for module, defined in flags.FLAGS.flags_by_module_dict().items():
         if not module.startswith("absl"):  # whose flags are for those who look for them
             own |= {flag.name for flag in defined}
-    for word in itertools.takewhile("--".__ne__, words):
+    before = list(itertools.takewhile("--".__ne__, words))
+    known = {*flags.FLAGS, "flagfile", "undefok", *own, *_may_be_unknown(before)}
+    for word in before:
         name = word[2:].partition("=")[0]
         if not word.startswith("--") or name.startswith(("config.", "noconfig.")):
             continue  # a key of a config is looked at by itself
-        known = (*flags.FLAGS, "flagfile", "undefok", *own)
         if name in known or name.removeprefix("no") in known:
             continue
         if parser and any(flag.startswith(name) for flag in own):
             continue  # argparse takes abbreviations
         raise ConfigError(f"--{name}: no such flag{nearest(name, own)}")
+
+
+def _may_be_unknown(words: Sequence[str]) -> Iterator[str]:
+    """Yields the names that --undefok=NAME,NAME says to leave out where they are unknown."""
+    for word, following in itertools.zip_longest(words, words[1:], fillvalue=""):
+        flag, equals, value = word.partition("=")
+        if flag in ("-undefok", "--undefok"):
+            yield from map(str.strip, (value if equals else following).split(","))
 
 
 def _check_config(argv: Sequence[str]) -> None:
