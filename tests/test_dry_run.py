@@ -1,13 +1,14 @@
 """What --dry_run says before a run, and that it writes nothing."""
 
+import itertools
 import pathlib
 import re
 
 import jax
 import pytest
 
+from thanos_jax import agree, dry_run, sharding
 from thanos_jax import config as schema
-from thanos_jax import dry_run, sharding
 from thanos_jax.config.presets import presets
 from thanos_jax.data import sources
 from thanos_jax.rehearsal import Rehearsal
@@ -157,6 +158,63 @@ def test_a_step_that_does_not_fit_is_said(part, words, rehearsal, monkeypatch):
     lines = list(rehearsal.compiled(timed=True))
     assert lines[-1] == f"{words}RESOURCE_EXHAUSTED: out of memory"
     assert rehearsal.seconds is None
+
+
+@pytest.fixture
+def nothing_runs(monkeypatch):
+    """No step is compiled or run; a time is told all the same."""
+    monkeypatch.setattr(cost, "seconds", lambda *a: 0.5)
+    for name in ("compiled", "memory", "flops"):
+        monkeypatch.setattr(cost, name, lambda *a: None)
+
+
+def test_a_large_batch_is_said_once(one_device, nothing_runs, capsys):
+    config = small("ce")
+    config.train.batch_size = 2048
+    text = "\n".join(dry_run.describe(config))
+    assert "500 ms a step here" in text
+    assert capsys.readouterr().err.count("a batch of 2048 images is larger") == 1
+
+
+@pytest.mark.parametrize("resident", ["yes", "no"])
+def test_it_says_that_a_run_on_the_devices_compiles_another_program(
+    resident, one_device, nothing_runs
+):
+    config = small("ce")
+    config.train.resident = resident
+    text = "\n".join(dry_run.describe(config))
+    assert ("the run compiles many steps as one program" in text) == (resident == "yes")
+
+
+@pytest.mark.parametrize(
+    ("answers", "words"),
+    [
+        ([False], "a step does not compile here: "),
+        ([True, False], "not timed: "),
+        ([True, True, False], "not timed: "),
+    ],
+)
+def test_what_another_process_fails_at_is_not_gone_on_with(
+    answers, words, rehearsal, nothing_runs, monkeypatch
+):
+    monkeypatch.setattr(cost, "seconds", lambda *a: pytest.fail("run"))
+    replies = iter(answers)
+    monkeypatch.setattr(agree, "everywhere", lambda here: here and next(replies))
+    lines = list(rehearsal.compiled(timed=True))
+    assert lines[-1] == f"{words}another process failed at it"
+    assert list(replies) == []
+    assert rehearsal.seconds is None
+
+
+def test_the_first_process_says_how_many_steps_are_timed(monkeypatch):
+    """A step waits for all processes: one that ran fewer would leave the others waiting."""
+    clock = itertools.count(step=100.0)
+    monkeypatch.setattr(cost.time, "perf_counter", lambda: next(clock))
+    answers = iter([True, True, True, False])
+    monkeypatch.setattr(agree, "value_of_first", lambda find: next(answers))
+    ran = []
+    assert cost.seconds(lambda state, *rest: (state, ran.append(state)), 0, {}) == 100.0
+    assert len(ran) == 3
 
 
 # What is not there is taken as published; the images of the others alone tell their shapes.

@@ -11,7 +11,7 @@ import pytest
 from thanos_jax import config as schema
 from thanos_jax import interruption, sharding
 from thanos_jax.data import sources
-from thanos_jax.tasks import stages
+from thanos_jax.tasks import stages, tracing
 from thanos_jax.train import loop
 from thanos_jax.train.checkpoint import steps
 from thanos_jax.train.two_views import two_views
@@ -58,7 +58,7 @@ def test_a_stage_is_traced_once(parts):
         return objective.differentiate(state, batch)
 
     step = make_step(stage.training, objective._replace(differentiate=differentiate))
-    stages.trace(stage._replace(step=step))
+    tracing.trace(stage._replace(step=step))
     batch = stage.split.read(np.arange(128))
     given = sharding.shard(run.mesh, {name: batch[name] for name in stage.inputs})
     step.lower(stage.state, given, np.uint32(0))

@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from thanos_jax import agree
 from thanos_jax.train.build import Training
 from thanos_jax.train.state import TrainState
 
@@ -99,7 +100,10 @@ def nbytes(tree: Any) -> int:
 
 
 def compiled(training: Training, step: Any, state: TrainState, batch: Mapping[str, Any]) -> Any:
-    """Compiles a step, and runs nothing. The program is kept as a run's is: the run finds it.
+    """Compiles a step, and runs nothing.
+
+    The program is kept as a run's is. A run finds it, unless its training set lies on the devices:
+    many steps are then one program.
 
     Args:
       training: of the step.
@@ -139,9 +143,10 @@ def flops(program: Any) -> float | None:
 
 
 def seconds(program: Any, state: TrainState, batch: Mapping[str, jax.Array]) -> float:
-    """Runs a few steps and returns the median of their times.
+    """Runs a few steps and returns the median of their times; every process makes this call.
 
-    The first step does not count, unless it takes so long that it is the only one.
+    The first step does not count, unless it takes so long that it is the only one. The clock of the
+    first process says how many there are: each step waits for all processes.
 
     Args:
       program: from `compiled`.
@@ -149,7 +154,7 @@ def seconds(program: Any, state: TrainState, batch: Mapping[str, jax.Array]) -> 
       batch: arrays, placed.
     """
     times: list[float] = []
-    while len(times) < _STEPS and sum(times) < _SECONDS:
+    while agree.value_of_first(lambda: len(times) < _STEPS and sum(times) < _SECONDS):
         started = time.perf_counter()
         state, _ = jax.block_until_ready(program(state, batch, np.uint32(0)))
         times.append(time.perf_counter() - started)
