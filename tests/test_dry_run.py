@@ -5,6 +5,7 @@ import pathlib
 import re
 
 import jax
+import numpy as np
 import pytest
 
 from thanos_jax import agree, dry_run, sharding
@@ -204,6 +205,18 @@ def test_what_another_process_fails_at_is_not_gone_on_with(
     assert lines[-1] == f"{words}another process failed at it"
     assert list(replies) == []
     assert rehearsal.seconds is None
+
+
+@pytest.mark.parametrize(("others", "expected"), [([1, 1], True), ([0, 1], False), ([0, 0], False)])
+def test_something_holds_everywhere_or_not(others, expected, monkeypatch):
+    assert agree.everywhere(True)
+    assert not agree.everywhere(False)
+    monkeypatch.setattr(jax, "process_count", lambda: 3)
+    monkeypatch.setattr(
+        agree.multihost_utils, "process_allgather", lambda here: np.array([*others, here])
+    )
+    assert agree.everywhere(True) is expected
+    assert agree.everywhere(False) is False
 
 
 def test_the_first_process_says_how_many_steps_are_timed(monkeypatch):

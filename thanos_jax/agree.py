@@ -69,4 +69,4 @@ def everywhere(here: bool) -> bool:
     """Returns whether something holds in every process; every process makes this call."""
     if jax.process_count() == 1:
         return here
-    return bool(np.all(multihost_utils.process_allgather(np.array(here))))
+    return bool(np.all(multihost_utils.process_allgather(np.int32(here))))
