@@ -14,7 +14,7 @@ from thanos_jax.config.presets import presets
 from thanos_jax.data import sources
 from thanos_jax.rehearsal import Rehearsal
 from thanos_jax.tasks import stages
-from thanos_jax.train import cost, units
+from thanos_jax.train import cost, resident, units
 
 FILES = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("[!_]*.py"))
 BATCH, WIDTHS = 64, (96, 48)
@@ -177,14 +177,52 @@ def test_a_large_batch_is_said_once(one_device, nothing_runs, capsys):
     assert capsys.readouterr().err.count("a batch of 2048 images is larger") == 1
 
 
-@pytest.mark.parametrize("resident", ["yes", "no"])
-def test_it_says_that_a_run_on_the_devices_compiles_another_program(
-    resident, one_device, nothing_runs
-):
+def test_what_a_run_on_the_devices_compiles_is_compiled_and_timed(one_device, monkeypatch):
+    """The program is that of the run, from shapes alone; the training set is an argument of it."""
     config = small("ce")
-    config.train.resident = resident
-    text = "\n".join(dry_run.describe(config))
-    assert ("the run compiles many steps as one program" in text) == (resident == "yes")
+    config.train.resident = "yes"
+    config.train.log_every = 10
+    lowered, make = [], resident.make_program
+
+    class Watched:
+        def __init__(self, program):
+            self.program = program
+
+        def lower(self, *arguments):
+            lowered.append(self.program.lower(*arguments))
+            return lowered[-1]
+
+        def __call__(self, *arguments):
+            lowered.append(self.program.lower(*arguments))
+            return self.program(*arguments)
+
+    monkeypatch.setattr(resident, "make_program", lambda *a, **k: Watched(make(*a, **k)))
+    lines = list(dry_run.describe(config))
+    assert len(lowered) == 4  # before the run, two windows of a step, and one of more
+    assert len({one.as_text() for one in lowered}) == 1
+    text = "\n".join(lines)
+    assert re.search(r"a program of up to 10 steps compiles in ", text)
+    assert re.search(r"\d m?s a step here; the images were put on the devices in ", text)
+    arguments = number(lines, r"arguments ([\d.]+) (\w?)B")
+    # 1,294 images and coarse labels, and the images' numbers in ten batches.
+    state = 12 * PARAMETERS
+    assert arguments == pytest.approx(state + 1294 * (PIXELS + 4) + 4 * 10 * BATCH, rel=0.02)
+
+
+def test_steps_of_one_program_are_timed_together(monkeypatch):
+    now, calls = [0.0], []
+    monkeypatch.setattr(cost.time, "perf_counter", lambda: now[0])
+
+    def advance(state, first, last):
+        calls.append(last - first)
+        now[0] += 0.125 + 0.25 * (last - first)  # a call, and each of its steps
+        return state, {}
+
+    assert cost.seconds_in_windows(advance, 0, 100) == (0.125 + 0.25 * 5) / 5
+    assert calls == [1, 1, 5]
+    calls.clear()
+    assert cost.seconds_in_windows(advance, 0, 1) == 0.375
+    assert calls == [1, 1]
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 import jax
+import numpy as np
 
 from thanos_jax import agree, sharding
 from thanos_jax.data import batches
 from thanos_jax.data.splits import Split
 from thanos_jax.tasks import stages, tracing
-from thanos_jax.train import cost, layer_flops, loop
+from thanos_jax.train import cost, layer_flops, loop, resident
 from thanos_jax.train.state import TrainState
 from thanos_jax.train.two_views import NUM_VIEWS
 from thanos_jax.train.units import in_bytes, in_time, with_prefix
@@ -82,30 +83,24 @@ class Rehearsal:
             yield f"training images on each device: {in_bytes(size)} (train.resident)"
 
     def compiled(self, *, timed: bool) -> Iterator[str]:
-        """Compiles a step, runs a few, and yields lines on memory and time.
+        """Compiles what the run does, runs a few steps, and yields lines on memory and time.
 
         Args:
           timed: whether the images are there, and steps are run.
         """
-        stage, mesh = self._stage, self._stage.training.mesh
-        if self._resident:
-            yield (
-                "a step is compiled and timed by itself here; the run compiles many steps as one "
-                "program (train.resident), whose memory and time are not looked at"
-            )
+        mesh = self._stage.training.mesh
+        what = f"a program of up to {self._longest} steps" if self._resident else "a step"
         started = time.perf_counter()
-        program, failure = _tried(
-            lambda: cost.compiled(stage.training, stage.step, stage.state, self._batch)
-        )
+        program, failure = _tried(self._compiled)
         if failure:  # as where a compiler knows the device's memory
-            yield f"a step does not compile here: {failure}"
+            yield f"{what} does not compile here: {failure}"
             return
-        yield f"a step compiles in {in_time(time.perf_counter() - started)}"
+        yield f"{what} compiles in {in_time(time.perf_counter() - started)}"
         devices = f" on each of {mesh.size} devices" if mesh.size > 1 else ""
         memory, count = cost.memory(program), cost.flops(program)
         if memory is not None:
             yield (
-                f"memory of a step{devices}: peak {in_bytes(sum(memory))} or less, arguments "
+                f"memory of {what}{devices}: peak {in_bytes(sum(memory))} or less, arguments "
                 f"{in_bytes(memory.arguments)}, temporaries {in_bytes(memory.temporaries)}"
             )
         if count is not None:
@@ -117,13 +112,16 @@ class Rehearsal:
             yield "not timed: the images are not there"
             return
         started = time.perf_counter()
-        given, failure = _tried(self._first_batch)
-        read = time.perf_counter() - started
+        given, failure = _tried(self._advance if self._resident else self._first_batch)
+        read = in_time(time.perf_counter() - started)
         if not failure:
             state, failure = _tried(self._first_state)
         if not failure:
             try:
-                self.seconds = cost.seconds(program, state, given)
+                if self._resident:
+                    self.seconds = cost.seconds_in_windows(given, state, self._longest)
+                else:
+                    self.seconds = cost.seconds(program, state, given)
             except jax.errors.JaxRuntimeError as error:
                 if jax.process_count() > 1:  # the others wait in a step until this process ends
                     raise
@@ -131,7 +129,10 @@ class Rehearsal:
         if self.seconds is None:
             yield f"not timed: {failure}"
             return
-        yield f"{in_time(self.seconds)} a step here; the first batch was read in {in_time(read)}"
+        first = (
+            "the images were put on the devices" if self._resident else "the first batch was read"
+        )
+        yield f"{in_time(self.seconds)} a step here; {first} in {read}"
 
     @property
     def _views(self) -> int:
@@ -140,6 +141,26 @@ class Rehearsal:
     @property
     def _resident(self) -> bool:
         return loop.on_devices(self._stage.training.config.train.resident, self._stage.split)
+
+    @property
+    def _longest(self) -> int:
+        return loop.longest_window(self._stage.training)
+
+    def _compiled(self) -> Any:
+        """Compiles the program that the run does: of a step, or of many."""
+        stage, longest = self._stage, self._longest
+        if not self._resident:
+            return cost.compiled(stage.training, stage.step, stage.state, self._batch)
+        stored, indices = resident.program_shapes(
+            stage.split, stage.training.mesh, self._batch, longest=longest
+        )
+        window = resident.make_program(stage.step, longest=longest)
+        return cost.compiled(
+            stage.training, window, stage.state, stored, indices, np.int32(longest)
+        )
+
+    def _advance(self) -> loop.Advance:
+        return loop.make_advance(self._stage, first=0)[0]
 
     def _first_state(self) -> TrainState:
         run = self._run._replace(shapes_only=False)

@@ -81,7 +81,7 @@ def test_the_best_state_is_returned_the_latest_of_equals(parts, tmp_path):
 def test_stopped_where_the_best_is_due_and_resumed_it_is_still_the_best(
     parts, tmp_path, monkeypatch
 ):
-    real = loop._make_advance
+    real = loop.make_advance
 
     def stopped(*arguments, **keywords):
         advance, longest = real(*arguments, **keywords)
@@ -97,7 +97,7 @@ def test_stopped_where_the_best_is_due_and_resumed_it_is_still_the_best(
         return checked, longest
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_make_advance", stopped)
+        patch.setattr(loop, "make_advance", stopped)
         with pytest.raises(interruption.Interrupted, match="step 6 of 12"):
             train(parts, tmp_path, choose="validation_worst")
     trained, seen = train(parts, tmp_path, choose="validation_worst")

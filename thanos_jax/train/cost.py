@@ -16,12 +16,14 @@ from jax.sharding import PartitionSpec as P
 
 from thanos_jax import agree
 from thanos_jax.train.build import Training
+from thanos_jax.train.loop import Advance
 from thanos_jax.train.state import TrainState
 
 # Modules deeper in the model are counted with the one that holds them.
 _DEPTH = 2
 # Steps that are timed, and the seconds after which no further one begins.
 _STEPS, _SECONDS = 4, 5.0
+_WINDOW_SECONDS = 2.0  # of the steps of one program that are timed
 
 
 class Module(NamedTuple):
@@ -99,26 +101,26 @@ def nbytes(tree: Any) -> int:
     return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
-def compiled(training: Training, step: Any, state: TrainState, batch: Mapping[str, Any]) -> Any:
-    """Compiles a step, and runs nothing.
-
-    The program is kept as a run's is. A run finds it, unless its training set lies on the devices:
-    many steps are then one program.
+def compiled(
+    training: Training, step: Any, state: TrainState, batch: Mapping[str, Any], *rest: Any
+) -> Any:
+    """Compiles a step, and runs nothing. The program is kept as a run's is: the run finds it.
 
     Args:
       training: of the step.
-      step: from `thanos_jax.train.update.make_step`.
+      step: from `thanos_jax.train.update.make_step`, or `thanos_jax.train.resident.make_program`.
       state: arrays, or `jax.ShapeDtypeStruct`.
       batch: name -> `jax.ShapeDtypeStruct`, with its placement.
+      *rest: what the step takes after the seed.
 
     Returns:
-      A `jax.stages.Compiled` of (state, batch, seed).
+      A `jax.stages.Compiled` of (state, batch, seed, *rest).
     """
     everywhere = NamedSharding(training.mesh, P())
     shapes = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), state
     )
-    return step.lower(shapes, batch, np.uint32(0)).compile()
+    return step.lower(shapes, batch, np.uint32(0), *rest).compile()
 
 
 def memory(program: Any) -> Memory | None:
@@ -159,3 +161,24 @@ def seconds(program: Any, state: TrainState, batch: Mapping[str, jax.Array]) -> 
         state, _ = jax.block_until_ready(program(state, batch, np.uint32(0)))
         times.append(time.perf_counter() - started)
     return statistics.median(times[1:] or times)
+
+
+def seconds_in_windows(advance: Advance, state: TrainState, longest: int) -> float:
+    """Runs steps of one program and returns the time of a step; every process makes this call.
+
+    Args:
+      advance: from `thanos_jax.train.loop.make_advance`.
+      state: arrays, which are donated.
+      longest: the most steps of a call.
+    """
+
+    def timed(state: TrainState, steps: int) -> tuple[TrainState, float]:
+        started = time.perf_counter()
+        state, _ = jax.block_until_ready(advance(state, 0, steps))
+        return state, time.perf_counter() - started
+
+    state, _ = timed(state, 1)  # which compiles
+    state, one = timed(state, 1)
+    # Many: a call takes time beside its steps.
+    steps = agree.value_of_first(lambda: min(longest, int(_WINDOW_SECONDS / one)))
+    return timed(state, steps)[1] / steps if steps > 1 else one
