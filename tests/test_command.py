@@ -1,5 +1,6 @@
 """What all commands do with their words before anything is run."""
 
+import contextlib
 import os
 import sys
 
@@ -72,3 +73,59 @@ def test_the_home_folder_in_any_flag(monkeypatch):
     assert seen == ["main", "--workdir=/home/me/runs/x", "--config.data.data_dir=/home/me/a b",
                     "--config=/home/me/own.py:ce", *words[3:]]  # fmt: skip
     assert os.sep == "/"
+
+
+@contextlib.contextmanager
+def printing():
+    """Gives sys.stdout a reader of its own, and yields what ends it."""
+    reading, writing = os.pipe()
+    with (
+        os.fdopen(reading),
+        os.fdopen(writing, "w") as stdout,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setattr(sys, "stdout", stdout)
+        patch.setattr(sys, "argv", ["main"])
+        patch.setattr(command, "keep_compiled_programs", lambda: None)
+        yield lambda: os.dup2(os.open(os.devnull, os.O_RDONLY), reading)
+
+
+def says_and_ends(code):
+    with command.while_read():
+        print("a line")
+        sys.exit(code)
+
+
+@pytest.mark.parametrize("size", [1, 10**6])  # the one waits to be written, the other does not
+def test_a_command_that_nobody_reads_ends_without_a_word(monkeypatch, size):
+    monkeypatch.setattr(command.app, "run", lambda *a, **k: print(size * "x"))
+    with printing() as stop_reading:
+        stop_reading()
+        with pytest.raises(SystemExit) as ended:
+            command.start(lambda argv: None)
+    assert ended.value.code == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"), [(None, 1), (0, 1), (3, 3), ("error: x", "error: x")]
+)
+def test_what_an_unread_command_ended_with_is_kept(code, expected):
+    with printing() as stop_reading:
+        stop_reading()
+        with pytest.raises(SystemExit) as ended:
+            says_and_ends(code)
+    assert ended.value.code == expected
+
+
+def test_another_broken_pipe_is_an_error(monkeypatch):
+    def fails(*arguments, **keywords):
+        print("a line")
+        raise BrokenPipeError("a worker has gone")
+
+    monkeypatch.setattr(command.app, "run", fails)
+    with printing():
+        with pytest.raises(BrokenPipeError, match="a worker has gone"):
+            command.start(lambda argv: None)
+        with pytest.raises(SystemExit) as ended:
+            says_and_ends(3)
+    assert ended.value.code == 3

@@ -114,6 +114,15 @@ def test_argument_of_a_config_file():
         schema.parse_argument("thanos,", **presets)
 
 
+def test_a_config_file_asks_for_another_beside_it(tmp_path):
+    asking = tmp_path / "own.py"
+    (tmp_path / "other.py").write_text("RATE = 3\n", encoding="utf-8")
+    assert schema.beside(str(asking), "other").RATE == 3
+    with pytest.raises(ConfigError) as raised:
+        schema.beside(str(asking), "mnist")
+    assert str(raised.value) == f"{asking}: expected mnist.py beside it, got none"
+
+
 def test_design_names_nine_methods():
     assert list(METHODS) == list(methods.METHODS)
     assert set(METHODS) == {

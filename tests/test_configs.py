@@ -11,6 +11,7 @@ import pytest
 from thanos_jax import config as schema
 from thanos_jax import dry_run
 from thanos_jax import run as run_module
+from thanos_jax.config.presets import presets
 from thanos_jax.data import sources
 from thanos_jax.data.dataset import labels
 from thanos_jax.data.specs import SPECS
@@ -37,10 +38,12 @@ def test_the_promised_configs_are_there():
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_every_method_and_preset_passes_the_schema(file):
-    module = load(file)
+    module, kinds = load(file), {"encoder": ("",), "task": ("",), "data": ("",)}
     assert "python -m thanos_jax.main --config=configs/" + file.name in module.__doc__
-    kinds = [getattr(module, name, ("",)) for name in ("ENCODERS", "TASKS", "BITS")]
-    for method, encoder, task, data in itertools.product(METHODS, *kinds):
+    assert set(presets(file)) <= set(kinds)
+    for method, encoder, task, data in itertools.product(
+        METHODS, *(kinds | presets(file)).values()
+    ):
         words = [word for word in (data, task, encoder, method) if word]  # the order is free
         config = module.get_config(",".join(words))
         schema.check(config)
@@ -252,7 +255,7 @@ def test_what_stands_for_absent_data_has_their_shapes_and_classes(name, tmp_path
     if name not in ("waterbirds", "isic"):
         pytest.importorskip("tensorflow_datasets")
     (file,) = [file for file in FILES if file.stem == name]
-    config = load(file).get_config("mlp" if "ENCODERS" in dir(load(file)) else "")
+    config = load(file).get_config("mlp" if "mlp" in presets(file).get("encoder", ()) else "")
     config.data.data_dir = str(DATA[name](tmp_path))
     real, absent = sources.load(config.data), sources.stand_in(config.data)
     for attribute in ("name", "coarse_names", "fine_names", "image_shape"):

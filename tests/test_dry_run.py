@@ -1,18 +1,20 @@
 """What --dry_run says before a run, and that it writes nothing."""
 
+import itertools
 import pathlib
 import re
 
 import jax
+import numpy as np
 import pytest
 
+from thanos_jax import agree, dry_run, sharding
 from thanos_jax import config as schema
-from thanos_jax import dry_run, sharding
 from thanos_jax.config.presets import presets
 from thanos_jax.data import sources
 from thanos_jax.rehearsal import Rehearsal
 from thanos_jax.tasks import stages
-from thanos_jax.train import cost, units
+from thanos_jax.train import cost, resident, units
 
 FILES = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("[!_]*.py"))
 BATCH, WIDTHS = 64, (96, 48)
@@ -159,6 +161,113 @@ def test_a_step_that_does_not_fit_is_said(part, words, rehearsal, monkeypatch):
     assert rehearsal.seconds is None
 
 
+@pytest.fixture
+def nothing_runs(monkeypatch):
+    """No step is compiled or run; a time is told all the same."""
+    monkeypatch.setattr(cost, "seconds", lambda *a: 0.5)
+    for name in ("compiled", "memory", "flops"):
+        monkeypatch.setattr(cost, name, lambda *a: None)
+
+
+def test_a_large_batch_is_said_once(one_device, nothing_runs, capsys):
+    config = small("ce")
+    config.train.batch_size = 2048
+    text = "\n".join(dry_run.describe(config))
+    assert "500 ms a step here" in text
+    assert capsys.readouterr().err.count("a batch of 2048 images is larger") == 1
+
+
+def test_what_a_run_on_the_devices_compiles_is_compiled_and_timed(one_device, monkeypatch):
+    """The program is that of the run, from shapes alone; the training set is an argument of it."""
+    config = small("ce")
+    config.train.resident = "yes"
+    config.train.log_every = 10
+    lowered, make = [], resident.make_program
+
+    class Watched:
+        def __init__(self, program):
+            self.program = program
+
+        def lower(self, *arguments):
+            lowered.append(self.program.lower(*arguments))
+            return lowered[-1]
+
+        def __call__(self, *arguments):
+            lowered.append(self.program.lower(*arguments))
+            return self.program(*arguments)
+
+    monkeypatch.setattr(resident, "make_program", lambda *a, **k: Watched(make(*a, **k)))
+    lines = list(dry_run.describe(config))
+    assert len(lowered) == 4  # before the run, two windows of a step, and one of more
+    assert len({one.as_text() for one in lowered}) == 1
+    text = "\n".join(lines)
+    assert re.search(r"a program of up to 10 steps compiles in ", text)
+    assert re.search(r"\d m?s a step here; the images were put on the devices in ", text)
+    arguments = number(lines, r"arguments ([\d.]+) (\w?)B")
+    # 1,294 images and coarse labels, and the images' numbers in ten batches.
+    state = 12 * PARAMETERS
+    assert arguments == pytest.approx(state + 1294 * (PIXELS + 4) + 4 * 10 * BATCH, rel=0.02)
+
+
+def test_steps_of_one_program_are_timed_together(monkeypatch):
+    now, calls = [0.0], []
+    monkeypatch.setattr(cost.time, "perf_counter", lambda: now[0])
+
+    def advance(state, first, last):
+        calls.append(last - first)
+        now[0] += 0.125 + 0.25 * (last - first)  # a call, and each of its steps
+        return state, {}
+
+    assert cost.seconds_in_windows(advance, 0, 100) == (0.125 + 0.25 * 5) / 5
+    assert calls == [1, 1, 5]
+    calls.clear()
+    assert cost.seconds_in_windows(advance, 0, 1) == 0.375
+    assert calls == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("answers", "words"),
+    [
+        ([False], "a step does not compile here: "),
+        ([True, False], "not timed: "),
+        ([True, True, False], "not timed: "),
+    ],
+)
+def test_what_another_process_fails_at_is_not_gone_on_with(
+    answers, words, rehearsal, nothing_runs, monkeypatch
+):
+    monkeypatch.setattr(cost, "seconds", lambda *a: pytest.fail("run"))
+    replies = iter(answers)
+    monkeypatch.setattr(agree, "everywhere", lambda here: here and next(replies))
+    lines = list(rehearsal.compiled(timed=True))
+    assert lines[-1] == f"{words}another process failed at it"
+    assert list(replies) == []
+    assert rehearsal.seconds is None
+
+
+@pytest.mark.parametrize(("others", "expected"), [([1, 1], True), ([0, 1], False), ([0, 0], False)])
+def test_something_holds_everywhere_or_not(others, expected, monkeypatch):
+    assert agree.everywhere(True)
+    assert not agree.everywhere(False)
+    monkeypatch.setattr(jax, "process_count", lambda: 3)
+    monkeypatch.setattr(
+        agree.multihost_utils, "process_allgather", lambda here: np.array([*others, here])
+    )
+    assert agree.everywhere(True) is expected
+    assert agree.everywhere(False) is False
+
+
+def test_the_first_process_says_how_many_steps_are_timed(monkeypatch):
+    """A step waits for all processes: one that ran fewer would leave the others waiting."""
+    clock = itertools.count(step=100.0)
+    monkeypatch.setattr(cost.time, "perf_counter", lambda: next(clock))
+    answers = iter([True, True, True, False])
+    monkeypatch.setattr(agree, "value_of_first", lambda find: next(answers))
+    ran = []
+    assert cost.seconds(lambda state, *rest: (state, ran.append(state)), 0, {}) == 100.0
+    assert len(ran) == 3
+
+
 # What is not there is taken as published; the images of the others alone tell their shapes.
 ABSENT = [file for file in FILES if file.stem not in ("digits", "folder")]
 
@@ -167,6 +276,8 @@ ABSENT = [file for file in FILES if file.stem not in ("digits", "folder")]
     ("name", "argument"),
     [
         *(("celeba", "mlp"), ("mnist", "mlp,noise")),
+        # Steps of one program, which only data in memory have.
+        ("fashion_mnist", "convnet,groups"),
         *(
             pytest.param(file.stem, argument, marks=pytest.mark.slow)
             for file in ABSENT
@@ -201,7 +312,17 @@ def test_where_only_images_tell_shapes_the_error_is_that_of_the_run(name, tmp_pa
 
 @pytest.mark.parametrize(
     ("number", "words"),
-    [(0, "0 "), (999.4, "999 "), (999.6, "1 k"), (12_345, "12.3 k"), (3.2e15, "3.2 P")],
+    [
+        (0, "0 "),
+        (999.4, "999 "),
+        (999.6, "1 k"),
+        (12_345, "12.3 k"),
+        (3.2e15, "3.2 P"),
+        (9.994e17, "999 P"),
+        (9.996e17, "1 E"),
+        (1e18, "1 E"),
+        (2.5e20, "250 E"),
+    ],
 )
 def test_prefixes(number, words):
     assert units.with_prefix(number) == words
@@ -209,8 +330,8 @@ def test_prefixes(number, words):
 
 @pytest.mark.parametrize(
     ("seconds", "words"),
-    [(0.0123, "12.3 ms"), (5, "5 s"), (119, "119 s"), (180, "3 min"), (9000, "2.5 h"),
-     (864_000, "10 days")],
+    [(0.0123, "12.3 ms"), (0.9994, "999 ms"), (0.9996, "1 s"), (5, "5 s"), (119, "119 s"),
+     (180, "3 min"), (9000, "2.5 h"), (864_000, "10 days"), (1.2e8, "1,389 days")],
 )  # fmt: skip
 def test_times(seconds, words):
     assert units.in_time(seconds) == words

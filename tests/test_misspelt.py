@@ -49,6 +49,12 @@ KINDS = {
     "method": ("supcon", lambda: digits("supcno")),
     "preset": ("groups", lambda: digits("thanos,gruops")),
     "methods": ("spread", lambda: rows.rows_of("coarse_to_fine", schema.default(), ["sprad"])),
+    "key of a method": (
+        "loss.temperature",
+        lambda: rows.rows_of(
+            "coarse_to_fine", schema.default(), of_method=lambda name: {"loss.temprature": 0.1}
+        ),
+    ),
     "table": ("joint_loss", lambda: rows.rows_of("joint_los", schema.default())),
     "value": ("thanos", lambda: digits(method="thanso")),
     "task": ("groups", lambda: digits(task="gruops")),
@@ -56,6 +62,10 @@ KINDS = {
     "encoder": ("resnet50", lambda: digits(**{"model.encoder": "resnet51"})),
     "flag": ("workdir", lambda: command._check_flags(["--workdri=x"], None)),
     "negated flag": ("overwrite", lambda: command._check_flags(["--overwirte"], None)),
+    "flag that others may lack": (
+        "workdir",
+        lambda: command._check_flags(["--undefok=foo", "--foo=1", "--workdri=x"], None),
+    ),
     "flag of words": ("out", lambda: command._check_flags(["a", "--ouut=b"], report.PARSER)),
     "word": ("verify", lambda: checkpoint.PARSER.parse_args(["vreify", "a"])),
 }
@@ -77,6 +87,8 @@ def test_the_message_has_the_word_that_was_meant(kind, flags_of_train, monkeypat
         ["--workdir=x", "--dry_run", "--nodry_run", "--config.train.epochs=1", "--noconfig.x"],
         ["--help", "--helpfull", "--verbosity=1", "--stopped_exit_code=3", "-v=1", "word"],
         ["--workdir", "x", "--", "--whatever"],
+        ["--undefok=foo,bar", "--foo=1", "--nobar"],
+        ["--foo", "--undefok", "bar, foo", "--bar=x"],
     ],
 )
 def test_flags_that_are_well_spelt(words, flags_of_train):

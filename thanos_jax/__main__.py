@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import runpy
 import sys
 import textwrap
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from thanos_jax import command
 from thanos_jax.errors import nearest
 from thanos_jax.version import __version__
 
@@ -43,12 +43,8 @@ COMMANDS = {
 
 def main() -> None:
     """Runs the command that the first word names, with the words after it."""
-    try:
+    with command.while_read():
         _run(sys.argv[1:])
-        sys.stdout.flush()
-    except BrokenPipeError:  # head, or whoever else reads, has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
 
 
 def _run(words: list[str]) -> None:
@@ -76,7 +72,7 @@ def overview() -> str:
     from thanos_jax.tables.definitions import TABLES
 
     lines = ["thanos-jax COMMAND [FLAGS], or python -m thanos_jax COMMAND [FLAGS]", ""]
-    lines += [f"  {name:12}{command.meaning}" for name, command in COMMANDS.items()]
+    lines += [f"  {name:12}{one.meaning}" for name, one in COMMANDS.items()]
     lines += ["", "thanos-jax COMMAND --help tells its flags.", ""]
     lines += ["Configs, for --config=NAME[:METHOD][,PRESET ...], and their presets:"]
     for name, file in config_files.known().items():

@@ -63,3 +63,10 @@ def value_of_first(find: Callable[[], Any]) -> Any:
     if jax.process_count() == 1:
         return find()
     return json.loads(from_first(lambda: json.dumps(find()).encode()))
+
+
+def everywhere(here: bool) -> bool:
+    """Returns whether something holds in every process; every process makes this call."""
+    if jax.process_count() == 1:
+        return here
+    return bool(np.all(multihost_utils.process_allgather(np.int32(here))))

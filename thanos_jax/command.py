@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import pathlib
 import platform
 import re
+import select
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 from absl import app, flags, logging
@@ -56,6 +58,42 @@ def start(main: Callable[[Any], int | None], parser: Parser | None = None) -> No
       main: of the command; what it returns is the exit code.
       parser: of a command that takes words besides flags; main gets what it parses.
     """
+    with while_read():
+        _start(main, parser)
+
+
+@contextlib.contextmanager
+def while_read() -> Iterator[None]:
+    """Ends the program without a word, with exit code 1, once nobody reads what it prints.
+
+    As where `head` has read enough. A BrokenPipeError of anything but stdout stays an error.
+    """
+    ended: SystemExit | None = None
+    try:
+        try:
+            yield
+        except SystemExit as raised:
+            ended = raised
+        sys.stdout.flush()
+    except BrokenPipeError:
+        if not _unread():
+            raise
+        # What is still to be written, at the end of the program, goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit((ended and ended.code) or 1) from None
+    if ended:
+        raise ended
+
+
+def _unread() -> bool:
+    """Whether the reader of stdout has gone."""
+    # Another flush would not tell: a write that failed may leave nothing to be flushed.
+    watched = select.poll()
+    watched.register(sys.stdout.fileno(), 0)
+    return bool(watched.poll(0))
+
+
+def _start(main: Callable[[Any], int | None], parser: Parser | None) -> None:
     keep_compiled_programs()
 
     def checked(argv: Any) -> int | None:
@@ -100,16 +138,25 @@ def _check_flags(words: Sequence[str], parser: Parser | None) -> None:
     for module, defined in flags.FLAGS.flags_by_module_dict().items():
         if not module.startswith("absl"):  # whose flags are for those who look for them
             own |= {flag.name for flag in defined}
-    for word in itertools.takewhile("--".__ne__, words):
+    before = list(itertools.takewhile("--".__ne__, words))
+    known = {*flags.FLAGS, "flagfile", "undefok", *own, *_may_be_unknown(before)}
+    for word in before:
         name = word[2:].partition("=")[0]
         if not word.startswith("--") or name.startswith(("config.", "noconfig.")):
             continue  # a key of a config is looked at by itself
-        known = (*flags.FLAGS, "flagfile", "undefok", *own)
         if name in known or name.removeprefix("no") in known:
             continue
         if parser and any(flag.startswith(name) for flag in own):
             continue  # argparse takes abbreviations
         raise ConfigError(f"--{name}: no such flag{nearest(name, own)}")
+
+
+def _may_be_unknown(words: Sequence[str]) -> Iterator[str]:
+    """Yields the names that --undefok=NAME,NAME says to leave out where they are unknown."""
+    for word, following in itertools.zip_longest(words, words[1:], fillvalue=""):
+        flag, equals, value = word.partition("=")
+        if flag in ("-undefok", "--undefok"):
+            yield from map(str.strip, (value if equals else following).split(","))
 
 
 def _check_config(argv: Sequence[str]) -> None:
@@ -172,7 +219,8 @@ def _leave_others(message: str) -> None:
             file=sys.stderr,
             flush=True,
         )
-        sys.stdout.flush()
+        with contextlib.suppress(OSError):  # the others must not wait because nobody reads
+            sys.stdout.flush()
         os._exit(1)
 
 

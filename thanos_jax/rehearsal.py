@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 import jax
+import numpy as np
 
-from thanos_jax import sharding
+from thanos_jax import agree, sharding
 from thanos_jax.data import batches
 from thanos_jax.data.splits import Split
-from thanos_jax.tasks import stages
-from thanos_jax.train import cost, layer_flops, loop
+from thanos_jax.tasks import stages, tracing
+from thanos_jax.train import cost, layer_flops, loop, resident
+from thanos_jax.train.state import TrainState
 from thanos_jax.train.two_views import NUM_VIEWS
 from thanos_jax.train.units import in_bytes, in_time, with_prefix
 
@@ -39,9 +41,9 @@ class Rehearsal:
           ConfigError, ValueError: as the training would.
         """
         self.name, self.seconds = name, cast(float | None, None)
-        self._run, self._planned = run, planned
-        self._stage = stages.rehearsal(run, name, planned)
-        self._batch = stages.batch_shapes(self._stage)
+        self._run = run._replace(config=planned.config, dataset=planned.dataset)
+        self._stage = _stage(self._run, name)
+        self._batch = tracing.batch_shapes(self._stage)
 
     def shapes(self) -> Iterator[str]:
         """Traces the step, and yields lines on batch, modules, FLOPs and sizes.
@@ -49,7 +51,7 @@ class Rehearsal:
         Raises:
           ConfigError, ValueError: what the schema cannot find and the step would.
         """
-        stages.trace(self._stage)
+        tracing.trace(self._stage)
         training, state = self._stage.training, self._stage.state
         train, views = training.config.train, self._views
         given = ", ".join(f"{name} {x.dtype} {list(x.shape)}" for name, x in self._batch.items())
@@ -62,7 +64,7 @@ class Rehearsal:
         ]
         yield from _table([("module", "output", "parameters"), *cells])
         count = layer_flops.model_flops(training, views=views)
-        if stages.is_classifier(self.name):
+        if _is_classifier(self.name):
             yield (
                 "images weigh alike here: weights of groups, targets of labels and a second network"
                 " are not counted"
@@ -75,30 +77,30 @@ class Rehearsal:
             f"disk: up to {in_bytes(cost.nbytes(state))} a checkpoint, of which the newest "
             f"{train.checkpoints_kept} and the best stay"
         )
-        if loop.on_devices(train.resident, self._stage.split):
+        if self._resident:
             image = self._batch["image"]
             size = len(self._stage.split) * cost.nbytes(image) // train.batch_size
             yield f"training images on each device: {in_bytes(size)} (train.resident)"
 
     def compiled(self, *, timed: bool) -> Iterator[str]:
-        """Compiles a step, runs a few, and yields lines on memory and time.
+        """Compiles what the run does, runs a few steps, and yields lines on memory and time.
 
         Args:
           timed: whether the images are there, and steps are run.
         """
-        stage, mesh = self._stage, self._stage.training.mesh
+        mesh = self._stage.training.mesh
+        what = f"a program of up to {self._longest} steps" if self._resident else "a step"
         started = time.perf_counter()
-        try:
-            program = cost.compiled(stage.training, stage.step, stage.state, self._batch)
-        except jax.errors.JaxRuntimeError as error:  # as where a compiler knows the device's memory
-            yield f"a step does not compile here: {str(error).splitlines()[0]}"
+        program, failure = _tried(self._compiled)
+        if failure:  # as where a compiler knows the device's memory
+            yield f"{what} does not compile here: {failure}"
             return
-        yield f"a step compiles in {in_time(time.perf_counter() - started)}"
+        yield f"{what} compiles in {in_time(time.perf_counter() - started)}"
         devices = f" on each of {mesh.size} devices" if mesh.size > 1 else ""
         memory, count = cost.memory(program), cost.flops(program)
         if memory is not None:
             yield (
-                f"memory of a step{devices}: peak {in_bytes(sum(memory))} or less, arguments "
+                f"memory of {what}{devices}: peak {in_bytes(sum(memory))} or less, arguments "
                 f"{in_bytes(memory.arguments)}, temporaries {in_bytes(memory.temporaries)}"
             )
         if count is not None:
@@ -109,22 +111,64 @@ class Rehearsal:
         if not timed:
             yield "not timed: the images are not there"
             return
-        try:
-            self.seconds, read = self._time(program)
-        except jax.errors.JaxRuntimeError as error:
-            yield f"not timed: {str(error).splitlines()[0]}"
+        started = time.perf_counter()
+        given, failure = _tried(self._advance if self._resident else self._first_batch)
+        read = in_time(time.perf_counter() - started)
+        if not failure:
+            state, failure = _tried(self._first_state)
+        if not failure:
+            try:
+                if self._resident:
+                    self.seconds = cost.seconds_in_windows(given, state, self._longest)
+                else:
+                    self.seconds = cost.seconds(program, state, given)
+            except jax.errors.JaxRuntimeError as error:
+                if jax.process_count() > 1:  # the others wait in a step until this process ends
+                    raise
+                failure = _first_line(error)
+        if self.seconds is None:
+            yield f"not timed: {failure}"
             return
-        yield f"{in_time(self.seconds)} a step here; the first batch was read in {in_time(read)}"
+        first = (
+            "the images were put on the devices" if self._resident else "the first batch was read"
+        )
+        yield f"{in_time(self.seconds)} a step here; {first} in {read}"
 
     @property
     def _views(self) -> int:
-        return 1 if stages.is_classifier(self.name) else NUM_VIEWS
+        return 1 if _is_classifier(self.name) else NUM_VIEWS
 
-    def _time(self, program: Any) -> tuple[float, float]:
-        """Returns the seconds of a step, and to read its batch."""
-        stage = stages.rehearsal(self._run._replace(shapes_only=False), self.name, self._planned)
+    @property
+    def _resident(self) -> bool:
+        return loop.on_devices(self._stage.training.config.train.resident, self._stage.split)
+
+    @property
+    def _longest(self) -> int:
+        return loop.longest_window(self._stage.training)
+
+    def _compiled(self) -> Any:
+        """Compiles the program that the run does: of a step, or of many."""
+        stage, longest = self._stage, self._longest
+        if not self._resident:
+            return cost.compiled(stage.training, stage.step, stage.state, self._batch)
+        stored, indices = resident.program_shapes(
+            stage.split, stage.training.mesh, self._batch, longest=longest
+        )
+        window = resident.make_program(stage.step, longest=longest)
+        return cost.compiled(
+            stage.training, window, stage.state, stored, indices, np.int32(longest)
+        )
+
+    def _advance(self) -> loop.Advance:
+        return loop.make_advance(self._stage, first=0)[0]
+
+    def _first_state(self) -> TrainState:
+        run = self._run._replace(shapes_only=False)
+        return stages.built(run, run.config, self.name).state
+
+    def _first_batch(self) -> dict[str, jax.Array]:
+        stage = self._stage
         training, config = stage.training, stage.training.config
-        started = time.perf_counter()
         batch = next(
             batches.train_batches(
                 cast(Split, sharding.LocalRows(stage.split, training.mesh)),
@@ -136,9 +180,42 @@ class Rehearsal:
                 read_threads=config.data.read_threads,
             )
         )
-        read = time.perf_counter() - started
-        given = sharding.shard(training.mesh, {name: batch[name] for name in stage.inputs})
-        return cost.seconds(program, stage.state, given), read
+        return sharding.shard(training.mesh, {name: batch[name] for name in stage.inputs})
+
+
+def _stage(run: stages.Run, name: str) -> loop.Stage:
+    """Builds a training without what only the trainings before it tell.
+
+    A classifier weighs its images alike: the weights of groups, targets of early-learning
+    regularization and the second network of co-teaching are left out.
+    """
+    if _is_classifier(name):
+        return stages.classifier(run, name=name, config=run.config)
+    return stages.representation(run, name)
+
+
+def _is_classifier(name: str) -> bool:
+    """Whether the training of this name is of a classifier on one view of each image."""
+    return name in ("classifier", "identification")
+
+
+def _tried(make: Callable[[], Any]) -> tuple[Any, str]:
+    """Returns what is made, and why it is not in some process; every process makes this call.
+
+    What follows waits for all processes, and is begun by all of them or by none.
+    """
+    made, failure = None, ""
+    try:
+        made = make()
+    except jax.errors.JaxRuntimeError as error:
+        failure = _first_line(error)
+    if not agree.everywhere(not failure):
+        failure = failure or "another process failed at it"
+    return made, failure
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]
 
 
 def _table(rows: Sequence[tuple[str, str, str]]) -> Iterator[str]:

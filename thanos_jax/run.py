@@ -21,7 +21,16 @@ from thanos_jax.data import fingerprint, sources
 from thanos_jax.downstream import projection
 from thanos_jax.errors import ConfigError
 from thanos_jax.live import log as live
-from thanos_jax.tasks import coreset, fits, groups, noise, predicted_spread, stages, transfer
+from thanos_jax.tasks import (
+    coreset,
+    fits,
+    groups,
+    noise,
+    predicted_spread,
+    stages,
+    tracing,
+    transfer,
+)
 from thanos_jax.train import build
 
 # config.task -> its module; `thanos_jax.tasks` says what a task is.
@@ -104,7 +113,7 @@ def _run(
     asked = stages.Run(config, dataset, sharding.make_mesh(), folder, resumes=not other)
     prepared = task.prepare(asked)
     # A folder is claimed only by a run that can start.
-    stages.trace(prepared.first)
+    tracing.trace(prepared.first)
     _warn_of_collapse(prepared.first.training)
     with (
         resume.claimed(folder, config, dataset.fingerprint, overwrite=overwrite),

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from thanos_jax import config as schema
-from thanos_jax.data import backgrounds, sources
+from thanos_jax.data import backgrounds, composed, sources
 from thanos_jax.data.backgrounds import over_photographs
+from thanos_jax.data.dataset import bytes_in_memory
 from thanos_jax.errors import ConfigError
 
 MNIST = pathlib.Path(__file__).resolve().parents[3] / "shared" / "data" / "tfds"
@@ -225,7 +226,7 @@ def streamed(split):
 def test_from_disk_is_in_memory():
     plain = digits(background="none").splits["test"]
     held, lazy = (
-        backgrounds.with_images(
+        composed.with_images(
             split, lambda images, rows: over_photographs(images, 5, "test", numbers=rows)
         )
         for split in (plain, streamed(plain))
@@ -251,6 +252,30 @@ def test_from_disk_is_in_memory():
         lazy.read(np.array([len(held)]))
     with pytest.raises(IndexError, match="indices: expected numbers in"):
         lazy.subset(np.array([-1]))
+
+
+@pytest.mark.parametrize("background", ["none", "photographs", "colour", "texture"])
+def test_absent_images_stay_in_memory_as_the_real_ones_would(background):
+    config = schema.default().data
+    config.update(name="fashion_mnist", background=background)
+    channels = 3 if background in ("photographs", "colour") else 1
+    found = sources.stand_in(config)
+    sizes = {name: len(split) for name, split in found.splits.items()}
+    assert (sum(sizes.values()), sizes["test"]) == (70_000, 10_000)
+    assert all(split.in_memory for split in found.splits.values())
+    assert bytes_in_memory(found) == {
+        name: size * (28 * 28 * channels + 8) for name, size in sizes.items()
+    }
+    some = found.splits["validation"].read(np.arange(40))
+    assert some["image"].shape == (40, 28, 28, channels)
+    np.testing.assert_array_equal(some["fine"], found.splits["validation"].fine[:40])
+    if background in ("colour", "texture"):
+        np.testing.assert_array_equal(some["fine"] // 2, some["coarse"])
+    assert found.mean == (0.5,) * channels
+    config.memory_limit_gib = 0.0
+    on_disk = sources.stand_in(config)
+    assert not on_disk.splits["train"].in_memory
+    assert set(bytes_in_memory(on_disk).values()) == {0}
 
 
 @pytest.mark.slow

@@ -5,7 +5,8 @@ import pytest
 
 from thanos_jax import config as schema
 from thanos_jax.data import backgrounds, group_counts, sources
-from thanos_jax.data.backgrounds import over_photographs, with_images
+from thanos_jax.data.backgrounds import over_photographs
+from thanos_jax.data.composed import with_images
 from thanos_jax.data.splits import ArraySplit, RecordSplit
 from thanos_jax.data.spurious import BACKGROUNDS, assign, over_backgrounds
 from thanos_jax.errors import ConfigError

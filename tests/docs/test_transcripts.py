@@ -26,7 +26,7 @@ SMALLER = (  # in place of the ViT of the folder's config
     *("--config.model.encoder=mlp", "--config.model.arrangement=shared"),
     *("--config.data.image_size=8", "--config.train.batch_size=32"),
 )
-NEEDED = ("runs/digits", "runs/supcon", "runs/thanos", "runs/own")
+NEEDED = ("runs/digits", "runs/supcon", "runs/thanos", "runs/own", "runs/first")
 ON_RUNS = ("thanos_jax.geometry", "thanos_jax.report", "thanos_jax.embed", "thanos_jax.neighbours",
            "thanos_jax.export", "thanos_jax.theory.balance")  # fmt: skip
 ABSENT = ("DATA", "DIR/tensorboard", "CACHE", "=runs/sweep_digits", "resnet50.safetensors")

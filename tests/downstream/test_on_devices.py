@@ -27,6 +27,7 @@ from thanos_jax.downstream import (
     search,
     strata,
     transfer,
+    votes,
 )
 
 CLASSES = 7
@@ -138,7 +139,7 @@ def test_blocks_change_no_digit_that_counts(monkeypatch):
     whole = of()
     monkeypatch.setattr(placing, "_NUMBERS_OF_A_BLOCK", 30 * 12)
     monkeypatch.setattr(geometry, "_BLOCK", 30)
-    monkeypatch.setattr(noisy_labels, "_VOTES", 10 * CLASSES)
+    monkeypatch.setattr(votes, "_VOTES", 10 * CLASSES)
     blocks = [len(block) for _, block in points.Points(train, normalize=True).blocks()]
     assert blocks == [30] * 6 + [23]
     jax.tree.map(

@@ -366,6 +366,15 @@ def test_linear_head_names_what_overflowed():
         fit((rows, np.arange(N) % CLASSES))
 
 
+def test_the_range_of_rows_is_that_of_every_process(monkeypatch):
+    rows = np.array([[-2.0, 1.0], [4.0, 0.5]], np.float32)
+    assert linear._range(rows) == (-2.0, 4.0)
+    # As of a process that has padding alone, or rows within or beyond those of another.
+    monkeypatch.setattr(linear, "add_up", lambda _, least, by: by(least, [-3.0, -3.5]))
+    assert linear._range(rows) == (-3.0, 4.0)
+    assert linear._range(np.zeros((0, 2), np.float32)) == (-3.0, 3.5)
+
+
 def test_k_below_one_is_refused():
     rows, labels = blobs()
     with pytest.raises(ValueError, match="k: expected at least 1, got 0"):

@@ -7,7 +7,7 @@ import time
 
 from thanos_jax.train import loop
 
-make = loop._make_advance
+make = loop.make_advance
 
 
 def signalled(*arguments, **keywords):
@@ -24,5 +24,5 @@ def signalled(*arguments, **keywords):
 
 
 if __name__ == "__main__":
-    loop._make_advance = signalled
+    loop.make_advance = signalled
     runpy.run_module("thanos_jax.main", run_name="__main__", alter_sys=True)

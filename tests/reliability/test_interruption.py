@@ -49,7 +49,7 @@ def send(number):
 
 def stops(monkeypatch, step, number):
     """Lets the next run get a signal while it takes a step; 0: before the first."""
-    real = loop._make_advance
+    real = loop.make_advance
 
     def signalled(*arguments, **keywords):
         advance, longest = real(*arguments, **keywords)
@@ -66,7 +66,7 @@ def stops(monkeypatch, step, number):
         send(number)
         return signalled(*arguments, **keywords)
 
-    monkeypatch.setattr(loop, "_make_advance", signalled if step else early)
+    monkeypatch.setattr(loop, "make_advance", signalled if step else early)
 
 
 @pytest.mark.parametrize("resident", ["no", pytest.param("yes", marks=pytest.mark.slow)])

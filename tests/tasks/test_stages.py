@@ -11,7 +11,7 @@ import pytest
 from thanos_jax import config as schema
 from thanos_jax import interruption, sharding
 from thanos_jax.data import sources
-from thanos_jax.tasks import stages
+from thanos_jax.tasks import stages, tracing
 from thanos_jax.train import loop
 from thanos_jax.train.checkpoint import steps
 from thanos_jax.train.two_views import two_views
@@ -58,7 +58,7 @@ def test_a_stage_is_traced_once(parts):
         return objective.differentiate(state, batch)
 
     step = make_step(stage.training, objective._replace(differentiate=differentiate))
-    stages.trace(stage._replace(step=step))
+    tracing.trace(stage._replace(step=step))
     batch = stage.split.read(np.arange(128))
     given = sharding.shard(run.mesh, {name: batch[name] for name in stage.inputs})
     step.lower(stage.state, given, np.uint32(0))
@@ -81,7 +81,7 @@ def test_the_best_state_is_returned_the_latest_of_equals(parts, tmp_path):
 def test_stopped_where_the_best_is_due_and_resumed_it_is_still_the_best(
     parts, tmp_path, monkeypatch
 ):
-    real = loop._make_advance
+    real = loop.make_advance
 
     def stopped(*arguments, **keywords):
         advance, longest = real(*arguments, **keywords)
@@ -97,7 +97,7 @@ def test_stopped_where_the_best_is_due_and_resumed_it_is_still_the_best(
         return checked, longest
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_make_advance", stopped)
+        patch.setattr(loop, "make_advance", stopped)
         with pytest.raises(interruption.Interrupted, match="step 6 of 12"):
             train(parts, tmp_path, choose="validation_worst")
     trained, seen = train(parts, tmp_path, choose="validation_worst")

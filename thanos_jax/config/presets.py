@@ -103,8 +103,14 @@ def beside(file: str, name: str) -> ModuleType:
     Args:
       file: `__file__` of the one that asks.
       name: of the other, without ".py".
+
+    Raises:
+      ConfigError: it is not there, as where a config was copied alone.
     """
-    return _module(pathlib.Path(file).with_name(f"{name}.py"))
+    other = pathlib.Path(file).with_name(f"{name}.py")
+    if not other.is_file():
+        raise ConfigError(f"{file}: expected {name}.py beside it, got none")
+    return _module(other)
 
 
 def _module(file: str | os.PathLike[str]) -> ModuleType:

@@ -23,24 +23,23 @@ class AbsentSplit:
     """A split that stands for one that is not there.
 
     Args:
-      size: number of examples.
       image_shape: (h, w, c).
-      coarse_of_fine: int32 [fine classes].
+      fine: int32 [n].
+      coarse: int32 [n].
       in_memory: whether the real one would be.
     """
 
     def __init__(
         self,
-        size: int,
-        image_shape: tuple[int, int, int],
-        coarse_of_fine: np.ndarray,
+        image_shape: tuple[int, ...],
+        fine: np.ndarray,
+        coarse: np.ndarray,
         *,
         in_memory: bool,
     ) -> None:
-        self.fine = (np.arange(size) % len(coarse_of_fine)).astype(np.int32)
-        self.names = np.arange(size)
+        self.fine, self.names = fine, np.arange(len(fine))
         self.in_memory = in_memory
-        self._image_shape, self._coarse_of_fine = image_shape, coarse_of_fine
+        self._image_shape, self._coarse = image_shape, coarse
 
     def __len__(self) -> int:
         return len(self.fine)
@@ -52,13 +51,17 @@ class AbsentSplit:
 
     def read(self, indices: np.ndarray) -> Batch:
         """Black images; see `Split.read`."""
-        fine = self.fine[indices]
-        image = np.zeros((len(fine), *self._image_shape), np.uint8)
-        return {"image": image, "fine": fine, "coarse": self._coarse_of_fine[fine]}
+        image = np.zeros((len(indices), *self._image_shape), np.uint8)
+        return {"image": image, "fine": self.fine[indices], "coarse": self._coarse[indices]}
 
     def subset(self, indices: np.ndarray) -> DerivedSplit:
         """The examples named; see `Split.subset`."""
         return DerivedSplit(self, numbers=np.asarray(indices))
+
+    def changed(self, image_shape: tuple[int, ...], fine: np.ndarray | None = None) -> AbsentSplit:
+        """The same examples with images of another shape, and other fine labels if given."""
+        fine = self.fine if fine is None else fine
+        return AbsentSplit(image_shape, fine, self._coarse, in_memory=self.in_memory)
 
 
 class _Published(NamedTuple):
@@ -97,7 +100,7 @@ def stand_in(config_data: ConfigDict) -> Dataset | None:
       config_data: `config.data`.
 
     Returns:
-      The data set, its moments 0.5; None where only the images tell shapes or classes.
+      The data set, without moments; None where only the images tell shapes or classes.
 
     Raises:
       DataError: data.coarse_map cannot be used.
@@ -111,12 +114,11 @@ def stand_in(config_data: ConfigDict) -> Dataset | None:
         return None
     coarse_names, fine_names, coarse_of_fine = _classes(config_data)
     in_memory = not exceeds_memory(sum(sizes.values()), shape, config_data)
-    splits: dict[str, Split] = {
-        split: AbsentSplit(count, shape, coarse_of_fine, in_memory=in_memory)
-        for split, count in sizes.items()
-    }
-    half = (0.5,) * channels
-    return Dataset(name, splits, coarse_names, fine_names, shape, half, half)
+    splits: dict[str, Split] = {}
+    for split, count in sizes.items():
+        fine = (np.arange(count) % len(coarse_of_fine)).astype(np.int32)
+        splits[split] = AbsentSplit(shape, fine, coarse_of_fine[fine], in_memory=in_memory)
+    return Dataset(name, splits, coarse_names, fine_names, shape, (), ())
 
 
 def _classes(config_data: ConfigDict) -> tuple[tuple[str, ...], tuple[str, ...], np.ndarray]:

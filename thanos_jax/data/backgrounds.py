@@ -12,7 +12,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-from thanos_jax.data.splits import ArraySplit, DerivedSplit, Split
 from thanos_jax.permutations import PHOTOGRAPH
 
 _CHUNK = 4096  # images composed at a time
@@ -116,32 +115,3 @@ def check_split(split: str) -> None:
     """Raises ValueError unless a split has draws of its own: "train" or "test"."""
     if split not in PHOTOGRAPH:
         raise ValueError(f"split: expected one of {', '.join(PHOTOGRAPH)}, got {split!r}")
-
-
-def with_images(
-    split: Split,
-    change: Callable[[np.ndarray, np.ndarray], np.ndarray],
-    fine: np.ndarray | None = None,
-    *,
-    first: int = 0,
-) -> Split:
-    """The same examples with other images, changed at once if they are in memory.
-
-    Args:
-      split: n examples.
-      change: (uint8 [b, h, w, c], int64 [b] their numbers) -> uint8 [b, h, w, other].
-      fine: int32 [n], the fine labels afterwards; None: as they were.
-      first: number of the first image.
-
-    Returns:
-      A split of the changed images.
-    """
-    if isinstance(split, ArraySplit):
-        images = change(split.images, first + np.arange(len(split)))
-        fine = split.fine if fine is None else fine
-        return ArraySplit(images, fine, split.coarse, split.names)
-    return DerivedSplit(
-        split,
-        {} if fine is None else {"fine": fine},
-        change=lambda batch, rows: {**batch, "image": change(batch["image"], first + rows)},
-    )

@@ -10,14 +10,13 @@ from ml_collections import ConfigDict
 
 from thanos_jax.data import (
     absent,
-    backgrounds,
     blank,
     cached,
+    composed,
     fingerprint,
     folder,
     isic,
     rare,
-    spurious,
     tfds_sets,
     tiny_imagenet,
     waterbirds,
@@ -124,7 +123,7 @@ def _ready(dataset: Dataset, config_data: ConfigDict) -> Dataset:
         chosen = rare.thin_out(fine, kept, config_data.split_seed)
         splits["train"] = splits["train"].subset(chosen)
     # Before the hold-out, so that it does not change an image.
-    dataset = _over_background(dataset._replace(splits=splits), config_data)
+    dataset = composed.over_background(dataset._replace(splits=splits), config_data)
     splits = dict(dataset.splits)
     if "validation" not in splits:
         whole = splits["train"]
@@ -216,64 +215,6 @@ def _known(config_data: ConfigDict) -> fingerprint.Fingerprint | None:
     if config_data.name in _FILES:
         return folder.fingerprint_of(list_images(_FILES[config_data.name], config_data))
     return fingerprint.of_text(coarse_map_text(config_data)) if config_data.coarse_map else None
-
-
-def _over_background(dataset: Dataset, config_data: ConfigDict) -> Dataset:
-    """The images of a set over the background of the config, its moments to be measured."""
-    background, splits = config_data.background, dict(dataset.splits)
-    if background == "none":
-        return dataset
-    if dataset.unlabelled is not None:
-        raise DataError(
-            f"data.background: expected 'none' for {dataset.name}, some of whose images have no"
-            f" label, or data.unlabelled_use 'drop', got {background!r}"
-        )
-    if dataset.image_shape[2] != 1:
-        raise DataError(
-            f"data.background: expected 'none' for {dataset.name}, got {background!r}; only images"
-            f" of one channel can be laid over a background, and it has {dataset.image_shape[2]}"
-        )
-    # A stored validation split is numbered after the training images. The test split is the same
-    # for every seed, and balanced.
-    for split, parts, seed, correlation in (
-        ("train", ("train", "validation"), config_data.split_seed, config_data.correlation),
-        ("test", ("test",), 0, 0.5),
-    ):
-        present = [part for part in parts if part in splits]
-        ends = np.cumsum([0, *(len(splits[part]) for part in present)])
-        behind = group = None
-        if background in spurious.BACKGROUNDS:
-            coarse = np.concatenate([labels(splits[part])[1] for part in present])
-            behind = spurious.assign(coarse, correlation=correlation, seed=seed, split=split)
-            group = (2 * coarse + behind).astype(np.int32)
-        change = functools.partial(_compose, kind=background, seed=seed, split=split, behind=behind)
-        for part, start, end in zip(present, ends, ends[1:], strict=False):
-            fine = None if group is None else group[start:end]
-            splits[part] = backgrounds.with_images(splits[part], change, fine, first=int(start))
-    fine_names = dataset.fine_names
-    if background in spurious.BACKGROUNDS:
-        fine_names = spurious.group_names(dataset.coarse_names, background)
-    shape = (*dataset.image_shape[:2], BACKGROUND_CHANNELS[background])
-    return dataset._replace(
-        splits=splits, fine_names=fine_names, image_shape=shape, mean=(), std=()
-    )
-
-
-def _compose(
-    images: np.ndarray,
-    numbers: np.ndarray,
-    *,
-    kind: str,
-    seed: int,
-    split: str,
-    behind: np.ndarray | None,
-) -> np.ndarray:
-    """Numbered images over photographs, or over the backgrounds assigned to their numbers."""
-    if behind is None:
-        return backgrounds.over_photographs(images, seed, split, numbers=numbers)
-    return spurious.over_backgrounds(
-        images, behind[numbers], kind=kind, seed=seed, split=split, numbers=numbers
-    )
 
 
 def _digits(config_data: ConfigDict) -> Dataset:

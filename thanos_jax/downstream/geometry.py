@@ -46,8 +46,9 @@ def geometry(
                                class, averaged over the classes where they are defined.
 
     nc1 and nc2 are not defined, and left out, where no mean differs from the others. All figures
-    but uniformity are exact over all n. Sums are float64, of some rows at a time. Time O(n d) +
-    O(samples^2 d), memory O(strata d + samples d) beyond the embeddings.
+    but uniformity are exact over all n. Sums are float64, of some rows at a time. With g the
+    coarse classes, or the most strata of one: time O(n d min(g, d) + n g + samples^2 d), memory
+    O(strata d + samples d) beyond the embeddings.
 
     Args:
       embeddings: floating point [n, d], n at least 2. A jax array whose rows are split over devices

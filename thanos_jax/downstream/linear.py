@@ -126,8 +126,7 @@ def linear_head(
     best: Head | None = None
     for weight, fit in _path(problem, sorted(set(grid), reverse=True), max_iterations):
         if not np.isfinite(fit.gradient_norm):
-            blocks = [rows for _, rows in host_blocks(train)]  # of this process
-            low, high = min(map(np.min, blocks)), max(map(np.max, blocks))
+            low, high = _range(train)
             raise FloatingPointError(
                 f"linear head: the loss overflowed float32 with L2 weight {weight}; training "
                 f"embeddings lie between {low:.3g} and {high:.3g}"
@@ -178,6 +177,16 @@ def _mean_and_std(embeddings: Rows) -> tuple[np.ndarray, np.ndarray]:
     tiny = np.finfo(np.float32).tiny
     constant = std <= np.maximum(np.abs(mean) * 1e-6, tiny)
     return mean.astype(np.float32), np.where(constant, np.inf, std).astype(np.float32)
+
+
+def _range(embeddings: Rows) -> tuple[float, float]:
+    """Returns the least and the greatest number of all rows; every process makes this call."""
+    # The negative of the greatest, for both to be minima. A process may have padding alone.
+    least = np.full(2, np.inf)
+    for _, rows in host_blocks(embeddings):
+        least = np.minimum(least, [np.min(rows), -np.max(rows)])
+    low, high = add_up(embeddings, least, by=np.minimum)
+    return float(low), float(-high)
 
 
 class _Fit(NamedTuple):

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from sklearn.cluster import KMeans
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import average_precision_score, pairwise_distances_argmin_min, roc_auc_score
 from threadpoolctl import threadpool_limits
 
@@ -22,29 +18,11 @@ from thanos_jax.checks import (
 )
 from thanos_jax.downstream import placing, search
 from thanos_jax.downstream.arrays import check_labelled, check_on_devices, unit_rows
-from thanos_jax.downstream.partition import indexed_sums
 from thanos_jax.downstream.placing import Rows
+from thanos_jax.downstream.votes import Neighbours, Votes, outvoted, trusted_strata
 from thanos_jax.permutations import FLAG_TIES, permutation
 
 METHODS = ("neighbours", "strata")
-
-_INITIALIZATIONS = 3
-_MINIMUM_SHARE = 0.01
-_MINIMUM_SIZE = 3
-_VOTES = 2**20  # numbers of votes held at a time
-
-
-class Neighbours(NamedTuple):
-    """The nearest other embeddings of each embedding, nearest first.
-
-    Attributes:
-      indices: int64 [n, k], rows.
-      similarities: float64 [n, k], 1 - |z - z'|^2 / 2 of the embeddings divided by their length,
-        which is the cosine. A zero embedding stays zero, and its similarities are 1/2.
-    """
-
-    indices: np.ndarray
-    similarities: np.ndarray
 
 
 def nearest(embeddings: Any, k: int = 20) -> Neighbours:
@@ -138,7 +116,7 @@ def suspicion(
     found = _take(neighbours, embeddings, k)
     if method == "strata":
         return _strata_suspicion(embeddings, group, found, clusters, seed)
-    return _outvoted(_Votes(found, group, weighted=weighted))
+    return outvoted(Votes(found, group, weighted=weighted))
 
 
 def flag(suspicion: Any, rate: float | None = None, *, seed: int = 0) -> np.ndarray:
@@ -206,9 +184,9 @@ def suggest(
     found = _take(neighbours, embeddings, k)
     names, group = np.unique(labels, return_inverse=True)
     if trusted is None:
-        trusted = ~flag(_outvoted(_Votes(found, group, weighted=weighted)))
+        trusted = ~flag(outvoted(Votes(found, group, weighted=weighted)))
     suggested = labels.copy()
-    for rows, votes in _Votes(found, group, weighted=weighted, trusted=trusted).blocks():
+    for rows, votes in Votes(found, group, weighted=weighted, trusted=trusted).blocks():
         keep = votes[np.arange(len(rows)), group[rows]] >= votes.max(axis=1)
         suggested[rows] = np.where(keep, labels[rows], names[np.argmax(votes, axis=1)])
     return suggested
@@ -254,63 +232,18 @@ def detection_scores(suspicion: Any, flagged: Any, changed: Any) -> dict[str, fl
     return {**found, "flagged": float(flagged.mean()), "changed": float(changed.mean())}
 
 
-class _Votes(NamedTuple):
-    """The votes of neighbours for the labels of each row; a block of [n, classes] at a time."""
-
-    found: Neighbours
-    group: np.ndarray
-    weighted: bool
-    trusted: np.ndarray | None = None
-
-    @property
-    def classes(self) -> int:
-        return int(self.group.max()) + 1
-
-    def blocks(self, rows: np.ndarray | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yields some of the rows asked for, all by default, and votes, float64 [rows, classes].
-
-        How many neighbours have each label, or the sum of cosines.
-        """
-        rows = np.arange(len(self.group)) if rows is None else rows
-        block = max(1, _VOTES // self.classes)
-        for start in range(0, len(rows), block):
-            some = rows[start : start + block]
-            indices = self.found.indices[some]
-            weights = np.ones(indices.shape)
-            if self.weighted:
-                weights = np.maximum(self.found.similarities[some], 0)
-                weights[weights.sum(axis=1) == 0] = 1
-            if self.trusted is not None:
-                weights = weights * self.trusted[indices]
-            cells = np.arange(len(some))[:, None] * self.classes + self.group[indices]
-            counts = np.bincount(cells.ravel(), weights.ravel(), minlength=len(some) * self.classes)
-            yield some, counts.reshape(len(some), self.classes)
-
-
-def _outvoted(votes: _Votes) -> np.ndarray:
-    """Returns float64 [n], b / (a + b) of the votes a for the own label, b for the next rival."""
-    suspicion = np.empty(len(votes.group))
-    for rows, others in votes.blocks():
-        place = np.arange(len(rows)), votes.group[rows]
-        own = others[place]
-        others[place] = 0
-        rival = others.max(axis=1)
-        suspicion[rows] = rival / (own + rival)
-    return suspicion
-
-
 def _strata_suspicion(
     embeddings: Rows, group: np.ndarray, found: Neighbours, clusters: int, seed: int
 ) -> np.ndarray:
     own, other = np.zeros(len(group)), np.full(len(group), np.inf)
-    votes = _Votes(found, group, weighted=False)
+    votes = Votes(found, group, weighted=False)
     # One thread: several add up in changing order, and the classes are small.
     with threadpool_limits(1):
         places = []
         for index in range(votes.classes):
             rows = np.flatnonzero(group == index)
             members = unit_rows(placing.take(embeddings, rows))
-            places.append(_trusted_strata(members, votes, rows, clusters, seed))
+            places.append(trusted_strata(members, votes, rows, clusters, seed))
         for where, some in placing.host_blocks(embeddings):
             unit = unit_rows(some)
             for index, strata in enumerate(places):
@@ -322,30 +255,6 @@ def _strata_suspicion(
     total = own + other
     suspicion = np.where(total > 0, own / np.where(total > 0, total, 1), 0.5)
     return placing.of_all_rows(embeddings, suspicion)
-
-
-def _trusted_strata(
-    members: np.ndarray, votes: _Votes, rows: np.ndarray, clusters: int, seed: int
-) -> np.ndarray:
-    """Returns [strata, d], at least one, of the members of a class, which are rows of the votes."""
-    clusters = min(clusters, len(members))
-    with warnings.catch_warnings():
-        # Members of a collapsed class coincide; fewer clusters are found then.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        model = KMeans(clusters, n_init=_INITIALIZATIONS, random_state=seed).fit(members)
-    counts = np.bincount(model.labels_, minlength=clusters)
-    totals = np.zeros((clusters, votes.classes))
-    cluster = np.empty(len(votes.group), np.int64)
-    cluster[rows] = model.labels_
-    for some, given in votes.blocks(rows):
-        totals += indexed_sums(given, cluster[some], clusters)
-    agree = totals[:, votes.group[rows[0]]]
-    large = counts >= max(_MINIMUM_SHARE * len(members), _MINIMUM_SIZE)
-    trusted = large & (agree >= totals.max(axis=1))
-    if not trusted.any():
-        shares = agree / np.maximum(totals.sum(axis=1), 1)
-        trusted[np.lexsort((-counts, -shares))[0]] = True
-    return model.cluster_centers_[trusted]
 
 
 def _take(neighbours: Neighbours | None, embeddings: Rows, k: int) -> Neighbours:

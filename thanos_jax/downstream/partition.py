@@ -5,23 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 
-def group_sums(rows: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Adds up the rows of each label.
-
-    Args:
-      rows: [n, d].
-      labels: integer [n], any values.
-
-    Returns:
-      Each row's group [n], groups in ascending order of labels; the sums [groups, d]; the counts
-      [groups].
-    """
-    _, group, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    order = np.argsort(group, kind="stable")
-    starts = np.cumsum(counts) - counts
-    return group, np.add.reduceat(rows[order], starts, axis=0), counts
-
-
 def add_groups(sums: np.ndarray, rows: np.ndarray, index: np.ndarray) -> None:
     """Adds the rows [n, d] of each index, integer [n], to its sum in [count, d]."""
     order = np.argsort(index, kind="stable")
@@ -61,8 +44,10 @@ def in_groups(order: np.ndarray, group: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def indexed_sums(rows: np.ndarray, index: np.ndarray, count: int) -> np.ndarray:
-    """Returns [count, d]: the sum of the rows [n, d] of each index in 0 .. count - 1."""
+    """Returns float64 [count, d]: the sum of the rows [n, d] of each index in 0 .. count - 1."""
     sums = np.zeros((count, rows.shape[1]))
+    # In float64 and row by row: `add_groups` adds in the rows' type and another order, and rounds
+    # differently.
     np.add.at(sums, index, rows)
     return sums
 

@@ -9,7 +9,7 @@ from typing import Any
 import ml_collections
 
 from thanos_jax import config as schema
-from thanos_jax.errors import ConfigError, require_one_of
+from thanos_jax.errors import ConfigError, nearest, require_one_of
 from thanos_jax.tables.definitions import TABLES
 from thanos_jax.tables.table import Row
 
@@ -32,7 +32,8 @@ def rows_of(
       of_method: method of the config -> what its rows set where the table does not.
 
     Raises:
-      ConfigError: a name, method or value that does not fit, or a config without a key of the rows.
+      ConfigError: a name, method or value that does not fit, or a config without a key of the rows
+        or of `of_method`.
     """
     require_one_of("table", name, tuple(TABLES))
     table = TABLES[name]
@@ -64,7 +65,13 @@ def rows_of(
     for method, point in dict.fromkeys(pairs):
         sets = {**table.sets, **table.variants[method]}
         if of_method:
-            sets = {**of_method(sets.get("method", config.method)), **sets}
+            given = of_method(sets.get("method", config.method))
+            for key in given:
+                if key not in known:
+                    raise ConfigError(
+                        f"of_method of the config file: no such key: {key!r}{nearest(key, known)}"
+                    )
+            sets = {**given, **sets}
         row = Row({"method": method}, sets)
         for axis, value in zip(axes, point, strict=True):
             row.labels[axis.name] = value

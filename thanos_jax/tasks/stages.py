@@ -11,7 +11,7 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
-from thanos_jax import agree, sharding, workdir
+from thanos_jax import agree, workdir
 from thanos_jax import config as schema
 from thanos_jax.data.annotated import annotate
 from thanos_jax.data.dataset import Dataset
@@ -145,7 +145,7 @@ def classifier_config(config: ml_collections.ConfigDict) -> ml_collections.Confi
 
 def representation(run: Run, name: str = "representation") -> Stage:
     """Builds the training of config.method on two views of each image."""
-    training = _build(run, run.config, name)
+    training = built(run, run.config, name)
     return _stage(name, training, two_views(training), training_split(run.config, run.dataset))
 
 
@@ -170,36 +170,21 @@ def classifier(
       rows: integer [r], the training images to train on, in order; None: all.
     """
     config = classifier_config(run.config) if config is None else config
-    training = _build(run, config, name)
+    training = built(run, config, name)
     split = run.dataset.splits["train"]
     if columns is None:
         columns = {"weight": np.ones(len(split), np.float32)}
     return _stage(name, training, objective(training), annotate(split, columns, rows))
 
 
-def rehearsal(run: Run, name: str, one: Planned) -> Stage:
-    """Builds a planned training without what only the trainings before it tell.
-
-    A classifier weighs its images alike: the weights of groups, targets of early-learning
-    regularization and the second network of co-teaching are left out.
+def built(run: Run, config: ml_collections.ConfigDict, name: str) -> Training:
+    """Builds what a training of a run is made of.
 
     Args:
-      run: whose training it is.
+      run: its data set's coarse labels are the classes.
+      config: of the training.
       name: of the training.
-      one: the training.
     """
-    run = run._replace(config=one.config, dataset=one.dataset)
-    if is_classifier(name):
-        return classifier(run, name=name, config=one.config)
-    return representation(run, name)
-
-
-def is_classifier(name: str) -> bool:
-    """Whether the training of this name is of a classifier on one view of each image."""
-    return name in ("classifier", "identification")
-
-
-def _build(run: Run, config: ml_collections.ConfigDict, name: str) -> Training:
     return build(
         config,
         run.dataset,
@@ -220,25 +205,6 @@ def resumes(run: Run, name: str) -> bool:
     """Whether a stage has a checkpoint of this run, from which `train` goes on."""
     folder = run.folder / name / "checkpoints"
     return run.resumes and agree.value_of_first(lambda: bool(checkpoint.steps(folder)))
-
-
-def trace(stage: Stage) -> None:
-    """Traces a stage's step: finds what the schema cannot, before anything is written."""
-    jax.eval_shape(stage.step, stage.state, batch_shapes(stage), np.uint32(0))
-
-
-def batch_shapes(stage: Stage) -> dict[str, jax.ShapeDtypeStruct]:
-    """Returns name -> shape, dtype and placement of what a stage's step is given of a batch."""
-    batch = stage.split.read(np.arange(1))
-    size = stage.training.config.train.batch_size
-    # Placed as the training's batches are: its first call then takes this trace.
-    placement = sharding.over_batch(stage.training.mesh)
-    return {
-        name: jax.ShapeDtypeStruct(
-            (size, *batch[name].shape[1:]), batch[name].dtype, sharding=placement
-        )
-        for name in stage.inputs
-    }
 
 
 def gathered(outputs: Mapping[str, Any]) -> dict[str, Any]:

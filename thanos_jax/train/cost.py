@@ -14,13 +14,16 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from thanos_jax import agree
 from thanos_jax.train.build import Training
+from thanos_jax.train.loop import Advance
 from thanos_jax.train.state import TrainState
 
 # Modules deeper in the model are counted with the one that holds them.
 _DEPTH = 2
 # Steps that are timed, and the seconds after which no further one begins.
 _STEPS, _SECONDS = 4, 5.0
+_WINDOW_SECONDS = 2.0  # of the steps of one program that are timed
 
 
 class Module(NamedTuple):
@@ -98,23 +101,26 @@ def nbytes(tree: Any) -> int:
     return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
-def compiled(training: Training, step: Any, state: TrainState, batch: Mapping[str, Any]) -> Any:
+def compiled(
+    training: Training, step: Any, state: TrainState, batch: Mapping[str, Any], *rest: Any
+) -> Any:
     """Compiles a step, and runs nothing. The program is kept as a run's is: the run finds it.
 
     Args:
       training: of the step.
-      step: from `thanos_jax.train.update.make_step`.
+      step: from `thanos_jax.train.update.make_step`, or `thanos_jax.train.resident.make_program`.
       state: arrays, or `jax.ShapeDtypeStruct`.
       batch: name -> `jax.ShapeDtypeStruct`, with its placement.
+      *rest: what the step takes after the seed.
 
     Returns:
-      A `jax.stages.Compiled` of (state, batch, seed).
+      A `jax.stages.Compiled` of (state, batch, seed, *rest).
     """
     everywhere = NamedSharding(training.mesh, P())
     shapes = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), state
     )
-    return step.lower(shapes, batch, np.uint32(0)).compile()
+    return step.lower(shapes, batch, np.uint32(0), *rest).compile()
 
 
 def memory(program: Any) -> Memory | None:
@@ -139,9 +145,10 @@ def flops(program: Any) -> float | None:
 
 
 def seconds(program: Any, state: TrainState, batch: Mapping[str, jax.Array]) -> float:
-    """Runs a few steps and returns the median of their times.
+    """Runs a few steps and returns the median of their times; every process makes this call.
 
-    The first step does not count, unless it takes so long that it is the only one.
+    The first step does not count, unless it takes so long that it is the only one. The clock of the
+    first process says how many there are: each step waits for all processes.
 
     Args:
       program: from `compiled`.
@@ -149,8 +156,29 @@ def seconds(program: Any, state: TrainState, batch: Mapping[str, jax.Array]) -> 
       batch: arrays, placed.
     """
     times: list[float] = []
-    while len(times) < _STEPS and sum(times) < _SECONDS:
+    while agree.value_of_first(lambda: len(times) < _STEPS and sum(times) < _SECONDS):
         started = time.perf_counter()
         state, _ = jax.block_until_ready(program(state, batch, np.uint32(0)))
         times.append(time.perf_counter() - started)
     return statistics.median(times[1:] or times)
+
+
+def seconds_in_windows(advance: Advance, state: TrainState, longest: int) -> float:
+    """Runs steps of one program and returns the time of a step; every process makes this call.
+
+    Args:
+      advance: from `thanos_jax.train.loop.make_advance`.
+      state: arrays, which are donated.
+      longest: the most steps of a call.
+    """
+
+    def timed(state: TrainState, steps: int) -> tuple[TrainState, float]:
+        started = time.perf_counter()
+        state, _ = jax.block_until_ready(advance(state, 0, steps))
+        return state, time.perf_counter() - started
+
+    state, _ = timed(state, 1)  # which compiles
+    state, one = timed(state, 1)
+    # Many: a call takes time beside its steps.
+    steps = agree.value_of_first(lambda: min(longest, int(_WINDOW_SECONDS / one)))
+    return timed(state, steps)[1] / steps if steps > 1 else one

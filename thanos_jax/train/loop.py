@@ -132,7 +132,7 @@ def train(
         config.train, steps, training.steps_per_epoch, tuple(epochs for epochs, _ in evaluations)
     )
     ledger = Ledger(training, stage.split, folder, first=first, constants=constants or {})
-    advance, longest = _make_advance(stage, first=first)
+    advance, longest = make_advance(stage, first=first)
     log.replay(stage.name, ledger.records)
     ledger.restart_clock()
     step = first
@@ -189,11 +189,16 @@ def _require_same_step(first: int, folder: pathlib.Path) -> None:
         )
 
 
-def _make_advance(stage: Stage, *, first: int) -> tuple[Advance, int]:
-    """Returns the function that runs steps, and the most steps that it runs in one call."""
+def make_advance(stage: Stage, *, first: int) -> tuple[Advance, int]:
+    """Returns the function that runs steps, and the most steps that it runs in one call.
+
+    Args:
+      stage: its state is not looked at.
+      first: the step that is run first.
+    """
     training, config, split = stage.training, stage.training.config, stage.split
     if on_devices(config.train.resident, split):
-        longest = min(config.train.log_every, training.steps, 1000)
+        longest = longest_window(training)
         window = resident.make_window(
             stage.step,
             split,
@@ -222,6 +227,11 @@ def _make_advance(stage: Stage, *, first: int) -> tuple[Advance, int]:
         return stage.step(state, sharding.shard(training.mesh, given), seed)
 
     return advance, 1
+
+
+def longest_window(training: Training) -> int:
+    """Returns the most steps that are one program, where the training set lies on the devices."""
+    return min(training.config.train.log_every, training.steps, 1000)
 
 
 def on_devices(choice: str, split: Any) -> bool:

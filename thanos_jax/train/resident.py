@@ -6,7 +6,7 @@ step. Here the host sends only which images each step takes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -60,25 +60,7 @@ def make_window(
     rows = split.numbers if isinstance(split, DerivedSplit) else np.arange(len(split))
     over_devices = NamedSharding(mesh, P(None, "data"))
 
-    # A while loop, not a scan: one program serves windows of every length.
-    def window(
-        state: TrainState, stored: Any, seed: Any, indices: jax.Array, count: jax.Array
-    ) -> Any:
-        def body(number: jax.Array, carry: Any) -> Any:
-            state, records = carry
-            batch = {
-                name: jnp.take(array, indices[number], axis=0) for name, array in stored.items()
-            }
-            state, found = step(state, batch, seed)
-            records = jax.tree.map(lambda rows, row: rows.at[number].set(row), records, found)
-            return state, records
-
-        batch = {name: jnp.take(x, indices[0], axis=0) for name, x in stored.items()}
-        shapes = jax.eval_shape(step, state, batch, seed)[1]
-        records = jax.tree.map(lambda x: jnp.zeros((longest, *x.shape), x.dtype), shapes)
-        return jax.lax.fori_loop(0, count, body, (state, records))
-
-    compiled = jax.jit(window, donate_argnums=0)
+    compiled = make_program(step, longest=longest)
 
     def run(state: TrainState, first: int, last: int) -> tuple[TrainState, Metrics]:
         if not 0 < last - first <= longest:
@@ -101,6 +83,61 @@ def make_window(
     return run
 
 
+def make_program(step: Step, *, longest: int) -> Any:
+    """Returns the jitted program that `make_window` calls.
+
+    Args:
+      step: as for `make_window`.
+      longest: as for `make_window`.
+
+    Returns:
+      (state, stored, seed, indices, count) -> (state, metrics [longest]): `count` steps on rows of
+      the arrays stored, by indices int32 [longest, batch]. The state is donated.
+    """
+
+    # A while loop, not a scan: one program serves windows of every length.
+    def window(
+        state: TrainState, stored: Any, seed: Any, indices: jax.Array, count: jax.Array
+    ) -> Any:
+        def body(number: jax.Array, carry: Any) -> Any:
+            state, records = carry
+            batch = {
+                name: jnp.take(array, indices[number], axis=0) for name, array in stored.items()
+            }
+            state, found = step(state, batch, seed)
+            records = jax.tree.map(lambda rows, row: rows.at[number].set(row), records, found)
+            return state, records
+
+        batch = {name: jnp.take(x, indices[0], axis=0) for name, x in stored.items()}
+        shapes = jax.eval_shape(step, state, batch, seed)[1]
+        records = jax.tree.map(lambda x: jnp.zeros((longest, *x.shape), x.dtype), shapes)
+        return jax.lax.fori_loop(0, count, body, (state, records))
+
+    return jax.jit(window, donate_argnums=0)
+
+
+def program_shapes(
+    split: Any, mesh: Mesh, batch: Mapping[str, jax.ShapeDtypeStruct], *, longest: int
+) -> tuple[dict[str, jax.ShapeDtypeStruct], jax.ShapeDtypeStruct]:
+    """Returns shape, dtype and placement of the program's stored arrays, and of its indices.
+
+    Args:
+      split: as for `make_window`; its images need not be there.
+      mesh: as for `make_window`.
+      batch: name -> what a step is given of a batch.
+      longest: as for `make_window`.
+    """
+    everywhere, over_devices = (NamedSharding(mesh, spec) for spec in (P(), P(None, "data")))
+    stored = {
+        name: jax.ShapeDtypeStruct(
+            (_stored_rows(split, name), *x.shape[1:]), x.dtype, sharding=everywhere
+        )
+        for name, x in batch.items()
+    }
+    size = next(iter(batch.values())).shape[0]
+    return stored, jax.ShapeDtypeStruct((longest, size), jnp.int32, sharding=over_devices)
+
+
 # Batch entry -> attribute of a split.
 _ARRAYS = {"image": "images", "coarse": "coarse", "fine": "fine"}
 
@@ -113,3 +150,10 @@ def _array(split: Any, name: str) -> np.ndarray:
         return split.columns[name]
     inner = _array(split.split, name)
     return inner[split.split.numbers] if isinstance(split.split, DerivedSplit) else inner
+
+
+def _stored_rows(split: Any, name: str) -> int:
+    """Returns the rows of what a batch entry is gathered from; see `_array`."""
+    if isinstance(split, DerivedSplit):
+        return len(split.columns[name]) if name in split.columns else len(split.split)
+    return len(split)

@@ -180,7 +180,9 @@ def mean_silhouette(points: np.ndarray, labels: np.ndarray, samples: int, seed: 
         return math.nan
     (values,) = silhouettes(points, (labels,), samples, seed)
     drawn = ~np.isnan(values)
-    _, sums, counts = partition.group_sums(values[drawn, None], labels[drawn])
+    _, group, counts = np.unique(labels[drawn], return_inverse=True, return_counts=True)
+    sums = np.zeros((len(counts), 1))
+    partition.add_groups(sums, values[drawn, None], group)
     return float(np.mean(sums[:, 0] / counts))
 
 
