@@ -9,6 +9,7 @@ from trainings import make_mesh
 from thanos_jax import config as schema
 from thanos_jax import sharding
 from thanos_jax.data import batches, sources
+from thanos_jax.data.splits import ArraySplit, DerivedSplit
 from thanos_jax.errors import ConfigError
 from thanos_jax.train import loop, resident
 from thanos_jax.train.build import build
@@ -59,6 +60,28 @@ def test_windows_on_eight_devices_do_what_single_steps_do():
     )
     with pytest.raises(ValueError, match="a window has 1 to 4 steps; got 3 to 8"):
         window(ours, 3, 8)
+
+
+def test_shapes_are_those_of_the_arrays_stored():
+    """Of a split within another, what the outer one leaves out is stored all the same."""
+    whole = ArraySplit(np.zeros((9, 2, 2, 1), np.uint8), np.arange(9), np.arange(9) % 2)
+    inner = DerivedSplit(whole, {"group": np.arange(9)}, np.arange(7))
+    splits = (
+        whole,
+        inner,
+        DerivedSplit(inner, {"weight": np.ones(7, np.float32)}, np.array([4, 2])),
+        DerivedSplit(whole, {"weight": np.ones(9, np.float32)}, np.array([4, 2])),
+    )
+    for split in splits:
+        batch = {
+            name: jax.ShapeDtypeStruct((6, *x.shape[1:]), x.dtype)
+            for name, x in split.read(np.arange(1)).items()
+        }
+        stored, indices = resident.program_shapes(split, make_mesh(2), batch, longest=3)
+        assert indices.shape == (3, 6)
+        for name, shape in stored.items():
+            array = resident._array(split, name)
+            assert (shape.shape, shape.dtype) == (array.shape, array.dtype), name
 
 
 @pytest.mark.parametrize("in_memory", [True, False])
