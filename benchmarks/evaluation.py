@@ -3,9 +3,9 @@ r"""Evaluations of frozen embeddings, timed in turns with scikit-learn where it 
     python benchmarks/evaluation.py --rows=200000 --width=256 --classes=100 --queries=2000
 
 Prints a table: the seconds of a call and the processor time, medians; of the search its share of
-the rate of a square matrix product, measured in the same turns. Memory is what a process of its own
-holds at most beyond its inputs, compiled programs included. Inputs lie in memory as those of a run
-do, from `placing.aligned`; NumPy's own memory is copied to a CPU device once more.
+the rate of a square matrix product, measured in the same turns. A process of its own measures
+memory: the peak beyond its inputs, compiled programs included. `placing.aligned` makes the inputs,
+as it makes a run's; a CPU device copies memory of NumPy's own once more.
 
 With --once a part is called once, in a process of its own: its seconds include compiling.
 """

@@ -178,7 +178,7 @@ def test_a_large_batch_is_said_once(one_device, nothing_runs, capsys):
 
 
 def test_what_a_run_on_the_devices_compiles_is_compiled_and_timed(one_device, monkeypatch):
-    """The program is that of the run, from shapes alone; the training set is an argument of it."""
+    """Shapes alone give the run's program, which takes the training set as an argument."""
     config = small("ce")
     config.train.resident = "yes"
     config.train.log_every = 10

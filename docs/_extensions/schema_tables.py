@@ -13,6 +13,7 @@ is every command with what its `--help` begins with.
 
 from __future__ import annotations
 
+import abc
 import ast
 import itertools
 import pathlib
@@ -31,11 +32,12 @@ from thanos_jax.config import FIELDS
 PAGE = "[{0}](/{0}.md)"
 
 
-class _Written(SphinxDirective):
+class _Written(SphinxDirective, abc.ABC):
     """A directive that stands for lines of Markdown."""
 
+    @abc.abstractmethod
     def lines(self) -> Iterable[str]:
-        raise NotImplementedError
+        """Yields the lines."""
 
     def run(self) -> list[nodes.Node]:
         """Parses the lines where the directive stands."""

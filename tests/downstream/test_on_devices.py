@@ -3,6 +3,7 @@
 import dataclasses
 import tracemalloc
 
+import evaluations
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,8 +14,6 @@ from jax.sharding import PartitionSpec as P
 from benchmarks import hlo
 from thanos_jax import sharding
 from thanos_jax.downstream import (
-    audit,
-    class_fixing,
     coreset,
     geometry,
     linear,
@@ -23,9 +22,7 @@ from thanos_jax.downstream import (
     noisy_labels,
     placing,
     points,
-    projection,
     search,
-    strata,
     transfer,
     votes,
 )
@@ -85,40 +82,15 @@ def test_rows_past_the_known_ones_count_for_nothing(monkeypatch):
     assert placed.shape == (203, 12)
     predicted = (fine + (np.arange(203) % 5 == 0)) % CLASSES
     weights = np.random.default_rng(3).normal(size=(CLASSES, 12))
-    classes = {"weights": weights, "predictions": predicted}
     probabilities = np.random.default_rng(4).dirichlet(np.ones(CLASSES), 101)
 
     def of(train, test):
-        return {
-            "geometry": geometry.geometry(train, fine, coarse, samples=150),
-            "collapse": neural_collapse.neural_collapse(train, fine, **classes),
-            "strata": neural_collapse.strata_neural_collapse(train, fine, coarse, normalize=True),
-            "pairs": strata.strata_distances(train, fine, coarse, samples=20).distances,
-            "means": strata.strata_distances(train, fine, coarse, kind="means").distances,
-            "fixing": class_fixing.class_fixing_permutation_test(
-                train, fine, coarse, permutations=2, samples=80
-            ),
-            "herding": coreset.herding(train, fine, 5),
-            "herded": coreset.select("herding", fine, 0.3, embeddings=train),
-            "nearest": tuple(noisy_labels.nearest(train, 5)),
-            "votes": noisy_labels.suspicion(train, fine, k=5, weighted=True),
-            "suspicion": noisy_labels.suspicion(train, fine, method="strata", k=5, clusters=2),
-            "suggested": noisy_labels.suggest(train, fine, k=5),
-            "judged": tuple(audit.judge(test, test_fine, probabilities, train, fine, k=5)),
-            "drawn": tuple(projection.draw(train, limit=50)),
-            "neighbours": transfer.nearest_neighbours(train, fine, test, k=5),
-            "class means": transfer.class_means(train, fine, test),
-        }
+        return evaluations.of(
+            train, test, fine, test_fine, coarse,
+            predicted=predicted, weights=weights, probabilities=probabilities,
+        )  # fmt: skip
 
-    here, there = of(train, test), of(placed, padded(test))
-    for name, expected in here.items():
-        jax.tree.map(
-            lambda one, other, name=name: np.testing.assert_allclose(
-                one, other, atol=1e-6, err_msg=name
-            ),
-            there[name],
-            expected,
-        )
+    evaluations.require_close(of(placed, padded(test)), of(train, test))
     with pytest.raises(ValueError, match="embeddings: expected at least 2 rows, got 1"):
         geometry.geometry(dataclasses.replace(placed, known=1), fine[:1], coarse[:1])
 

@@ -1,6 +1,7 @@
 """One run as several processes: the same losses, stopped together, ended together."""
 
 import json
+import pathlib
 import shutil
 import signal
 import textwrap
@@ -207,6 +208,7 @@ def test_rows_and_embeddings_are_in_order_whatever_the_order_of_the_devices(runs
     )
 
 
+EVERY = pathlib.Path(__file__).parents[1] / "downstream" / "evaluations.py"
 EVALUATIONS = """
     import sys
 
@@ -216,12 +218,9 @@ EVALUATIONS = """
     address, process = sys.argv[1:]
     jax.config.update("jax_num_cpu_devices", 2)
     jax.distributed.initialize(address, num_processes=2, process_id=int(process))
-    from jax.experimental import multihost_utils
+    import evaluations
     from thanos_jax import sharding
-    from thanos_jax.downstream import (
-        audit, class_fixing, coreset, geometry, neural_collapse, noisy_labels, projection, strata,
-        transfer,
-    )
+    from thanos_jax.downstream import transfer
 
     rng = np.random.default_rng(0)
     fine = {name: rng.integers(0, 6, 400) for name in ("train", "validation", "test")}
@@ -235,7 +234,7 @@ EVALUATIONS = """
     own = sharding.local_rows(mesh, 400)
     spread = {name: sharding.shard(mesh, each[own]) for name, each in rows.items()}
     assert not spread["train"].is_fully_addressable
-    probabilities = rng.dirichlet(np.ones(6), 400)
+    probabilities, weights = rng.dirichlet(np.ones(6), 400), rng.normal(size=(6, 8))
 
     def of(given):
         train, labels, classes = given["train"], fine["train"], coarse["train"]
@@ -244,35 +243,14 @@ EVALUATIONS = """
         return {
             "transfer": figures,
             "predicted": predicted,
-            "geometry": geometry.geometry(train, labels, classes, samples=200),
-            "collapse": neural_collapse.neural_collapse(train, labels, predictions=predicted),
-            "strata": neural_collapse.strata_neural_collapse(train, labels, classes),
-            "pairs": strata.strata_distances(train, labels, classes).distances,
-            "means": strata.strata_distances(train, labels, classes, kind="means").distances,
-            "fixing": class_fixing.class_fixing_permutation_test(
-                train, labels, classes, permutations=2
+            **evaluations.of(
+                train, given["test"], labels, fine["test"], classes, predicted=predicted,
+                weights=weights, probabilities=probabilities,
             ),
-            "herding": coreset.herding(train, labels, 9),
-            "nearest": tuple(noisy_labels.nearest(train, 9)),
-            "votes": noisy_labels.suspicion(train, labels, k=9),
-            "suspicion": noisy_labels.suspicion(train, labels, method="strata", k=9, clusters=3),
-            "suggested": noisy_labels.suggest(train, labels, k=9),
-            "judged": tuple(
-                audit.judge(given["test"], fine["test"], probabilities, train, labels, k=9)
-            ),
-            "drawn": tuple(projection.draw(train, limit=50)),
         }
 
     here, everywhere = of(rows), of(spread)
-    assert here.keys() == everywhere.keys()
-    for name, value in here.items():
-        jax.tree.map(
-            lambda one, other, name=name: np.testing.assert_allclose(
-                one, other, atol=1e-6, err_msg=name
-            ),
-            everywhere[name],
-            value,
-        )
+    evaluations.require_close(everywhere, here)
     assert 0.5 < here["transfer"]["fine_accuracy"] < 1
 """
 
@@ -280,6 +258,7 @@ EVALUATIONS = """
 @pytest.mark.slow
 def test_evaluations_of_rows_of_two_processes_are_those_of_one(runs, tmp_path):
     (tmp_path / "program.py").write_text(textwrap.dedent(EVALUATIONS))
+    shutil.copy(EVERY, tmp_path)  # beside the program, which imports it
     address = runs.several(2)[0][0].partition("=")[2]
     ended(
         [runs.start(address, i, program=(str(tmp_path / "program.py"),)) for i in range(2)], [0, 0]

@@ -119,6 +119,6 @@ def test_a_map_with_its_embedding_is_what_a_projector_shows(digits, layout, monk
     np.testing.assert_array_equal(few.embedding, embedding[layout.mapped[[0, 1, 3, 4]]])
     assert few.thumbnails.shape == (4, 8, 8, 3)
     with pytest.raises(
-        ValueError, match=r"embedding: expected those of the map's .* got 3 of other"
+        ValueError, match=r"embedding: expected rows for the map's .* got 3 of other"
     ):
         watched.points(found, projection.Sample(layout.mapped[:3], embedding[:3]))

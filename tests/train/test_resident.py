@@ -63,7 +63,7 @@ def test_windows_on_eight_devices_do_what_single_steps_do():
 
 
 def test_shapes_are_those_of_the_arrays_stored():
-    """Of a split within another, what the outer one leaves out is stored all the same."""
+    """A split within another is stored whole, with what the outer one leaves out."""
     whole = ArraySplit(np.zeros((9, 2, 2, 1), np.uint8), np.arange(9), np.arange(9) % 2)
     inner = DerivedSplit(whole, {"group": np.arange(9)}, np.arange(7))
     splits = (

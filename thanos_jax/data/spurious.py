@@ -30,10 +30,9 @@ _STRIPE = 2  # pixels; a period, of twice that, divides the sides of both data s
 def assign(coarse: np.ndarray, *, correlation: float, seed: int, split: str) -> np.ndarray:
     """Draws the background of every image.
 
-    Class c owns background c % 2. Of the n images of a class, exactly the whole number nearest to
-    correlation * n (halves up) have its background, and the rest the other one. Images come in a
-    random order of their numbers, by (seed, split): those of the class that come first have its
-    background.
+    Class c owns background c % 2. A class of n images has exactly round(correlation * n) of them,
+    halves up, on its own background, and the rest on the other. (seed, split) draws an order of all
+    images; the first ones of a class get its own background.
 
     Args:
       coarse: integer [n], not negative, of a whole split in the order of its numbers.

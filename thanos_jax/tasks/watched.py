@@ -53,7 +53,7 @@ def points(shown: ImageMap, embedding: Sample) -> Points:
     """
     if not np.array_equal(embedding.mapped, shown.layout.mapped):
         raise ValueError(
-            f"embedding: expected those of the map's {len(shown.layout.mapped)} images, got "
+            f"embedding: expected rows for the map's {len(shown.layout.mapped)} images, got "
             f"{len(embedding.mapped)} of other images"
         )
     thumbnails = _thumbnails(shown.sprite, len(shown.files))
