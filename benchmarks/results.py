@@ -1,13 +1,12 @@
-"""The runs behind docs/results.md: makes them, keeps what they came to, and writes the page.
+"""Makes the runs behind the pages of results, records their numbers, and writes the pages.
 
     python benchmarks/results.py run NAME [NAME ...] --workdir=DIR [--data_dir=DATA]
     python benchmarks/results.py write [--check]
 
-`run` gives the commands of each NAME in `COMMANDS`, which goes on with what is missing in DIR/NAME,
-and writes docs/results/NAME.json: the commands, the commits it ran at, the machine, and of each run
-its settings and the numbers that tables show. `write` makes docs/results.md from
-docs/results/page.in, as results_page.py says. --check only says whether the page is what the files
-say.
+`run` gives the commands of each NAME in `COMMANDS`. They make the runs that DIR/NAME lacks. Then it
+writes the record docs/results/NAME.json: the commands, the commits, the machine, and the settings
+and numbers of each run. `write` fills the pages of results from the records, as results_page.py
+says. `write --check` only reports whether the pages agree with the records.
 """
 
 from __future__ import annotations
@@ -30,11 +29,10 @@ from thanos_jax.config import flatten
 from thanos_jax.tables.definitions import TABLES
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-PAGE = ROOT / "docs" / "results.md"
 
+_SMALL = '--config.model.mlp.widths="(128,128,64)"'
 _FASHION = "compare --config=configs/fashion_mnist.py"
-# Name of a record -> modules and arguments, given one after the other; all but the digits need
-# --data_dir.
+# Name of a record -> its commands, run in this order; all but those on the digits need --data_dir.
 COMMANDS: dict[str, tuple[str, ...]] = {
     "digits": ("compare --config=configs/digits.py",),
     "mnist": ("compare --config=configs/mnist.py",),
@@ -42,6 +40,21 @@ COMMANDS: dict[str, tuple[str, ...]] = {
         "compare --config=configs/mnist.py:convnet --seeds=1",
         "compare --config=configs/mnist.py:convnet"
         " --methods=info_nce,supcon,supcon_info_nce,cauto,thanos",
+    ),
+    "mnist_sweep": (
+        "compare --config=configs/mnist.py --table=spread_sweep --config.train.epochs=5.0",
+    ),
+    "mnist_randbit": (
+        "compare --config=configs/mnist.py --table=randbit --methods=info_nce,joint,supcon"
+        f" --config.train.epochs=3.0 {_SMALL}",
+    ),
+    "mnist_width": (
+        "compare --config=configs/mnist.py --table=embedding_size --methods=info_nce"
+        f" --config.data.random_bits=10 --config.train.epochs=3.0 {_SMALL}",
+    ),
+    "digits_along": (
+        "compare --config=configs/digits.py --methods=supcon,thanos --config.train.epochs=600.0"
+        " --config.transfer.every_epochs=4.0 --config.transfer.iterations=100",
     ),
     "fashion_convnet": (
         f"{_FASHION}:convnet --seeds=1",
@@ -56,22 +69,22 @@ COMMANDS: dict[str, tuple[str, ...]] = {
         f"{_FASHION}:noise --table=noise --values=0.3 --config.noise.kind=asymmetric",
     ),
     "fashion_coreset": (f"{_FASHION}:coreset --table=coreset",),
-    # Its own labels, of which none is made wrong.
+    # An audit of the labels as they are: none is corrupted.
     "fashion_audit": (
         "main --config=configs/fashion_mnist.py:supcon,noise --config.noise.rate=0.0",
     ),
 }
-# Of a run's results; beside what the columns of its table show.
+# Numbers of a run that a record keeps beside the columns of its table.
 KEPT = ("seed", "train_seconds", "fine_accuracy_validation", "devices", "versions")
 
 
 def run(name: str, workdir: pathlib.Path, data_dir: str | None) -> None:
-    """Makes the runs of a record that are missing, and writes the record.
+    """Makes the missing runs of a record, then writes the record.
 
     Args:
       name: a key of `COMMANDS`.
-      workdir: has the runs in a folder of this name.
-      data_dir: of the images, for other data than the digits.
+      workdir: the runs are in its folder `name`.
+      data_dir: folder of the prepared data sets; the digits need none.
     """
     folder = workdir / name
     folder.mkdir(parents=True, exist_ok=True)
@@ -91,10 +104,10 @@ def run(name: str, workdir: pathlib.Path, data_dir: str | None) -> None:
 
 
 def _note_commit(folder: pathlib.Path, commit: str) -> dict[str, str]:
-    """Says which commit the runs ended at that have ended since the last call.
+    """Records `commit` for every run that has ended since the last call.
 
     Returns:
-      Folder of a run -> its commit, as DIR/NAME.commits.json holds it.
+      Folder of a run -> commit at which it ended; also written to DIR/NAME.commits.json.
     """
     path = folder.parent / f"{folder.name}.commits.json"
     commits: dict[str, str] = json.loads(path.read_text("utf-8")) if path.exists() else {}
@@ -106,7 +119,7 @@ def _note_commit(folder: pathlib.Path, commit: str) -> dict[str, str]:
 
 
 def record(name: str, folder: pathlib.Path, commits: list[str]) -> dict[str, Any]:
-    """Returns what is kept of a folder of runs, or of one run."""
+    """Returns the record of a folder of runs, or of a single run."""
     if (folder / "table.json").exists():
         table = json.loads((folder / "table.json").read_text(encoding="utf-8"))
         rows = table["rows"]
@@ -134,7 +147,7 @@ def record(name: str, folder: pathlib.Path, commits: list[str]) -> dict[str, Any
         "commits": commits,
         "machine": machine(),
         "table": table["table"],
-        # What the rows share, where it is not the default.
+        # Settings that all rows share and that are not the default.
         "config": {
             key: value
             for key, value in config.items()
@@ -145,7 +158,7 @@ def record(name: str, folder: pathlib.Path, commits: list[str]) -> dict[str, Any
 
 
 def _text(found: dict[str, Any]) -> str:
-    """Returns a record as JSON in which a run is a line: changes of it can be read."""
+    """Returns a record as JSON with one run a line, so that a diff shows the runs that changed."""
     lines = [f" {json.dumps(key)}: {json.dumps(found[key])}" for key in found if key != "rows"]
     rows = []
     for row in found["rows"]:
@@ -162,7 +175,7 @@ def _default(key: str) -> Any:
 
 
 def machine() -> str:
-    """Returns what the runs were made on, for people."""
+    """Returns a description of this machine: processor, cores and Python version."""
     model = platform.processor() or platform.machine()
     info = pathlib.Path("/proc/cpuinfo")
     if info.exists():
@@ -193,13 +206,15 @@ def main() -> int:
         for name in asked.names:
             run(name, asked.workdir.resolve(), asked.data_dir)
         return 0
-    text = results_page.page()
-    if not asked.check:
-        PAGE.write_text(text, encoding="utf-8")
-    elif PAGE.read_text(encoding="utf-8") != text:
-        print("docs/results.md is not what docs/results has; write it again")
-        return 1
-    return 0
+    code = 0
+    for name, text in results_page.pages().items():
+        page = ROOT / "docs" / f"{name}.md"
+        if not asked.check:
+            page.write_text(text, encoding="utf-8")
+        elif page.read_text(encoding="utf-8") != text:
+            print(f"docs/{name}.md disagrees with docs/results; run: python {sys.argv[0]} write")
+            code = 1
+    return code
 
 
 if __name__ == "__main__":

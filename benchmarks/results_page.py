@@ -1,6 +1,6 @@
-"""docs/results.md out of docs/results/page.in and the records beside it; see results.py.
+"""Writes the pages of results from their sources and the records beside them; see results.py.
 
-These stand in page.in for what the records say:
+docs/results/NAME.in is the source of docs/NAME.md. These stand in a source for what a record says:
 
     {{ command NAME }}             the commands, a line each
     {{ made NAME }}                commits, machine, number of runs, hours
@@ -129,8 +129,12 @@ def made(name: str) -> str:
     )
 
 
-def page() -> str:
-    """Returns docs/results.md as the records have it."""
+def pages() -> dict[str, str]:
+    """Returns the text of each page of results, by its name."""
+    return {path.stem: _filled(path) for path in sorted(RECORDS.glob("*.in"))}
+
+
+def _filled(path: pathlib.Path) -> str:
     made_of: dict[str, Callable[..., str]] = {
         "table": table,
         "cell": cell,
@@ -139,13 +143,12 @@ def page() -> str:
         "made": made,
     }
 
-    def filled(match: re.Match[str]) -> str:
+    def fill(match: re.Match[str]) -> str:
         word, *arguments = match[1].split()
         try:
             return made_of[word](*arguments)
         except (KeyError, TypeError):
             known = ", ".join(f"{one}{inspect.signature(made_of[one])}" for one in made_of)
-            raise SystemExit(f"page.in: expected one of {known}; got {match[0]}") from None
+            raise SystemExit(f"{path.name}: expected one of {known}; got {match[0]}") from None
 
-    source = (RECORDS / "page.in").read_text(encoding="utf-8")
-    return re.sub(r"\{\{ (.+?) \}\}", filled, source)
+    return re.sub(r"\{\{ (.+?) \}\}", fill, path.read_text(encoding="utf-8"))

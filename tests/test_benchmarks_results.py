@@ -1,4 +1,4 @@
-"""The page of results: it is what the records say, and a record is what the runs came to."""
+"""The pages of results agree with the records, and a record with its runs."""
 
 import importlib
 import json
@@ -24,12 +24,13 @@ def page(results):
     return results.results_page
 
 
-def test_the_page_is_what_the_records_say(page, monkeypatch, tmp_path):
-    text = page.page()
-    assert text == (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+def test_the_pages_are_what_the_records_say(page, monkeypatch, tmp_path):
+    pages = page.pages()
+    for name, text in pages.items():
+        assert text == (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8"), name
     # Each record is shown: what was run is not kept to oneself.
-    source = (page.RECORDS / "page.in").read_text(encoding="utf-8")
-    named = set(re.findall(r"\{\{ table (\w+) \}\}|\{\{ cell (\w+) run ", source))
+    sources = "".join(path.read_text(encoding="utf-8") for path in page.RECORDS.glob("*.in"))
+    named = set(re.findall(r"\{\{ table (\w+) \}\}|\{\{ cell (\w+) run ", sources))
     shown = {name for pair in named for name in pair if name}
     assert shown == {file.stem for file in page.RECORDS.glob("*.json")}
     # Another number in a record is another page.
@@ -43,7 +44,7 @@ def test_the_page_is_what_the_records_say(page, monkeypatch, tmp_path):
         run["coarse_accuracy"] -= 0.01
     (tmp_path / f"{name}.json").write_text(json.dumps(found))
     monkeypatch.setattr(page, "RECORDS", tmp_path)
-    assert page.page() != text
+    assert page.pages() != pages
 
 
 @pytest.mark.slow
