@@ -52,6 +52,15 @@ def _width(config: ml_collections.ConfigDict) -> tuple[Axis, ...]:
     return (Axis("width", "model.embedding_dim", widths),)
 
 
+def _tuned(config: ml_collections.ConfigDict) -> tuple[Axis, ...]:
+    """Temperatures, and the config's learning rate and half of it."""
+    rate = config.train.learning_rate
+    return (
+        Axis("temperature", "loss.temperature", (0.1, 0.2, 0.5)),
+        Axis("rate", "train.learning_rate", (rate / 2, rate), noun="learning rate"),
+    )
+
+
 def _recovered(lines: Sequence[tuple[Mapping[str, Any], Results]]) -> list[Results]:
     """The share, of the accuracy that noise costs cross-entropy, that each run does not lose.
 
@@ -117,6 +126,14 @@ TABLES: dict[str, Table] = {
             Axis("alpha", "loss.alpha", (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0), at=0.5),
             Axis("temperature", "loss.temperature", (0.1, 0.2, 0.5, 1.0)),
         ),
+    ),
+    "tuning": Table(
+        "Temperature and learning rate of each method: accuracy on validation, not on test",
+        _REPRESENTATIONS,
+        (Column("fine_accuracy_validation", "fine, validation", plotted=False), SECONDS),
+        methods=("supcon", "thanos"),
+        axes=_tuned,
+        grid=True,
     ),
     "augmentation": Table(
         "Strength of augmentation",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -46,12 +47,17 @@ def rows_of(
         )
     known = schema.flatten(config)
     away = tuple(known.get(axis.key) if axis.at is None else axis.at for axis in axes)
-    points = [] if axes else [()]
-    for place, axis in enumerate(axes):
-        varied = axis.values or (known[axis.key],)
-        if values is not None and not place:
-            varied = tuple(map(axis.read, values))
-        points += [(*away[:place], value, *away[place + 1 :]) for value in varied]
+    varied = [axis.values or (known[axis.key],) for axis in axes]
+    if values is not None:
+        varied[0] = tuple(map(axes[0].read, values))
+    if table.grid or not axes:
+        points = list(itertools.product(*varied))
+    else:
+        points = [
+            (*away[:place], value, *away[place + 1 :])
+            for place, one in enumerate(varied)
+            for value in one
+        ]
     chosen = methods or table.methods
     pairs = [
         (method, point)

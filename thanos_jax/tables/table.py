@@ -107,6 +107,7 @@ class Table(NamedTuple):
       columns: what is shown of every row.
       methods: the variants that are run if none are asked for.
       axes: what is varied for each method, one after the other; or a function of the config.
+      grid: whether every combination of the axes' values is a row, instead of one axis at a time.
       sets: what every row sets, where its variant and axes do not.
       once: variants that no axis is varied for.
       baseline: a variant that is run whatever is asked for, without the axes and at every value,
@@ -120,6 +121,7 @@ class Table(NamedTuple):
     columns: tuple[Column, ...]
     methods: tuple[str, ...]
     axes: tuple[Axis, ...] | Callable[[ml_collections.ConfigDict], tuple[Axis, ...]] = ()
+    grid: bool = False
     sets: Mapping[str, Any] = {}
     once: tuple[str, ...] = ()
     baseline: str | None = None
