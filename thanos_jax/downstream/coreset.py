@@ -255,7 +255,7 @@ def select(
     Raises:
       TypeError: arguments of another dtype.
       ValueError: an argument out of range, of the wrong shape, unknown, or not meant for this
-        method; or a fraction that leaves nothing, or nothing of a class.
+        method; or a fraction that keeps no image, or none of a class.
     """
     labels = check_labels(labels, "labels", least=1)
     check_option("drop", drop, DROPS)
@@ -269,7 +269,7 @@ def select(
         raise ValueError("embeddings: expected None without scores='herding', got an array")
     if method == "herding":
         if embeddings is None:
-            raise ValueError("embeddings: expected those to herd with scores='herding', got None")
+            raise ValueError("embeddings: expected [n, d] with scores='herding', got None")
         if not balanced:
             raise ValueError("balanced: expected True with scores='herding', got False")
 
@@ -277,14 +277,14 @@ def select(
     total = round(fraction * len(labels))
     if total == 0:
         raise ValueError(
-            f"fraction: expected one that leaves something of {len(labels)} images, got {fraction}"
+            f"fraction: expected one that keeps some of the {len(labels)} images, got {fraction}"
         )
     shares = _class_counts(np.bincount(group), fraction, total) if balanced else np.zeros(0, int)
     if balanced and shares.min() == 0:
         empty = int(np.argmin(shares))
         raise ValueError(
-            f"fraction: expected one that leaves something of each class, got {fraction}, which "
-            f"leaves none of the {np.count_nonzero(group == empty)} images of class {names[empty]}"
+            f"fraction: expected one that keeps images of each class, got {fraction}, which "
+            f"keeps none of the {np.count_nonzero(group == empty)} images of class {names[empty]}"
         )
 
     if method == "herding":
