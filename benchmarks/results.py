@@ -1,13 +1,12 @@
-"""The runs behind docs/results.md: makes them, keeps what they came to, and writes the page.
+"""Does the runs behind docs/results.md, records their numbers, and writes the page.
 
     python benchmarks/results.py run NAME [NAME ...] --workdir=DIR [--data_dir=DATA]
     python benchmarks/results.py write [--check]
 
-`run` gives the commands of each NAME in `COMMANDS`, which goes on with what is missing in DIR/NAME,
-and writes docs/results/NAME.json: the commands, the commits it ran at, the machine, and of each run
-its settings and the numbers that tables show. `write` makes docs/results.md from
-docs/results/page.in, as results_page.py says. --check only says whether the page is what the files
-say.
+`run` executes the commands of each NAME in `COMMANDS`, which do the runs that are missing in
+DIR/NAME. It then writes docs/results/NAME.json: the commands, the commits, the machine, and the
+settings and numbers of each run. `write` makes docs/results.md from docs/results/page.in, as
+results_page.py describes. --check only compares the page with the files.
 """
 
 from __future__ import annotations
@@ -33,8 +32,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "results.md"
 
 _FASHION = "compare --config=configs/fashion_mnist.py"
-# Name of a record -> modules and arguments, given one after the other; all but the digits need
-# --data_dir.
+# Name of a record -> commands to execute in turn (module and arguments); all except the digits
+# need --data_dir.
 COMMANDS: dict[str, tuple[str, ...]] = {
     "digits": ("compare --config=configs/digits.py",),
     "mnist": ("compare --config=configs/mnist.py",),
@@ -56,22 +55,22 @@ COMMANDS: dict[str, tuple[str, ...]] = {
         f"{_FASHION}:noise --table=noise --values=0.3 --config.noise.kind=asymmetric",
     ),
     "fashion_coreset": (f"{_FASHION}:coreset --table=coreset",),
-    # Its own labels, of which none is made wrong.
+    # An audit of the data set's own labels: none is made wrong.
     "fashion_audit": (
         "main --config=configs/fashion_mnist.py:supcon,noise --config.noise.rate=0.0",
     ),
 }
-# Of a run's results; beside what the columns of its table show.
+# Keys of results.json that are recorded in addition to the columns of the run's table.
 KEPT = ("seed", "train_seconds", "fine_accuracy_validation", "devices", "versions")
 
 
 def run(name: str, workdir: pathlib.Path, data_dir: str | None) -> None:
-    """Makes the runs of a record that are missing, and writes the record.
+    """Does the missing runs of a record, and writes the record.
 
     Args:
       name: a key of `COMMANDS`.
-      workdir: has the runs in a folder of this name.
-      data_dir: of the images, for other data than the digits.
+      workdir: folder for the runs of all records; this record's are in a subfolder `name`.
+      data_dir: folder of the images; not needed for the digits.
     """
     folder = workdir / name
     folder.mkdir(parents=True, exist_ok=True)
@@ -91,22 +90,22 @@ def run(name: str, workdir: pathlib.Path, data_dir: str | None) -> None:
 
 
 def _note_commit(folder: pathlib.Path, commit: str) -> dict[str, str]:
-    """Says which commit the runs ended at that have ended since the last call.
+    """Notes the commit of runs that have finished since the last call.
 
     Returns:
-      Folder of a run -> its commit, as DIR/NAME.commits.json holds it.
+      Folder of a run -> its commit, the content of DIR/NAME.commits.json.
     """
     path = folder.parent / f"{folder.name}.commits.json"
     commits: dict[str, str] = json.loads(path.read_text("utf-8")) if path.exists() else {}
     for results in sorted(folder.rglob("results.json")):
-        if (results.parent / "config.json").exists():  # of a run, not of its table
+        if (results.parent / "config.json").exists():  # the results of a run, not of its table
             commits.setdefault(str(results.parent.relative_to(folder)), commit)
     path.write_text(json.dumps(commits, indent=1), encoding="utf-8")
     return commits
 
 
 def record(name: str, folder: pathlib.Path, commits: list[str]) -> dict[str, Any]:
-    """Returns what is kept of a folder of runs, or of one run."""
+    """Returns the record of a folder of runs, or of a single run."""
     if (folder / "table.json").exists():
         table = json.loads((folder / "table.json").read_text(encoding="utf-8"))
         rows = table["rows"]
@@ -134,7 +133,7 @@ def record(name: str, folder: pathlib.Path, commits: list[str]) -> dict[str, Any
         "commits": commits,
         "machine": machine(),
         "table": table["table"],
-        # What the rows share, where it is not the default.
+        # Config keys that all rows share and that are not at their defaults.
         "config": {
             key: value
             for key, value in config.items()
@@ -145,7 +144,7 @@ def record(name: str, folder: pathlib.Path, commits: list[str]) -> dict[str, Any
 
 
 def _text(found: dict[str, Any]) -> str:
-    """Returns a record as JSON in which a run is a line: changes of it can be read."""
+    """Returns a record as JSON with one line for each run, so that diffs are readable."""
     lines = [f" {json.dumps(key)}: {json.dumps(found[key])}" for key in found if key != "rows"]
     rows = []
     for row in found["rows"]:
@@ -162,7 +161,7 @@ def _default(key: str) -> Any:
 
 
 def machine() -> str:
-    """Returns what the runs were made on, for people."""
+    """Returns a description of the machine."""
     model = platform.processor() or platform.machine()
     info = pathlib.Path("/proc/cpuinfo")
     if info.exists():
@@ -197,7 +196,7 @@ def main() -> int:
     if not asked.check:
         PAGE.write_text(text, encoding="utf-8")
     elif PAGE.read_text(encoding="utf-8") != text:
-        print("docs/results.md is not what docs/results has; write it again")
+        print("docs/results.md does not match docs/results; write it again")
         return 1
     return 0
 

@@ -155,7 +155,9 @@ class Log:
         try:
             return make()
         except Exception as error:
-            _warn(f"logging pictures or results failed: {_words(error)}. The run continues.")
+            _warn(
+                f"pictures or results to log could not be made: {_words(error)}. The run continues."
+            )
             return None
         finally:
             spent = time.perf_counter() - started
