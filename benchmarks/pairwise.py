@@ -99,7 +99,7 @@ def positive(flag: str, value: float | None) -> None:
 
 
 def output(flag: str, value: str | None, suffix: str) -> pathlib.Path | None:
-    """Returns the path of an output file; raises UserError, before the run, if it cannot be."""
+    """Checks the path of an output file before the run; raises UserError if it cannot be used."""
     if value is None:
         return None
     path = pathlib.Path(value)

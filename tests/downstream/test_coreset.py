@@ -249,7 +249,7 @@ def test_herding_all_of_a_class_picks_each_once():
     ("change", "error", "message"),
     [
         ({"count": 0}, ValueError, "count: expected at least 1, got 0"),
-        ({"count": 2}, ValueError, "count: expected at most 1, for class 4 has no more images"),
+        ({"count": 2}, ValueError, "count: expected at most 1, the number of images of class 4,"),
         ({"embeddings": np.ones((3, 2), int)}, TypeError, "embeddings: expected floating point"),
         ({"labels": [4]}, ValueError, r"labels: expected shape \(3,\)"),
     ],

@@ -218,8 +218,8 @@ def herding(embeddings: Any, labels: Any, count: int) -> np.ndarray:
     names, sizes = np.unique(labels, return_counts=True)
     if count > sizes.min():
         raise ValueError(
-            f"count: expected at most {sizes.min()}, for class {names[np.argmin(sizes)]} has no "
-            f"more images, got {count}"
+            f"count: expected at most {sizes.min()}, the number of images of class "
+            f"{names[np.argmin(sizes)]}, got {count}"
         )
     return np.stack(_herd_classes(embeddings, labels, np.full(len(names), count)))
 

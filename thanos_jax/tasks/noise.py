@@ -327,8 +327,8 @@ def _mended(
         if lost.size:
             raise ConfigError(
                 f"config.noise.action: 'drop' leaves none of {np.count_nonzero(given == lost[0])} "
-                f"training images labelled {noisy.coarse_names[lost[0]]!r}, for all were found "
-                "wrong; expected 'relabel', or a lower noise.assumed_rate"
+                f"training images labelled {noisy.coarse_names[lost[0]]!r}, because all are "
+                "suspected; expected 'relabel', or a lower noise.assumed_rate"
             )
         return noisy, rows
     labels = np.where(found.flagged, found.suggested, given)

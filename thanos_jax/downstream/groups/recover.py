@@ -130,8 +130,8 @@ def recover(
     elif isinstance(rule, ErrorRule) or rule.overcluster > 1:
         if len(names) < 2:
             raise ValueError(
-                "losses: expected losses of the training examples, for train_labels are of one "
-                "class and leave a classifier nothing to tell apart, got None"
+                "losses: expected losses of the training examples, because train_labels have one "
+                "class only, which is not enough to train a classifier, got None"
             )
         with _threads(points):
             losses = cross_fitted_losses(points, labels, seed=seed)
