@@ -26,7 +26,7 @@ class Method(NamedTuple):
     group_dro: bool = False
 
 
-# config.method: what trains the representation.
+# config.method: the losses that train the representation.
 METHODS: dict[str, Method] = {
     "ce": Method("cross-entropy of coarse labels alone"),
     "info_nce": Method("cross-entropy and InfoNCE"),

@@ -64,8 +64,8 @@ def common_strata_scores(confidences: Any, trained_on: Any) -> np.ndarray:
         |mean over runs trained on i of c_ri - mean over the other runs of c_ri|
 
     c_ri is the confidence of run r in the label of image i: its probability, or whether the
-    prediction is right. A small score means that the image is predicted alike with and without it
-    in the sample: other images of its stratum teach its label, as in a common stratum. A large
+    prediction is right. A small score means that the prediction hardly depends on training on the
+    image: other images of its stratum teach its label, as in a common stratum. A large
     score means that only the image itself teaches its label, as in a rare stratum, or where the
     label is wrong. Dropping the lowest scores first drops images of common strata first. An image
     that is never predicted rightly scores 0 as well.

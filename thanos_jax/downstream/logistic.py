@@ -248,7 +248,7 @@ def _sample(
         )
         threshold = values[drawn] if drawn < n * mesh.size else jnp.float32(0)
         values, ranks = values[:drawn], ranks[:drawn]
-        # Each device fills in the rows that are its own; the sums have all.
+        # Each device fills in its own rows; the sum over devices has all of them.
         mine = ranks // len(own) == device
         places = places[ranks % len(own)]
         stands_for = jnp.maximum(1.0, threshold / size[places])

@@ -47,9 +47,9 @@ def neural_collapse(
         nc4          share of embeddings whose nearest m_c (Euclidean; the lowest label among equal
                      ones) is not the class predicted; only with `predictions`
 
-    Every class counts alike in m, Sigma_W and Sigma_B, however many members it has. With balanced
-    classes, the paper's case, every embedding counts alike too. With C = 2, nc2 is always 0: two
-    points are a simplex.
+    Every class has equal weight in m, Sigma_W and Sigma_B, however many members it has. With
+    balanced classes, the paper's case, every embedding has equal weight too. With C = 2, nc2 is
+    always 0: two points are a simplex.
 
     Where all class means coincide (to float32's precision) nc1, nc2 and nc3 are undefined and left
     out. Directions in which means coincide to that precision are left out of pinv(Sigma_B).

@@ -19,7 +19,7 @@ from thanos_jax.errors import MissingDependencyError
 
 # t-SNE takes minutes beyond; principal components take seconds.
 TSNE_LIMIT = 20_000
-# Below this spread everything has collapsed, and what is left is rounding error.
+# Below this spread, all embeddings have collapsed, and differences are rounding errors.
 _NO_SPREAD = 1e-7
 
 

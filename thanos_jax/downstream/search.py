@@ -199,7 +199,7 @@ def _nearest_here(
 
     best = lax.scan(largest_of_runs, None, starts)[1]  # [tiles, q, runs]
     of_runs = (starts[:, None] + jnp.arange(0, tile, run)).reshape(-1)
-    # Runs of the overlap that lie within the tile before are its own.
+    # Runs of the last tile that also lie in the tile before are counted there.
     ends = starts[:, None] + jnp.arange(run, tile + 1, run)
     repeated = ends <= (jnp.arange(tiles) * tile)[:, None]
     best = jnp.where(

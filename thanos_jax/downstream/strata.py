@@ -154,7 +154,7 @@ def mean_within_classes(found: StrataDistances) -> np.ndarray:
       found: from `strata_distances` or `strata_distances_over_fractions`.
 
     Returns:
-      float64 [], or [encoders]; every pair of strata counts alike. nan where no class has two.
+      float64 [], or [encoders]; all pairs of strata have equal weight. nan if no class has two.
     """
     same = np.triu(found.coarse[:, None] == found.coarse[None], k=1)
     if not same.any():

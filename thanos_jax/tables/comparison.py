@@ -116,7 +116,7 @@ def compare(
                     (folder / "error.txt").unlink(missing_ok=True)
                 entry.results[seed] = result
             jax.clear_caches()  # the next run compiles its own programs
-            # After every run, so that an interrupted comparison shows what it has.
+            # Written after every run, so that an interrupted comparison shows its results so far.
             if writes:
                 _write(workdir, table, config, entries, page=seed in entry.errors)
     text = _write(workdir, table, config, entries, page=True) if writes else ""

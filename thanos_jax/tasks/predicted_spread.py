@@ -81,8 +81,8 @@ def predict(config: ml_collections.ConfigDict, dataset: Dataset) -> Prediction |
 
     Args:
       config: of the training.
-      dataset: what it is trained on. Its classes are taken to be of one size where their labels are
-        not known without reading images.
+      dataset: the data it is trained on. If labels are known only from reading images, classes are
+        assumed to have equal sizes.
 
     Returns:
       The prediction. None if the method has no supervised contrastive loss, for a single class, and

@@ -162,8 +162,8 @@ def classifier(
     """Builds the training of a classifier on one view of each image.
 
     Args:
-      run: its data set's coarse labels are the classes. An epoch has as many steps as it takes to
-        go through the whole training split once.
+      run: the coarse labels of its data set are the classes. An epoch has as many steps as one pass
+        over the whole training split.
       objective: training -> objective, as in `thanos_jax.train.classifier_losses`.
       name: of the stage.
       config: of the training; None: `classifier_config` of the run's.

@@ -144,7 +144,7 @@ def _tensors(model: Model, number: int) -> dict[str, np.ndarray]:
 
 
 def _program(model: Model) -> bytes:
-    """Returns the whole model but the decoder as a jax.export program for any number of images."""
+    """Returns the model without its decoder as a jax.export program for any number of images."""
     # As NumPy arrays: the devices of this process must not become part of the program.
     variables = {
         kind: {name: jax.tree.map(np.asarray, x) for name, x in part.items() if name != "decoder"}
