@@ -1,13 +1,13 @@
-"""What share of training goes into checkpoints, at one save a minute.
+"""Measures the share of training time that checkpoints take, at one save a minute.
 
 python benchmarks/checkpoint_overhead.py [--config=configs/mnist.py:thanos,vit] [--steps=5]
     [--saves=3] [--folder=DIR] [--json=FILE]
 
-A save costs the loop twice: the call copies the state to the host, and the steps that follow share
-the processors with the thread that writes. The second is how much longer those steps took than as
-many of the median before the save. The states are those of the config; the images, one batch, are
-random, so no data are needed. Each step is waited for. On a busy machine numbers vary: raise
---steps and --saves. The folder should lie where a run's would.
+A save costs the loop twice: the call copies the state to the host, and the following steps share
+the processors with the thread that writes. The second cost is the time of these steps beyond the
+median step before the save. The state is the config's; the images are one random batch, so no data
+are needed. Each step is waited for. On a busy machine numbers vary: raise --steps and --saves. The
+folder should be on the disk that runs use.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _CONFIG = config_flags.DEFINE_config_file("config", "configs/mnist.py:thanos,vit
 _STEPS = flags.DEFINE_integer("steps", 5, "Timed steps before each save.", lower_bound=1)
 _SAVES = flags.DEFINE_integer("saves", 3, "Timed saves.", lower_bound=1)
 _SIDE = flags.DEFINE_integer("side", 28, "Side of the random images.", lower_bound=1)
-_FOLDER = flags.DEFINE_string("folder", None, "Where a folder is made for them; None: a temporary.")
+_FOLDER = flags.DEFINE_string("folder", None, "Parent of the temporary folder; None: the system's.")
 _JSON = flags.DEFINE_string("json", None, "Where to write the numbers, if anywhere.")
 
 _PERIOD = 60.0  # seconds from save to save
@@ -50,19 +50,19 @@ def measure(
     steps: int,
     saves: int,
 ) -> dict[str, Any]:
-    """Times steps with and without a save beside them.
+    """Times steps with and without a save in parallel.
 
     Args:
       advance: takes a step and waits for it.
-      state: the state at present.
-      folder: where checkpoints go.
-      steps: before each save.
-      saves: how many.
+      state: returns the current state.
+      folder: for checkpoints.
+      steps: number of steps before each save.
+      saves: number of saves.
 
     Returns:
-      Medians over saves: the seconds of a "step", of the "call", of the steps until it is written
-      ("write"), and how much longer these took than as many alone ("delay"); the "share" of call
-      and delay in a minute. "bytes" is the size of a checkpoint.
+      Medians over saves, in seconds: a "step"; the "call" of the save; the steps until the
+      checkpoint is written ("write"); and how much longer these steps took than usual ("delay").
+      "share" is the share of call and delay in a minute, "bytes" the size of a checkpoint.
     """
 
     def timed() -> float:
@@ -92,7 +92,7 @@ def measure(
 
 
 def main(argv: Sequence[str]) -> None:
-    """Prints what a save costs."""
+    """Prints the costs of a save."""
     config = _CONFIG.value
     schema.check(config)
     dataset = random_dataset(config, size=config.train.batch_size, side=_SIDE.value)

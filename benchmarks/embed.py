@@ -1,10 +1,10 @@
-r"""How fast images are embedded, beside reading alone and the forward pass alone.
+r"""Times the embedding of images, compared with reading alone and the forward pass alone.
 
     python benchmarks/embed.py --workdir=DIR --images=tfds:mnist --split=train --data_dir=DATA
 
-DIR is the folder of a run; --images as for thanos_jax.embed. All three are measured in one process,
-one after the other, --repeats times; the shortest times are printed, with images a second, and the
-share of the slower of the two that embedding reaches. At 1 the slower one hides the other.
+DIR is the folder of a run; --images as for thanos_jax.embed. All three are measured in turns in one
+process, --repeats times. The shortest times and images per second are printed, and the speed of
+embedding as a share of the slower part's. At 1 the slower part hides the other completely.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _IMAGES = flags.DEFINE_string("images", None, "As for thanos_jax.embed.")
 _SPLIT = flags.DEFINE_string("split", "test", "Split of tfds:NAME.")
 _DATA_DIR = flags.DEFINE_string("data_dir", "", "Folder of prepared TFDS data.")
 _THREADS = flags.DEFINE_integer("read_threads", 0, "As for thanos_jax.embed.")
-_REPEATS = flags.DEFINE_integer("repeats", 3, "How often each is measured.")
+_REPEATS = flags.DEFINE_integer("repeats", 3, "Number of measurements of each.")
 _OUTPUTS = ("embedding", "prediction", "probability")
 
 

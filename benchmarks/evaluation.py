@@ -1,13 +1,13 @@
-r"""Evaluations of frozen embeddings, timed in turns with scikit-learn where it has the same.
+r"""Times evaluations of frozen embeddings, in turns with scikit-learn's neighbour search.
 
     python benchmarks/evaluation.py --rows=200000 --width=256 --classes=100 --queries=2000
 
-Prints a table: the seconds of a call and the processor time, medians; of the search its share of
-the rate of a square matrix product, measured in the same turns. A process of its own measures
-memory: the peak beyond its inputs, compiled programs included. `placing.aligned` makes the inputs,
-as it makes a run's; a CPU device copies memory of NumPy's own once more.
+Prints a table: median seconds and processor time of a call, and for a search its rate as a share of
+the rate of a square matrix product measured in the same turns. Memory is measured in a separate
+process: the peak beyond the inputs, including compiled programs. The inputs come from
+`placing.aligned`, as in a run; a CPU device would copy arrays that NumPy allocates.
 
-With --once a part is called once, in a process of its own: its seconds include compiling.
+With --once, each part is called once in a separate process; its seconds include compiling.
 """
 
 from __future__ import annotations
@@ -35,13 +35,16 @@ _PARTS = flags.DEFINE_list(
 )
 _ONCE = flags.DEFINE_bool("once", False, "one call of each part, and nothing else")
 _PEER = flags.DEFINE_bool("peer", True, "also time scikit-learn's exact neighbours")
-_MEMORY = flags.DEFINE_bool("memory", True, "measure memory, each in a process of its own")
+_MEMORY = flags.DEFINE_bool("memory", True, "measure memory, in a separate process for each part")
 
 _SQUARE = 2048  # rows of the square matrices of the product
 
 
 def embeddings(rows: int, width: int, classes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns float32 [rows, width] around class means, a few directions large, and labels."""
+    """Returns embeddings float32 [rows, width] around class means, and labels [rows].
+
+    Most of the variance lies in a few directions.
+    """
     from thanos_jax.downstream import placing
 
     rng, fixed = np.random.default_rng(seed), np.random.default_rng(77)
@@ -58,7 +61,7 @@ def embeddings(rows: int, width: int, classes: int, seed: int) -> tuple[np.ndarr
 
 
 def calls(parts: Sequence[str], sizes: dict[str, int]) -> dict[str, Callable[[], object]]:
-    """Returns what is timed, by name, with its inputs made."""
+    """Returns the calls to time, by name, on inputs made here."""
     from thanos_jax.downstream import coreset, geometry, noisy_labels, transfer
 
     train, labels = embeddings(sizes["rows"], sizes["width"], sizes["classes"], 0)
@@ -109,7 +112,7 @@ def timed(found: dict[str, Callable[[], object]], turns: int) -> dict[str, tuple
 
 
 def _most_held(*, anew: bool = False) -> float:
-    """Returns the most MB that this process has held; `anew` forgets what was before."""
+    """Returns the peak memory of this process in MB; `anew` resets the peak first."""
     if anew:
         pathlib.Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     status = pathlib.Path("/proc/self/status").read_text(encoding="ascii")
@@ -122,7 +125,7 @@ def _measured(part: str, sizes: dict[str, int], queue: multiprocessing.Queue) ->
 
     flags.FLAGS(["evaluation", "--nopeer"])
     call = calls([part], sizes)[part]
-    jax.devices()  # starting the runtime is of any program
+    jax.devices()  # starts the runtime, which any program needs
     before, wall, processor = _most_held(anew=True), time.perf_counter(), time.process_time()
     call()
     seconds = time.perf_counter() - wall, time.process_time() - processor
@@ -130,10 +133,10 @@ def _measured(part: str, sizes: dict[str, int], queue: multiprocessing.Queue) ->
 
 
 def once(part: str, sizes: dict[str, int]) -> tuple[float, float, float]:
-    """Calls a part in a new process that has its inputs.
+    """Calls a part in a new process, which makes its inputs.
 
     Returns:
-      Seconds, processor seconds, and by how many MB the part raises the most that it holds.
+      Seconds, processor seconds, and the peak memory above the inputs in MB.
     """
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()

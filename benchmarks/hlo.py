@@ -1,4 +1,4 @@
-"""What a compiled program does, read from its optimized HLO: products, collectives, buffers.
+"""Counts a compiled program's products, collectives and buffers from its optimized HLO.
 
     summary = hlo.summarize(compiled.as_text())
     summary.flops, summary.exact, summary.collectives["collective-permute"].bytes_sent
@@ -7,21 +7,21 @@ XLA's own `cost_analysis()` counts the body of a loop once, however often it run
 is multiplied by the number of times it is executed on one device:
 
   loops         by their trip count: `known_trip_count` where the compiler wrote it down (CPU, GPU),
-                otherwise from the loop itself (TPU): the condition compares one element of what the
-                loop carries with a bound, the body adds a constant to it, and the bound and the
-                first value are constants, followed through fusions, copies, tuples and the loops
-                around. A loop where that fails counts once, and is named in `unknown_loops`.
-  branches      of a conditional by the one with the most FLOPs.
-  products      `dot` and `convolution` (what TPU makes of a dot), wherever they are: in fusions, in
-                called computations, in loops; and calls of matrix product libraries. A product that
-                the compiler wrote as multiply and sum (vectors) is none. Calls of other
+                otherwise from the loop itself (TPU): the condition compares one carried element
+                with a bound, the body adds a constant to it, and the bound and the first value are
+                constants, which are traced through fusions, copies, tuples and outer loops. If
+                that fails, the loop counts once, and is named in `unknown_loops`.
+  branches      a conditional counts as its branch with the most FLOPs.
+  products      `dot` and `convolution` (to which TPU converts a dot), also inside fusions, called
+                computations and loops; and calls of matrix product libraries. A product that the
+                compiler wrote as multiply and sum (of vectors) is not counted. Calls of other
                 foreign code are named in `opaque_calls`.
-  collectives   bytes sent by a device are those of ring algorithms: with g devices in a group and
-                an operand of B bytes, all-gather (g - 1) B, all-reduce 2 (g - 1) / g B,
-                reduce-scatter and all-to-all (g - 1) / g B, permute B.
+  collectives   bytes sent by a device, by ring algorithms: with g devices in a group and an
+                operand of B bytes, all-gather (g - 1) B, all-reduce 2 (g - 1) / g B, reduce-scatter
+                and all-to-all (g - 1) / g B, permute B.
 
 With unknown loops or opaque calls the counts are lower bounds, and `exact` is False.
-Nothing but NumPy is imported.
+This module imports only NumPy.
 """
 
 from __future__ import annotations
@@ -45,13 +45,14 @@ class Traffic(NamedTuple):
     """The collectives of one kind; all numbers are per device and count every execution.
 
     Attributes:
-      executions: how often one runs.
-      bytes_sent: bytes a device sends.
-      overlapped: executions with products between start and done, in loops or not: at least a
-        FLOP for each byte, or there is nothing to speak of.
-      bytes_overlapped: bytes sent by those.
-      flops_beside: FLOPs while at least one of those is under way. Over their bytes, to be held
-        against the chip's FLOPs for each byte of its links: is the transfer hidden altogether?
+      executions: number of executions.
+      bytes_sent: bytes that a device sends.
+      overlapped: executions with products between start and done, in loops or not, of at least one
+        FLOP for each byte.
+      bytes_overlapped: bytes sent by the overlapped executions.
+      flops_beside: FLOPs while at least one overlapped execution is in progress. Divided by
+        bytes_overlapped, it can be compared with the chip's FLOPs per byte of its links, to see
+        whether the transfer is hidden completely.
     """
 
     executions: float = 0.0
@@ -65,14 +66,14 @@ class Summary(NamedTuple):
     """What one device executes.
 
     Attributes:
-      flops: of products; a multiplication and an addition are two.
-      exponentials: elements of which the exponential is taken.
+      flops: of products; a multiplication and an addition count as two.
+      exponentials: number of elements of which the exponential is taken.
       collectives: kind ("all-gather", "collective-permute", ...) -> its traffic.
       largest_buffer: the largest array that is not internal to a fusion.
-      unknown_loops: names of loops that were counted once, for want of a trip count.
+      unknown_loops: names of loops that were counted once, because their trip count is unknown.
       opaque_calls: targets of foreign calls whose products, if any, were not counted.
-      scheduled: whether the program's order is that of execution; if not, overlap is not known and
-        counted as none.
+      scheduled: whether the program's order is the order of execution; if not, overlap is unknown
+        and counted as none.
     """
 
     flops: float
@@ -187,7 +188,7 @@ def _parse_instruction(name: str, text: str) -> _Instruction:
 
 
 def _closing(text: str, start: int) -> int:
-    """The position after the parenthesis that closes the one at `start`."""
+    """Returns the position after the parenthesis that closes the one at `start`."""
     depth = 0
     for position in range(start, len(text)):
         depth += (text[position] == "(") - (text[position] == ")")
@@ -197,7 +198,7 @@ def _closing(text: str, start: int) -> int:
 
 
 def _arrays(shape: str) -> list[tuple[str, tuple[int, ...]]]:
-    """The arrays of a possibly nested shape: (dtype, dimensions)."""
+    """Returns the arrays of a possibly nested shape, as (dtype, dimensions)."""
     return [
         (dtype, tuple(int(size.lstrip("<=")) for size in sizes.split(",") if size))
         for dtype, sizes in _ARRAY.findall(shape)
@@ -215,7 +216,7 @@ def _bytes(dtype: str, dims: tuple[int, ...]) -> int:
 
 
 def _attribute(instruction: _Instruction, name: str) -> str | None:
-    """The value of `name=...`: what is in its braces, or one word."""
+    """Returns the value of `name=...`: the text in its braces, or one word."""
     match = re.search(rf"[ ,]{name}=(?:\{{([^}}]*)\}}|%?([^ ,]+))", instruction.attributes)
     return None if match is None else match[1] if match[1] is not None else match[2]
 
@@ -237,7 +238,7 @@ class _Cost(NamedTuple):
 
 
 class _Frame(NamedTuple):
-    """A computation and from where it was entered: a loop's body or condition, or a call."""
+    """A computation and where it was entered from: a loop's body or condition, or a call."""
 
     computation: str
     caller: _Instruction | None = None
@@ -254,8 +255,8 @@ _COLLECTIVES = (
     "ragged-all-to-all",
     "reduce-scatter",
 )
-# Foreign calls in which nothing is multiplied: buffers, layouts, and the ends of collectives that
-# TPU makes asynchronous by fusing them with what runs beside them.
+# Foreign calls without products: buffers, layouts, and the ends of collectives that TPU makes
+# asynchronous by fusing them with the operations that run in parallel.
 _START, _DONE = "AsyncCollectiveStart", "AsyncCollectiveDone"
 _HARMLESS_CALLS = frozenset(
     {
@@ -291,7 +292,7 @@ def _cost(program: _Program, frame: _Frame) -> _Cost:
 
 
 def _beside(costs: list[_Cost], kind: str, indices: set[int]) -> _Cost:
-    """FLOPs of some instructions, less those that collectives in their loops already count."""
+    """Returns FLOPs of some instructions, less FLOPs already counted by collectives in loops."""
     flops = sum(costs[index].flops for index in indices)
     inner = sum(
         traffic.flops_beside
@@ -307,10 +308,11 @@ def _overlapped(traffic: Traffic) -> Traffic:
 
 
 def _done(program: _Program, following: list[_Instruction]) -> int | None:
-    """Where the asynchronous operation that the first instruction starts is waited for, if it is.
+    """Returns the index at which the operation that the first instruction starts is waited for.
 
-    Either `X-start` ... `X-update` ... `X-done`, or a fusion with a call of `_START`, fusions that
-    pass the operation on while they compute, and one with a call of `_DONE`.
+    None if it is not asynchronous. The form is either `X-start` ... `X-update` ... `X-done`, or a
+    fusion with a call of `_START`, fusions that pass the operation on while they compute, and a
+    fusion with a call of `_DONE`.
     """
     start = following[0]
     if not start.opcode.endswith("-start") and not _calls(program, start, _START):
@@ -339,7 +341,7 @@ def _calls(program: _Program, fusion: _Instruction, target: str) -> bool:
 
 
 def _continues(program: _Program, fusion: _Instruction) -> bool:
-    """Whether a fusion repeats a collective only because it was started before and goes on."""
+    """Whether a fusion contains a collective only because it continues one that was started."""
     called = _CALLED.findall(fusion.attributes) if fusion.opcode == "fusion" else []
     return _calls(program, fusion, _DONE) or any(
         name.startswith("async_collective_fusion") for name in called
@@ -420,9 +422,9 @@ def _dot_flops(dot: _Instruction, left: str, right: str) -> float:
 
 
 def _convolution_flops(convolution: _Instruction, image: str, kernel: str) -> float:
-    """Counts as XLA does: positions of the kernel that fall on padding or between rows are none.
+    """Counts as XLA does: kernel positions on padding or between dilated rows do not count.
 
-    That matters: a batch of products can be written as a convolution over mostly padding.
+    This matters because a batch of products can be written as a convolution over mostly padding.
     """
     labels = re.split("_|->", _attribute(convolution, "dim_labels") or "")
     sizes = [
@@ -449,9 +451,9 @@ def _convolution_flops(convolution: _Instruction, image: str, kernel: str) -> fl
 
 
 def _library_flops(target: str, result: str, operands: list[str]) -> float | None:
-    """FLOPs of a matrix product in a library, or None if it is not one.
+    """Returns the FLOPs of a matrix product in a library, or None if the call is not one.
 
-    Operands [.., M, K] and [.., K, N], in whatever order of dimensions, and the result [.., M, N]
+    Operands [.., M, K] and [.., K, N], in any order of dimensions, and the result [.., M, N]
     determine K.
     """
     if not re.search("matmul|gemm", target, re.IGNORECASE) or len(operands) < 2:
@@ -474,7 +476,7 @@ def _bytes_sent(kind: str, size: float, group: int) -> float:
 
 
 def _group_size(program: _Program, collective: _Instruction) -> int:
-    """Written as lists of devices, {{0,1},{2,3}}, or as [groups, size]<=[devices]."""
+    """Reads the group size from a list of devices, {{0,1},{2,3}}, or [groups, size]<=[devices]."""
     if match := re.search(r"replica_groups=\[\d+,(\d+)\]<=", collective.attributes):
         return int(match[1])
     if match := re.search(r"replica_groups=\{\{([\d,]+)\}", collective.attributes):
@@ -483,7 +485,7 @@ def _group_size(program: _Program, collective: _Instruction) -> int:
 
 
 def _buffers(program: _Program) -> Iterator[Buffer]:
-    """The arrays of all instructions but those inside fusions and reductions."""
+    """Yields the arrays of all instructions that are not inside fusions or reductions."""
     todo, seen = [program.entry], set()
     while todo:
         name = todo.pop()
@@ -505,15 +507,15 @@ def _buffers(program: _Program) -> Iterator[Buffer]:
 
 # --- How often a loop runs -----------------------------------------------------------------------
 
-# A value: (place, offset). The place is None for a constant, otherwise the index, in what the
-# nearest loop carries, of the element to which the offset is added.
+# A value: (place, offset). The place is None for a constant; otherwise it is the index of an
+# element that the nearest loop carries, to which the offset is added.
 _Path = tuple[int, ...]
 _Value = tuple[_Path | None, int]
 _SAME_VALUE = ("bitcast", "convert", "copy", "copy-done", "copy-start", "opt-barrier", "reshape")
 
 
 def _trip_count(program: _Program, frame: _Frame, loop: _Instruction) -> int | None:
-    """How often a loop's body runs, or None if that cannot be told from the program."""
+    """Returns how often a loop's body runs, or None if the program does not show it."""
     if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes):
         return int(known[1])
     condition = _Frame(_attribute(loop, "condition") or "", loop, frame, loop=True)
@@ -543,7 +545,7 @@ def _trip_count(program: _Program, frame: _Frame, loop: _Instruction) -> int | N
 
 
 def _count(first: int, step: int, direction: str, bound: int) -> int | None:
-    """How many of first, first + step, ... come before the comparison fails."""
+    """Returns how many of first, first + step, ... come before the comparison fails."""
     if direction in ("GT", "GE"):
         opposite = {"GT": "LT", "GE": "LE"}[direction]
         return _count(-first, -step, opposite, -bound)
@@ -559,7 +561,7 @@ def _count(first: int, step: int, direction: str, bound: int) -> int | None:
 
 
 def _find_comparison(program: _Program, frame: _Frame) -> tuple[_Instruction, _Frame] | None:
-    """The comparison at the root of a loop's condition, in a fusion or not."""
+    """Returns the comparison at the root of a loop's condition, in a fusion or not."""
     computation = program.computations[frame.computation]
     instruction = computation.instructions[computation.root]
     while instruction.opcode in _SAME_VALUE:
@@ -573,7 +575,7 @@ def _find_comparison(program: _Program, frame: _Frame) -> tuple[_Instruction, _F
 
 
 def _value(program: _Program, frame: _Frame, name: str, path: _Path = ()) -> _Value | None:
-    """Follows element `path` of an instruction to a constant or to what the loop carries."""
+    """Traces element `path` of an instruction back to a constant or to a carried element."""
     computation = program.computations[frame.computation]
     instruction = computation.instructions[name]
     opcode, operands = instruction.opcode, instruction.operands
@@ -610,7 +612,7 @@ def _add(opcode: str, left: _Value | None, right: _Value | None) -> _Value | Non
 
 
 def _constant(program: _Program, frame: _Frame, name: str, path: _Path = ()) -> int | None:
-    """The value of an element that is constant, also when loops carry it round unchanged."""
+    """Returns the value of a constant element, also if loops carry it unchanged."""
     value = _value(program, frame, name, path)
     if value is None:
         return None

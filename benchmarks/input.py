@@ -1,22 +1,23 @@
-"""How fast photographs are read, decoded and resized, and what a training step needs.
+"""Times reading, decoding and resizing photographs, compared with the needs of a training step.
 
 python benchmarks/input.py [--sides=500,1280,2560] [--cores=1,2] [--json=FILE]
 
-JPEG and PNG files and TFDS records made of scikit-learn's two photographs, --side high and half as
-wide again, are brought to --final pixels: by Pillow alone, by this project's input (decoding every
-pixel, or at a part of the size: data.decode), from a cache (thanos_jax.cache), and by torch's
-DataLoader with torchvision and by tf.data where they are installed. The process and its workers
-are kept to so many cores, with as many threads or workers. All readers of a row run in turns in
-one process; images a second are medians of --repetitions, and so is the processor time of those
-that work in this process. The first batches of each turn are left
-out, and the last are not waited for: worker processes take seconds to start and to end.
+JPEG and PNG files and TFDS records are made of scikit-learn's two photographs, with heights --sides
+and widths 1.5 times as large, and resized to --final pixels: by Pillow alone, by this project's
+input (decoding at full or reduced size: data.decode), from a cache (thanos_jax.cache), and, where
+they are installed, by torch's DataLoader with torchvision and by tf.data. The process and its
+workers are bound to --cores cores, with as many threads or workers. All readers of a row run in
+turns in one process. Images per second are medians of --repetitions, and so is the processor time
+of readers that work in this process. The first batches of each turn are left out, and the last are
+not waited for, because worker processes take seconds to start and to end.
 
-"In the interpreter" is what an image costs whatever its size: opening, checks and copies, of an 8 x
-8 file, and the copy of the final pixels. Threads share it, so that more of them than a whole image
-takes in units of this are of no use.
+"In the interpreter" is the cost of an image that does not depend on its size: opening, checks and
+copies, measured with an 8 x 8 file, plus the copy of the final pixels. Only one thread at a time
+can do this part. The number of useful threads is therefore at most the time of a whole image
+divided by the time of this part.
 
-What a step needs is the FLOPs of ResNet50 by XLA's count of the lowered forward and backward pass
-of two views, at --tflops a device, which is an assumption to be stated beside the number.
+The needs of a step are the FLOPs of ResNet50, by XLA's count of the lowered forward and backward
+pass of two views, at --tflops per device. That speed is an assumption: state it with the number.
 """
 
 from __future__ import annotations
@@ -47,22 +48,22 @@ from input_readers import (
 from thanos_jax.models import ResNet
 
 _SIDES = flags.DEFINE_list("sides", ["500", "1280", "2560"], "Heights of images in pixels.")
-_FINAL = flags.DEFINE_integer("final", 224, "Side of the square they are brought to.")
+_FINAL = flags.DEFINE_integer("final", 224, "Side of the square that images are resized to.")
 _HOW = flags.DEFINE_enum("how", "tiled", ["tiled", "enlarged"], "How photographs are made large.")
-_CORES = flags.DEFINE_list("cores", ["1", "2"], "Cores, and threads or workers.")
-_ONLY = flags.DEFINE_list("readers", list(READERS), "Which of the readers are timed.")
-_SECONDS = flags.DEFINE_float("seconds", 2.0, "Length of a turn, about.")
+_CORES = flags.DEFINE_list("cores", ["1", "2"], "Numbers of cores, and of threads or workers.")
+_ONLY = flags.DEFINE_list("readers", list(READERS), "The readers to time.")
+_SECONDS = flags.DEFINE_float("seconds", 2.0, "Approximate length of a turn.")
 _REPETITIONS = flags.DEFINE_integer("repetitions", 5, "Turns of each reader.", lower_bound=1)
-_TFLOPS = flags.DEFINE_float("tflops", 400.0, "What a device is taken to do, in 10^12 FLOP/s.")
+_TFLOPS = flags.DEFINE_float("tflops", 400.0, "Assumed speed of a device, in 10^12 FLOP/s.")
 _JSON = flags.DEFINE_string("json", None, "Where to write the numbers, if anywhere.")
 
 
 class Speed(NamedTuple):
-    """How fast a reader is.
+    """The speed of a reader.
 
     Attributes:
-      rate: images a second.
-      processor: seconds of processor time an image, of this process alone.
+      rate: images per second.
+      processor: seconds of processor time per image, of this process alone.
     """
 
     rate: float
@@ -70,8 +71,8 @@ class Speed(NamedTuple):
 
 
 def speed(read: Read, images: int, cores: int) -> Speed:
-    """Returns the speed of a reader that has begun and does not end."""
-    skip = cores + 2  # batches that may be ready, or nearly so, when the first one arrives
+    """Returns the speed of a reader, without its start and end."""
+    skip = cores + 2  # batches that may be almost ready when the first one arrives
     stream = read(images + 3 * skip * BATCH)
     for _ in range(skip):
         next(stream)
@@ -85,7 +86,7 @@ def speed(read: Read, images: int, cores: int) -> Speed:
 def compare(pictures: Pictures, cores: int) -> dict[str, list[Speed]]:
     """Returns the speed of every reader that can run, in each of its turns."""
     chosen = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, chosen[:cores])  # threads and processes to come inherit it
+    os.sched_setaffinity(0, chosen[:cores])  # new threads and processes inherit it
     try:
         readers = {
             name: READERS[name][0](pictures, cores) for name in _ONLY.value if not missing(name)
@@ -104,7 +105,7 @@ def compare(pictures: Pictures, cores: int) -> dict[str, list[Speed]]:
 
 
 def in_the_interpreter(root: pathlib.Path, final: int) -> float:
-    """Returns the seconds that an image takes beside decoding and resizing."""
+    """Returns the seconds that an image takes apart from decoding and resizing."""
     pictures = write_pictures(root, side=8, final=8, count=4, how="tiled")
     opening = speed(files(pictures, 1), 512, 1).processor
     from PIL import Image

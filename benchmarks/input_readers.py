@@ -1,7 +1,7 @@
 """Photographs on disk, and the ways to read them that benchmarks/input.py compares.
 
-A reader is a function of pictures and a number of cores. It returns a function of a number of
-images, which yields batches of so many images in all, read by so many threads or worker processes.
+A reader is a function of pictures and a number of cores, which is also its number of threads or
+worker processes. It returns a function of a number of images, which yields these in batches.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ class Pictures(NamedTuple):
     """Images of one size.
 
     Attributes:
-      folder: of class folders with JPEG files.
-      png: of the same as PNG files.
-      records: ArrayRecord of the JPEG files as TFDS stores them.
-      cache: as `thanos_jax.cache` writes it.
-      final: side to which they are brought.
+      folder: class folders with JPEG files.
+      png: the same images as PNG files.
+      records: ArrayRecord of the JPEG files, as TFDS stores them.
+      cache: the images in a cache of `thanos_jax.cache`.
+      final: side to which images are resized.
     """
 
     folder: pathlib.Path
@@ -47,15 +47,15 @@ class Pictures(NamedTuple):
 
 
 def write_pictures(root: pathlib.Path, *, side: int, final: int, count: int, how: str) -> Pictures:
-    """Writes pieces of scikit-learn's two photographs, `side` high and half as wide again.
+    """Writes images made of scikit-learn's two photographs, 1.5 times as wide as high.
 
     Args:
       root: an empty folder.
       side: height in pixels.
-      final: side to which they are to be brought.
+      final: side to which images will be resized.
       count: number of images.
-      how: "tiled": the photographs repeated, which has the detail of 427 x 640 pixels everywhere;
-        "enlarged": stretched, as smooth as a large photograph out of focus.
+      how: "tiled": repeats the photographs, with full detail of 427 x 640 pixels everywhere;
+        "enlarged": stretches them, as smooth as a large photograph out of focus.
     """
     from array_record.python.array_record_module import ArrayRecordWriter
     from tensorflow_datasets.proto import tf_example_pb2
@@ -66,7 +66,7 @@ def write_pictures(root: pathlib.Path, *, side: int, final: int, count: int, how
     for number in range(count):
         pixels = photographs[number % 2]
         if how == "tiled":
-            # Of a piece that begins elsewhere in each.
+            # Each image begins at another place of the photograph.
             pixels = np.roll(pixels, (37 * number, 53 * number), (0, 1))
             repeats = (-(-side // pixels.shape[0]), -(-width // pixels.shape[1]), 1)
             image = Image.fromarray(np.tile(pixels, repeats)[:side, :width])
@@ -101,7 +101,7 @@ def _config(folder: pathlib.Path, final: int, **changes: Any) -> Any:
 
 
 def _ours(split: Split, threads: int) -> Read:
-    """The input of a training, as the trainer has it where images stay on disk."""
+    """Returns the input of a training whose images stay on disk, as the trainer has it."""
 
     def read(images: int) -> Iterator[Any]:
         return batches.train_batches(
@@ -117,14 +117,14 @@ def _ours(split: Split, threads: int) -> Read:
 
 
 def files(pictures: Pictures, cores: int, *, decode: str = "full", png: bool = False) -> Read:
-    """Image files, decoded by threads."""
+    """Reads image files, decoded by threads."""
     folder = pictures.png if png else pictures.folder
     dataset = sources.as_stored(_config(folder, pictures.final, decode=decode))
     return _ours(dataset.splits["train"], cores)
 
 
 def records(pictures: Pictures, cores: int) -> Read:
-    """Records of TFDS, decoded by threads."""
+    """Reads TFDS records, decoded by threads."""
     return _ours(_of_records(pictures), cores)
 
 
@@ -146,14 +146,14 @@ def _of_records(pictures: Pictures) -> RecordSplit:
 
 
 def from_cache(pictures: Pictures, cores: int) -> Read:
-    """Decoded images of a cache, read by threads."""
+    """Reads decoded images from a cache, by threads."""
     config_data = _config(pathlib.Path(), pictures.final, decode="scaled")
     config_data.update(cache=str(pictures.cache), data_dir="")
     return _ours(cached.load(config_data).splits["train"], cores)
 
 
 def workers(pictures: Pictures, cores: int) -> Read:
-    """Records of TFDS, decoded by Grain's worker processes."""
+    """Reads TFDS records, decoded by Grain's worker processes."""
 
     def read(images: int) -> Iterator[Any]:
         source = grain.MapDataset.range(images // BATCH).map(
@@ -177,7 +177,7 @@ def _batch_of_records(pictures: Pictures, step: int) -> Any:
 
 
 def pillow(pictures: Pictures, cores: int) -> Read:
-    """Pillow alone, as its tutorial has it: open, convert, resize the box, copy; in threads."""
+    """Reads by Pillow alone, as in its tutorial, in threads: open, convert, resize, copy."""
     paths = sorted(pictures.folder.glob("train/*/*.jpg"))
 
     def one(path: pathlib.Path) -> np.ndarray:
@@ -199,7 +199,7 @@ def pillow(pictures: Pictures, cores: int) -> Read:
 
 
 def torch_loader(pictures: Pictures, cores: int) -> Read:
-    """ImageFolder, Resize and CenterCrop of torchvision in worker processes of a DataLoader."""
+    """Reads by torchvision's ImageFolder, Resize and CenterCrop in a DataLoader's processes."""
     import torch
     from torchvision import datasets, transforms
 
@@ -224,7 +224,7 @@ def torch_loader(pictures: Pictures, cores: int) -> Read:
 
 
 def tensorflow_data(pictures: Pictures, cores: int) -> Read:
-    """tf.data: read, decode and resize in its own threads."""
+    """Reads, decodes and resizes by tf.data in its own threads."""
     import tensorflow as tf
 
     paths = sorted(map(str, pictures.folder.glob("train/*/*.jpg")))
@@ -246,7 +246,7 @@ def tensorflow_data(pictures: Pictures, cores: int) -> Read:
     return read
 
 
-# Name in the table -> its reader, and the package it needs; "": the project has it.
+# Name in the table -> its reader, and the package it needs; "": none beyond the project's own.
 READERS: dict[str, tuple[Callable[[Pictures, int], Read], str]] = {
     "Pillow": (pillow, ""),
     "JPEG full": (files, ""),

@@ -1,18 +1,18 @@
-"""What a contrastive loss and its gradient cost: this package's ways and its peers', in one run.
+"""Time and memory of a contrastive loss and its gradient, compared with other libraries.
 
 python benchmarks/pairwise.py [--loss=supcon] [--entries=1024,2048,4096,8192] [--dim=128]
     [--implementations=dense,streaming] [--json=FILE] [--plot=FILE.png]
 
 The peers come with `pip install -e '.[benchmark]'`; without them the rows say so. Every candidate
-gets the same embeddings and labels, and its value and gradient are held to the definition before
-it is timed. Each runs in a process of its own; the timed calls go round, one of each candidate in
-turn, so that a noisy machine is noisy for all. Medians with quartiles, peak memory
-(benchmarks/pairwise_worker.py says how it is measured), the share of the floor, 4 N^2 dim FLOPs
-at the rate of this machine's own matrix product just before and after, and the speeds relative to
-each other.
+gets the same embeddings and labels, and its value and gradient are compared with the definition
+before it is timed. Each runs in a separate process; the timed calls go round, one of each candidate
+in turn, so that a noisy machine affects all alike. The results are medians with quartiles, peak
+memory (measured as benchmarks/pairwise_worker.py describes), the share of the floor (4 N^2 dim
+FLOPs at the rate of this machine's own matrix product just before and after), and the speeds
+relative to each other.
 
-What would not fit in memory is not run: the compiler tells what a JAX loss needs, the peers in
-PyTorch need a measured number of bytes for each pair.
+A candidate that would not fit in memory is not run: the compiler reports the memory of a JAX loss,
+and peers in PyTorch need a measured number of bytes for each pair.
 """
 
 from __future__ import annotations
@@ -39,31 +39,31 @@ from thanos_jax.errors import UserError
 
 _ENTRIES = flags.DEFINE_list("entries", "1024,2048,4096,8192", "Numbers of entries N, each even.")
 _DIM = flags.DEFINE_integer("dim", 128, "Width of the embeddings.", lower_bound=1)
-_LOSS = flags.DEFINE_enum("loss", "supcon", LOSSES, "Which loss.")
+_LOSS = flags.DEFINE_enum("loss", "supcon", LOSSES, "The loss.")
 _CLASSES = flags.DEFINE_integer("classes", 10, "Number of classes.", lower_bound=2)
 _TEMPERATURE = flags.DEFINE_float("temperature", 0.1, "Temperature of the loss.")
 _IMPLEMENTATIONS = flags.DEFINE_list(
-    "implementations", None, "Of thanos_jax; by default dense and streaming."
+    "implementations", None, "Implementations of thanos_jax; by default dense and streaming."
 )
 _PEERS = flags.DEFINE_list(
-    "peers", None, "Of pml, lightly and optax; by default all; an empty list for none."
+    "peers", None, "Some of pml, lightly and optax; by default all; an empty list for none."
 )
 _REPEATS = flags.DEFINE_integer("repeats", 9, "Timed calls of each candidate.", lower_bound=3)
 _MAX_SECONDS = flags.DEFINE_float(
-    "max_seconds", 60.0, "After so long in its calls at one size, a candidate stops at three."
+    "max_seconds", 60.0, "Seconds of calls at one size after which a candidate makes only three."
 )
 _MEMORY_LIMIT = flags.DEFINE_float(
-    "memory_limit", None, "Gigabytes a candidate may need; by default what is available."
+    "memory_limit", None, "Gigabytes that a candidate may need; by default all available memory."
 )
 _CHECK_ENTRIES = flags.DEFINE_integer(
-    "check_entries", 65536, "Up to so many entries, values are held to the definition.", 0
+    "check_entries", 65536, "Largest number of entries compared with the definition.", 0
 )
 _IN_TURNS = flags.DEFINE_boolean(
-    "in_turns", True, "Whether candidates wait beside each other; never so on a TPU."
+    "in_turns", True, "Whether to run all candidates in turns; never done on a TPU."
 )
-_SEED = flags.DEFINE_integer("seed", 0, "Of embeddings and labels.", lower_bound=0)
-_JSON = flags.DEFINE_string("json", None, "Where to write everything, if anywhere.")
-_PLOT = flags.DEFINE_string("plot", None, "Where to draw time and memory, if anywhere: FILE.png.")
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of embeddings and labels.", lower_bound=0)
+_JSON = flags.DEFINE_string("json", None, "File for all results.")
+_PLOT = flags.DEFINE_string("plot", None, "File for a plot of time and memory: FILE.png.")
 
 LIBRARIES = (
     "thanos_jax", "jax", "jaxlib", "numpy", "optax", "torch", "pytorch-metric-learning", "lightly",
@@ -85,7 +85,7 @@ def entries(given: Sequence[str]) -> list[int]:
 
 
 def chosen(flag: str, given: Sequence[str], known: Sequence[str]) -> list[str]:
-    """Returns the names a flag gives, each once; every one must be known."""
+    """Returns the names in a flag without repetitions; raises UserError for an unknown name."""
     for item in given:
         if item not in known:
             raise UserError(f"--{flag}: expected names of {', '.join(known)}, got {item!r}")
@@ -99,7 +99,7 @@ def positive(flag: str, value: float | None) -> None:
 
 
 def output(flag: str, value: str | None, suffix: str) -> pathlib.Path | None:
-    """Returns where to write; told before the run rather than after it that this cannot be."""
+    """Checks the path of an output file before the run; raises UserError if it cannot be used."""
     if value is None:
         return None
     path = pathlib.Path(value)
@@ -111,7 +111,7 @@ def output(flag: str, value: str | None, suffix: str) -> pathlib.Path | None:
 
 
 def candidates() -> list[str]:
-    """Returns the names of --implementations, then those of --peers."""
+    """Returns the names in --implementations, and then in --peers."""
     from thanos_jax.losses.pairs import IMPLEMENTATIONS
 
     ours = _IMPLEMENTATIONS.value
@@ -133,12 +133,12 @@ def start(target: Callable[..., None], *arguments: Any) -> tuple[Any, Any]:
     near, far = context.Pipe()
     process = context.Process(target=target, args=(far, *arguments), daemon=True)
     process.start()
-    far.close()  # else the end of the process would not end the connection
+    far.close()  # otherwise the end of the process would not close the connection
     return process, near
 
 
 def receive(process: Any, connection: Any) -> Any:
-    """Returns what the process sends; if it died instead, a row's status that says so."""
+    """Returns what the process sends; if it died, {"status": the reason}."""
     try:
         return connection.recv()
     except (EOFError, ConnectionError):
@@ -149,14 +149,14 @@ def receive(process: Any, connection: Any) -> Any:
 
 
 def ask(process: Any, connection: Any, again: bool) -> Any:
-    """Has a worker run once more, or else end; returns its answer."""
-    with contextlib.suppress(ConnectionError):  # it died; `receive` says how
+    """Tells a worker to run once more, or to end; returns its answer."""
+    with contextlib.suppress(ConnectionError):  # it died; `receive` reports the reason
         connection.send(again)
     return receive(process, connection)
 
 
 def measure_rates(library: str, platform: str | None) -> dict[str, Any]:
-    """Returns what `pairwise_worker.probe` found."""
+    """Returns the result of `pairwise_worker.probe`."""
     process, connection = start(probe, library, platform)
     found = receive(process, connection)
     process.join()
@@ -172,12 +172,12 @@ def measure(
 
     Args:
       names: the candidates.
-      problem: what they compute.
+      problem: the problem that they compute.
       platform: "cpu", "gpu" or "tpu".
       expected: value and gradient of the definition, or None.
 
     Returns:
-      A row for each name; its "status" is "ok" or says why it has no times.
+      A row for each name; its "status" is "ok", or the reason why it has no times.
     """
     limit = None if _MEMORY_LIMIT.value is None else int(1e9 * _MEMORY_LIMIT.value)
     rows, running = [], []
@@ -197,7 +197,7 @@ def measure(
             row["seconds"], row["cpu_seconds"] = [], []
             running.append((row, process, connection))
     for repeat in range(_REPEATS.value):
-        # Another one begins each round: none always follows the same.
+        # Each round begins with another candidate, so that none always follows the same one.
         first = repeat % max(1, len(running))
         for row, process, connection in [*running[first:], *running[:first]]:
             enough = len(row["seconds"]) >= 3 and sum(row["seconds"]) > _MAX_SECONDS.value
@@ -240,7 +240,7 @@ def processor() -> str:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Measures size after size; prints the table, writes the files."""
+    """Measures each size, prints the table, and writes the files."""
     for flag in (_TEMPERATURE, _MAX_SECONDS, _MEMORY_LIMIT):
         positive(flag.name, flag.value)
     sizes, names = entries(_ENTRIES.value), candidates()
@@ -264,7 +264,7 @@ def main(argv: Sequence[str]) -> None:
             _LOSS.value, size, _DIM.value, _CLASSES.value, _TEMPERATURE.value, _SEED.value
         )
         measure_size(results, problem, names)
-        # Rewritten after every size, so that an interrupted run leaves what it has.
+        # Rewritten after every size, so that an interrupted run keeps its results.
         if json_path is not None:
             json_path.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     print(table(results))
@@ -301,13 +301,13 @@ def measure_size(results: dict[str, Any], problem: Problem, names: Sequence[str]
     measured = {"jax before": before, "jax after": after} | ({"torch": torch} if torch else {})
     rates = {name: fastest(one["rates"]) for name, one in measured.items()}
     results["matrix_product"].append({"entries": problem.entries, **rates})
-    # Clocks rise and fall within a run, so a size is held to what the machine did around it.
+    # Clock rates change within a run, so each size is compared with the rates around it.
     finish(rows, {k: (v + rates["jax after"][k]) / 2 for k, v in rates["jax before"].items()})
     results["rows"] += rows
 
 
 def fastest(rates: dict[str, dict[int, float]]) -> dict[str, float]:
-    """Returns dtype -> FLOP/s of the size of matrices that goes fastest."""
+    """Returns dtype -> FLOP/s at the fastest matrix size."""
     return {dtype: max(by_size.values()) for dtype, by_size in rates.items()}
 
 

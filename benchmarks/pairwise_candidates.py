@@ -1,7 +1,7 @@
-"""What benchmarks/pairwise.py compares: one problem, its definition, each library's loss for it.
+"""The candidates of benchmarks/pairwise.py: one problem, its definition, and each library's loss.
 
 All libraries get the same float32 embeddings and labels and are called as their users call them:
-JAX compiled, PyTorch eager. Each divides the embeddings by their length itself.
+JAX compiled, PyTorch eager. Each normalizes the embeddings itself.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import numpy as np
 
 LOSSES = ("supcon", "spread", "info_nce")
 ALPHA = 0.5  # of the spread loss
-ROWS = 256  # anchors that the definition takes at a time
-OURS = "thanos_jax "  # before an implementation's name
+ROWS = 256  # anchors of a block in the definition
+OURS = "thanos_jax "  # prefix of an implementation's name
 
 
 class Problem(NamedTuple):
@@ -36,11 +36,11 @@ class Prepared(NamedTuple):
     """A loss on its inputs, ready to run.
 
     Attributes:
-      run: one value and gradient, waited for.
-      read: turns what `run` returns into the value and the gradient, float [N, dim].
-      need: bytes that a run needs above its inputs; None where unknown.
-      temp: bytes of temporaries as the compiler counts them; None without a compiler.
-      compile_seconds: None without a compiler.
+      run: computes one value and gradient, and waits for them.
+      read: converts the result of `run` to the value and the gradient, float [N, dim].
+      need: bytes that a run needs above its inputs; None if unknown.
+      temp: bytes of temporaries by the compiler's count; None without a compiler.
+      compile_seconds: time of compilation; None without a compiler.
     """
 
     run: Callable[[], Any]
@@ -55,9 +55,9 @@ class Candidate(NamedTuple):
 
     Attributes:
       short: its name in a column's title.
-      module: what must be importable.
+      module: the module that must be importable.
       prepare: (problem, platform) -> Prepared; platform is "cpu", "gpu" or "tpu".
-      computes: for each loss it has, what it computes instead, or "" for the very same function.
+      computes: loss -> how the computed function differs; "": it is the same function.
     """
 
     short: str
@@ -67,11 +67,11 @@ class Candidate(NamedTuple):
 
 
 class CannotRunError(Exception):
-    """A candidate does not run here; the message says why."""
+    """A candidate cannot run here; the message says why."""
 
 
 def cores() -> int:
-    """Returns how many cores this process may use."""
+    """Returns the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -80,8 +80,8 @@ def cores() -> int:
 def inputs(problem: Problem) -> tuple[np.ndarray, np.ndarray]:
     """Returns Gaussian embeddings, float32 [N / 2, 2, dim], and labels, int32 [N / 2].
 
-    Classes are as equal in size as can be and in random order. For info_nce, which knows no
-    classes, every image is a class of its own, so that losses with labels compute it too.
+    Class sizes differ by at most one, and the order is random. For info_nce, which has no classes,
+    every image is a class of its own, so that losses with labels compute it too.
     """
     generator = np.random.default_rng((problem.seed, problem.entries))
     images = problem.entries // 2
@@ -93,10 +93,10 @@ def inputs(problem: Problem) -> tuple[np.ndarray, np.ndarray]:
 
 
 def definition(problem: Problem) -> tuple[float, np.ndarray]:
-    """Returns the loss and its gradient, float64 [N, dim], from the formulas, with NumPy.
+    """Computes the loss and its gradient, float64 [N, dim], from the formulas in NumPy.
 
-    Independent of every candidate. In blocks of anchors, so that memory stays linear in N; takes
-    6 N^2 dim FLOPs in float64.
+    It is independent of every candidate. It works in blocks of anchors, so that memory stays linear
+    in N, and takes 6 N^2 dim FLOPs in float64.
     """
     embeddings, labels = inputs(problem)
     raw = embeddings.reshape(problem.entries, problem.dim).astype(np.float64)
@@ -128,7 +128,7 @@ def definition(problem: Problem) -> tuple[float, np.ndarray]:
 def _contrast(
     similarity: np.ndarray, candidates: np.ndarray, positives: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Per anchor, log-sum-exp over candidates less mean over positives; and its derivative."""
+    """Returns log-sum-exp over candidates less mean over positives, per anchor, and derivatives."""
     largest = similarity.max(axis=1, keepdims=True)
     slopes = np.exp(similarity - largest)
     slopes *= candidates
@@ -174,9 +174,10 @@ def _prepare_torch(
     problem: Problem,
     platform: str,
 ) -> Prepared:
-    """Takes make(torch, problem, device) -> (loss, leaf tensors); differentiates in the leaves.
+    """Prepares a loss of PyTorch from make(torch, problem, device) -> (loss, leaf tensors).
 
-    `bytes_per_pair` was measured on a CPU, the slope of the peak resident size over N^2.
+    The gradient is with respect to the leaves. `bytes_per_pair` was measured on a CPU, as the slope
+    of the peak resident size over N^2.
     """
     import torch
 
@@ -195,7 +196,7 @@ def _prepare_torch(
 
     def read(found: Any) -> tuple[float, np.ndarray]:
         value, gradients = found
-        # One leaf holds all entries, two leaves the first and the second views.
+        # A single leaf holds all entries; two leaves hold the first and the second views.
         gradient = torch.stack([part.cpu() for part in gradients], dim=1).numpy()
         return float(value), gradient.reshape(problem.entries, problem.dim)
 
@@ -271,7 +272,7 @@ PEERS = {
 
 
 def find(name: str) -> Candidate:
-    """Returns the peer of that name, or this package's "thanos_jax IMPLEMENTATION"."""
+    """Returns the peer of a name, or this package's candidate "thanos_jax IMPLEMENTATION"."""
     if name in PEERS:
         return PEERS[name]
     implementation = name.removeprefix(OURS)
@@ -284,7 +285,7 @@ def find(name: str) -> Candidate:
 
 
 def why_not(name: str, loss: str) -> str:
-    """Returns why the candidate cannot be run at all, or ""."""
+    """Returns the reason why a candidate cannot run at all, or ""."""
     candidate = find(name)
     if loss not in candidate.computes:
         return "has no such loss"

@@ -1,4 +1,4 @@
-"""What benchmarks/pairwise.py shows of its results: a table and a figure."""
+"""Presents the results of benchmarks/pairwise.py: a table and a figure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Row = Mapping[str, Any]
 def errors(
     found: tuple[float, np.ndarray], expected: tuple[float, np.ndarray]
 ) -> tuple[float, float]:
-    """Returns how far a value, relative, and a gradient, relative to its largest entry, are off."""
+    """Returns the relative errors of a value, and of a gradient (relative to its largest entry)."""
     value = abs(found[0] - expected[0]) / max(1.0, abs(expected[0]))
     gradient = np.max(np.abs(found[1] - expected[1])) / np.max(np.abs(expected[1]))
     return float(value), float(gradient)
@@ -31,17 +31,17 @@ def agreement(row: Row) -> str:
     if row["value_error"] is None:
         return "unchecked"
     value, gradient = row["value_error"], row["gradient_error"]
-    # Written so that NaN differs.
+    # Comparisons with NaN are False, so NaN counts as different.
     if value <= TOLERANCE and gradient <= TOLERANCE:
         return "same"
     return f"DIFFERS: value by {value:.0e}, gradient by {gradient:.0e}"
 
 
 def finish(rows: Sequence[dict[str, Any]], rates: Mapping[str, float]) -> None:
-    """Adds to each row that ran its quartiles, its share of the floor and its relative speeds.
+    """Adds quartiles, the share of the floor and relative speeds to each row that ran.
 
     Args:
-      rows: those of one number of entries.
+      rows: the rows of one number of entries.
       rates: dtype -> FLOP/s of this machine's matrix products.
     """
     ran = [row for row in rows if row["status"] == "ok"]
@@ -62,7 +62,7 @@ def finish(rows: Sequence[dict[str, Any]], rates: Mapping[str, float]) -> None:
 
 
 def table(results: Mapping[str, Any]) -> str:
-    """Returns the results as plain text: what was measured, then the speeds beside each other."""
+    """Returns the results as plain text: the measurements, then the relative speeds."""
     settings, machine, rows = results["settings"], results["machine"], results["rows"]
     ran = [row for row in rows if row["status"] == "ok"]
     text = [
@@ -137,7 +137,7 @@ def _speeds(ran: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
 
 
 def _aligned(titles: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
-    """Aligns words left, numbers right; the last cell of a shorter line runs on."""
+    """Aligns words left, numbers right; the last cell of a shorter line may be wider."""
     whole = [line for line in lines if len(line) == len(titles)]
     widths = [
         max(len(line[column]) for line in [titles, *(lines if column < 2 else whole)])
@@ -203,7 +203,7 @@ def plot(results: Mapping[str, Any], path: pathlib.Path) -> None:
         (memory, "peak memory above the inputs, MB"),
     ):
         axes.set(xlabel="entries N", title=title)
-        if not axes.has_data():  # sizes too small to be told from none
+        if not axes.has_data():  # all sizes were too small to measure
             continue
         axes.set(xscale="log", yscale="log")
         axes.set_xticks(sizes, [f"{size:,}" for size in sizes], rotation=30)

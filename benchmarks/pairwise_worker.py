@@ -1,17 +1,17 @@
-"""One candidate in a process of its own: its memory, its times, one call whenever asked.
+"""Measures one candidate in a separate process: its memory, and its time for each call asked for.
 
-Memory is what a call adds to its inputs, at its peak:
+Memory is the peak of a call above its inputs:
 
-  cpu  resident size of the process. First the inputs are made and the loss is compiled, the heap's
-       free pages are handed back (malloc_trim), and a tiny problem is run, so that libraries,
-       threads and what they touch again are there. The size is read (VmRSS), the kernel's
-       high-water mark is reset, all calls run, the timed ones too, and the mark (VmHWM) less the
-       size before is the result. The allocator's unused pages are in it. Where the mark cannot
-       be reset it may date from compilation: an upper bound. The kernel itself counts to within
-       half a megabyte.
+  cpu  resident size of the process. First the inputs are made and the loss is compiled, free pages
+       of the heap are returned to the system (malloc_trim), and a tiny problem is run, so that
+       libraries and threads are loaded. Then the size is read (VmRSS), the kernel's high-water
+       mark is reset, and all calls run, including the timed ones. The result is the mark (VmHWM)
+       less the size before. It includes the allocator's unused pages. Where the mark cannot be
+       reset, it may date from compilation, and the result is an upper bound. The kernel counts to
+       within half a megabyte.
   gpu, tpu
-       jax: peak_bytes_in_use since the process started less bytes_in_use before the calls; what
-       the compiler tried while tuning is in it. torch: max_memory_allocated, reset before.
+       jax: peak_bytes_in_use since the process started, less bytes_in_use before the calls; it
+       includes trials of the compiler's autotuning. torch: max_memory_allocated, reset before.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from typing import Any
 from pairwise_candidates import CannotRunError, Prepared, Problem, cores, find
 
 TINY = 64  # entries of the problem that warms the runtime
-SETTLE = 0.05  # seconds before a timed call, for the last candidate's threads to stop spinning
-ROOM = 0.9  # of the available memory may be asked for
-ENOUGH = 0.1  # seconds: a matrix product that takes longer needs no larger one beside it
+SETTLE = 0.05  # seconds before a timed call, until the last candidate's threads stop spinning
+ROOM = 0.9  # share of the available memory that may be used
+ENOUGH = 0.1  # seconds of a matrix product after which no larger size is tried
 
 
 def process_memory(field: str) -> int | None:
-    """Returns bytes of VmRSS or VmHWM of this process; None where there is no /proc."""
+    """Returns VmRSS or VmHWM of this process in bytes; None if there is no /proc."""
     try:
         lines = pathlib.Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     except OSError:
@@ -43,14 +43,14 @@ def process_memory(field: str) -> int | None:
 
 
 def trim_heap() -> None:
-    """Hands the heap's free pages back, where the C library can: else a call could reuse them."""
+    """Returns the heap's free pages to the system, if the C library can, so no call reuses them."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
     if trim is not None:
         trim(0)
 
 
 def reset_mark() -> bool:
-    """Brings the high-water mark down to the resident size; returns whether it could."""
+    """Resets the high-water mark to the resident size; returns whether that worked."""
     try:
         pathlib.Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     except OSError:
@@ -59,10 +59,10 @@ def reset_mark() -> bool:
 
 
 def resident_meter() -> tuple[Callable[[], int | None], str]:
-    """Starts measuring the peak resident size above what it is now.
+    """Starts measuring the peak resident size above the current size.
 
     Returns:
-      A function that returns the bytes, and how they are measured.
+      A function that returns the bytes, and a description of the measurement.
     """
     before = process_memory("VmRSS")
     if before is None:
@@ -91,7 +91,7 @@ def _meter(module: str, platform: str) -> tuple[Callable[[], int | None], str]:
 
 
 def available_memory(module: str, platform: str) -> int | None:
-    """Returns the bytes that a process can still have, of the device or, on CPU, the machine."""
+    """Returns the bytes that a process can still allocate on the device (CPU: on the machine)."""
     if platform != "cpu":
         if module in ("pytorch_metric_learning", "lightly"):
             import torch
@@ -123,9 +123,9 @@ def work(
 ) -> None:
     """Prepares a candidate and reports on it, then runs it once for every True received.
 
-    Sends a dictionary: "status", which is "ok" or says what is wrong and ends the process; if
-    "ok", value, gradient [N, dim], and what `_prepare` tells. Then, for each call, (wall seconds,
-    CPU seconds); for False, at the end, the bytes of all calls at their peak, None if unknown.
+    It first sends a dictionary. Its "status" is "ok", or an error after which the process ends. If
+    "ok", it also has value, gradient [N, dim], and the report of `_prepare`. Then it sends (wall
+    seconds, CPU seconds) for each call and, on False, the peak bytes of all calls, None if unknown.
     """
     # On a GPU the candidates share the device's memory; jax would take three quarters at once.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
@@ -137,7 +137,7 @@ def work(
         value, gradient = prepared.read(found)
         connection.send(report | {"value": value, "gradient": gradient})
         del found, gradient
-        reset_mark()  # copying and sending is no part of a call
+        reset_mark()  # copying and sending are not part of a call
         while connection.recv():
             time.sleep(SETTLE)
             started, busy = time.perf_counter(), time.process_time()
@@ -146,7 +146,7 @@ def work(
         connection.send(None if peak is None else max(peak, meter() or 0))
     except CannotRunError as error:
         connection.send({"status": f"not run: {error}"})
-    except Exception as error:  # any library's, shown in the candidate's row
+    except Exception as error:  # of any library; shown in the candidate's row
         message = str(error).strip().partition("\n")[0][:200]
         connection.send({"status": f"failed: {type(error).__name__}: {message}"})
 
@@ -190,7 +190,7 @@ def _probe_jax() -> dict[str, Any]:
     device, platform = jax.local_devices()[0], jax.default_backend()
     rates = {}
     for dtype in ("float32",) if platform == "cpu" else ("float32", "bfloat16"):
-        # HIGHEST: float32 as such, not cut to fewer bits; bfloat16 has nothing to cut.
+        # HIGHEST: full float32, not truncated to fewer bits; it does not change bfloat16.
         product = jax.jit(lambda x: jnp.matmul(x, x, precision=jax.lax.Precision.HIGHEST))
 
         def make(size: int, dtype: str = dtype, product: Any = product) -> Callable[[], Any]:
@@ -224,7 +224,7 @@ def _probe_torch(platform: str | None) -> dict[str, Any]:
 
 
 def _rates(make: Callable[[int], Callable[[], Any]], platform: str) -> dict[int, float]:
-    """Returns size -> FLOP/s, the median of three to ten products of square matrices of a size."""
+    """Returns size -> FLOP/s, from the median of three to ten products of square matrices."""
     rates = {}
     for size in (512, 1024, 2048, 4096, 8192) if platform == "cpu" else (2048, 4096, 8192, 16384):
         run = make(size)

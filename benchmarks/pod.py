@@ -1,4 +1,4 @@
-"""The sharded loss and its gradient, compiled for a TPU pod on any machine, and what it will do.
+"""Compiles the sharded loss and its gradient for a TPU pod on any machine, and analyses them.
 
 pip install 'thanos_jax[pod]'
 python benchmarks/pod.py [--topology=v5e:16x16,v5p:4x4x8] [--entries=1048576] [--dim=128]
@@ -6,33 +6,32 @@ python benchmarks/pod.py [--topology=v5e:16x16,v5p:4x4x8] [--entries=1048576] [-
     [--json=FILE]
 
 Several values, separated by commas, give a row for every combination. Nothing runs: the TPU
-compiler, which libtpu brings along, compiles value and gradient with respect to the sharded
-embeddings ahead of time, as for the chips themselves, in half a minute to three minutes a row on
-two cores. A topology is a generation and the chips along each side: v5e:16x16 are 256 chips,
-v5p:4x4x8 are 128 (Google sells v5p by cores and calls that v5p-256). v6e and tpu7x work too; a chip
-of the latter counts as two.
+compiler, which comes with libtpu, compiles value and gradient with respect to the sharded
+embeddings ahead of time, as on the chips themselves. It takes half a minute to three minutes for
+each row on two cores. A topology is a generation and the chips along each side: v5e:16x16 has 256
+chips, v5p:4x4x8 has 128 (Google sells v5p by cores and calls this v5p-256). v6e and tpu7x work too;
+a chip of tpu7x counts as two.
 
-Of each program, per device:
+The numbers of each program are per device:
 
   arguments .. temporaries  bytes of high-bandwidth memory, from `memory_analysis()`.
   peak          the compiler's peak of live buffers; it includes vector memory, where tiles live.
-  refused       the compiler found that the chip's memory does not hold it.
-  FLOPs         of the products in the optimized program, loops counted as often as they run
-                (`cost_analysis()` counts their body once): by the trip count the compiler wrote
-                down or, on TPU where it writes none, by the constants of the loop's condition,
-                first value and step; see `hlo`. ">=" where something could not be counted. A
-                product of float32 at full precision counts as one, though TPUs make six of
-                bfloat16 of it.
+  refused       the compiler found that the program does not fit in the chip's memory.
+  FLOPs         of the products in the optimized program. A loop counts as often as it runs
+                (`cost_analysis()` counts its body once): by the compiler's trip count or, on TPU,
+                which has none, by the constants of the loop's condition, first value and step; see
+                `hlo`. ">=" if something could not be counted. A float32 product at full precision
+                counts once, though TPUs compute it as six bfloat16 products.
   x floor       FLOPs over 4 N^2 d / P, for N entries of width d on P chips: value and gradient if
                 each pair is visited once, one product forwards and three backwards.
-  sent          bytes sent, and below for each kind of collective. Overlap counts those that
-                have products between start and done in the scheduled program, and how many FLOPs
-                for a byte sent. It is read from the schedule; nothing is timed.
-  compile       seconds, on this machine.
+  sent          bytes sent, with a line for each kind of collective. Overlap counts collectives
+                with products between start and done in the scheduled program, and their FLOPs per
+                byte sent. It is read from the schedule; nothing is timed.
+  compile       seconds on this machine.
 
---order is that of the chips along the data axis: "ring" is `sharding.make_mesh`'s, "mesh" that of
-`jax.make_mesh`. Where the grid is flat and large they differ, and on v5e with 64 chips or more the
-compiler makes a permute asynchronous only if it goes between neighbours.
+--order is the order of the chips along the data axis: "ring" as in `sharding.make_mesh`, "mesh" as
+in `jax.make_mesh`. They differ for large flat grids. On v5e with 64 chips or more, the compiler
+makes a permute asynchronous only if it is between neighbours.
 """
 
 from __future__ import annotations
@@ -70,18 +69,20 @@ _TOPOLOGY = flags.DEFINE_list("topology", "v5e:16x16", "TPU generation and chips
 _ENTRIES = flags.DEFINE_list("entries", "1048576", "Embeddings in the global batch, two an image.")
 _DIM = flags.DEFINE_list("dim", "128", "Width of an embedding.")
 _IMPLEMENTATION = flags.DEFINE_list(
-    "implementation", "dense,streaming_gather,streaming_ring", f"Of {', '.join(pairs.OPTIONS)}."
+    "implementation",
+    "dense,streaming_gather,streaming_ring",
+    f"Some of {', '.join(pairs.OPTIONS)}.",
 )
-_LOSS = flags.DEFINE_list("loss", "spread", f"Of {', '.join(LOSSES)}.")
+_LOSS = flags.DEFINE_list("loss", "spread", f"Some of {', '.join(LOSSES)}.")
 _DTYPE = flags.DEFINE_list("dtype", "float32", f"Dtype of embeddings: of {', '.join(DTYPES)}.")
 _ORDER = flags.DEFINE_list(
     "order", "ring", f"Chips along the data axis: of {', '.join(tpu_compiler.ORDERS)}."
 )
-_JSON = flags.DEFINE_string("json", None, "Where to write the numbers, if anywhere.")
+_JSON = flags.DEFINE_string("json", None, "File for the numbers.")
 
 
 class Case(NamedTuple):
-    """What is compiled."""
+    """A program to compile."""
 
     topology: str
     order: str
@@ -93,7 +94,7 @@ class Case(NamedTuple):
 
 
 def cases_of_flags() -> list[Case]:
-    """Returns a case for every combination of the flags' values, checked."""
+    """Checks the flags; returns a case for every combination of their values."""
     return [
         Case(*values)
         for values in itertools.product(
@@ -109,7 +110,7 @@ def cases_of_flags() -> list[Case]:
 
 
 def lower(case: Case, devices: list[Any]) -> jax.stages.Lowered:
-    """Lowers value and gradient as the trainer takes them."""
+    """Lowers value and gradient as the trainer computes them."""
     mesh = Mesh(tpu_compiler.in_order(case.order, devices), ("data",), axis_types=(AxisType.Auto,))
     loss = LOSSES[case.loss]
 
@@ -129,8 +130,8 @@ def lower(case: Case, devices: list[Any]) -> jax.stages.Lowered:
         (batch, VIEWS, case.dim), DTYPES[case.dtype], sharding=placement
     )
     labels = jax.ShapeDtypeStruct((batch,), jnp.int32, sharding=placement)
-    # The losses choose tiles and operands by the backend that jax runs on; here that is not the one
-    # that is compiled for.
+    # The losses choose tiles and operands by jax's default backend, which here is not the backend
+    # that the program is compiled for.
     with mock.patch.object(jax, "default_backend", return_value="tpu"):
         traced = jax.jit(jax.value_and_grad(sharded)).trace(embeddings, labels)
     return traced.lower(lowering_platforms=("tpu",))
@@ -171,13 +172,13 @@ _COLUMNS = (
 
 
 def table_header(row: dict[str, Any]) -> str:
-    """The lines above the rows of one topology and order."""
+    """Returns the lines above the rows of one topology and order."""
     names = "  ".join(name.ljust(width) for name, width in _COLUMNS)
     return f"\n{row['topology']}: {row['chips']} x {row['device']}, {row['order']} order\n{names}"
 
 
 def table_lines(row: dict[str, Any]) -> str:
-    """A row, and a line for each kind of collective."""
+    """Returns the text of a row, with a line for each kind of collective."""
     cells = [row["loss"], row["implementation"], row["dtype"], str(row["entries"]), str(row["dim"])]
     if row["refused"] is None:
         least = "" if row["exact"] else ">="

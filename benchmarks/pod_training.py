@@ -1,22 +1,23 @@
-"""A whole training step and the evaluation's forward pass, compiled for a TPU pod on any machine.
+"""Compiles a whole training step and the evaluation's forward pass for a TPU pod on any machine.
 
 pip install 'thanos_jax[pod]'
 python benchmarks/pod_training.py [--topology=v5e:16x16,v5p:4x4x8] [--encoder=resnet50,vit]
     [--program=step,forward] [--batch=32768] [--micro_batch=0] [--method=thanos] [--side=224]
     [--classes=1000] [--implementation=auto] [--json=FILE]
 
-Nothing runs. `pod.py` says how programs are compiled and counted; it has the loss alone, and this
-file all of a step: augmentation, encoder and decoder in bfloat16, losses, gradients summed over the
-devices, AdamW. "vit" is ViT-B/16 (width 768, depth 12, 12 heads). --batch is the global batch,
-in images of two views each; --micro_batch encodes it in chunks (config.train.micro_batch_size).
+Nothing runs. `pod.py` describes how programs are compiled and counted. It compiles the loss alone;
+this file compiles a whole step: augmentation, encoder and decoder in bfloat16, losses, gradients
+summed over the devices, AdamW. "vit" is ViT-B/16 (width 768, depth 12, 12 heads). --batch is the
+global batch, in images of two views each; --micro_batch encodes it in chunks
+(config.train.micro_batch_size).
 
-Per device:
+The numbers are per device:
 
   arguments, temporaries, peak   as in `pod.py`.
   FLOPs         of the products and convolutions of the optimized program.
   x model       FLOPs over model FLOPs. Model FLOPs are the forward pass of the device's views,
                 by the definition of its layers (thanos_jax/train/layer_flops.py), three times for a
-                step and once for "forward". FLOPs have the loss, model FLOPs do not. The first
+                step and once for "forward". FLOPs include the loss, model FLOPs do not. The first
                 layer needs no gradient of the images, so the quotient may be below 1.
   ms of the chip  FLOPs over the chip's peak in bfloat16 (v5e 197, v5p 459 TFLOP/s), in
                 milliseconds: no step is faster.
@@ -60,19 +61,19 @@ PEAK = {"TPU v5 lite": 197e12, "TPU v5": 459e12}
 _TOPOLOGY = flags.DEFINE_list(
     "topology", "v5e:16x16,v5p:4x4x8", "TPU generation and chips along each side."
 )
-_ENCODER = flags.DEFINE_list("encoder", "resnet50,vit", f"Of {', '.join(ENCODERS)}.")
-_PROGRAM = flags.DEFINE_list("program", "step,forward", f"Of {', '.join(PROGRAMS)}.")
+_ENCODER = flags.DEFINE_list("encoder", "resnet50,vit", f"Some of {', '.join(ENCODERS)}.")
+_PROGRAM = flags.DEFINE_list("program", "step,forward", f"Some of {', '.join(PROGRAMS)}.")
 _BATCH = flags.DEFINE_list("batch", "32768", "Images in the global batch.")
 _MICRO_BATCH = flags.DEFINE_integer("micro_batch", 0, "Images encoded at once; 0: all.", 0)
 _METHOD = flags.DEFINE_string("method", "thanos", "As in a config.")
 _SIDE = flags.DEFINE_integer("side", 224, "Side of the images in pixels.", 1)
 _CLASSES = flags.DEFINE_integer("classes", 1000, "Classes of the contrastive loss.", 2)
 _IMPLEMENTATION = flags.DEFINE_string("implementation", "auto", "config.loss.implementation.")
-_JSON = flags.DEFINE_string("json", None, "Where to write the numbers, if anywhere.")
+_JSON = flags.DEFINE_string("json", None, "File for the numbers.")
 
 
 class Case(NamedTuple):
-    """What is compiled."""
+    """A program to compile."""
 
     topology: str
     encoder: str
@@ -81,7 +82,7 @@ class Case(NamedTuple):
 
 
 def config_of(case: Case) -> ml_collections.ConfigDict:
-    """Returns the config whose training is compiled, checked."""
+    """Returns the config of the training to compile, after a check."""
     config = schema.default()
     config.method = _METHOD.value
     config.data.image_size = _SIDE.value
@@ -99,7 +100,7 @@ def config_of(case: Case) -> ml_collections.ConfigDict:
 
 
 def dataset_of(side: int, classes: int) -> Dataset:
-    """Returns a data set of one image a class, black: what is compiled depends on shapes alone."""
+    """Returns a data set of one black image per class: only shapes matter for compilation."""
     labels = np.arange(classes, dtype=np.int32)
     images = np.broadcast_to(np.zeros((side, side, 3), np.uint8), (classes, side, side, 3))
     split = ArraySplit(images, labels, labels)
@@ -116,12 +117,12 @@ def dataset_of(side: int, classes: int) -> Dataset:
 
 
 def lower(case: Case, training: Training, devices: list[Any]) -> jax.stages.Lowered:
-    """Lowers the program as a run would have it.
+    """Lowers the program as a run would.
 
     Args:
-      case: what is compiled.
-      training: on this machine's own devices.
-      devices: those that are compiled for.
+      case: the program.
+      training: the training, built on this machine's own devices.
+      devices: the devices to compile for.
     """
     mesh = Mesh(tpu_compiler.in_order("ring", devices), ("data",), axis_types=(AxisType.Auto,))
     everywhere, split = NamedSharding(mesh, P()), sharding.over_batch(mesh)
@@ -136,7 +137,7 @@ def lower(case: Case, training: Training, devices: list[Any]) -> jax.stages.Lowe
         (case.batch, *training.dataset.image_shape), "uint8", sharding=split
     )
     label = jax.ShapeDtypeStruct((case.batch,), jnp.int32, sharding=split)
-    # What is chosen by the backend is chosen for the one that is compiled for.
+    # Choices by backend are made for the backend that the program is compiled for.
     with mock.patch.object(jax, "default_backend", return_value="tpu"):
         if case.program == "step":
             training = training._replace(mesh=mesh)
@@ -173,7 +174,7 @@ def measure(case: Case, devices: list[Any]) -> dict[str, Any]:
 
 
 def lines(row: dict[str, Any]) -> str:
-    """A row and its collectives, in words."""
+    """Returns the text of a row, with its collectives."""
     head = (
         f"{row['topology']} ({row['chips']} x {row['device']}), {row['encoder']}, {row['program']}"
         f", batch {row['batch']}, micro-batch {row['micro_batch'] or 'none'}:"
@@ -195,7 +196,7 @@ def lines(row: dict[str, Any]) -> str:
 
 
 def cases_of_flags() -> list[Case]:
-    """Returns a case for every combination of the flags' values, checked."""
+    """Checks the flags; returns a case for every combination of their values."""
     return [
         Case(*values)
         for values in itertools.product(

@@ -1,4 +1,4 @@
-"""Random images in place of a data set, for what depends on shapes alone."""
+"""Random images in place of a data set, for measurements that depend on shapes alone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def random_dataset(config: Any, *, size: int, side: int) -> sources.Dataset:
     Args:
       config: the whole config.
       size: number of images.
-      side: in pixels.
+      side: height and width in pixels.
     """
     name, rng = config.data.name, np.random.default_rng(0)
     spec = SPECS[name]

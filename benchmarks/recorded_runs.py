@@ -1,16 +1,15 @@
-"""Short runs of every task on the digits, recorded; two versions of the code compared by them.
+"""Records short runs of every task on the digits, and compares two versions of the code by them.
 
     python benchmarks/recorded_runs.py record DIR
     python benchmarks/recorded_runs.py compare DIR OTHER [--renamed OLD=NEW ...] [--tolerance 1e-6]
 
-`record` runs every method of every task for a few steps, each with its own folder in DIR; a folder
-that is there already is not made again. `compare` holds every number of results.json and of every
-metrics.jsonl of DIR against OTHER, bit by bit, and names those that differ. Times, and what the
-version is called, are left out. With --tolerance, numbers of the first 20 steps may differ by that
-much, relatively, and accuracies by one image.
+`record` runs every method of every task for a few steps, each in its own folder in DIR; finished
+runs are skipped. `compare` compares every number of results.json and of every metrics.jsonl in DIR
+with OTHER, bit by bit, and prints the ones that differ. Times and versions are left out. With
+--tolerance, numbers may differ by that much, relatively, and accuracies by one image.
 
-A change that is to move nothing is shown by it: record with the code before and after, on one
-machine, and compare.
+To show that a change of the code does not change any number, record with the code before and after
+on the same machine, and compare.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ _METHODS = (
     *("ce", "info_nce", "supcon", "supcon_info_nce", "cauto", "spread", "supcon_cauto", "thanos"),
     "joint",
 )
-# Name of a run -> config, its argument, and what is set on top of `_SHORT`.
+# Name of a run -> config, its argument, and keys to set in addition to `_SHORT`.
 RUNS: dict[str, tuple[str, str, dict[str, Any]]] = {
     **{f"transfer_{method}": ("digits", method, {}) for method in _METHODS},
     "transfer_chunks": ("digits", "thanos", {"train.micro_batch_size": 64}),
@@ -76,7 +75,7 @@ RUNS: dict[str, tuple[str, str, dict[str, Any]]] = {
 
 
 def configured(name: str, argument: str, overrides: Mapping[str, Any]) -> Any:
-    """Returns the config of a file in configs/ with some keys set."""
+    """Returns the config of a file in configs/, with some keys overridden."""
     spec = importlib.util.spec_from_file_location(name, CONFIGS / f"{name}.py")
     assert spec
     assert spec.loader
@@ -93,7 +92,7 @@ def configured(name: str, argument: str, overrides: Mapping[str, Any]) -> Any:
 
 
 def record(folder: pathlib.Path) -> None:
-    """Makes every run that is not there yet."""
+    """Does every run that is missing in the folder."""
     import jax
 
     from thanos_jax.run import run
@@ -115,7 +114,7 @@ def record(folder: pathlib.Path) -> None:
 
 
 def numbers(folder: pathlib.Path, renamed: Mapping[str, str]) -> Iterator[tuple[str, Any]]:
-    """Yields (file, line and key, value) of every number and word that a folder's runs have."""
+    """Yields ("file line key", value) for every number and text in the results of a folder."""
     for path in sorted([*folder.rglob("results.json"), *folder.rglob("metrics.jsonl")]):
         parts = [renamed.get(part, part) for part in path.relative_to(folder).parts]
         text = path.read_text(encoding="utf-8")
@@ -137,7 +136,7 @@ def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 def differing(
     before: Mapping[str, Any], after: Mapping[str, Any], tolerance: float, images: int
 ) -> list[str]:
-    """Returns a line for each number that is missing or another."""
+    """Returns a line for each number that is missing or differs."""
     found = []
     for key in [*before, *(key for key in after if key not in before)]:
         then, now = before.get(key, "nothing"), after.get(key, "nothing")

@@ -112,7 +112,7 @@ def _note_commit(folder: pathlib.Path, commit: str) -> dict[str, str]:
     path = folder.parent / f"{folder.name}.commits.json"
     commits: dict[str, str] = json.loads(path.read_text("utf-8")) if path.exists() else {}
     for results in sorted(folder.rglob("results.json")):
-        if (results.parent / "config.json").exists():  # of a run, not of its table
+        if (results.parent / "config.json").exists():  # the results of a run, not of its table
             commits.setdefault(str(results.parent.relative_to(folder)), commit)
     path.write_text(json.dumps(commits, indent=1), encoding="utf-8")
     return commits

@@ -1,12 +1,12 @@
 """Writes the pages of results from their sources and the records beside them; see results.py.
 
-docs/results/NAME.in is the source of docs/NAME.md. These stand in a source for what a record says:
+docs/results/NAME.in is the source of docs/NAME.md. A source has these placeholders for the content of records:
 
-    {{ command NAME }}             the commands, a line each
+    {{ command NAME }}             the commands, one on each line
     {{ made NAME }}                commits, machine, number of runs, hours
-    {{ table NAME }}               the table, but for its seconds, which other work may have shared
-    {{ cell NAME ROW KEY }}        one cell of it; KEY is one of results.json
-    {{ gap NAME ROW OTHER KEY }}   by how much the mean of ROW is above the mean of OTHER
+    {{ table NAME }}               the table without seconds, since the machine may have been shared
+    {{ cell NAME ROW KEY }}        one cell of the table; KEY is a key of results.json
+    {{ gap NAME ROW OTHER KEY }}   the mean of ROW less the mean of OTHER
 
 ROW is the folder of the row, "run" for a single run.
 """
@@ -33,7 +33,7 @@ def read(name: str) -> dict[str, Any]:
     """Returns a record.
 
     Raises:
-      SystemExit: there is none of this name; it names those that there are.
+      SystemExit: there is no record of this name; the message lists the existing names.
     """
     path = RECORDS / f"{name}.json"
     if not path.exists():
@@ -43,7 +43,7 @@ def read(name: str) -> dict[str, Any]:
 
 
 def comparison(found: dict[str, Any]) -> Comparison:
-    """Returns the table of a record, as `thanos_jax.compare` has it."""
+    """Returns the table of a record, as `thanos_jax.compare` makes it."""
     config = schema.default()
     config.update_from_flattened_dict({key: _tuple(v) for key, v in found["config"].items()})
     entries = {
@@ -87,7 +87,7 @@ def table(name: str) -> str:
 
 
 def cell(name: str, row: str, key: str) -> str:
-    """Returns mean ± deviation of a row's runs, or the number of its one run."""
+    """Returns mean ± deviation over a row's runs, or the number of a single run."""
     column = _column(key)
     summed = render.summarize(_line(read(name), row), column)
     if summed is None:
@@ -98,7 +98,7 @@ def cell(name: str, row: str, key: str) -> str:
 
 
 def gap(name: str, row: str, other: str, key: str) -> str:
-    """Returns by how much the mean of a row is above the mean of another, with its sign."""
+    """Returns the mean of a row less the mean of another, with its sign."""
     column, found = _column(key), read(name)
     means = [render.summarize(_line(found, one), column) for one in (row, other)]
     if means[0] is None or means[1] is None:
@@ -107,7 +107,7 @@ def gap(name: str, row: str, other: str, key: str) -> str:
 
 
 def command(name: str) -> str:
-    """Returns the commands of a record as a user gives them, a line each."""
+    """Returns the commands of a record as a user types them, one on each line."""
     lines = []
     for given in read(name)["commands"]:
         module, arguments = given.split(" ", 1)
@@ -118,7 +118,7 @@ def command(name: str) -> str:
 
 
 def made(name: str) -> str:
-    """Returns what a record was made with: commits, machine, number of runs and hours."""
+    """Returns how a record was made: commits, machine, number of runs and hours."""
     found = read(name)
     runs = [one for row in found["rows"] for one in row["runs"]]
     hours = sum(one["train_seconds"] for one in runs) / 3600

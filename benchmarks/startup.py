@@ -1,20 +1,20 @@
-"""Where the seconds of a whole run go: imports, data, compilation, training, evaluation, report.
+"""Times the phases of a whole run: imports, data, compilation, training, evaluation, report.
 
 python benchmarks/startup.py --config=configs/digits.py [--runs=3] [--config.KEY=VALUE ...]
 
-The command is run as a user would, in a process of its own and a new folder: once with an empty
-cache of compiled programs ("cold"), and --runs times with that cache, each with another seed
-("warm"). The phases are told apart by what the command prints, and begin where the one before ends:
+The command runs as for a user, in a separate process and a new folder: once with an empty cache of
+compiled programs ("cold"), and --runs times with that cache, each with another seed ("warm"). The
+phases are recognized by the output of the command, and each begins where the one before ends:
 
   imports, data  until the data set is loaded
   first steps    building, tracing, compiling, and the steps until the first record
   training       until the last record
-  evaluation     until the report begins; it has the further trainings of a task of several
+  evaluation     until the report begins; it includes further trainings of a task with several
   report         until the process ends
 
-"Compiling" and "tracing" are jax's own count of the seconds it took to compile or fetch programs
-and to trace and lower them, within the phases. "Compiled" are the programs that no cache had. Warm
-numbers are medians.
+"Compiling" and "tracing" are jax's own count of the seconds spent on compiling or fetching programs
+and on tracing and lowering them, within the phases. "Compiled" is the number of programs that were
+not in the cache. Warm numbers are medians.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ import time
 from collections.abc import Sequence
 
 PHASES = ("imports, data", "first steps", "training", "evaluation", "report")
-# jax's names of what it measures -> ours.
+# jax's names of measured events -> names in the table.
 MEASURED = {
     "/jax/core/compile/backend_compile_duration": "compiling",
     "/jax/core/compile/jaxpr_trace_duration": "tracing",
     "/jax/core/compile/jaxpr_to_mlir_module_duration": "tracing",
 }
-# In the environment of a measured process: where it writes what jax measured.
+# Environment variable of a measured process: the file to which it writes jax's measurements.
 COUNTS = "STARTUP_COUNTS"
 
 
 def inside(counts: pathlib.Path) -> None:
-    """Runs the command in this process, and writes what jax measured.
+    """Runs the command in this process, and writes jax's measurements.
 
     Args:
       counts: the file to write.
@@ -60,7 +60,7 @@ def inside(counts: pathlib.Path) -> None:
             found[MEASURED[event]] += duration_secs
 
     def counted(event: str, **_: str | int) -> None:
-        # A program of less time than the cache asks for is neither a hit nor a miss.
+        # A program that compiles faster than the cache's threshold is neither a hit nor a miss.
         found["compiled"] += event == "/jax/compilation_cache/cache_misses"
 
     jax.monitoring.register_event_duration_secs_listener(duration)
@@ -75,11 +75,11 @@ def measure(words: Sequence[str], cache: pathlib.Path) -> dict[str, float]:
     """Runs the command once, in a new folder.
 
     Args:
-      words: its flags, without --workdir.
+      words: the command's flags, without --workdir.
       cache: folder of compiled programs.
 
     Returns:
-      Phase -> seconds; "whole"; and what `inside` counts.
+      Phase -> seconds; "whole"; and the counts of `inside`.
     """
     with tempfile.TemporaryDirectory() as folder:
         counts = pathlib.Path(folder) / "counts.json"

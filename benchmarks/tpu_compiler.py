@@ -1,4 +1,4 @@
-"""What compiling for a TPU pod on any machine takes: devices, refusals, words for tables."""
+"""Compiles for a TPU pod on any machine: devices, memory refusals, numbers, and text for tables."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ ORDERS = ("ring", "mesh")
 
 
 def keep_off_accelerators() -> None:
-    """Keeps jax to the CPU; called before anything asks jax for devices.
+    """Restricts jax to the CPU; call it before anything asks jax for devices.
 
-    Nothing is asked of this machine's accelerators, if it has any, nor of a cloud's metadata
-    server, and other programs that have libtpu loaded are left in peace.
+    The accelerators of this machine and a cloud's metadata server are not accessed, and other
+    programs that have libtpu loaded are not disturbed.
     """
     jax.config.update("jax_platforms", "cpu")
     os.environ |= {
@@ -35,14 +35,14 @@ def keep_off_accelerators() -> None:
 
 
 def some(name: str, values: Sequence[str]) -> list[str]:
-    """Returns the values of a flag, of which there must be some."""
+    """Returns the values of a flag; raises UserError if there are none."""
     if not values:
         raise UserError(f"--{name}: expected at least one value, got none")
     return list(values)
 
 
 def options(name: str, values: Sequence[str], options: Any) -> list[str]:
-    """Returns the values of a flag, each one of the options."""
+    """Returns the values of a flag; raises UserError unless each is one of the options."""
     for value in some(name, values):
         if value not in options:
             raise UserError(f"--{name}: expected one of {', '.join(options)}, got {value!r}")
@@ -50,7 +50,7 @@ def options(name: str, values: Sequence[str], options: Any) -> list[str]:
 
 
 def positive(name: str, values: Sequence[str]) -> list[int]:
-    """Returns the values of a flag, each a positive integer."""
+    """Returns the values of a flag; raises UserError unless each is a positive integer."""
     for value in some(name, values):
         if not re.fullmatch(r"0*[1-9]\d*", value):
             raise UserError(f"--{name}: expected positive integers, got {value!r}")
@@ -88,13 +88,13 @@ def in_order(order: str, devices: list[Any]) -> np.ndarray:
       object [devices].
     """
     if any(device.core_on_chip for device in devices):
-        return np.array(devices)  # jax arranges chips, not their cores
+        return np.array(devices)  # jax can arrange chips, but not the cores of a chip
     usual = mesh_utils.create_device_mesh((len(devices),), devices)
     return np.array(sharding.ring(usual.tolist())) if order == "ring" else usual
 
 
 def refusal(message: str) -> str | None:
-    """Says what memory was wanting, if that is what a compiler's error is about."""
+    """Returns how much memory was missing, if a compiler's error is about memory; else None."""
     if "RESOURCE_EXHAUSTED" not in message:
         return None
     amounts = re.search(r"\(([\d.]+\w?)\) exceeds available \w+ \(([\d.]+\w?)\)", message)
@@ -108,11 +108,11 @@ def numbers(lowered: jax.stages.Lowered) -> dict[str, Any]:
     """Compiles a program and returns its numbers, per device.
 
     Args:
-      lowered: for the devices of a topology.
+      lowered: the program, for the devices of a topology.
 
     Returns:
-      "refused": what memory was wanting, or None; then also bytes, FLOPs and collectives as
-      `hlo.summarize` counts them, and the seconds of the compiler.
+      "refused": how much memory was missing, or None. If None, also bytes, FLOPs and collectives as
+      `hlo.summarize` counts them, and the seconds of compilation.
     """
     started = time.perf_counter()
     try:
@@ -147,7 +147,7 @@ def numbers(lowered: jax.stages.Lowered) -> dict[str, Any]:
 
 
 def size(count: float) -> str:
-    """Bytes in a unit for reading."""
+    """Returns a number of bytes in a readable unit."""
     for unit in ("B", "KiB", "MiB"):
         if count < 1024:
             return f"{count:.4g} {unit}"
@@ -156,11 +156,11 @@ def size(count: float) -> str:
 
 
 def traffic_lines(row: Mapping[str, Any]) -> list[str]:
-    """A line for each kind of collective, and for what was not counted.
+    """Returns a line for each kind of collective, and for operations that were not counted.
 
     Args:
-      row: "collectives", "scheduled", "unknown_loops", "opaque_calls" of a program; none of them
-        if it was refused.
+      row: "collectives", "scheduled", "unknown_loops", "opaque_calls" of a program; without them if
+        it was refused.
     """
     lines = []
     for name, each in sorted(row.get("collectives", {}).items()):

@@ -1,23 +1,23 @@
-"""Where a train step's time goes, and how far it is from what the device can do.
+"""Times the parts of a training step, and its FLOP rate as a share of the device's.
 
 python benchmarks/train_step.py --config=configs/digits.py [--steps=200] [--json=FILE]
 
-The parts are timed alone, side by side in one run: the input pipeline is what the loop waits for
-(choosing, gathering and sending a batch), augmentation and contrastive loss (value and gradient)
-are compiled by themselves on the shapes of the step. Medians; in brackets the quartiles.
+The parts are timed separately in one run. The input pipeline is the time that the loop waits
+(choosing, gathering and sending a batch). Augmentation and contrastive loss (value and gradient)
+are compiled by themselves with the shapes of the step. Times are medians, with quartiles in
+brackets.
 
-"In one program" is a step as it runs where the training set lies on the devices
-(config.train.resident), per step of a window of --window steps.
+"In one program" is a step with the training set on the devices (config.train.resident): the time of
+a program of --window steps, divided by their number.
 
-The forward pass of a step's views, by the definition of its layers
-(thanos_jax/train/layer_flops.py), counts three times as model FLOPs; padding and detours do not
-count. Utilization is model FLOPs over the time of the whole step, augmentation, loss and optimizer
-too, as a share of the rate of square matrix products in the model's precision on the same devices
-in the same run. --encoders=mlp,convnet times only the steps, with these encoders, one after the
-other.
+Model FLOPs are three times the forward pass of a step's views, by the definition of its layers
+(thanos_jax/train/layer_flops.py), without padding and recomputation. Utilization is model FLOPs
+over the time of the whole step, including augmentation, loss and optimizer, as a share of the rate
+of square matrix products in the model's precision on the same devices in the same run.
+--encoders=mlp,convnet times only the steps, with each of these encoders in turn.
 
---synthetic=N trains on N random images of the data set's shape and number of classes instead, where
-the data are not at hand.
+--synthetic=N trains on N random images with the data set's shape and number of classes, if the data
+are not available.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ from thanos_jax.train.update import make_step
 _CONFIG = config_flags.DEFINE_config_file("config", lock_config=True)
 _STEPS = flags.DEFINE_integer("steps", 200, "Timed repetitions of each part.", lower_bound=3)
 _WINDOW = flags.DEFINE_integer("window", 20, "Steps in one program.", lower_bound=1)
-_SYNTHETIC = flags.DEFINE_integer("synthetic", 0, "Random images instead of data, if above 0.")
+_SYNTHETIC = flags.DEFINE_integer("synthetic", 0, "Number of random images; 0: the real data.")
 _SIDE = flags.DEFINE_integer("side", 32, "Side of random images.")
-_ENCODERS = flags.DEFINE_list("encoders", None, "Encoders to compare, in place of all else.")
-_JSON = flags.DEFINE_string("json", None, "Where to write the numbers, if anywhere.")
+_ENCODERS = flags.DEFINE_list("encoders", None, "Encoders to compare, instead of the parts.")
+_JSON = flags.DEFINE_string("json", None, "File for the numbers.")
 
 
 def timed(function: Callable[[], Any], repetitions: int) -> np.ndarray:
@@ -77,7 +77,7 @@ def matmul_rate(dtype: Any, size: int = 2048, repetitions: int = 10) -> float:
 
 
 def print_encoders(config: Any, dataset: Any, mesh: Any, names: Sequence[str], steps: int) -> None:
-    """Times a step with each encoder beside matrix products, all else as in the config."""
+    """Times a step with each encoder, and matrix products; everything else is as in the config."""
     print("| encoder | ms a step | GFLOP a step | images a second | GFLOP/s | share of products |")
     print("|---|---|---|---|---|---|")
     for name in names:
@@ -194,7 +194,7 @@ def main(argv: Sequence[str]) -> None:
     device = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
     print(f"{config.data.name}:{config.method}, batch {config.train.batch_size}, {device}")
     print(f"data set loaded in {loading:.1f} s, once")
-    # The pipeline runs beside the device or before it; here it is taken to be before it.
+    # The pipeline may run in parallel with the device; here it is counted as if it ran before.
     whole = np.median(results["step"]) + np.median(results["input pipeline"])
     for name, seconds in results.items():
         low, median, high = np.percentile(seconds, [25, 50, 75]) * 1e3

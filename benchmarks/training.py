@@ -1,21 +1,21 @@
-"""A training step with its input, beside the same model and losses in PyTorch.
+"""Times a training step with its input, compared with the same model and losses in PyTorch.
 
 python benchmarks/training.py --config=configs/mnist.py:supcon --config.data.data_dir=DATA \
     [--turns=3] [--peer_steps=10] [--workers=2] [--json=FILE]
 
-Here: the loop of `thanos_jax.main`, with its input and its augmentation on the device. There: the
-same MLP, SupConLoss of pytorch-metric-learning, AdamW, and the same augmentation by torchvision,
-image by image in worker processes of a DataLoader, as in SupContrast's code; and lightly's data set
-and transforms under pytorch_lightning's Trainer (lightly has no SupConLoss: it is the same one).
-What is not installed is said and left out. PyTorch runs in a process of its own, which waits while
-this one computes, and they take turns. Before, both must give the same loss and gradient norm of
-one batch and the same weights.
+This package: the loop of `thanos_jax.main`, with its input and its augmentation on the device.
+PyTorch: the same MLP, SupConLoss of pytorch-metric-learning, AdamW, and the same augmentation by
+torchvision, image by image in worker processes of a DataLoader, as in SupContrast's code. lightly:
+its data set and transforms under pytorch_lightning's Trainer, with the same SupConLoss, because
+lightly has none. Packages that are not installed are named and left out. PyTorch runs in a separate
+process, in turns with this one. First, both must give the same loss and gradient norm for one batch
+and the same weights.
 
-"step" has no input and no augmentation: its batch, normalized there and uint8 here, is at hand. The
-parts of a step are timed alone. Times are medians over the turns. Processor time counts all threads
-and worker processes; other load on the machine does not change it much. The
-forward pass (thanos_jax/train/layer_flops.py) counts three times as model FLOPs; utilization is
-their rate as a share of the rate of square matrix products in the same turns.
+"step" is without input and augmentation: its batch is ready in memory, normalized for PyTorch,
+uint8 here. The parts of a step are timed separately. Times are medians over the turns. Processor
+time counts all threads and worker processes, and depends little on other load of the machine. Model
+FLOPs are three times the forward pass (thanos_jax/train/layer_flops.py); utilization is their rate
+as a share of the rate of square matrix products in the same turns.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ from thanos_jax.train.objective import contrastive_loss
 from thanos_jax.train.two_views import INPUTS, NUM_VIEWS, two_views
 
 FLAGS = flags.FLAGS
-flags.DEFINE_integer("turns", 3, "How often each is timed.", lower_bound=1)
+flags.DEFINE_integer("turns", 3, "Number of turns in which each is timed.", lower_bound=1)
 flags.DEFINE_integer("peer_steps", 10, "Steps of a peer in a turn, with its input.", lower_bound=2)
 flags.DEFINE_integer("workers", 2, "Worker processes of the peers' DataLoader.", lower_bound=0)
 
@@ -67,7 +67,7 @@ Ask = Callable[[str, int], Any]
 
 
 def require(config: Any) -> None:
-    """Raises ConfigError for a training that the peers have not."""
+    """Raises ConfigError for a training that the peers do not have."""
     for key, expected in (
         ("method", "supcon"),
         ("model.encoder", "mlp"),
@@ -83,7 +83,7 @@ def require(config: Any) -> None:
 
 
 class Ours:
-    """The training as `thanos_jax.main` runs it, and its parts."""
+    """The training and its parts, as `thanos_jax.main` runs them."""
 
     def __init__(self, config: Any, dataset: sources.Dataset) -> None:
         self.config, self.mesh, self.seed = config, sharding.make_mesh(), np.uint32(config.seed)
@@ -114,12 +114,12 @@ class Ours:
         return sharding.shard(self.mesh, {name: batch[name] for name in INPUTS})
 
     def check(self) -> dict[str, float]:
-        """Returns loss and gradient norm of the batch, not augmented; moves the plain state."""
+        """Returns loss and gradient norm of the batch without augmentation; updates plain_state."""
         self.plain_state, metrics = self.plain_step(self.plain_state, self.batch, self.seed)
         return {name: float(metrics[name]) for name in ("loss", "gradient_norm")}
 
     def turn(self, steps: int) -> dict[str, Sequence[float]]:
-        """Returns seconds and processor time of a step, with and without its input, and parts."""
+        """Returns seconds and processor time of a step with and without input, and of its parts."""
         first, self.last = self.last, self.last + steps
         on_devices = loop.on_devices(self.config.train.resident, self.split)
         window = self._window(steps) if on_devices else None
@@ -148,7 +148,7 @@ class Ours:
 
     def _window(self, steps: int) -> resident.Window:
         if not hasattr(self, "_made"):
-            assert isinstance(self.split, ArraySplit)  # or it could not lie on the devices
+            assert isinstance(self.split, ArraySplit)  # as any split that fits on the devices
             self._made = resident.make_window(
                 self.step,
                 self.split,
@@ -162,16 +162,16 @@ class Ours:
 
 
 def _both(call: Callable[[], Any], calls: int, steps: int = 1) -> tuple[float, float]:
-    """Returns the median seconds and the mean processor time of a step, of `steps` in a call."""
+    """Returns the median seconds and the mean processor time of a step, with `steps` in a call."""
     used = time.process_time()
     seconds = timed(call, calls)
-    # `timed` warms up by three calls, which are no cheaper.
+    # `timed` makes three more calls to warm up, which take as much processor time.
     used = time.process_time() - used
     return float(np.median(seconds)) / steps, used / (calls + 3) / steps
 
 
 def _parts(training: Training, batch: Any, params: Any) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """Yields the name and the call of each part of a step but its input."""
+    """Yields (name, call) of each part of a step except its input."""
     config, key = training.config, jax.random.key(0)
     rows = config.train.batch_size * NUM_VIEWS
 
@@ -192,7 +192,7 @@ def _parts(training: Training, batch: Any, params: Any) -> Iterator[tuple[str, C
     )
 
     def weighted(params: Any, images: Any) -> jax.Array:
-        # A gradient that is not the same for all rows: it would be a product less.
+        # Weights differ by row: with equal gradients of all rows, a product could be saved.
         products = jax.tree.map(lambda x, y: (x * y).sum(), apply(params, images), weights)
         return sum(jax.tree.leaves(products), jnp.zeros(()))
 
@@ -215,7 +215,7 @@ def _parts(training: Training, batch: Any, params: Any) -> Iterator[tuple[str, C
 
 @contextlib.contextmanager
 def peer(ours: Ours) -> Iterator[Ask]:
-    """Starts the same training in PyTorch; yields what asks it to time something."""
+    """Starts the same training in PyTorch; yields a function (name, steps) -> its measurement."""
     config, dataset = ours.config, ours.training.dataset
     params = ours.params["encoders_0"]
     layers = len(config.model.mlp.widths)
@@ -281,7 +281,7 @@ def require_same(here: dict[str, float], there: dict[str, float]) -> None:
 def measure(
     ours: Ours, peers: Sequence[str]
 ) -> tuple[dict[str, dict[str, Sequence[float]]], float]:
-    """Returns who -> what -> seconds and processor time of a step, and FLOP/s of products.
+    """Returns {library: {part: (seconds, processor time) of a step}}, and FLOP/s of products.
 
     All are medians over the turns.
     """

@@ -1,12 +1,12 @@
-"""The training of benchmarks/training.py in PyTorch; that starts it, as a process of its own.
+"""The training of benchmarks/training.py in PyTorch, which training.py starts as a process.
 
-Reads JSON lines from stdin: first a description of the training, then what is to be timed, as in
-["loader and step", 10]. It answers each of these by a line on stdout: the median seconds of a step,
-and its processor time, worker processes included.
+It reads JSON lines from stdin: first a description of the training, then requests such as
+["loader and step", 10]. It answers each request with a line on stdout: the median seconds and the
+processor time of a step, including worker processes.
 
-The model, the losses and the optimizer are those of the config: an MLP with a linear classifier,
-SupConLoss of pytorch-metric-learning and cross-entropy on both views, AdamW. Images are augmented
-one by one by torchvision, twice, in worker processes of a DataLoader, as in SupContrast's code
+Model, losses and optimizer follow the config: an MLP with a linear classifier, SupConLoss of
+pytorch-metric-learning and cross-entropy on both views, AdamW. Images are augmented one by one by
+torchvision, twice, in worker processes of a DataLoader, as in SupContrast's code
 (github.com/HobbitLong/SupContrast).
 """
 
@@ -28,7 +28,7 @@ from torchvision import transforms
 # Seconds and processor time of a step.
 Found = tuple[float, float]
 
-_SKIPPED = 3  # first steps of a turn: workers start
+_SKIPPED = 3  # first steps of a turn, in which workers start
 
 
 class Pictures(torch.utils.data.Dataset):
@@ -47,7 +47,7 @@ class Pictures(torch.utils.data.Dataset):
 
 
 class TwoCrops:
-    """Two views of an image."""
+    """A transform that returns two views of an image."""
 
     def __init__(self, transform: Any) -> None:
         self._transform = transform
@@ -58,7 +58,7 @@ class TwoCrops:
 
 
 class Network(torch.nn.Module):
-    """An MLP and a classifier on its embedding, with the weights of `kernels` and `biases`."""
+    """An MLP and a classifier on its embedding, with given weights."""
 
     def __init__(self, arrays: dict[str, np.ndarray], layers: int) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ class Network(torch.nn.Module):
 
 
 class Job:
-    """A training, from the description that the parent sends."""
+    """A training, built from the description that the parent process sends."""
 
     def __init__(self, described: dict[str, Any]) -> None:
         arrays = dict(np.load(described["arrays"]))
@@ -113,7 +113,7 @@ class Job:
         self.transform = transforms.Compose(steps)
         self.images, self.labels = arrays["images"], arrays["labels"]
         batch = torch.from_numpy(arrays["batch"]).permute(0, 3, 1, 2)
-        # As the loader has them: all first views, then all second ones.
+        # In the loader's order: all first views, then all second views.
         self.batch = torch.cat([batch, batch])
         self.batch_labels = torch.from_numpy(arrays["batch_labels"].astype(np.int64))
 
@@ -132,7 +132,7 @@ class Job:
         self.optimizer.step()
 
     def loader(self, dataset: Any, steps: int) -> Any:
-        """Returns so many batches of random images, augmented in worker processes."""
+        """Returns `steps` batches of random images, augmented in worker processes."""
         size = len(self.batch_labels)
         epochs = -(-steps * size // len(dataset))
         order = torch.cat([torch.randperm(len(dataset)) for _ in range(epochs)])
@@ -145,7 +145,7 @@ class Job:
 
 
 def _check(job: Job, steps: int) -> dict[str, Any]:
-    """The loss of the batch, and the norm of its gradient."""
+    """Returns the loss of the batch, and the norm of its gradient."""
     job.optimizer.zero_grad(set_to_none=True)
     loss = job.loss(job.batch, job.batch_labels)
     loss.backward()
@@ -154,7 +154,7 @@ def _check(job: Job, steps: int) -> dict[str, Any]:
 
 
 def _processor() -> float:
-    """Seconds of processor time of this process, and of its worker processes that have ended."""
+    """Returns the processor time of this process and its finished workers, in seconds."""
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     return time.process_time() + children.ru_utime + children.ru_stime
 
@@ -176,7 +176,7 @@ def _loader_and_step(job: Job, steps: int, *, trains: bool = True) -> Found:
             job.step(torch.cat([first, second]), labels)
         if number == _SKIPPED - 1:
             started = time.perf_counter()
-    # Of whole turns: workers are ahead in one step and behind in the next.
+    # Averaged over all steps: workers are ahead in one step and behind in the next.
     seconds = (time.perf_counter() - started) / steps
     del stream  # ends the workers
     return seconds, (_processor() - used) / every
@@ -207,7 +207,7 @@ def _contrastive(job: Job, steps: int) -> Found:
 
 
 def _lightly(job: Job, steps: int) -> Found:
-    """LightlyDataset and MultiViewTransform under the Trainer that lightly's tutorials use."""
+    """Times LightlyDataset and MultiViewTransform under the Trainer of lightly's tutorials."""
     import pytorch_lightning
     from lightly.data import LightlyDataset
     from lightly.transforms.multi_view_transform import MultiViewTransform
@@ -260,7 +260,7 @@ TIMED: dict[str, Callable[[Job, int], Any]] = {
 
 
 def main() -> None:
-    """Answers the lines of stdin."""
+    """Answers the requests on stdin."""
     answers, sys.stdout = sys.stdout, sys.stderr  # libraries print
     job = Job(json.loads(sys.stdin.readline()))
     for line in sys.stdin:

@@ -1,4 +1,4 @@
-"""How Sphinx makes the site out of this folder, offline: python -m sphinx -W docs OUT."""
+"""Sphinx's configuration of the site, which is built offline by: python -m sphinx -W docs OUT."""
 
 import pathlib
 import sys
@@ -26,7 +26,7 @@ extensions = [
 ]
 exclude_patterns = ["*.py", "_extensions", "_build", "_static", "**/.ipynb_checkpoints", "**/runs"]
 
-# Markdown as GitHub shows it: headings are targets of links.
+# As in GitHub's Markdown, headings are targets of links.
 myst_enable_extensions = ["dollarmath"]
 html_math_renderer = "mathml"
 myst_heading_anchors = 3
@@ -43,7 +43,7 @@ smartquotes = False  # flags begin with two hyphens
 default_role = "py:obj"
 highlight_language = "none"  # blocks without a language are formulas and tables
 autodoc_member_order = "bysource"
-autodoc_typehints = "none"  # docstrings have shapes and dtypes, which say more
+autodoc_typehints = "none"  # docstrings give shapes and dtypes instead
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 napoleon_use_ivar = True
@@ -70,5 +70,5 @@ html_show_copyright = False
 
 
 def setup(app: Sphinx) -> None:
-    """Shows CSV, which GitHub knows and Pygments does not, as it stands."""
+    """Shows CSV as plain text: GitHub highlights it, but Pygments does not know it."""
     app.add_lexer("csv", TextLexer)

@@ -1,11 +1,10 @@
-"""Draws docs/pictures/which_loss.png: the test digits as each loss embeds them.
+"""Draws docs/pictures/which_loss.png: embeddings of the test digits under each loss.
 
 python docs/which_loss.py [--workdir=runs/which_loss] [--picture=docs/pictures/which_loss.png]
 
 Trains configs/digits.py by nine methods, half a minute each, and prints how far each spreads a
-class. Runs in the folder that are finished are not run again. Colours are the ten digits; the
-losses know only whether a digit is at least 5. All maps have one scale, the same in both
-directions.
+class. Finished runs in the folder are not run again. Colours are the ten digits; the losses know
+only whether a digit is at least 5. All maps have one scale, the same in both directions.
 """
 
 import argparse
@@ -19,7 +18,7 @@ from thanos_jax.report import folder, map_page, plots
 from thanos_jax.run import run
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-# Name of a map -> method, and what its config has besides.
+# Name of a map -> method, and config keys to override.
 LOSSES = {
     "cross-entropy": ("ce", {}),
     "SupCon": ("supcon", {}),
@@ -34,7 +33,7 @@ LOSSES = {
 
 
 def trained(workdir: pathlib.Path, epochs: float | None) -> dict[str, folder.Reported]:
-    """Returns the finished run of each loss; those that are missing are run."""
+    """Returns the finished run of each loss; missing runs are done first."""
     get_config = runpy.run_path(str(ROOT / "configs" / "digits.py"))["get_config"]
     runs = {}
     for name, (method, keys) in LOSSES.items():
@@ -49,7 +48,7 @@ def trained(workdir: pathlib.Path, epochs: float | None) -> dict[str, folder.Rep
 
 
 def draw(runs: dict[str, folder.Reported]) -> Image.Image:
-    """Returns the maps of all runs, three a line, in few colours."""
+    """Returns a picture of the maps of all runs, three in a line, with few colours."""
     maps = {name: one.image_map for name, one in runs.items()}
     reference = maps["SupCon"]
     fine = next(column for column in reference.columns if column.name == "fine label")

@@ -1,4 +1,4 @@
-"""Equinox: a module is a pytree, so that jax.vmap and filter_value_and_grad are all it takes.
+"""Equinox: a module is a pytree, so jax.vmap and filter_value_and_grad are all that is needed.
 
 pip install equinox
 python examples/equinox_module.py

@@ -1,4 +1,4 @@
-"""Gradient caching: the exact loss of 1,024 images, of which 128 are encoded at a time.
+"""Gradient caching: the exact loss of 1,024 images, while only 128 are encoded at a time.
 
 python examples/gradient_caching.py
 """
@@ -24,12 +24,12 @@ def embed(params, x):
 
 
 def encode(params, chunk):
-    return embed(params, chunk["views"]), 0.0, None  # no loss of a chunk alone, nothing else
+    return embed(params, chunk["views"]), 0.0, None  # no loss within a chunk, no auxiliary output
 
 
 @jax.jit
 def step(params, state, views, labels):
-    def loss(embeddings):  # of all chunks, in the order of the batch once they are merged
+    def loss(embeddings):  # of all chunks; `merge` puts them in the order of the batch
         return losses.spread(grad_cache.merge(embeddings), labels, temperature=0.2), None
 
     chunks = grad_cache.split({"views": views}, 128)

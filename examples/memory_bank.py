@@ -1,4 +1,4 @@
-"""A memory bank: batches of 64 images meet the last 1,024 embeddings too.
+"""A memory bank: batches of 64 images are also compared with the last 1,024 embeddings.
 
 python examples/memory_bank.py
 """
@@ -31,7 +31,7 @@ def step(params, state, bank, views, labels):
 
     (value, embeddings), gradient = jax.value_and_grad(loss, has_aux=True)(params)
     updates, state = optimizer.update(gradient, state)
-    # After the loss: before, each embedding would be its own candidate.
+    # After the loss; otherwise each embedding would be a candidate for itself.
     bank = losses.memory_bank.push(bank, embeddings, labels)
     return optax.apply_updates(params, updates), state, bank, value
 

@@ -48,7 +48,7 @@ with jax.set_mesh(mesh):
         views = images[rows][:, None] + rng.normal(0, 0.1, (256, 2, 64)).astype(np.float32)
         batch = jax.device_put((views, labels[rows]), over_devices)
         params, state, value = step(params, state, *batch)
-        value.block_until_ready()  # steps in flight would fight over the threads of a CPU
+        value.block_until_ready()  # several steps at once would compete for the CPU's threads
 embeddings = np.asarray(encode(jax.device_get(params), jnp.asarray(images)))
 found = KNeighborsClassifier(5).fit(embeddings[train], labels[train])
 print(f"{jax.device_count()} devices, loss {value:.3f}")

@@ -42,7 +42,7 @@ params = [jnp.asarray(rng.normal(0, s[0] ** -0.5, s), jnp.float32) for s in size
 optimizer = optax.adam(1e-3)
 state = optimizer.init(params)
 for _ in range(150):
-    shown = rng.random((len(train), 2, 13)) > 0.2  # a hidden column is at its mean, 0
+    shown = rng.random((len(train), 2, 13)) > 0.2  # hidden columns get their mean, 0
     params, state, value = step(params, state, train[:, None] * shown, train_labels)
 found = KNeighborsClassifier(5).fit(encode(params, train), train_labels)
 print(f"loss {value:.3f}")

@@ -1,4 +1,4 @@
-"""A loader of PyTorch feeds JAX: its batches become NumPy arrays, and nothing else is needed.
+"""A PyTorch data loader feeds JAX: batches are converted to NumPy, and nothing else is needed.
 
 pip install torch
 python examples/torch_loader.py

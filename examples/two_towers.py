@@ -17,7 +17,7 @@ images, labels = load_digits(return_X_y=True)
 images = (images / 16).astype(np.float32)
 train, test = np.arange(1400), np.arange(1400, 1797)
 letters = CountVectorizer(analyzer="char", ngram_range=(1, 2)).fit(NAMES)
-texts = letters.transform(NAMES).toarray().astype(np.float32)  # one row a name
+texts = letters.transform(NAMES).toarray().astype(np.float32)  # one row for each name
 
 
 def encode(layers, x):
@@ -26,7 +26,7 @@ def encode(layers, x):
 
 def loss(params, image, text, labels):
     image, text = encode(params["image"], image), encode(params["text"], text)
-    # Several images of a batch have one name: with labels none of them is a negative.
+    # Several images of a batch have the same name; with labels, none of them is a negative.
     return losses.cross_modal(image, text, labels, temperature=jnp.exp(-params["log_scale"]))
 
 
@@ -54,4 +54,4 @@ for _ in range(300):
 image, text = encode(params["image"], images[test]), encode(params["text"], texts)
 chosen = np.argmax(image @ (text / jnp.linalg.norm(text, axis=1, keepdims=True)).T, axis=1)
 print(f"loss {value:.3f}, temperature {jnp.exp(-params['log_scale']):.3f}")
-print(f"accuracy {np.mean(chosen == labels[test]):.3f}")  # of the name nearest to an image
+print(f"accuracy {np.mean(chosen == labels[test]):.3f}")  # how often the nearest name is right

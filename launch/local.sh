@@ -3,8 +3,8 @@
 #
 #   launch/local.sh [--dry-run] PROCESSES --config=configs/NAME.py --workdir=DIR [FLAG ...]
 #
-# GPUS=1 gives process i the GPU i alone; without it each sees all devices. PORT is that of process
-# 0, PYTHON the interpreter. SIGTERM or Ctrl-C stops all processes with a checkpoint.
+# GPUS=1 gives process i only GPU i; without it, each process sees all devices. PORT is the port of
+# process 0, PYTHON the interpreter. SIGTERM or Ctrl-C stops all processes with a checkpoint.
 set -euo pipefail
 
 dry_run=
@@ -19,7 +19,7 @@ fi
 processes=$1
 shift
 
-# Each process in a group of its own: Ctrl-C reaches this script alone, and they get one signal.
+# Each process gets its own group: Ctrl-C reaches only this script, which passes on one signal.
 set -m
 pids=()
 stop() { kill -TERM "${pids[@]}" 2>/dev/null || true; }

@@ -3,10 +3,10 @@
 #
 #   launch/tpu_vm.sh [--dry-run] NAME ZONE --config=configs/NAME.py --workdir=DIR [FLAG ...]
 #
-# The project is installed on every worker in the folder thanos_jax of the home, and DIR is on a
-# file system that all workers mount (Filestore; a mounted bucket has no locks). Google develops
-# Cloud TPU on GKE, which gke_jobset.yaml uses, rather than this command. PYTHON is the interpreter
-# there. The same command goes on after the slice was preempted and made again.
+# The project must be installed on every worker in the folder ~/thanos_jax, and DIR must be on a
+# file system that all workers mount (Filestore; a mounted bucket has no locks). PYTHON is the
+# interpreter on the workers. After the slice was preempted and created again, the same command
+# resumes. Google develops Cloud TPU on GKE (gke_jobset.yaml) rather than this command.
 set -euo pipefail
 
 dry_run=
@@ -22,7 +22,7 @@ name=$1
 zone=$2
 shift 2
 
-# Quoted once more: it passes through the shell of each worker.
+# Quoted again, because it passes through the shell of each worker.
 remote=$(printf '%q ' exec "${PYTHON:-python3}" -m thanos_jax.main --distributed "$@")
 command=(
   gcloud compute tpus tpu-vm ssh "$name" "--zone=$zone" --worker=all

@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 def load(
     workdir: str | os.PathLike[str], *, step: int | None = None, part: str | None = None
 ) -> Model:
-    """Loads a trained model out of the folder of a run; the data set is not needed.
+    """Loads a trained model from the folder of a run; the data set is not needed.
 
     Args:
-      workdir: of a run, finished or not, with a checkpoint.
-      step: of the checkpoint; None: the one whose accuracy the run reports, or else the newest.
-      part: which training of the run, "representation" or "classifier" (or the name of another
-        training's folder, such as "sample_0"); None: the one that the run's results are about,
-        which is the classifier where there is one.
+      workdir: folder of a run, finished or not, with a checkpoint.
+      step: of the checkpoint; None: the step whose accuracy the run reports, or else the newest.
+      part: the training of the run to load: "representation", "classifier" or the name of another
+        training's folder, such as "sample_0". None: the training that the results are about,
+        which is the classifier if there is one.
 
     Returns:
       The model, on all devices of this process: `encode`, `predict`, `reconstruct`, `preprocess`,
@@ -38,6 +38,6 @@ def load(
       >>> model.encode(["a.png", "b.png"]).shape  # doctest: +SKIP
       (2, 64)
     """
-    from thanos_jax.trained.loading import load  # brings jax, which the package alone does not
+    from thanos_jax.trained.loading import load  # imports jax, which the package itself does not
 
     return load(workdir, step=step, part=part)

@@ -1,6 +1,6 @@
-"""SIGTERM and SIGINT: training finishes its step, saves it, and the process ends with exit code 0.
+"""On SIGTERM or SIGINT, training finishes its step, saves it, and the process exits with code 0.
 
-Schedulers send SIGTERM some seconds before they take a machine away, a keyboard sends SIGINT.
+Schedulers send SIGTERM some seconds before they take a machine away; Ctrl-C sends SIGINT.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import threading
 from collections.abc import Iterator
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-# Of the calls of `Watch.asked` in this process; the same in every process of a run.
+# Counts the calls of `Watch.asked` in this process; the same in every process of a run.
 _CALLS = itertools.count(1)
 
 
 class Interrupted(BaseException):
-    """The run was asked to stop, and did; says how to go on. No error, so not an Exception."""
+    """The run was asked to stop, and did; says how to resume. Not an error, so not an Exception."""
 
 
 class Watch:
@@ -46,7 +46,7 @@ class Watch:
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
-        """Within it, a signal only makes `asked` true; elsewhere it raises Interrupted at once."""
+        """Inside, a signal only makes `asked` true; outside, it raises Interrupted at once."""
         self._deferred = True
         try:
             yield
@@ -56,17 +56,18 @@ class Watch:
             self._interrupt()
 
     def _handle(self, number: int, frame: object) -> None:
-        # What needs no other thread; runs between two bytecodes of the main thread.
+        # Runs between two bytecodes of the main thread.
         if not self._deferred and not self._several:
             self._interrupt()
 
     def _interrupt(self) -> None:
-        raise Interrupted("stopped; nothing was lost. The same command goes on from here.")
+        raise Interrupted("stopped; nothing was lost. The same command resumes from here.")
 
     def _listen(self, receiver: socket.socket) -> None:
         """Reads the number of each signal; ends when the other side is closed.
 
-        A thread, because the main thread sees no signal while it compiles or waits for devices.
+        Runs in a thread, because the main thread sees no signal while it compiles or waits for
+        devices.
         """
         while number := receiver.recv(1):
             received = signal.Signals(number[0])
@@ -92,10 +93,10 @@ _active: Watch | None = None
 
 @contextlib.contextmanager
 def watch() -> Iterator[Watch]:
-    """Listens to SIGTERM and SIGINT; what was done on them before is done again afterwards.
+    """Handles SIGTERM and SIGINT inside the block; earlier handlers are restored afterwards.
 
-    In another thread than the main one, which Python gives no signals, nothing changes. Within
-    another `watch` it is that one. Of several processes jax itself listens to SIGTERM.
+    Outside the main thread, where Python delivers no signals, it has no effect. Inside another
+    `watch` it returns that one. With several processes, jax itself handles SIGTERM.
     """
     global _active
     import jax
@@ -121,7 +122,7 @@ def watch() -> Iterator[Watch]:
     finally:
         _active = None
         for number, handler in before.items():
-            # None: not installed by Python, which cannot install it again.
+            # None: the handler was not installed from Python, and cannot be restored.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         signal.set_wakeup_fd(wakeup)
         sender.close()

@@ -1,8 +1,8 @@
 """The command: python -m thanos_jax.main --config=configs/NAME.py[:METHOD] --workdir=DIR.
 
---config=NAME[:METHOD] takes configs/NAME.py of the current folder or, anywhere, the config of that
-name that comes with the package. launch/ starts the command as several processes. SIGTERM and
-SIGINT save and end it; the same command goes on from there.
+--config=NAME[:METHOD] uses configs/NAME.py of the current folder, or else the config of that name
+that comes with the package. launch/ starts the command as several processes. On SIGTERM and SIGINT
+it saves and exits; the same command resumes.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; the same fol
 _OVERWRITE = flags.DEFINE_bool(
     "overwrite",
     False,
-    "Removes a run of another config or of other data from the folder and begins anew; the same "
-    "run resumes.",
+    "Removes a run of another config or of other data from the folder and starts again; the same "
+    "run still resumes.",
 )
 _DRY_RUN = flags.DEFINE_bool(
     "dry_run",
     False,
-    "Prints what would be run, and stops: keys, shapes, parameters, FLOPs, memory, time. Writes "
+    "Prints what would be run (keys, shapes, parameters, FLOPs, memory, time) and stops. Writes "
     "nothing, and needs no --workdir.",
 )
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs the config, and prints what it found."""
+    """Runs the config and prints its headline results."""
     processes.join()
-    from thanos_jax import dry_run, run  # not before --help or a misspelt flag: jax takes its time
+    from thanos_jax import dry_run, run  # after --help and misspelt flags, because jax is slow
 
     if _DRY_RUN.value:
         for line in dry_run.describe(_CONFIG.value):

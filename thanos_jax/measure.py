@@ -1,4 +1,4 @@
-"""Restores a run and measures its embeddings in full; docs/geometry.md has the numbers."""
+"""Restores a run and computes all measures of its embeddings; docs/geometry.md explains them."""
 
 from __future__ import annotations
 
@@ -25,19 +25,20 @@ def geometry(
     """Restores a run and measures its embeddings of the test split.
 
     Args:
-      workdir: of a run, with config.json and a checkpoint.
-      images: at most so many test images are asked for Lipschitz constants.
-      samples: at most so many for the permutation test.
+      workdir: folder of a run, with config.json and a checkpoint.
+      images: largest number of test images for Lipschitz constants.
+      samples: largest number of test images for the permutation test.
       seed: draws samples, permutations and starting vectors.
 
     Returns:
-      "neural_collapse" of coarse classes, with the classifier of a single encoder; "strata", the
-      same numbers for the strata of each coarse class; "strata_distances" ("coarse", "fine",
-      "distances" of every two, by name); "permutation_test"; Lipschitz constants of the "encoder"
-      and, where there is one, the "decoder".
+      "step", of the checkpoint; "neural_collapse" of coarse classes, with the classifier's weights
+      if there is one encoder; "strata", nc1 and nc2 among the strata of each coarse class;
+      "strata_distances": names "coarse" and "fine" of the strata and the matrix "distances";
+      "permutation_test"; Lipschitz constants of the "encoder" and of the "decoder", if there is
+      one.
 
     Raises:
-      NotARunError: there is no run, or none with a checkpoint.
+      NotARunError: the folder has no run, or the run has no checkpoint.
       ConfigError: its config cannot be used.
       CheckpointError: its newest checkpoint is damaged.
     """
@@ -49,7 +50,7 @@ def geometry(
     config = schema.read(folder / "config.json")
     dataset = sources.load(config.data)
     training = build(config, dataset, sharding.make_mesh(), resumes=True)
-    # Reading alone: the run may still be writing.
+    # Read only: the run may still be writing.
     saved = checkpoint.steps(folder / "checkpoints")
     if not saved:
         raise NotARunError(f"workdir: {folder} has no checkpoint yet")

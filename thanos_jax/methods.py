@@ -1,7 +1,7 @@
-"""The methods of every task: their names, what each does, and the facts the code asks for.
+"""The methods of every task: their names, meanings, and the properties that the code needs.
 
-Data alone, without imports that take time: the schema, the tables and the tasks read it. The losses
-of a method stand under its name in `thanos_jax.train.objective`.
+This module is data only, without slow imports; the schema, the tables and the tasks read it. The
+losses of a method are in `thanos_jax.train.objective`, under its name.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ class Method(NamedTuple):
 
     Attributes:
       meaning: for the schema, in a few words.
-      needs: what its classifier is trained after or with: a "training" of config.method, that is
-        looked at; "trainings" of it, over which scores are averaged; the "errors" of a first
-        training of the classifier; the "fine" labels; "": nothing.
-      group_dro: whether its loss is that of group DRO; otherwise cross-entropy.
+      needs: what must exist before its classifier is trained. "training": a training of
+        config.method, whose outputs are used; "trainings": several, over which scores are
+        averaged; "errors": a first training of the classifier, whose errors are used; "fine": the
+        fine labels; "": nothing.
+      group_dro: whether its loss is group DRO; otherwise it is cross-entropy.
     """
 
     meaning: str
@@ -25,7 +26,7 @@ class Method(NamedTuple):
     group_dro: bool = False
 
 
-# config.method: what trains the representation.
+# config.method: the losses that train the representation.
 METHODS: dict[str, Method] = {
     "ce": Method("cross-entropy of coarse labels alone"),
     "info_nce": Method("cross-entropy and InfoNCE"),
@@ -37,14 +38,14 @@ METHODS: dict[str, Method] = {
     "thanos": Method("cross-entropy, the spread loss and an autoencoder"),
     "joint": Method("cross-entropy and the joint loss of SupCon and InfoNCE"),
 }
-# config.groups.method: how a classifier is trained against hidden groups, which a training that is
-# looked at recovers.
+# config.groups.method: how a classifier is made robust to hidden groups, which are recovered from
+# the embedding of an earlier training.
 GROUPS: dict[str, Method] = {
     "group_dro": Method("group DRO on recovered groups", "training", group_dro=True),
     "group_dro_true": Method("group DRO on fine labels, the true groups", "fine", group_dro=True),
-    "reweight": Method("images weighted so that recovered groups count alike", "training"),
+    "reweight": Method("images weighted so that recovered groups count equally", "training"),
     "undersample": Method("as many images of each recovered group as the smallest has", "training"),
-    "jtt": Method("Just Train Twice, which repeats what a first training errs on", "errors"),
+    "jtt": Method("Just Train Twice, which repeats images that a first training errs on", "errors"),
     "erm": Method("cross-entropy"),
     "none": Method("not at all, the classifier of config.method is tested", "training"),
 }
@@ -55,10 +56,10 @@ NOISE: dict[str, Method] = {
     "co_teaching": Method("two networks, each trained on the other's small losses"),
     "elr": Method("early-learning regularization"),
 }
-# config.coreset.method: what images are scored by, to choose those that are kept.
+# config.coreset.method: how images are scored, to choose the ones to keep.
 CORESETS: dict[str, Method] = {
-    "common_strata": Method("how much less sure models are of images not seen", "trainings"),
-    "random": Method("nothing, images are drawn"),
+    "common_strata": Method("how much less sure models are of images not trained on", "trainings"),
+    "random": Method("nothing, images are drawn at random"),
     "forgetting": Method("how often an image is forgotten during a training", "training"),
     "el2n": Method("the size of its error early in training", "trainings"),
     "herding": Method("how well it keeps the mean embedding of its class", "training"),

@@ -1,7 +1,7 @@
 """Seeded permutations that are the same on every machine and NumPy version, and their streams.
 
 A draw is keyed by a seed and a stream. Training uses the number of the epoch as the stream; every
-other draw has a stream here, so that no two draws of one seed are the same.
+other draw has its own stream here, so that different draws of one seed are independent.
 """
 
 import functools
@@ -10,11 +10,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-# Epochs count up from zero and never reach these. Class-balanced batches: the order of the classes,
-# plus the pass over them; that of a class's images, plus 2**32 times the class and the pass over
-# them, for up to 2**26 classes.
+# Epochs count up from zero and never reach these. Class-balanced batches: the order of classes
+# (plus the number of the pass over them), and the order of a class's images (plus 2**32 times the
+# class, plus the number of the pass over them), for up to 2**26 classes.
 CLASS_ORDER, IMAGE_ORDER = 2**57, 2**58
-# Data, by split where both are drawn:
+# Data; by split where a split is named:
 BACKGROUND = {"train": 2**59, "test": 2**59 + 1}  # colour or texture of each image
 STRIPES = {"train": 2**59 + 2, "test": 2**59 + 3}  # where each image's stripes begin
 PHOTOGRAPH = {"train": 2**60, "test": 2**60 + 1}  # the crop behind each image
@@ -22,20 +22,20 @@ MOMENTS = 2**61
 TEST_SPLIT = 2**62
 SUBSAMPLE = 2**63  # plus the fine class
 HOLD_OUT = 2**64 - 1
-# Labels made wrong: which, to what; which of equally suspicious ones are flagged.
+# Noisy labels: which are changed, the new labels, and ties between equally suspicious labels.
 CHANGED_LABELS, NEW_LABELS, FLAG_TIES = 2**61 + 1, 2**61 + 2, 2**61 + 3
-# Coresets: the halves to train on, plus the pair of runs; which of equally scored images stay.
+# Coresets: the halves to train on (plus the number of the pair of runs), and ties between scores.
 HALVES, CORESET_TIES = 2**61 + 4, 2**61 + 2**32
-AUDIT_FOLDS = 2**61 + 2**33  # the parts of a data set that are judged without themselves
+AUDIT_FOLDS = 2**61 + 2**33  # the folds of an audit of labels
 
 
 @functools.lru_cache(maxsize=4)
 def permutation(seed: int, stream: int, size: int) -> np.ndarray:
-    """A uniformly random order of 0 .. size - 1, keyed by (seed, stream).
+    """Returns a uniformly random permutation of 0 .. size - 1, keyed by (seed, stream).
 
-    The order sorts `size` 64-bit words of a Philox counter generator. NumPy promises those words
-    for good, which it does not for `Generator.permutation`: an interrupted run may be continued
-    under another NumPy.
+    The permutation sorts `size` 64-bit words of a Philox counter generator. NumPy guarantees these
+    words for all versions, unlike `Generator.permutation`, so that an interrupted run can be
+    resumed with another NumPy.
 
     Args:
       seed: integer in [0, 2**64).
@@ -61,10 +61,10 @@ def permutation(seed: int, stream: int, size: int) -> np.ndarray:
 
 
 def stretch(passes: Callable[[int], np.ndarray], size: int, start: int, stop: int) -> np.ndarray:
-    """A part of the endless concatenation of passes.
+    """Returns a part of the endless concatenation of passes.
 
     Args:
-      passes: number from 0 -> [size], an order of 0 .. size - 1.
+      passes: number of a pass, from 0 -> [size], a permutation of 0 .. size - 1.
       size: length of a pass, at least 1.
       start: position of the first element of the part, from 0.
       stop: position after its last, above `start`.

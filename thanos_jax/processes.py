@@ -1,4 +1,4 @@
-"""One run as several processes, on one machine or many: the flags, and how they find each other."""
+"""Runs as several processes, on one machine or many: the flags, and how processes connect."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ _PROCESS_ID = flags.DEFINE_integer(
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed",
     False,
-    "Finds the other processes by itself, on Cloud TPU, in SLURM, Open MPI or Kubernetes.",
+    "Finds the other processes automatically, on Cloud TPU, SLURM, Open MPI or Kubernetes.",
 )
 _HEARTBEAT = flags.DEFINE_integer(
     "heartbeat_seconds",
     30,
-    "After so long without a sign of life from one process, the others end.",
+    "Seconds without a heartbeat of one process after which the others end.",
     lower_bound=1,
 )
 
 
 class ProcessError(UserError):
-    """Flags of several processes that do not fit together, or processes that did not meet."""
+    """Flags of several processes do not fit together, or the processes could not connect."""
 
 
 def join() -> None:
-    """Meets the other processes, if the flags say that there are any; before any use of jax.
+    """Connects to the other processes, if the flags name any; call it before any use of jax.
 
-    Only process 0 writes to stdout from here on.
+    From here on, only process 0 writes to stdout.
 
     Raises:
-      ProcessError: some of the flags are missing, or the processes did not meet.
+      ProcessError: some of the flags are missing, or the processes could not connect.
     """
     coordinator, count, index = _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
     given = {"coordinator": coordinator, "num_processes": count, "process_id": index}
@@ -72,8 +72,8 @@ def join() -> None:
         )
     except (ValueError, RuntimeError) as error:
         raise ProcessError(
-            f"the processes did not meet: {error}. Without a cluster that jax knows, give each "
-            "--coordinator, --num_processes and --process_id"
+            f"the processes could not connect: {error}. Without a cluster that jax knows, give "
+            "each --coordinator, --num_processes and --process_id"
         ) from error
     if jax.process_index():
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (until the end)

@@ -1,4 +1,4 @@
-"""A training of a run, described and tried without the run: shapes, memory, a few steps."""
+"""Describes a training without running it: shapes, sizes, memory, and the time of a few steps."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ _PARTS = {"params": "parameters", "opt_state": "optimizer", "model_state": "runn
 
 
 class Rehearsal:
-    """A training whose state is one of shapes.
+    """A training whose state has only shapes.
 
     Attributes:
       name: of the training.
-      seconds: of a step; None as long as none was timed.
+      seconds: time of a step; None before it is timed.
     """
 
     def __init__(self, run: stages.Run, name: str, planned: stages.Planned) -> None:
         """Builds the training; compiles nothing.
 
         Args:
-          run: whose training it is; `shapes_only`.
+          run: the run of the training, with `shapes_only`.
           name: of the training.
           planned: the training.
 
@@ -49,7 +49,7 @@ class Rehearsal:
         """Traces the step, and yields lines on batch, modules, FLOPs and sizes.
 
         Raises:
-          ConfigError, ValueError: what the schema cannot find and the step would.
+          ConfigError, ValueError: errors of the step that the schema cannot find.
         """
         tracing.trace(self._stage)
         training, state = self._stage.training, self._stage.state
@@ -66,8 +66,8 @@ class Rehearsal:
         count = layer_flops.model_flops(training, views=views)
         if _is_classifier(self.name):
             yield (
-                "images weigh alike here: weights of groups, targets of labels and a second network"
-                " are not counted"
+                "all images have weight 1 here: weights of groups, targets of labels and a second"
+                " network are not counted"
             )
         yield f"{with_prefix(count)}FLOP a step in its layers, forwards and backwards"
         sizes = {words: cost.nbytes(getattr(state, part)) for part, words in _PARTS.items()}
@@ -83,16 +83,16 @@ class Rehearsal:
             yield f"training images on each device: {in_bytes(size)} (train.resident)"
 
     def compiled(self, *, timed: bool) -> Iterator[str]:
-        """Compiles what the run does, runs a few steps, and yields lines on memory and time.
+        """Compiles the run's program, runs a few steps, and yields lines on memory and time.
 
         Args:
-          timed: whether the images are there, and steps are run.
+          timed: whether to run steps, for which the images are needed.
         """
         mesh = self._stage.training.mesh
         what = f"a program of up to {self._longest} steps" if self._resident else "a step"
         started = time.perf_counter()
         program, failure = _tried(self._compiled)
-        if failure:  # as where a compiler knows the device's memory
+        if failure:  # for instance if the compiler finds that the device's memory is too small
             yield f"{what} does not compile here: {failure}"
             return
         yield f"{what} compiles in {in_time(time.perf_counter() - started)}"
@@ -109,7 +109,7 @@ class Rehearsal:
                 "operations, and the body of a loop once"
             )
         if not timed:
-            yield "not timed: the images are not there"
+            yield "not timed: the images are missing"
             return
         started = time.perf_counter()
         given, failure = _tried(self._advance if self._resident else self._first_batch)
@@ -147,7 +147,7 @@ class Rehearsal:
         return loop.longest_window(self._stage.training)
 
     def _compiled(self) -> Any:
-        """Compiles the program that the run does: of a step, or of many."""
+        """Compiles the program that the run uses: one step, or many."""
         stage, longest = self._stage, self._longest
         if not self._resident:
             return cost.compiled(stage.training, stage.step, stage.state, self._batch)
@@ -184,9 +184,9 @@ class Rehearsal:
 
 
 def _stage(run: stages.Run, name: str) -> loop.Stage:
-    """Builds a training without what only the trainings before it tell.
+    """Builds a training without results of the trainings before it.
 
-    A classifier weighs its images alike: the weights of groups, targets of early-learning
+    All images of a classifier have weight 1: the weights of groups, targets of early-learning
     regularization and the second network of co-teaching are left out.
     """
     if _is_classifier(name):
@@ -200,9 +200,10 @@ def _is_classifier(name: str) -> bool:
 
 
 def _tried(make: Callable[[], Any]) -> tuple[Any, str]:
-    """Returns what is made, and why it is not in some process; every process makes this call.
+    """Returns the result of `make`, and the reason if it failed in some process.
 
-    What follows waits for all processes, and is begun by all of them or by none.
+    Every process makes this call. The next step waits for all processes: either all of them start
+    it, or none.
     """
     made, failure = None, ""
     try:

@@ -1,4 +1,4 @@
-"""Whether a folder holds the run that is asked for, and how a run makes a folder its own."""
+"""Decides whether a folder holds the run that is asked for, and claims the folder for a run."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from thanos_jax import config as schema
 from thanos_jax.data import fingerprint
 from thanos_jax.errors import ConfigError
 
-# Where data lies, how fast it is read, and what is logged, drawn and kept may change between two
-# starts of one run.
+# Keys that may change between two starts of one run: where data lies, how fast it is read, and what
+# is logged, drawn and kept.
 _MAY_CHANGE = (
     "data.data_dir",
     "data.cache",
@@ -54,12 +54,12 @@ def standing(
     Args:
       folder: of the run, which need not exist.
       config: of the run.
-      data: finds the fingerprint of its data; asked if the run has finished on data that are known.
-      overwrite: whether another run may be there.
+      data: returns the fingerprint of its data; called if the run has finished and stored one.
+      overwrite: whether the folder may hold another run.
 
     Raises:
-      ConfigError: it holds another run, or one of other data, which is not to be overwritten.
-      WorkdirError: a run is in the folder.
+      ConfigError: the folder holds another run, or a run on other data, and overwrite is False.
+      WorkdirError: a run is using the folder.
     """
     other, path = bool(differences(folder, config)), folder / "results.json"
     if not overwrite:
@@ -78,7 +78,7 @@ def standing(
 def _known(
     folder: pathlib.Path, data: Callable[[], fingerprint.Fingerprint | None]
 ) -> fingerprint.Fingerprint | None:
-    """The fingerprint of the data of a finished run as they are now; None if they are gone."""
+    """Returns the current fingerprint of the data of a finished run; None if they are gone."""
     if not (folder / workdir.DATA).exists():
         return None
     try:
@@ -98,17 +98,17 @@ def claimed(
 ) -> Iterator[None]:
     """Claims a work folder for this run: makes it, locks it, and writes config.json.
 
-    The first process does; the others wait for it.
+    The first process does this; the others wait for it.
 
     Args:
-      folder: not of a finished run.
+      folder: of the run, which must not be finished.
       config: of the run.
-      data: the fingerprint of its data; None: they are not compared.
-      overwrite: whether a run of another config, or of other data, in the folder is removed.
+      data: the fingerprint of its data; None: data are not compared.
+      overwrite: whether to remove a run of another config, or on other data, from the folder.
 
     Raises:
-      ConfigError: the folder is another run's.
-      WorkdirError: it is in use, or cannot be written.
+      ConfigError: the folder holds another run.
+      WorkdirError: the folder is in use, or cannot be written.
     """
     with contextlib.ExitStack() as held:
 
@@ -140,11 +140,11 @@ def claim(
     same_run(folder, config)
     same_data(folder, config, data)
     if _other_keys(folder, config):
-        workdir.empty(folder)  # of what has nothing to lose, so that nothing of it is counted
+        workdir.empty(folder)  # remains of another run without a checkpoint, which must not count
     with workdir.writing(folder):
         if more_epochs(folder, config):
             print(
-                f"{folder}: the run goes on, from {_read(folder)['train.epochs']:g} to "
+                f"{folder}: the run continues, from {_read(folder)['train.epochs']:g} to "
                 f"{config.train.epochs:g} epochs",
                 flush=True,
             )
@@ -156,7 +156,7 @@ def claim(
 
 
 def same_run(folder: pathlib.Path, config: ml_collections.ConfigDict) -> None:
-    """Checks that what a folder holds, if anything, is this run.
+    """Checks that a folder holds this run, or none.
 
     Raises:
       ConfigError: the folder holds a run of another config; names every key that differs.
@@ -165,7 +165,7 @@ def same_run(folder: pathlib.Path, config: ml_collections.ConfigDict) -> None:
     if found:
         raise ConfigError(
             f"workdir: {folder} holds a run of another config; choose another folder, give the "
-            "same config to resume, or start thanos_jax.main with --overwrite to begin anew:\n"
+            "same config to resume, or start thanos_jax.main with --overwrite to start again:\n"
             + "\n".join([*found, *_how_to_go_on(folder, config, found)])
         )
 
@@ -173,16 +173,16 @@ def same_run(folder: pathlib.Path, config: ml_collections.ConfigDict) -> None:
 def same_data(
     folder: pathlib.Path, config: ml_collections.ConfigDict, data: fingerprint.Fingerprint | None
 ) -> None:
-    """Checks that what a folder holds, if anything, is a run of these data.
+    """Checks that a folder holds a run on these data, or none.
 
     Raises:
-      ConfigError: they have changed since it began; names what.
+      ConfigError: the data have changed since the run began; names the changes.
     """
     found = data_changes(folder, config, data)
     if found:
         raise ConfigError(
             f"workdir: {folder} holds a run of other data; choose another folder, give the same "
-            "data to resume, or start thanos_jax.main with --overwrite to begin anew:\n"
+            "data to resume, or start thanos_jax.main with --overwrite to start again:\n"
             + "\n".join(f"  {line}" for line in found)
         )
 
@@ -190,15 +190,15 @@ def same_data(
 def data_changes(
     folder: pathlib.Path, config: ml_collections.ConfigDict, data: fingerprint.Fingerprint | None
 ) -> list[str]:
-    """Returns a line for each thing that the data of the run in a folder have otherwise.
+    """Returns a line for each difference between data and the data of the run in a folder.
 
-    A folder that has nothing to lose is free. Where damaged images are left out, files may change
-    in size: that is what damage does.
+    There are none in a folder without a checkpoint, findings or results. With data.on_damaged
+    "skip", files may change in size, as damaged files do.
 
     Args:
       folder: of the run.
       config: of the run.
-      data: the fingerprint of the data as they are now; None: they are not compared.
+      data: the fingerprint of the current data; None: data are not compared.
     """
     path = folder / workdir.DATA
     if data is None or not path.exists() or not _has_begun(folder):
@@ -208,26 +208,26 @@ def data_changes(
 
 
 def differences(folder: pathlib.Path, config: ml_collections.ConfigDict) -> list[str]:
-    """Returns a line for each key that the run in a folder has otherwise.
+    """Returns a line for each key in which a config differs from the run in a folder.
 
-    A folder without a checkpoint or results has nothing to lose and is free.
+    There are none in a folder without a checkpoint, findings or results.
     """
     return _other_keys(folder, config) if _has_begun(folder) else []
 
 
 def _has_begun(folder: pathlib.Path) -> bool:
     """Whether a folder holds a checkpoint, findings or results."""
-    # A run of several trainings has checkpoints in folders of their own.
+    # If a run has several trainings, each has its checkpoints in its own folder.
     trained = [*folder.glob("checkpoints/[0-9]*"), *folder.glob("*/checkpoints/[0-9]*")]
     made = any((folder / name).exists() for name in ("results.json", *workdir.FINDINGS))
     return made or bool(trained)
 
 
 def more_epochs(folder: pathlib.Path, config: ml_collections.ConfigDict) -> bool:
-    """Whether a config is that of the run in a folder with more epochs, and changes none before.
+    """Whether a config only adds epochs to the run in a folder, without changing earlier ones.
 
-    So it is where the learning rate begins anew at the old end (`train.restart_epochs`), or where
-    the schedule does not depend on the end. Only of a run with one training.
+    This holds if the learning rate restarts at the old end (`train.restart_epochs`), or if the
+    schedule does not depend on the end. It is possible only for a run with one training.
     """
     before, now = _read(folder), schema.flatten(_plain(config))
     every = before.keys() | now.keys()
@@ -237,7 +237,7 @@ def more_epochs(folder: pathlib.Path, config: ml_collections.ConfigDict) -> bool
     end, known = before["train.epochs"], before["train.restart_epochs"]
     restarts = now["train.restart_epochs"]
     added = restarts[len(known) :]
-    # A schedule that does not end must have come to its peak.
+    # A schedule without an end must have finished its warm-up.
     last = end - max(known, default=0)
     endless = now["train.schedule"] != "cosine" and last > now["train.warmup_epochs"]
     return (
@@ -251,7 +251,7 @@ def more_epochs(folder: pathlib.Path, config: ml_collections.ConfigDict) -> bool
 def _how_to_go_on(
     folder: pathlib.Path, config: ml_collections.ConfigDict, found: list[str]
 ) -> list[str]:
-    """A line on how a run goes on, where nothing but more epochs are asked for."""
+    """Returns a line on how to extend a run, if only the number of epochs has changed."""
     before = _read(folder)
     anew = config.copy_and_resolve_references()
     anew.train.restart_epochs = (*before["train.restart_epochs"], before["train.epochs"])
@@ -264,17 +264,17 @@ def _how_to_go_on(
 
 
 def _read(folder: pathlib.Path) -> dict[str, Any]:
-    """The flat config of the run in a folder; {} without one."""
+    """Returns the flat config of the run in a folder; {} without a run."""
     path = folder / "config.json"
     if not path.exists():
         return {}
-    # A key younger than the run had no effect then, as its default has none now.
+    # A key that is newer than the run had no effect then, as its default has none now.
     defaults = schema.flatten(_plain(schema.default()))
     return defaults | schema.flatten(json.loads(path.read_text(encoding="utf-8")))
 
 
 def _other_keys(folder: pathlib.Path, config: ml_collections.ConfigDict) -> list[str]:
-    """As `differences`, whether or not there is something to lose."""
+    """As `differences`, even if the folder has no checkpoint, findings or results."""
     before, now = _read(folder), schema.flatten(_plain(config))
     if not before or more_epochs(folder, config):
         return []
@@ -286,5 +286,5 @@ def _other_keys(folder: pathlib.Path, config: ml_collections.ConfigDict) -> list
 
 
 def _plain(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    # Through JSON, so that tuples compare with the lists they are read back as.
+    # Through JSON, which turns tuples into lists, as in configs that are read back.
     return json.loads(json.dumps(config.to_dict()))

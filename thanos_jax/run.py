@@ -1,4 +1,4 @@
-"""One run, from a config to results.json: checks it, loads its data, claims its folder."""
+"""One run, from a config to results.json: checks the config, loads data, claims the folder."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from thanos_jax.tasks import (
 )
 from thanos_jax.train import build
 
-# config.task -> its module; `thanos_jax.tasks` says what a task is.
+# config.task -> its module; `thanos_jax.tasks` describes the interface.
 TASKS: dict[str, Any] = {
     "transfer": transfer,
     "groups": groups,
@@ -51,30 +51,30 @@ def run(
 ) -> dict[str, Any]:
     """Trains, evaluates and reports; the same call on the same folder resumes.
 
-    SIGTERM or SIGINT end training with a checkpoint, and anything else at once. Of several
-    processes all make the same call, and the first writes; the folder is one that all see.
+    SIGTERM and SIGINT end training with a checkpoint, and anything else at once. With several
+    processes, all make the same call on a shared folder, and the first process writes.
 
     Args:
       config: all keys of `thanos_jax.config.FIELDS`.
       workdir: gets config.json, metrics.jsonl, checkpoints/, results.json and report.html; a task
-        of several trainings has a folder for each.
+        with several trainings has a folder for each.
       load: config.data -> data set; `thanos_jax.data.sources.load` if None.
-      overwrite: whether a folder that holds a run of another config or of other data is emptied of
-        that run's own files, once this one can start. The same run resumes all the same.
+      overwrite: whether to remove the files of a run of another config, or on other data, from the
+        folder once this run can start. The same run still resumes.
 
     Returns:
-      What results.json holds. A finished run is not run again.
+      The content of results.json. A finished run is not run again.
 
     Raises:
-      ConfigError: a config outside its schema, one that does not fit the data or the devices, or
-        another than the folder's, or other data than its run began with.
-      DatasetNotFound: the data are not there; says how to prepare them.
+      ConfigError: the config does not fit its schema, the data or the devices, or the folder holds
+        a run of another config or on other data.
+      DatasetNotFound: the data are missing; says how to prepare them.
       MissingDependencyError: a package that config.log or config.report.projection asks for is
         not installed.
       NonFiniteError: training diverged.
-      CheckpointError: a checkpoint could not be saved, or none of those there can be used.
-      WorkdirError: another run is in the folder, or it cannot be written.
-      Interrupted: the run was asked to stop, and has saved what it had.
+      CheckpointError: a checkpoint could not be saved, or no existing checkpoint can be used.
+      WorkdirError: another run is using the folder, or it cannot be written.
+      Interrupted: the run was asked to stop, and has saved its state.
     """
     with interruption.watch():
         folder = pathlib.Path(workdir).expanduser()
@@ -90,7 +90,7 @@ def _run(
     check(config)
     if (folder / "table.json").exists():
         raise ConfigError(
-            f"workdir: {folder} holds a comparison, of thanos_jax.compare; choose another folder"
+            f"workdir: {folder} holds a comparison by thanos_jax.compare; choose another folder"
         )
 
     def data() -> fingerprint.Fingerprint | None:
@@ -112,7 +112,7 @@ def _run(
     task = TASKS[config.task]
     asked = stages.Run(config, dataset, sharding.make_mesh(), folder, resumes=not other)
     prepared = task.prepare(asked)
-    # A folder is claimed only by a run that can start.
+    # The folder is claimed only after everything else has been checked.
     tracing.trace(prepared.first)
     _warn_of_collapse(prepared.first.training)
     with (
@@ -123,10 +123,10 @@ def _run(
 
 
 def check(config: ml_collections.ConfigDict) -> None:
-    """Checks a config against its schema, the devices and what is installed.
+    """Checks a config against its schema, the devices and installed packages.
 
     Raises:
-      ConfigError: it is outside its schema, or these devices cannot share a batch.
+      ConfigError: a value does not fit the schema, or a batch cannot be split over the devices.
       MissingDependencyError: a package that config.log or config.report.projection asks for is
         not installed.
     """
@@ -143,7 +143,7 @@ def check(config: ml_collections.ConfigDict) -> None:
 
 
 def _warn_of_collapse(training: build.Training) -> None:
-    """Says on stderr, once for all processes, if the classes of a training will hardly spread."""
+    """Warns on stderr, in the first process, if the classes of a training will hardly spread."""
     prediction = predicted_spread.predict(training.config, training.dataset)
     words = prediction and predicted_spread.warning(prediction)
     if words and agree.is_first():
@@ -154,10 +154,10 @@ def load_data(
     config: ml_collections.ConfigDict,
     load: Callable[[ml_collections.ConfigDict], sources.Dataset] = sources.load,
 ) -> sources.Dataset:
-    """Loads config.data, and says what there is.
+    """Loads config.data, and prints the sizes of its splits.
 
     Raises:
-      DataError: not all processes could read the same examples; or as `load`.
+      DataError: processes do not read the same examples; or as `load`.
     """
     started = time.perf_counter()
     dataset = load(config.data)
@@ -168,13 +168,13 @@ def load_data(
 
 
 def _every_split(dataset: sources.Dataset) -> dict[str, Any]:
-    """The splits by name, and images without labels if there are any."""
+    """Returns the splits by name, and images without labels if there are any."""
     unlabelled = dataset.unlabelled
     return {**dataset.splits, **({} if unlabelled is None else {"unlabelled": unlabelled})}
 
 
 def _require_same_data(dataset: sources.Dataset) -> None:
-    """Raises DataError, in every process, if not all could read the same examples."""
+    """Raises DataError, in every process, unless all processes read the same examples."""
     if jax.process_count() == 1:
         return
     splits = _every_split(dataset)

@@ -1,4 +1,4 @@
-"""The mesh, and how arrays lie on it: batches split over its one axis "data", states everywhere."""
+"""The device mesh and the placement of arrays: batches split over "data", states replicated."""
 
 from __future__ import annotations
 
@@ -18,24 +18,25 @@ def make_mesh() -> Mesh:
 
 
 def make_local_mesh() -> Mesh:
-    """Returns the mesh of this process's devices alone, for programs that it runs by itself."""
+    """Returns a mesh of this process's devices only, for programs that it runs by itself."""
     if jax.process_count() == 1:
         return make_mesh()
     return Mesh(np.array(ring(jax.local_devices())), ("data",), axis_types=(AxisType.Auto,))
 
 
 def ring(devices: Sequence[Any]) -> list[Any]:
-    """Orders devices so that each has the next as its neighbour, and the last the first.
+    """Orders devices in a ring, in which successive devices are neighbours.
 
     The contrastive loss passes blocks of a batch from device to device. On a TPU v5e slice of 64
-    chips or more, the compiler runs such a transfer beside computation only if it is one between
+    chips or more, the compiler overlaps such a transfer with computation only if it is between
     neighbouring chips.
 
     Args:
       devices: with `coords` if they form a grid.
 
     Returns:
-      A closed snake through a grid of two axes of more than one chip; anything else as it was.
+      A closed path through a grid with two axes of more than one chip, at least one of them even;
+      other devices in their given order.
     """
     places = {tuple(getattr(device, "coords", ())): device for device in devices}
     if len(places) < len(devices):  # no coordinates, or several cores to a chip
@@ -46,11 +47,11 @@ def ring(devices: Sequence[Any]) -> list[Any]:
     if len(long) != 2 or np.prod(sides) != len(devices):
         return list(devices)
     grid = np.array([places[corner] for corner in corners], object).reshape(long)
-    # The snake turns once for each row, which must be an even number of times.
+    # The path turns once for each row; it is closed only if the number of rows is even.
     grid = grid if len(grid) % 2 == 0 else grid.T
     if len(grid) % 2:
         return list(devices)
-    # Down the first column, and back through the rest of the rows, every other one reversed.
+    # Down the first column, and back up through the rest of the rows, alternately reversed.
     back = grid[::-1, 1:].copy()
     back[1::2] = back[1::2, ::-1]
     return [*grid[:, 0], *back.flat]
@@ -73,7 +74,7 @@ def shard(mesh: Mesh, batch: Any) -> Any:
     """
     placement = over_batch(mesh)
     if jax.process_count() == 1:
-        return jax.device_put(batch, placement)  # half the time of the general way
+        return jax.device_put(batch, placement)  # takes half the time of the general way
 
     def placed(local: np.ndarray) -> jax.Array:
         count = len(local) * mesh.size // len(mesh.local_devices)
@@ -88,9 +89,9 @@ def shard(mesh: Mesh, batch: Any) -> Any:
 
 
 def local_rows(mesh: Mesh, count: int) -> np.ndarray:
-    """Returns the rows of a batch that lie on this process's devices, rising.
+    """Returns the rows of a batch that lie on this process's devices, ascending.
 
-    They need not be next to each other: the order of the mesh is that of the wires.
+    They need not be contiguous, because the mesh orders devices by their connections.
 
     Args:
       mesh: from `make_mesh`.
@@ -102,7 +103,7 @@ def local_rows(mesh: Mesh, count: int) -> np.ndarray:
 
 
 def put(tree: Any, placement: NamedSharding) -> Any:
-    """Puts a pytree of arrays, the same in every process, on the devices of a placement."""
+    """Puts a pytree of arrays, equal in every process, on devices by a placement."""
     if jax.process_count() == 1:
         return jax.device_put(tree, placement)
 
@@ -114,21 +115,21 @@ def put(tree: Any, placement: NamedSharding) -> Any:
 
 
 def replicate(mesh: Mesh, tree: Any) -> Any:
-    """Puts a pytree of arrays, the same in every process, on every device."""
+    """Puts a pytree of arrays, equal in every process, on every device."""
     return put(tree, NamedSharding(mesh, P()))
 
 
 def on_this_process(tree: Any) -> Any:
-    """Returns a replicated pytree as this process has it, for programs that it runs alone."""
+    """Returns this process's copy of a replicated pytree, for programs that it runs by itself."""
     if jax.process_count() == 1:
         return tree
     return jax.tree.map(lambda array: array.addressable_data(0), tree)
 
 
 class LocalRows:
-    """A split of which each batch that is read has this process's rows only.
+    """A split that reads only this process's rows of a batch.
 
-    A list of a whole batch is then the same in any number of processes.
+    Callers pass the indices of the whole batch, for any number of processes.
     """
 
     def __init__(self, split: Any, mesh: Mesh) -> None:

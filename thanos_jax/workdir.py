@@ -1,4 +1,4 @@
-"""The folder of a run: one run at a time, and words for what keeps it from being written."""
+"""The folder of a run: file names, locking, atomic writes, and removal of a run's files."""
 
 from __future__ import annotations
 
@@ -21,59 +21,59 @@ import numpy as np
 from thanos_jax.errors import UserError
 
 LOCK = "lock"
-# The trainings of a run that has several, each in a folder of its own, as patterns.
+# Folders of the trainings of a run with several, as patterns.
 TRAININGS = (
     *("representation", "identification", "sample_[0-9]", "sample_[0-9][0-9]"),
     "classifier",
 )
-# What they find out, each a file of arrays.
+# Per-image results of the tasks, each a file of arrays.
 FINDINGS = ("groups.npz", "labels.npz", "coreset.npz")
-# Of a training on the way: which training images were right at each evaluation.
+# Which training images were classified correctly at each evaluation of a training.
 CORRECT = "correct.npz"
-# What the model of a training is: names, shapes, preprocessing.
+# Description of a training's model: names, shapes, preprocessing.
 MODEL = "model.json"
 _RECORDS = ("metrics.jsonl", "unlogged.json", "nonfinite.json", MODEL, CORRECT)
-# What the data of a run are known again by.
+# Fingerprint of the data of a run.
 DATA = "data.json"
-# What was found, for people: a row for each image.
+# Per-image results as a table for people: a row for each image.
 TABLE = "findings.csv"
-# Outputs of the run's model on each split, where report.keep_embeddings asks for them.
+# Outputs of the run's model on each split, if report.keep_embeddings is set.
 EMBEDDINGS = tuple(f"embeddings_{split}.npz" for split in ("train", "validation", "test"))
-# What the report is made of besides, so that it can be made again without the data.
+# Content of the report, so that it can be made again without the data.
 MAP, PICTURES = "map.npz", "pictures.json"
-# What logging took of a run's time.
+# The time that logging took.
 LOG = "log.json"
 _REPORTS = (
     *("geometry.json", "neighbours.html", "report.html", DATA, TABLE, MAP, PICTURES, LOG),
     *EMBEDDINGS,
 )
-# Folders of what a run is watched by: event files, wandb's own files, profiler traces. Others may
-# have something in folders of these names, so that a run's own files are known by more.
+# Folders of live logs: event files, wandb's own files, profiler traces. Folders of these names may
+# also hold files of others, so a run's own files are identified by more than the folder.
 TENSORBOARD, WANDB, PROFILE = "tensorboard", "wandb", "profile"
-EVENTS = ".thanos_jax"  # with which the name of an event file ends
+EVENTS = ".thanos_jax"  # suffix of an event file
 PROJECTOR, PROJECTOR_CONFIG = "projector", "projector_config.pbtxt"
 PROJECTOR_FILES = ("tensors.tsv", "metadata.tsv", "sprite.png")
 WANDB_STATE = "wandb.json"
 _TRACES = pathlib.Path("plugins", "profile")  # where jax's profiler puts them
-# By these a folder is known to hold a run: they go last.
+# Files that identify the folder of a run: they are removed last.
 _MARKS = ("results.json", "config.json")
 _CHECKPOINT = re.compile(r"\d+(\.tmp|\.damaged)?")
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 class WorkdirError(UserError):
-    """A workdir that another run uses, or that cannot be written."""
+    """The workdir is used by another run, or cannot be written."""
 
 
 @contextlib.contextmanager
 def locked(folder: pathlib.Path) -> Iterator[None]:
-    """Keeps other runs, of any process or machine, out of a folder.
+    """Locks a folder against other runs, in any process or on any machine.
 
-    The system gives the lock up when the process ends, however it ends: a lock file left behind
-    keeps nobody out.
+    The system releases the lock when the process ends, however it ends: a lock file that is left
+    behind locks nothing.
 
     Raises:
-      WorkdirError: another run is in the folder, or it cannot be written.
+      WorkdirError: another run is using the folder, or it cannot be written.
     """
     descriptor = _lock(folder, create=True)
     try:
@@ -84,13 +84,13 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
         yield
     finally:
         if descriptor is not None:
-            # While it is locked: nobody can have locked what is removed; see `_lock`.
+            # Removed while it is locked, so that nobody else can have locked it; see `_lock`.
             (folder / LOCK).unlink(missing_ok=True)
             os.close(descriptor)
 
 
 def require_free(folder: pathlib.Path) -> None:
-    """Raises WorkdirError if another run is in the folder, early; leaves no trace."""
+    """Raises WorkdirError if another run is using the folder; leaves no trace."""
     if (folder / LOCK).exists():
         descriptor = _lock(folder, create=False)
         if descriptor is not None:
@@ -99,35 +99,35 @@ def require_free(folder: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def writing(folder: pathlib.Path) -> Iterator[None]:
-    """Turns the system's words on a full disk or a missing permission into a WorkdirError."""
+    """Turns an OSError, such as a full disk or a missing permission, into a WorkdirError."""
     try:
         yield
     except OSError as error:
         raise WorkdirError(
             f"workdir: {error.filename or folder} cannot be written: "
-            f"{error.strerror or error}. Mend that, or choose another folder; the same command "
-            "goes on from the last checkpoint."
+            f"{error.strerror or error}. Fix that, or choose another folder; the same command "
+            "resumes from the last checkpoint."
         ) from error
 
 
 def require_listed(name: str, names: Sequence[str]) -> None:
-    """Raises ValueError for a folder or file of a run that `empty` would leave behind."""
+    """Raises ValueError for a name that is not listed here, which `empty` would not remove."""
     if not any(fnmatch.fnmatch(name, pattern) for pattern in names):
         raise ValueError(f"name: expected one that thanos_jax.workdir lists, {names}, got {name!r}")
 
 
 def trainings(folder: pathlib.Path) -> list[str]:
-    """Returns the names of the trainings that a run of several has begun, in their order."""
+    """Returns the names of the trainings that a run with several has begun, in their order."""
     return [path.name for name in TRAININGS for path in sorted(folder.glob(name)) if path.is_dir()]
 
 
 def empty(folder: pathlib.Path) -> None:
-    """Removes what a run has written to its folder, and nothing else that lies there.
+    """Removes the files that a run has written to its folder, and no others.
 
-    Emptying that was interrupted leaves a folder that still holds that run, or none.
+    If it is interrupted, the folder still counts as that run's, or as empty.
 
     Raises:
-      WorkdirError: something cannot be removed.
+      WorkdirError: a file cannot be removed.
     """
     with writing(folder):
         for training in (*(folder / name for name in trainings(folder)), folder):
@@ -148,7 +148,7 @@ def empty(folder: pathlib.Path) -> None:
 
 
 def reopen(folder: pathlib.Path) -> None:
-    """Removes what a finished run has found in the end, so that it is one that goes on."""
+    """Removes the final results and reports of a finished run, so that it can continue."""
     _remove_files(folder, ("results.json", *_REPORTS))
 
 
@@ -164,7 +164,7 @@ def _remove_folder(folder: pathlib.Path) -> None:
 
 
 def _remove_events(folder: pathlib.Path) -> None:
-    """Removes what `thanos_jax.live.tensorboard` has written."""
+    """Removes the files that `thanos_jax.live.tensorboard` has written."""
     for path in list(folder.rglob(f"events.*{EVENTS}")):
         path.unlink()
         if path.parent != folder:
@@ -176,7 +176,7 @@ def _remove_events(folder: pathlib.Path) -> None:
 
 
 def _remove_wandb(folder: pathlib.Path) -> None:
-    """Removes the files of the run that wandb.json names, and links that then lead nowhere."""
+    """Removes the files of the run that wandb.json names, and links that are then broken."""
     try:
         identity = json.loads((folder / WANDB_STATE).read_text(encoding="utf-8"))["id"]
     except (OSError, ValueError, KeyError):
@@ -190,13 +190,13 @@ def _remove_wandb(folder: pathlib.Path) -> None:
 
 
 def _remove_if_empty(folder: pathlib.Path) -> None:
-    # It stays if there is something of the user's in it, or if it is a link to elsewhere.
+    # It stays if it holds files of the user, or if it is a link.
     with contextlib.suppress(OSError):
         folder.rmdir()
 
 
 def _lock(folder: pathlib.Path, *, create: bool) -> int | None:
-    """Returns the locked file; None where files cannot be locked, or there is none to lock."""
+    """Returns the descriptor of the locked file; None if it cannot be locked or does not exist."""
     try:
         import fcntl
     except ImportError:  # not on Windows
@@ -211,7 +211,7 @@ def _lock(folder: pathlib.Path, *, create: bool) -> int | None:
             return None
         except OSError as error:
             raise WorkdirError(
-                f"workdir: {path} cannot be written: {error.strerror}. Mend that, or choose "
+                f"workdir: {path} cannot be written: {error.strerror}. Fix that, or choose "
                 "another folder."
             ) from error
         try:
@@ -220,7 +220,7 @@ def _lock(folder: pathlib.Path, *, create: bool) -> int | None:
             holder = os.read(descriptor, 300).decode(errors="replace").strip()
             os.close(descriptor)
             raise WorkdirError(
-                f"workdir: {folder} is in use by another run, {holder or 'of unknown process'}; "
+                f"workdir: {folder} is in use by another run, {holder or 'of an unknown process'}; "
                 "wait for it, stop it, or choose another folder"
             ) from None
         except OSError as error:
@@ -228,8 +228,8 @@ def _lock(folder: pathlib.Path, *, create: bool) -> int | None:
             if error.errno not in _NO_LOCKS:
                 raise
             print(
-                f"WARNING: {folder} lies on a file system without locks; nothing keeps a second "
-                "run out of it",
+                f"WARNING: {folder} is on a file system without locks; a second run in it would "
+                "not be noticed",
                 file=sys.stderr,
                 flush=True,
             )
@@ -242,7 +242,7 @@ def _lock(folder: pathlib.Path, *, create: bool) -> int | None:
 
 
 def write_arrays(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> None:
-    """Writes an .npz without pickles that is there whole or not at all.
+    """Writes an .npz without pickles, atomically.
 
     Args:
       path: of the file.
@@ -256,7 +256,7 @@ def write_arrays(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> Non
 
 
 def write_atomically(path: str | os.PathLike[str], text: str) -> None:
-    """Writes a text file that is there whole or not at all."""
+    """Writes a text file atomically: readers see the old file or the whole new one."""
     path = pathlib.Path(path)
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(text, encoding="utf-8")

@@ -1,9 +1,9 @@
-"""Docstrings as this project writes them, made ready for Sphinx.
+"""Converts this project's docstrings to reStructuredText for Sphinx.
 
-They are written to be read in an editor, without marks of reStructuredText:
+The docstrings are written to be read in an editor, without reStructuredText markup:
 
-- formulas and tables are lines that are indented further than their paragraph, shown as they stand;
-- what is returned may hold a colon, before which there need not be a type;
+- formulas and tables are indented further than their paragraph, and shown verbatim;
+- a colon in "Returns" does not separate a type;
 - |x| is a length;
 - docs/NAME.md is a page.
 """
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 DOCS = pathlib.Path(__file__).parents[1]
 _PAGE = re.compile(r"(?<![\w/])docs/(\w+)\.md")
 _SECTION = re.compile(r"(Args|Attributes|Example|Raises|References|Returns|Yields):$")
-# Sections whose entries are "name: meaning", with what follows on a line of its own indented.
+# Sections with entries "name: meaning"; further lines of an entry are indented.
 _OF_ENTRIES = ("Args", "Attributes", "Raises")
-# What napoleon would divide at the first colon.
+# Sections that napoleon would split at the first colon.
 _FIELDS = {"Returns": ":returns:", "Yields": ":yields:"}
 
 
 def linked(text: str, form: str) -> str:
-    """Returns the text with each docs/NAME.md that exists written as `form` of NAME."""
+    """Replaces each existing docs/NAME.md in a text by `form` with NAME."""
 
     def replaced(match: re.Match[str]) -> str:
         name = match[1]
@@ -38,7 +38,7 @@ def linked(text: str, form: str) -> str:
 
 
 def marked(lines: Sequence[str]) -> Iterator[str]:
-    """Yields the lines of a docstring in reStructuredText, with the sections of Google's style."""
+    """Converts the lines of a docstring to reStructuredText with sections in Google's style."""
     section, margin, literal, in_list = "", 0, False, False
     for number, line in enumerate(lines):
         indent, text = len(line) - len(line.lstrip()), line.strip()
@@ -79,7 +79,7 @@ def skip(app: Sphinx, what: str, name: str, found: Any, skipped: bool, options: 
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Hears of every docstring, before sphinx.ext.napoleon does."""
+    """Registers the conversion, which runs before sphinx.ext.napoleon."""
     app.connect("autodoc-process-docstring", process, priority=400)
     app.connect("autodoc-skip-member", skip)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,4 +1,4 @@
-"""Formulas as MathML, which browsers show themselves: MathJax would be fetched from elsewhere."""
+"""Writes formulas as MathML, which browsers display; MathJax would have to be downloaded."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from sphinx.writers.html5 import HTML5Translator
 
 
 def inline(translator: HTML5Translator, node: nodes.math) -> None:
-    """Writes a formula within a line."""
+    """Writes an inline formula."""
     translator.body.append(convert(node.astext()))
     raise nodes.SkipNode
 
 
 def block(translator: HTML5Translator, node: nodes.math_block) -> None:
-    """Writes a formula of its own; a page scrolls one that is too wide."""
+    """Writes a displayed formula; a page scrolls a formula that is too wide."""
     formula = convert(node.astext(), display="block")
     translator.body.append(f'<div class="formula">{formula}</div>\n')
     raise nodes.SkipNode

@@ -1,8 +1,8 @@
-"""Links from a page to files of the repository outside docs/, which work on GitHub, work here too.
+"""Makes links to files of the repository outside docs/ work on the site as on GitHub.
 
 `[mesh.py](../examples/mesh.py)` leads to a page of the site that shows the file, and
-`[examples](../examples)` to one that lists the folder. Both are made when the site is written, as
-Sphinx makes the pages of `sphinx.ext.viewcode`. The README is the site's first page.
+`[examples](../examples)` to a page that lists the folder. These pages are made when the site is
+written, like the pages of `sphinx.ext.viewcode`. The README is the site's first page.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 
 class RepositoryFiles(SphinxTransform):
-    """Turns links to what lies outside docs/ into links to the pages that `pages` makes."""
+    """Turns links to files and folders outside docs/ into links to the pages of `pages`."""
 
     default_priority = 10  # while a page is read: before Sphinx looks for files to download
 
@@ -48,8 +48,8 @@ class RepositoryFiles(SphinxTransform):
             link.replace_self(new)
 
     def _leads_to(self, path: pathlib.Path) -> pathlib.Path | None:
-        """Returns what a link leads to if it is of the repository and outside docs/, else None."""
-        # A link to what could be a page, a README.md or a script, has lost its suffix here.
+        """Returns the target of a link if it is in the repository and outside docs/, else None."""
+        # Links to possible pages, such as README.md or a script, have lost their suffix here.
         for suffix in ("", *self.config.source_suffix):
             target = pathlib.Path(f"{path.resolve()}{suffix}")
             if target.exists() and target.is_relative_to(ROOT):
@@ -67,7 +67,7 @@ def page_of(name: str) -> str:
 
 
 def pages(app: Sphinx) -> Iterator[tuple[str, dict[str, Any], str]]:
-    """Yields a page for every file and folder that some page links to, and for files of folders."""
+    """Yields a page for every file and folder that pages link to, and for files in the folders."""
     metadata = app.env.metadata.values()
     left = sorted({name for page in metadata for name in page.get("repository_files", ())})
     done: set[str] = set()

@@ -1,14 +1,14 @@
-"""Tables made from the package when the site is built, so that they cannot fall behind it.
+"""Directives that make tables from the package when the site is built, so they stay up to date.
 
     ```{config-keys}
     ```
 
-is a table of every config key, with its default, its meaning and what it may be;
+makes tables of all config keys, with their defaults, meanings and allowed values;
 
     ```{commands}
     ```
 
-is every command with what its `--help` begins with.
+lists all commands with the beginning of their `--help`.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ PAGE = "[{0}](/{0}.md)"
 
 
 class _Written(SphinxDirective, abc.ABC):
-    """A directive that stands for lines of Markdown."""
+    """A directive that is replaced by lines of Markdown."""
 
     @abc.abstractmethod
     def lines(self) -> Iterable[str]:
         """Yields the lines."""
 
     def run(self) -> list[nodes.Node]:
-        """Parses the lines where the directive stands."""
+        """Parses the lines in place of the directive."""
         found = StringList(list(self.lines()), source=self.env.docname)
         return self.parse_text_to_nodes("\n".join(found), allow_section_headings=True)
 
@@ -76,7 +76,7 @@ def _escaped(text: str) -> str:
 
 
 def _docstring(module: str) -> str:
-    """Returns the docstring of a command, unimported: two commands define the same flags."""
+    """Returns the docstring of a command without importing it: commands define the same flags."""
     path = pathlib.Path(thanos_jax.__file__).parents[1].joinpath(*module.split("."))
     origin = path / "__main__.py" if path.is_dir() else path.with_suffix(".py")
     return ast.get_docstring(ast.parse(origin.read_text(encoding="utf-8"))) or ""

@@ -51,12 +51,12 @@ COARSE = np.arange(64) % 2
 
 
 def spread_within_classes(points):
-    """W of embeddings, whose length does not matter."""
+    """Returns W of embeddings, which `geometry` normalizes."""
     return geometry(np.asarray(points), COARSE, COARSE)["within_class_spread"]
 
 
 def descended(loss, steps=2000):
-    """Embeddings after gradient descent on the loss, from a random start."""
+    """Returns embeddings after gradient descent on the loss from a random start."""
     points = jax.random.normal(jax.random.key(0), (64, 96))
     optimizer = optax.adam(0.02)
 
@@ -75,9 +75,9 @@ collapsed = jax.jit(lambda: descended(losses.supcon))()
 print(f"SupCon: W = {spread_within_classes(collapsed):.3f}")
 
 # %% [markdown]
-# SupCon is smallest where a class is a point. The spread loss is SupCon, of weight 1 - alpha, and
-# a term of weight alpha that pushes the images of a class apart. How far they go at its minimum
-# can be calculated without any training, and descent arrives there:
+# SupCon is smallest where each class is a point. The spread loss is the sum of SupCon, with weight
+# 1 - alpha, and a term with weight alpha that pushes the images of a class apart. Their spread at
+# the minimum can be calculated without any training, and descent arrives at the same value:
 
 # %%
 ALPHAS = (0.05, 0.1, 0.3, 0.5, 0.7)
@@ -116,7 +116,7 @@ for method in METHODS:
     results[method] = run(digits.get_config(method), RUNS / method)
 
 # %% [markdown]
-# The same command again would find finished runs and do nothing. What came of them on the test
+# Running the cell again would find finished runs and do nothing. These are the results on the test
 # images:
 
 # %%
@@ -131,15 +131,15 @@ for name, value in ROWS.items():
     print(f"{name:38}" + "".join(f"{value(results[method]):8.3f}" for method in METHODS))
 
 # %% [markdown]
-# Both know the coarse label about equally well. A linear classifier reads the digit off the
-# embedding of Thanos more accurately, and the worst digit most of all. SupCon's W is not exactly 0:
-# the encoder has not seen the test images, and training ends before the minimum.
+# Both predict the coarse label about equally well. A linear classifier predicts the digit more
+# accurately from the embedding of Thanos, and the gain is largest for the worst digit. SupCon's W
+# is not exactly 0: the encoder has not seen the test images, and training ends before the minimum.
 #
 # ## Look at it
 #
-# The test images as both embed them, at one scale. Point at a dot to see its image; click it to
-# see its nearest neighbours in both maps; draw around a region to list it; colour by what you
-# like.
+# Here are the test images in both embeddings, at one scale. Point at a dot to see its image; click
+# it to see its nearest neighbours in both maps; draw around a region to list its images; choose
+# what to colour by.
 
 
 # %%
@@ -148,7 +148,7 @@ class Page(str):
 
     def _repr_html_(self):
         style = "width: 100%; height: 62rem; border: 1px solid #8884; zoom: 0.8"
-        source = html.escape(self)  # the page itself: no other file is needed
+        source = html.escape(self)  # the whole page, so that no other file is needed
         return f'<iframe title="Maps" style="{style}" srcdoc="{source}"></iframe>'
 
 

@@ -54,7 +54,7 @@ def test_more_epochs_go_on_with_the_flag_that_is_named(runs, tmp_path, capsys):
     schema.check(config)
     assert resume.standing(tmp_path, config) == (False, None)
     resume.claim(tmp_path, config)
-    assert "the run goes on, from 5 to 10 epochs" in capsys.readouterr().out
+    assert "the run continues, from 5 to 10 epochs" in capsys.readouterr().out
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoints", "config.json"]
     assert (tmp_path / "checkpoints" / "40").exists()
     assert resume.standing(tmp_path, config) == (False, None)

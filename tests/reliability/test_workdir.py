@@ -78,7 +78,7 @@ def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch, capsys):
 
 def test_a_full_disk(tmp_path):
     with (
-        pytest.raises(workdir.WorkdirError, match=r"No space left on device.*Mend that"),
+        pytest.raises(workdir.WorkdirError, match=r"No space left on device.*Fix that"),
         workdir.writing(tmp_path),
         open("/dev/full", "w", encoding="utf-8") as file,
     ):
@@ -160,7 +160,7 @@ def test_a_run_of_another_config_is_overwritten_only_when_asked(runs, tmp_path, 
     paths = finished_otherwise(tmp_path, config)
     notes = tmp_path / "notes.txt"
     notes.write_text("mine", encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"(?s)--overwrite to begin anew:.*seed: 1 there"):
+    with pytest.raises(ConfigError, match=r"(?s)--overwrite to start again:.*seed: 1 there"):
         run_module.run(config, tmp_path)
     with workdir.locked(tmp_path), pytest.raises(workdir.WorkdirError, match="in use by another"):
         run_module.run(config, tmp_path, overwrite=True)

@@ -43,7 +43,7 @@ def test_cards_show_their_images_in_order(channels):
     assert text.count("\u202e") == 4
     bare = re.sub(r"<bdi>.*?</bdi>|alt=\"[^\"]*\"|<span>[^<]*</span>", "", text)
     assert "\u202e" not in bare
-    with pytest.raises(ValueError, match="cards: expected 3, one an image, got 2"):
+    with pytest.raises(ValueError, match="cards: expected 3, one for each image, got 2"):
         cards.html(images, made[:2])
 
 

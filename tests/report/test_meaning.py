@@ -35,7 +35,7 @@ def test_the_gauge_stands_where_the_index_is():
     assert text.count("<i") == 1
     assert 'style="left:25.0%"' in text
     assert 'aria-label="collapse index 0.25; 0: collapsed, 1: class means coincide"' in text
-    assert "for 75.0 % of the images, where an embedding whose classes are points" in text
+    assert "for 75.0 % of the images; an embedding whose classes are points" in text
     assert "allows 20.0 %" in text
     text = meaning.collapse(results(0.25, spread={"predicted_within_class_spread": 0.5}))
     assert 'class="predicted" style="left:50.0%"' in text

@@ -350,10 +350,10 @@ def without(dataset, coarse, stay):
         (
             {"method": "forgetting", "epochs": 1.0},
             {"max_steps": 0, "evaluate_every_epochs": 1.0},
-            r"evaluate_every_epochs: expected two .* 11 steps .*'forgetting'.*every 1 epochs$",
+            r"_epochs: expected at least two evalu.* 11 steps .*'forgetting'.*every 1 epochs$",
         ),
-        ({"fraction": 0.0005}, {}, r"coreset: fraction: expected one that leaves something of 685"),
-        ({"fraction": 0.0015}, {}, r"coreset: fraction: .* leaves none of the 3 images of class 1"),
+        ({"fraction": 0.0005}, {}, r"coreset: fraction: expected one that keeps some of the 685"),
+        ({"fraction": 0.0015}, {}, r"coreset: fraction: .* keeps none of the 3 images of class 1"),
     ],
     ids=["odd", "herding", "once", "nothing", "class"],
 )
@@ -379,7 +379,7 @@ def test_data_that_cannot_be_used_are_refused_likewise(tmp_path, monkeypatch):
     def one_class(data):
         return sources.load(data)._replace(coarse_names=("all",))
 
-    with pytest.raises(ConfigError, match=r"two classes at least .*'coreset', got 1 in digits"):
+    with pytest.raises(ConfigError, match=r"at least two classes .*'coreset', got 1 in digits"):
         run_module.run(small(), tmp_path / "run", load=one_class)
 
     def on_disk(data):
@@ -398,7 +398,7 @@ def test_scores_that_leave_nothing_of_a_class_say_so():
     config = small(balanced=False, fraction=0.5)
     classes = np.repeat([0, 1], 4)
     scores = np.arange(8.0)
-    with pytest.raises(ConfigError, match=r"0\.5 .* common_strata leaves none of class 0"):
+    with pytest.raises(ConfigError, match=r"0\.5, which keeps none of class 0 .* common_strata"):
         task._choose(config, classes, scores=scores)
     config.coreset.fraction = 0.75
     assert task._choose(config, classes, scores=scores).stays.tolist() == [False] * 2 + [True] * 6

@@ -231,7 +231,7 @@ def test_what_cannot_be_run_is_refused_before_anything_is_written(tmp_path):
     def load(data):
         return sources.load(data)._replace(coarse_names=("all",))
 
-    with pytest.raises(ConfigError, match=r"two classes at least .*'groups', got 1 in digits"):
+    with pytest.raises(ConfigError, match=r"at least two classes .*'groups', got 1 in digits"):
         run_module.run(small(), tmp_path / "run", load=load)
     assert not (tmp_path / "run").exists()
 

@@ -135,8 +135,8 @@ def test_nothing_is_predicted_and_nothing_said(config, sizes, capsys):
     [
         (config_of("supcon"), "whose minimum is collapse.", "method spread with alpha"),
         (config_of("supcon_cauto"), "whose minimum is collapse.", "method thanos with alpha"),
-        (config_of("thanos", alpha=0.01), "at alpha 0.0351 and below.", "spreads them: alpha"),
-        (config_of("joint", beta=0.98), "at beta 0.964 and above.", "spreads them: beta"),
+        (config_of("thanos", alpha=0.01), "at alpha 0.0351 and below.", "spread them: alpha"),
+        (config_of("joint", beta=0.98), "at beta 0.964 and above.", "spread them: beta"),
         (config_of(each=1, batch_size=2), "at any alpha.", "train.images_per_class 2 or more."),
     ],
 )
@@ -166,7 +166,7 @@ def test_both_losses_of_islam_et_al_are_the_joint_loss():
     both = predict(config_of("supcon_info_nce", beta=0.9), dataset)
     joint = predict(config_of("joint", beta=0.5), dataset)
     assert both.setting == joint.setting
-    assert "What spreads them: method joint with beta" in predicted_spread.warning(both)
+    assert "To spread them: method joint with beta" in predicted_spread.warning(both)
 
 
 def test_results_have_the_measured_spread_beside_what_is_predicted():

@@ -179,7 +179,7 @@ def test_damaged_images_are_named_and_refused_or_left_out(model, damaged, tmp_pa
     for path in damaged.glob("*.PNG"):
         path.unlink()
     source = images.open_source(str(damaged), model.rule)
-    with pytest.raises(DataError, match="expected images of which some can be read, got none"):
+    with pytest.raises(DataError, match="expected at least one image that can be read, got none"):
         embeddings.to_file(model, source, tmp_path / "b.npz", SETTINGS._replace(on_damaged="skip"))
 
 

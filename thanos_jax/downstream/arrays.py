@@ -1,4 +1,4 @@
-"""Checks of embeddings and of the labels that come with them, and their lengths made 1."""
+"""Validates embeddings and labels, and scales embeddings to unit length."""
 
 from __future__ import annotations
 
@@ -54,10 +54,10 @@ def check_embeddings(embeddings: Any, what: str, *, least: int = 1) -> np.ndarra
 
 
 def check_on_devices(embeddings: Any, what: str, *, least: int = 1) -> Rows:
-    """Returns embeddings as float32 [n, d]: rows split over devices stay there, others come here.
+    """Returns embeddings as float32 [n, d], on the devices that hold them or in host memory.
 
-    Arguments and errors as `check_embeddings`; `Placed` is taken too. Rows on devices are named by
-    no number.
+    Rows that are split over devices stay there; other arrays become NumPy arrays. Arguments and
+    errors as `check_embeddings`, but an error about rows on devices does not name the row.
     """
     if isinstance(embeddings, Placed):
         dtype = embeddings.rows.dtype
@@ -89,9 +89,10 @@ def check_labelled(
     least: int = 1,
     on_devices: bool = False,
 ) -> tuple[Any, np.ndarray]:
-    """Returns embeddings and labels, checked; their names in messages begin with `prefix`.
+    """Checks embeddings [n, d] and labels [n], and returns both.
 
-    With on_devices, embeddings that are split over devices stay there.
+    Their names in messages begin with `prefix`. With on_devices, embeddings that are split over
+    devices stay there. Errors as `check_embeddings` and `check_labels`.
     """
     what = f"{prefix}embeddings"
     check = check_on_devices if on_devices else check_embeddings
@@ -103,7 +104,7 @@ def check_labelled(
 def check_strata(
     embeddings: Any, fine: Any, coarse: Any, *, least: int = 1
 ) -> tuple[Rows, np.ndarray, np.ndarray]:
-    """Returns embeddings, of `least` rows at least, and their fine and coarse labels, checked.
+    """Checks embeddings [n, d] with n >= `least`, fine and coarse labels [n]; returns all three.
 
     Embeddings that are split over devices stay there.
     """
@@ -117,7 +118,7 @@ def check_strata(
 
 
 def check_width(embeddings: Rows, width: int, what: str) -> None:
-    """Raises ValueError where embeddings [n, d] are not of the width of training."""
+    """Raises ValueError unless embeddings [n, d] have the width of the training embeddings."""
     if embeddings.shape[1] != width:
         raise ValueError(
             f"{what}: expected width {width} as in training, got shape {embeddings.shape}"

@@ -1,4 +1,4 @@
-"""Labels judged by models and neighbours that did not use them."""
+"""Finds wrong labels with classifiers and neighbours that were not trained on them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from thanos_jax.downstream import search
 from thanos_jax.downstream.arrays import check_labelled
 from thanos_jax.permutations import AUDIT_FOLDS, permutation
 
-_VOTES = 2**20  # numbers of votes held at a time
+_VOTES = 2**20  # votes held in memory at a time
 
 
 class Judgement(NamedTuple):
-    """What is thought of each of n labels.
+    """Suspicion and suggested label for each of n labels.
 
     Attributes:
       suspicion: float64 [n], from 0 to 1; above 1/2 where another class is likelier.
@@ -27,15 +27,17 @@ class Judgement(NamedTuple):
 
 
 def folds(labels: Any, count: int, *, seed: int = 0) -> np.ndarray:
-    """Divides examples into parts of equal size, and so those of each class, but for one.
+    """Splits examples at random into stratified folds of equal size.
+
+    Sizes of folds differ by at most one example, and so do the sizes of each class in them.
 
     Args:
       labels: integer [n], none negative.
-      count: number of parts, at least 2.
-      seed: the draw, in [0, 2**64).
+      count: number of folds, at least 2.
+      seed: of the draw, in [0, 2**64).
 
     Returns:
-      int64 [n], 0 to count - 1.
+      int64 [n], the fold of each example, 0 to count - 1.
 
     Raises:
       TypeError: labels are not integers.
@@ -45,7 +47,7 @@ def folds(labels: Any, count: int, *, seed: int = 0) -> np.ndarray:
     check_seed(seed)
     labels = check_labels(labels, "labels", num_classes=2**31 - 1, least=1)
     order = permutation(seed, AUDIT_FOLDS, len(labels))
-    # Class by class, each in the order of the draw, dealt out in turn.
+    # Sorted by class and in random order within a class, examples are dealt to folds in turn.
     dealt = order[np.argsort(labels[order], kind="stable")]
     part = np.empty(len(labels), np.int64)
     part[dealt] = np.arange(len(labels)) % count
@@ -61,24 +63,24 @@ def judge(
     *,
     k: int = 20,
 ) -> Judgement:
-    """Judges labels by embeddings and a classifier that were made without them.
+    """Scores how likely each label is wrong, with a model that was not trained on it.
 
-    The vote for a class is the mean of two shares: the class's among the k nearest known
-    embeddings, by cosine, and the classifier's probability. With o the vote for the label and r
-    that for the strongest other class, suspicion is r / (o + r). A label of a class of which
-    nothing is known cannot be judged: its suspicion is 1/2, and it is kept.
+    The vote for a class is the mean of two numbers: its share among the k nearest known embeddings
+    by cosine, and the classifier's probability. With o the vote for the given label and r the
+    largest vote for another class, suspicion is r / (o + r). If no known example has the label,
+    it cannot be judged: its suspicion is 1/2, and it is kept.
 
     Args:
-      embeddings: floating point [n, d], of the examples whose labels are judged; on devices or
-        not, as `known`, and every process that shares them makes this call.
+      embeddings: floating point [n, d], of the examples whose labels are judged. A jax array whose
+        rows are split over devices stays there, and every process of the job makes this call.
       labels: integer [n], 0 to classes - 1, the labels that are judged.
-      probabilities: floating point [n, classes], of a classifier that has not seen them.
-      known: floating point [m, d], other examples, by the same encoder.
+      probabilities: floating point [n, classes], of a classifier not trained on these examples.
+      known: floating point [m, d], other examples, embedded by the same encoder; on devices or not.
       known_labels: integer [m], their labels.
-      k: number of neighbours, at least 1, and taken to be m at most.
+      k: number of neighbours, at least 1; clipped to m.
 
     Returns:
-      Suspicion and suggestion for each label.
+      Suspicion and suggested label, for each label.
 
     Raises:
       TypeError: not floating point, or labels not integers.

@@ -1,7 +1,7 @@
-"""The invariance behind class collapse: losses of coarse labels cannot tell a class's images apart.
+"""The invariance behind class collapse: permutations within a class do not change the loss.
 
-When the embeddings of images of one coarse class are exchanged, a loss of the set of (embedding,
-coarse label) keeps its value, but the embeddings no longer predict fine labels.
+A loss of the set of pairs (embedding, coarse label) keeps its value when embeddings are permuted
+among images of the same coarse class, but the embeddings no longer predict fine labels.
 """
 
 from __future__ import annotations
@@ -62,23 +62,23 @@ def class_fixing_permutation_test(
 
         loss                    SupCon of the embeddings, one view each, by coarse label
         loss_change             largest |loss after - loss before|: rounding of float32
-        fine_accuracy           of fine labels, fitted on one half, measured on the other
-        fine_accuracy_permuted  its mean after permutations: what the coarse classes, and the
-                                frequencies of fine labels in them, suffice for
+        fine_accuracy           accuracy on fine labels, fitted on one half, tested on the other
+        fine_accuracy_permuted  its mean after permutations: the accuracy that coarse classes, and
+                                the frequencies of fine labels in them, allow by themselves
         p_value                 (1 + permutations that reach fine_accuracy) / (1 + permutations)
 
-    If embeddings tell nothing of fine labels beyond the coarse label, all arrangements of
-    embeddings within a class are equally likely. p_value is then the p-value of a permutation test:
-    at most a with probability at most a. The smallest possible value is 1 / (1 + permutations).
+    The null hypothesis is that embeddings carry no information on fine labels beyond the coarse
+    label. All arrangements of embeddings within a class are then equally likely, and p_value is at
+    most a with probability at most a. Its smallest possible value is 1 / (1 + permutations).
 
     Args:
       embeddings: floating point [n, d], n at least 2. A jax array whose rows are split over devices
-        stays there, but for the samples; every process of the job makes this call.
+        stays there, except for the samples; every process of the job makes this call.
       fine: integer [n], any values.
       coarse: integer [n], any values.
-      permutations: how many, at least 1.
-      samples: at most so many embeddings are drawn at random, at least 2. The loss compares all of
-        them with each other.
+      permutations: number of permutations, at least 1.
+      samples: largest number of embeddings, drawn at random; at least 2. The loss compares all
+        of them with each other.
       temperature: of the loss.
       classifier: "class_means" or "nearest_neighbours", of `thanos_jax.downstream.transfer`.
       neighbours: of "nearest_neighbours", at least 1.

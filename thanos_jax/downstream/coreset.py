@@ -1,4 +1,4 @@
-"""Coresets: which training images to keep when only a fraction may stay."""
+"""Coresets: choose the training images to keep when only a fraction may be kept."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ DROPS = ("lowest", "highest")
 
 
 def halves(labels: Any, runs: int, seed: int = 0) -> np.ndarray:
-    """Draws the samples to train on for `common_strata_scores`: halves and their complements.
+    """Draws the training samples for `common_strata_scores`: random halves and their complements.
 
-    Run 2j trains on a random half of every class, run 2j + 1 on the other half, so that half of the
-    runs train on an image. The halves of a class of odd size differ by one image. The draw is the
-    same under every NumPy.
+    Run 2j trains on a random half of every class and run 2j + 1 on the other half, so that each
+    image is in the sample of half of the runs. The halves of a class of odd size differ by one
+    image. The draw does not depend on the version of NumPy.
 
     Args:
       labels: integer [n], any values.
@@ -64,8 +64,8 @@ def common_strata_scores(confidences: Any, trained_on: Any) -> np.ndarray:
         |mean over runs trained on i of c_ri - mean over the other runs of c_ri|
 
     c_ri is the confidence of run r in the label of image i: its probability, or whether the
-    prediction is right. A small score means that the image is predicted alike with and without it
-    in the sample: other images of its stratum teach its label, as in a common stratum. A large
+    prediction is right. A small score means that the prediction hardly depends on training on the
+    image: other images of its stratum teach its label, as in a common stratum. A large
     score means that only the image itself teaches its label, as in a rare stratum, or where the
     label is wrong. Dropping the lowest scores first drops images of common strata first. An image
     that is never predicted rightly scores 0 as well.
@@ -73,8 +73,8 @@ def common_strata_scores(confidences: Any, trained_on: Any) -> np.ndarray:
     Args:
       confidences: floating point [runs, n], in [0, 1]; or bool [runs, n], right or not. Every run
         predicts all images.
-      trained_on: bool [runs, n], the samples, as from `halves`. Some runs train on an image, and
-        some do not.
+      trained_on: bool [runs, n], the samples, as from `halves`. Every image is in the sample of at
+        least one run and missing from the sample of at least one.
 
     Returns:
       float64 [n], from 0 to 1.
@@ -126,16 +126,16 @@ def forgetting_events(correct: Any) -> np.ndarray:
       correct: bool [epochs, n], whether each image was classified rightly, in the order of time.
 
     Returns:
-      int64 [n]. An image that was never right has the number of epochs, more than any other can
-      have.
+      int64 [n]. An image that was never right gets the number of epochs, which exceeds every other
+      possible count.
 
     Raises:
       TypeError: correct is not bool.
       ValueError: not [epochs, n], or empty.
 
     Source: Toneva et al., "An Empirical Study of Example Forgetting during Deep Neural Network
-    Learning", ICLR 2019, arXiv 1812.05159; images that were never right as in the authors' code.
-    For several runs the counts are added up.
+    Learning", ICLR 2019, arXiv 1812.05159. Images that were never right are counted as in the
+    authors' code. Counts of several runs may be added up.
     """
     correct = check_flags(correct, "correct")
     if correct.ndim != 2 or 0 in correct.shape:
@@ -145,7 +145,7 @@ def forgetting_events(correct: Any) -> np.ndarray:
 
 
 def el2n(probabilities: Any, labels: Any) -> np.ndarray:
-    """Returns the length of the error, |p - one-hot label|, averaged over runs.
+    """Computes EL2N scores: the error norm |p - one-hot label|, averaged over runs.
 
     Args:
       probabilities: floating point [n, classes] or [runs, n, classes], of an early epoch; finite,
@@ -203,7 +203,7 @@ def herding(embeddings: Any, labels: Any, count: int) -> np.ndarray:
       count: at least 1, and at most the images of the smallest class.
 
     Returns:
-      int64 [classes, count], rows in the order picked, classes that occur in ascending order.
+      int64 [classes, count], the rows of each class that occurs, ascending, in the order picked.
 
     Raises:
       TypeError: embeddings are not floating point, or labels not integers.
@@ -211,15 +211,15 @@ def herding(embeddings: Any, labels: Any, count: int) -> np.ndarray:
 
     Source: Welling, "Herding Dynamical Weights to Learn", ICML 2009, without repetition as in
     Rebuffi et al., "iCaRL", arXiv 1611.07725, algorithm 4. For vectors of length 1 both rules pick
-    the same images, but for repetitions.
+    the same images, except for repetitions.
     """
     embeddings, labels = check_labelled(embeddings, labels, on_devices=True)
     check_at_least("count", count, 1)
     names, sizes = np.unique(labels, return_counts=True)
     if count > sizes.min():
         raise ValueError(
-            f"count: expected at most {sizes.min()}, for class {names[np.argmin(sizes)]} has no "
-            f"more images, got {count}"
+            f"count: expected at most {sizes.min()}, the number of images of class "
+            f"{names[np.argmin(sizes)]}, got {count}"
         )
     return np.stack(_herd_classes(embeddings, labels, np.full(len(names), count)))
 
@@ -241,12 +241,11 @@ def select(
         within classes by `embeddings`.
       labels: integer [n], any values.
       fraction: above 0 and at most 1, the share that is kept.
-      drop: "lowest" keeps the highest scores, "highest" the lowest. High scores by common strata,
-        forgetting or EL2N are images that are hard to do without. No effect without scores.
-      balanced: keep classes in proportion. A class keeps fraction times its images, rounded down or
-        up so that the total is met: the largest remainders are rounded up, and of equal ones the
-        lowest label's. It is an error where a class keeps none. False: the best scores of all
-        classes.
+      drop: "lowest" keeps the highest scores, "highest" the lowest. High common-strata, forgetting
+        and EL2N scores mark hard images. No effect without scores.
+      balanced: True: keep the same fraction of each class. Counts are rounded down or up to meet
+        the total: the largest remainders are rounded up (ties: the lowest label). It is an error
+        if a class keeps no image. False: keep the best scores over all classes.
       seed: decides between equal scores and draws "random", in [0, 2**64).
       embeddings: for "herding" only, floating point [n, d], as `herding`.
 
@@ -256,7 +255,7 @@ def select(
     Raises:
       TypeError: arguments of another dtype.
       ValueError: an argument out of range, of the wrong shape, unknown, or not meant for this
-        method; or a fraction that leaves nothing, or nothing of a class.
+        method; or a fraction that keeps no image, or none of a class.
     """
     labels = check_labels(labels, "labels", least=1)
     check_option("drop", drop, DROPS)
@@ -270,7 +269,7 @@ def select(
         raise ValueError("embeddings: expected None without scores='herding', got an array")
     if method == "herding":
         if embeddings is None:
-            raise ValueError("embeddings: expected those to herd with scores='herding', got None")
+            raise ValueError("embeddings: expected [n, d] with scores='herding', got None")
         if not balanced:
             raise ValueError("balanced: expected True with scores='herding', got False")
 
@@ -278,14 +277,14 @@ def select(
     total = round(fraction * len(labels))
     if total == 0:
         raise ValueError(
-            f"fraction: expected one that leaves something of {len(labels)} images, got {fraction}"
+            f"fraction: expected one that keeps some of the {len(labels)} images, got {fraction}"
         )
     shares = _class_counts(np.bincount(group), fraction, total) if balanced else np.zeros(0, int)
     if balanced and shares.min() == 0:
         empty = int(np.argmin(shares))
         raise ValueError(
-            f"fraction: expected one that leaves something of each class, got {fraction}, which "
-            f"leaves none of the {np.count_nonzero(group == empty)} images of class {names[empty]}"
+            f"fraction: expected one that keeps images of each class, got {fraction}, which "
+            f"keeps none of the {np.count_nonzero(group == empty)} images of class {names[empty]}"
         )
 
     if method == "herding":

@@ -45,10 +45,10 @@ def geometry(
                                `neural_collapse.neural_collapse` of the strata within a coarse
                                class, averaged over the classes where they are defined.
 
-    nc1 and nc2 are not defined, and left out, where no mean differs from the others. All figures
-    but uniformity are exact over all n. Sums are float64, of some rows at a time. With g the
-    coarse classes, or the most strata of one: time O(n d min(g, d) + n g + samples^2 d), memory
-    O(strata d + samples d) beyond the embeddings.
+    nc1 and nc2 are undefined, and left out, where all means coincide. All figures except
+    uniformity are exact over all n. Sums are float64, over blocks of rows. With g the number of
+    coarse classes, or of strata in a class if that is larger: time O(n d min(g, d) + n g +
+    samples^2 d), memory O(strata d + samples d) beyond the embeddings.
 
     Args:
       embeddings: floating point [n, d], n at least 2. A jax array whose rows are split over devices
@@ -111,7 +111,7 @@ def _share(part: float, whole: float) -> float:
 
 
 def _deviations(groups: Groups, moments: Moments) -> Add:
-    """Returns what adds up |z - m|^2, and the same times the size of the group, into [2]."""
+    """Returns a function that adds |z - m|^2, and |z - m|^2 times the group's size, to sums [2]."""
 
     def add(sums: np.ndarray, where: slice, rows: np.ndarray) -> None:
         index = groups.of_row[where]

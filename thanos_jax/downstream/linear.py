@@ -19,10 +19,10 @@ from thanos_jax.downstream.arrays import (
 from thanos_jax.downstream.placing import Rows, add_up, host_blocks, of_all_rows, place
 
 REGULARIZATION = (0.0, 1e-5, 1e-4, 1e-3, 1e-2)
-# The steps end by the Newton decrement, an estimate of how far the objective is above its minimum:
-# the last step begins where it is below this share of the objective,
+# The Newton decrement estimates how far the objective is above its minimum. The last step begins
+# where the decrement is below this share of the objective,
 _RELATIVE_TOLERANCE = 1e-6
-# or, without an L2 weight, below this: the minimum may then be 0, and infinitely far.
+# or, without an L2 weight, below this: the minimum may then be 0, and infinitely far away.
 _TOLERANCE_WITHOUT_WEIGHT = 5e-8
 _HALVINGS = 20  # of a Newton step, at most
 
@@ -38,9 +38,9 @@ class Head(NamedTuple):
       regularization: the L2 weight chosen.
       validation_accuracy: fraction of 1, with that weight.
       iterations: Newton steps taken with that weight.
-      gradient_norm: norm of the gradient where the steps ended, preconditioned by the curvature at
-        zero. Large where `max_iterations` was too few. It does not say how far the objective is
-        above its minimum: where classes are well separated, the curvature is far less than at zero.
+      gradient_norm: norm of the final gradient, preconditioned by the curvature at zero. Large if
+        `max_iterations` was too small. It does not bound the distance of the objective to its
+        minimum: where classes are well separated, the curvature is far smaller than at zero.
     """
 
     weights: np.ndarray
@@ -69,17 +69,18 @@ def linear_head(
 
         mean_i [ lse_k(x_i . w_k + b_k) - x_i . w_(y_i) - b_(y_i) ] + r/2 sum_k |w_k|^2
 
-    (scikit-learn's C is 1 / (n r)) by Newton steps, from zero for the largest weight and from the
-    optimum before for each other, until a step began within 1e-6 of the optimum (relative, by the
-    Newton decrement), a step lowered the objective by less than 1e-6 of it, or `max_iterations`.
-    With a weight of 0, a step that began within 5e-8 (absolute) is the last too: the minimum may be
-    0. The objective and its gradient are of all rows; the curvature is of at most 16,384 (see
-    `thanos_jax.downstream.logistic`), all rows where there are no more. The same programs serve
-    every weight of the grid. Among weights of equal validation accuracy the largest is taken.
+    (scikit-learn's C is 1 / (n r)) by Newton steps. The largest weight starts at zero, each smaller
+    weight at the previous optimum. The steps end when a step began within 1e-6 of the optimum
+    (relative, by the Newton decrement), when a step lowered the objective by less than 1e-6
+    (relative), or after `max_iterations`. With a weight of 0, a step that began within 5e-8
+    (absolute) is the last too, because the minimum may be 0. Objective and gradient are computed
+    over all rows, the curvature over at most 16,384 of them (see `thanos_jax.downstream.logistic`).
+    All weights share the same compiled programs. Among weights of equal validation accuracy the
+    largest is taken.
 
-    Rows are gone through in blocks. Beside the embeddings, each device holds
-    O(2,048 x classes + 16,384 x (d + classes) + d x classes). Embeddings in NumPy are split over
-    this process's devices.
+    Rows are processed in blocks. Besides the embeddings, each device holds
+    O(2,048 x classes + 16,384 x (d + classes) + d x classes) numbers. NumPy embeddings are split
+    over this process's devices.
 
     Args:
       train_embeddings: floating point [n, d]. A jax array whose rows are split over devices stays
@@ -89,7 +90,7 @@ def linear_head(
       validation_labels: integer [m].
       num_classes: at least 2.
       regularization: L2 weights to try, each finite and at least 0. With 0 and separable classes
-        there is no minimum: the head is then where the loss is about 1e-7.
+        there is no minimum: the steps then end where the loss is about 1e-7.
       max_iterations: for each weight, at least 1.
 
     Returns:
@@ -151,7 +152,7 @@ def scores(head: Head, embeddings: Any) -> np.ndarray:
 def predict(head: Head, embeddings: Any) -> np.ndarray:
     """Returns the labels, int64 [n], of the largest scores; the lowest label among equal scores.
 
-    Embeddings that are split over devices are taken as by `linear_head`.
+    Embeddings that are split over devices stay there, as in `linear_head`.
     """
     embeddings = check_on_devices(embeddings, "embeddings")
     check_width(embeddings, len(head.weights), "embeddings")
@@ -162,26 +163,26 @@ def predict(head: Head, embeddings: Any) -> np.ndarray:
 
 
 def _mean_and_std(embeddings: Rows) -> tuple[np.ndarray, np.ndarray]:
-    """Returns float32 [d] twice, from float64 sums; std inf where a column is constant."""
+    """Returns mean and std, each float32 [d], from float64 sums; a constant column's std is inf."""
 
     def average(of: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
         sums = np.zeros(embeddings.shape[1])
-        # Some rows at a time: float64 copies of large embeddings would not fit in memory.
+        # In blocks: a float64 copy of large embeddings would not fit in memory.
         for _, rows in host_blocks(embeddings):
             sums += np.sum(of(rows.astype(np.float64)), axis=0)
         return add_up(embeddings, sums) / len(embeddings)
 
     mean = average(lambda rows: rows)
     std = np.sqrt(average(lambda rows: np.square(rows - mean)))
-    # Below float32's resolution of the mean, what varies is rounding: not to be blown up to 1.
+    # A std below float32's resolution of the mean is rounding, and must not be scaled up to 1.
     tiny = np.finfo(np.float32).tiny
     constant = std <= np.maximum(np.abs(mean) * 1e-6, tiny)
     return mean.astype(np.float32), np.where(constant, np.inf, std).astype(np.float32)
 
 
 def _range(embeddings: Rows) -> tuple[float, float]:
-    """Returns the least and the greatest number of all rows; every process makes this call."""
-    # The negative of the greatest, for both to be minima. A process may have padding alone.
+    """Returns the minimum and maximum over all rows; every process makes this call."""
+    # The maximum is negated, so that both are minima. A process may hold nothing but padding.
     least = np.full(2, np.inf)
     for _, rows in host_blocks(embeddings):
         least = np.minimum(least, [np.min(rows), -np.max(rows)])
@@ -198,19 +199,19 @@ class _Fit(NamedTuple):
 def _path(
     problem: logistic.Problem, grid: list[float], max_iterations: int
 ) -> Iterator[tuple[float, _Fit]]:
-    """Yields each L2 weight, from the largest, and its optimum, begun from those before."""
+    """Yields (L2 weight, fit) from the largest weight down; each fit starts at the one before."""
     width = len(problem.mean)
     at: logistic.Tree = {
         "weights": np.zeros((width, problem.num_classes)),
         "bias": np.zeros(problem.num_classes),
     }
     found = logistic.measure(problem, at)
-    # At zero all rows are alike undecided, and the sample is one of all rows.
+    # At zero all rows are equally undecided: the sample represents all rows evenly.
     spectrum = logistic.spectrum(logistic.sample(problem, found.doubt))
     values, vectors = (np.asarray(each, np.float64) for each in spectrum)
 
     def norm(gradient: logistic.Tree, weight: float) -> float:
-        """Of the gradient, preconditioned by the curvature at zero."""
+        """Returns the norm of the gradient, preconditioned by the curvature at zero."""
         curvature = values / problem.num_classes + weight
         floor = 1e-6 * np.max(curvature) + np.finfo(np.float32).tiny
         turned = (vectors.T @ gradient["weights"]) ** 2 / np.maximum(curvature, floor)[:, None]
@@ -232,9 +233,9 @@ def _fit(
     spectrum: tuple[jax.Array, jax.Array],
     norm: Callable[[logistic.Tree, float], float],
 ) -> tuple[_Fit, logistic.Measured]:
-    """Minimizes by Newton steps, each as long as lowers the objective enough.
+    """Minimizes by Newton steps with a backtracking line search.
 
-    Returns where, and what was measured there, as `found` was at the start.
+    Returns the fit and the measurements at its end; `found` are the measurements at its start.
     """
 
     def penalized(found: logistic.Measured, at: logistic.Tree) -> tuple[float, logistic.Tree]:
@@ -246,7 +247,7 @@ def _fit(
     (value,) = agreed([value])
     iterations, last = 0, False
     while iterations < max_iterations and not last:
-        # Under no name: one sample at a time is in memory.
+        # The sample gets no name, so that only one is in memory at a time.
         step = logistic.newton_step(
             problem,
             logistic.sample(problem, found.doubt, iterations),
@@ -265,7 +266,7 @@ def _fit(
             there = logistic.measure(problem, tried)
             lower, following = penalized(there, tried)
             (lower,) = agreed([lower])
-            # Sums of float32 do not tell smaller differences.
+            # float32 sums cannot resolve smaller differences.
             if lower <= value + 1e-4 * share * slope + _RELATIVE_TOLERANCE * abs(value):
                 break
             share /= 2

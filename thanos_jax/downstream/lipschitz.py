@@ -21,12 +21,12 @@ def local_lipschitz(
 ) -> jax.Array:
     """Estimates the local Lipschitz constant of a function at each of its inputs.
 
-    The constant is the largest singular value of the Jacobian J of row i of the output to row i of
-    the input, both flattened. It is found by power iteration on J'J from a random vector. Each
-    iteration is one Jacobian-vector and one vector-Jacobian product of the whole batch; J is never
-    formed.
+    The constant is the largest singular value of the Jacobian J of output row i with respect to
+    input row i, both flattened. It is found by power iteration on J'J from a random vector. Each
+    iteration computes one Jacobian-vector and one vector-Jacobian product of the whole batch; J is
+    never formed.
 
-    An estimate is never above the singular value (but for rounding), and rises with the iterations.
+    An estimate never exceeds the singular value (up to rounding), and rises with the iterations.
     Its error shrinks like (second / first singular value)^(4 iterations).
 
     Args:
@@ -120,14 +120,14 @@ def pair_lipschitz(
 ) -> dict[str, float]:
     """Measures |f(x) - f(x')| / |x - x'| over pairs of given inputs.
 
-    Needs no derivative, and compares given inputs only, not directions that no input lies in. The
-    maximum is a lower bound of the Lipschitz constant, near it only for linear maps.
+    It needs no derivative, and compares only the given inputs, not directions in which no input
+    lies. The maximum is a lower bound of the Lipschitz constant, tight only for linear maps.
 
     Args:
       inputs: floating point [n, ...].
       outputs: floating point [n, ...], f of the inputs.
-      samples: at most so many inputs are drawn at random, at least 2. All their pairs are used, but
-        for pairs of equal inputs.
+      samples: largest number of inputs, drawn at random; at least 2. All their pairs are used,
+        except pairs of equal inputs.
       seed: of the draw.
 
     Returns:
@@ -163,8 +163,8 @@ def encoder_and_decoder(
 ) -> tuple[Apply, Apply | None]:
     """Returns a trained model's encoder and decoder as functions to differentiate.
 
-    The encoder is not the model's own "embedding", because the arrangement "separate" makes that
-    constant under differentiation.
+    The encoder does not return the model's own "embedding", because the arrangement "separate"
+    stops its gradient.
 
     Args:
       model: a `thanos_jax.models.thanos.Thanos`.
@@ -196,9 +196,9 @@ def encoder_and_decoder(
 
 
 def _split(rows: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Returns each row over its largest magnitude, that row's length, and the magnitude.
+    """Returns each row divided by its largest magnitude, the length of that, and the magnitude.
 
-    The first two neither overflow nor vanish; both are 0 for a zero row.
+    The first two neither overflow nor underflow; both are 0 for a zero row.
     """
     axes = tuple(range(1, rows.ndim))
     largest = jnp.max(jnp.abs(rows), axis=axes, keepdims=True)

@@ -1,7 +1,7 @@
-"""Multinomial logistic regression over rows in blocks: its objective, and a step of Newton's.
+"""Multinomial logistic regression over blocks of rows: objective, gradient and Newton step.
 
-Each device goes through its own rows, a block at a time, and the sums are added up over devices.
-No array has a row for each row and a column for each class.
+Each device processes its own rows block by block, and sums are added up over devices. No array of
+shape [n, classes] is formed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SAMPLE = 16_384  # rows that the curvature is measured on, all devices together
 # Conjugate gradients stop at this share of the gradient's norm: 0.1 with sampled curvature, 0.01
 # with all rows.
 _ACCURACY_SAMPLED, _ACCURACY_WHOLE = 0.1, 0.01
-_PRODUCTS = 50  # with the curvature, for a step, at most
+_PRODUCTS = 50  # curvature-vector products of a step, at most
 _HIGHEST = lax.Precision.HIGHEST
 
 # "weights" [d, classes] and "bias" [classes].
@@ -36,9 +36,9 @@ class Problem(NamedTuple):
     Attributes:
       placed: the rows.
       labels: int32 [rows placed], split as the rows are.
-      mean: float32 [d], taken from every row.
-      factor: float32 [d], scales rows after the mean is subtracted.
-      num_classes: labels are below it.
+      mean: float32 [d], subtracted from every row.
+      factor: float32 [d], by which rows are multiplied after the mean is subtracted.
+      num_classes: number of classes.
     """
 
     placed: Placed
@@ -52,8 +52,8 @@ class Measured(NamedTuple):
     """The mean cross-entropy of a problem's rows.
 
     Attributes:
-      value: of float32 sums.
-      gradient: float64, by `Tree`'s names.
+      value: the mean, from float32 sums.
+      gradient: float64 "weights" and "bias".
       doubt: [rows placed], split as the rows are: 1 - sum_k p_k^2, how undecided each row is.
     """
 
@@ -63,12 +63,12 @@ class Measured(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """Rows that stand for all, on every device.
+    """A weighted sample of the rows, replicated on every device.
 
     Attributes:
       rows: float32 [s, d], standardized.
-      weights: float32 [s], rows that each one represents, divided by the number of rows; 0 for
-        padding.
+      weights: float32 [s], how many rows each one represents, divided by the number of all rows;
+        0 for padding.
     """
 
     rows: jax.Array
@@ -90,11 +90,11 @@ def measure(problem: Problem, at: Tree) -> Measured:
 
 
 def sample(problem: Problem, doubt: jax.Array, seed: int = 0) -> Sample:
-    """Draws rows by priority, the undecided more often, since they make the curvature.
+    """Draws rows by priority sampling; undecided rows, which dominate the curvature, more often.
 
-    Up to 16,384 rows are all taken. The draws do not depend on the number of devices. Source:
-    Duffield, Lund and Thorup, "Priority sampling for estimation of arbitrary subset sums", JACM
-    2007.
+    All rows are taken if there are at most 16,384. The draw does not depend on the number of
+    devices. Source: Duffield, Lund and Thorup, "Priority sampling for estimation of arbitrary
+    subset sums", JACM 2007.
     """
     return Sample(
         *_sample(
@@ -117,10 +117,10 @@ def newton_step(
     regularization: float,
     spectrum: tuple[Any, Any],
 ) -> Tree:
-    """Solves curvature x step = -gradient by conjugate gradients, the curvature of a sample.
+    """Solves curvature x step = -gradient by conjugate gradients, with a sample's curvature.
 
     Args:
-      problem: whose rows they are.
+      problem: the rows and labels.
       drawn: from `sample`.
       at: weights and bias.
       gradient: of the regularized objective.
@@ -237,7 +237,7 @@ def _sample(
         number = device * n + jnp.arange(n)
         known = number < count
         doubt = jnp.where(known, doubt, 0)
-        # Some of each: a row that is decided now may not be so after the step.
+        # Every row has some chance: one that is decided now may be undecided after the step.
         size = doubt + 0.1 * lax.psum(jnp.sum(doubt), AXIS) / count + 1e-12
         # A key for each row, so that a row's number does not depend on the device that has it.
         keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), number)
@@ -248,7 +248,7 @@ def _sample(
         )
         threshold = values[drawn] if drawn < n * mesh.size else jnp.float32(0)
         values, ranks = values[:drawn], ranks[:drawn]
-        # Each device fills in the rows that are its own; the sums have all.
+        # Each device fills in its own rows; the sum over devices has all of them.
         mine = ranks // len(own) == device
         places = places[ranks % len(own)]
         stands_for = jnp.maximum(1.0, threshold / size[places])
@@ -282,7 +282,7 @@ def _newton_step(drawn: Sample, at: Tree, gradient: Tree, settings: Any, spectru
             "bias": jnp.sum(change, axis=0),
         }
 
-    # As if each class's share of doubt were the same for all rows.
+    # Preconditioner: the mean of p (1 - p) over rows, in place of each row's own, for each class.
     doubt = jnp.sum(weights[:, None] * shares * (1 - shares), axis=0)
     diagonal = eigenvalues[:, None] * doubt + regularization
     floor = 1e-6 * jnp.max(diagonal) + jnp.finfo(jnp.float32).tiny

@@ -1,7 +1,7 @@
 """Neural collapse: are classes points, and do their means form a simplex?
 
-The same measures serve coarse classes and, within each of them, its strata. Points are gone through
-in blocks: once for the means of groups, and once for the scatter about them.
+The same measures serve coarse classes and the strata within each of them. Points are processed in
+blocks, in two passes: one for the means of groups, one for the scatter about them.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ def neural_collapse(
         nc4          share of embeddings whose nearest m_c (Euclidean; the lowest label among equal
                      ones) is not the class predicted; only with `predictions`
 
-    Every class counts alike in m, Sigma_W and Sigma_B, however many members it has. With balanced
-    classes, the paper's case, every embedding counts alike too. With C = 2, nc2 is always 0: two
-    points are a simplex.
+    Every class has equal weight in m, Sigma_W and Sigma_B, however many members it has. With
+    balanced classes, the paper's case, every embedding has equal weight too. With C = 2, nc2 is
+    always 0: two points are a simplex.
 
-    Where all class means coincide (to float32's precision) nc1, nc2 and nc3 are not defined and
-    left out; directions in which means differ by no more are left out of pinv(Sigma_B).
+    Where all class means coincide (to float32's precision) nc1, nc2 and nc3 are undefined and left
+    out. Directions in which means coincide to that precision are left out of pinv(Sigma_B).
 
-    Sums are float64, of some rows at a time.
+    Sums are float64, over blocks of rows.
 
     Args:
       embeddings: floating point [n, d]. A jax array whose rows are split over devices stays there,
@@ -83,8 +83,8 @@ def neural_collapse(
     if weights is not None:
         if normalize:
             raise ValueError(
-                "weights: expected None with normalize=True, for no classifier of L2-normalized "
-                "embeddings was trained, got an array"
+                "weights: expected None with normalize=True, because the classifier was trained on "
+                "embeddings of any length, got an array"
             )
         weights = check_embeddings(weights, "weights")
         if weights.shape[1] != width:
@@ -127,9 +127,9 @@ def neural_collapse(
 def strata_neural_collapse(
     embeddings: Any, fine: Any, coarse: Any, *, normalize: bool = False
 ) -> dict[int, dict[str, float]]:
-    """Measures nc1 and nc2 of the strata of each coarse class, among themselves.
+    """Measures nc1 and nc2 among the strata of each coarse class.
 
-    The same as `neural_collapse` of the members of one coarse class with their fine labels.
+    For each class, this equals `neural_collapse` of its members with fine labels as the labels.
 
     Args:
       embeddings: floating point [n, d], on devices or not, as for `neural_collapse`.
@@ -154,12 +154,12 @@ def strata_neural_collapse(
 
 
 class Frame(NamedTuple):
-    """How the means of groups lie about their own mean.
+    """Centred means of groups, with their singular value decomposition.
 
     Attributes:
       centred: float64 [groups, d], means less their mean.
-      singular: float64 [r], the singular values of `centred` that are not rounding.
-      directions: float64 [r, d], their directions.
+      singular: float64 [r], the singular values of `centred` above rounding.
+      directions: float64 [r, d], the right singular vectors.
     """
 
     centred: np.ndarray
@@ -171,8 +171,8 @@ class Frame(NamedTuple):
         """Returns the frame of each set of groups, or None where no mean differs from the others.
 
         Args:
-          points: that the groups are of.
-          moments: of each set of groups.
+          points: the points that are grouped.
+          moments: the moments of each set of groups.
         """
         found, masks = [], []
         for means, largest in moments:
@@ -196,7 +196,7 @@ class Frame(NamedTuple):
         ]
 
     def scatter(self, groups: Groups, moments: Moments) -> tuple[tuple[int, int], Add]:
-        """Returns what `Points.add_up` takes, for the squared scores [groups, r] about means."""
+        """Returns (shape, function) with which `Points.add_up` sums squared scores [groups, r]."""
 
         def add(sums: np.ndarray, where: slice, rows: np.ndarray) -> None:
             self.add_scatter(sums, rows, moments.means, groups.of_row[where])
@@ -211,7 +211,7 @@ class Frame(NamedTuple):
         partition.add_groups(sums, scores**2, index)
 
     def measures(self, scatter: np.ndarray, counts: np.ndarray) -> dict[str, float]:
-        """Returns nc1 and nc2, with the sums of `scatter` and the sizes of groups."""
+        """Returns nc1 and nc2 from sums of squared scores [groups, r] and group sizes [groups]."""
         groups = len(counts)
         norms = np.linalg.norm(self.centred, axis=1)
         unit = unit_rows(self.centred)
@@ -225,7 +225,7 @@ class Frame(NamedTuple):
 
 
 class Strata(NamedTuple):
-    """The strata of coarse classes, numbered so that those of a class follow each other.
+    """The strata of coarse classes, numbered class by class.
 
     Attributes:
       groups: the strata.
@@ -248,14 +248,14 @@ class Strata(NamedTuple):
         return cls(Groups(index, np.bincount(index)), Groups.of(coarse), first, labels)
 
     def moments(self, moments: Moments) -> list[Moments]:
-        """Returns those of each class's strata."""
+        """Splits the moments of all strata by class."""
         spans = zip(self.first[:-1], self.first[1:], strict=True)
         return [Moments(*(each[a:b] for each in moments)) for a, b in spans]
 
     def scatters(
         self, moments: Moments, frames: list[Frame | None]
     ) -> list[tuple[tuple[int, int], Add]]:
-        """Returns what `Points.add_up` takes, for the scatter of each class that has a frame."""
+        """Returns `Frame.scatter` of the strata of each class that has a frame."""
 
         def adder(number: int, frame: Frame) -> Add:
             first, last = self.first[number : number + 2]

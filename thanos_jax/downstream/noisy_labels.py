@@ -1,4 +1,4 @@
-"""Wrong labels: found by where embeddings lie, and corrected."""
+"""Finds wrong labels by their neighbours or strata in embedding space, and suggests others."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def nearest(embeddings: Any, k: int = 20) -> Neighbours:
     Args:
       embeddings: floating point [n, d], n at least 2. A jax array whose rows are split over devices
         stays there, and every process of the job makes this call.
-      k: at least 1, and taken to be n - 1 at most.
+      k: at least 1; clipped to n - 1.
 
     Returns:
       Rows and similarities. An embedding is not its own neighbour; one equal to it is.
@@ -71,26 +71,26 @@ def suspicion(
     wrong labels are spread over many classes, most neighbours disagree with a right label, but no
     other label is as frequent.
 
-    A stratum is a cluster by k-means within a class, of embeddings divided by their length; its
-    place is their mean. Wrong labels that lie together look like a rare stratum of the class they
-    name. A cluster is therefore not trusted, and is no stratum, where
+    A stratum is a k-means cluster of the embeddings of one class, divided by their length; its
+    place is their mean. A cluster of wrong labels looks like a rare stratum of the class. A cluster
+    is therefore not trusted, and does not count as a stratum, if
 
         - it has fewer than max(1 % of the class, 3) embeddings, or
         - another label is more frequent than the label of the class among the k nearest neighbours
-          of its members, all members' together.
+          of all its members.
 
-    Where no cluster of a class is trusted, the one whose neighbours agree the most is kept (of
-    equal ones the largest).
+    If no cluster of a class is trusted, the one whose neighbours agree the most is kept (ties: the
+    largest).
 
     Args:
       embeddings: floating point [n, d], n at least 2, on devices or not, as for `nearest`. "strata"
         has the rows of one class at a time in memory.
       labels: integer [n], any values.
       method: "neighbours" or "strata".
-      k: at least 1, and taken to be n - 1 at most.
+      k: at least 1; clipped to n - 1.
       weighted: for "neighbours", whether neighbours count by their cosine.
-      clusters: clusters of each class for "strata", at least 1, and taken to be its members at
-        most. More clusters than there are strata do little harm, fewer hide rare strata.
+      clusters: number of clusters of each class for "strata", at least 1; clipped to its size.
+        More clusters than strata do little harm, fewer hide rare strata.
       seed: of k-means, in [0, 2**32).
       neighbours: from `nearest` of the same embeddings, at least k of each; None: searched.
 
@@ -120,12 +120,12 @@ def suspicion(
 
 
 def flag(suspicion: Any, rate: float | None = None, *, seed: int = 0) -> np.ndarray:
-    """Decides which labels to distrust.
+    """Flags the labels to distrust.
 
     Args:
       suspicion: floating point [n], finite, from `suspicion`.
       rate: the share of wrong labels, in [0, 1]: the round(rate n) most suspicious are flagged.
-        None: labels above 1/2, where another class is nearer; their share estimates the rate.
+        None: labels whose suspicion is above 1/2 are flagged; their share estimates the rate.
       seed: chooses among equally suspicious labels, in [0, 2**64).
 
     Returns:
@@ -157,16 +157,16 @@ def suggest(
 ) -> np.ndarray:
     """Suggests a label for each embedding: the majority among its trusted neighbours.
 
-    The k nearest other embeddings vote, but for those whose labels are not trusted. A label is kept
-    where it has as many votes as any, and where no neighbour is trusted. Among other classes with
-    equally many votes the lowest is taken. To change flagged labels only:
+    The k nearest other embeddings vote, except the ones whose labels are not trusted. A label is
+    kept if no other has more votes, or if no neighbour is trusted. Among other classes with equally
+    many votes the lowest is taken. To change flagged labels only:
 
         np.where(flagged, suggest(embeddings, labels, trusted=~flagged), labels)
 
     Args:
       embeddings: floating point [n, d], n at least 2, on devices or not, as for `nearest`.
       labels: integer [n], any values.
-      k: at least 1, and taken to be n - 1 at most.
+      k: at least 1; clipped to n - 1.
       weighted: a vote counts by its cosine, a negative one as 0.
       trusted: bool [n]; None: labels whose `suspicion` by "neighbours" is at most 1/2.
       neighbours: from `nearest` of the same embeddings, at least k of each; None: searched.
@@ -237,7 +237,7 @@ def _strata_suspicion(
 ) -> np.ndarray:
     own, other = np.zeros(len(group)), np.full(len(group), np.inf)
     votes = Votes(found, group, weighted=False)
-    # One thread: several add up in changing order, and the classes are small.
+    # One thread: several would add up in varying order, and the classes are small.
     with threadpool_limits(1):
         places = []
         for index in range(votes.classes):
@@ -268,7 +268,7 @@ def _take(neighbours: Neighbours | None, embeddings: Rows, k: int) -> Neighbours
             for where, rows in placing.host_blocks(embeddings):
                 unit[where] = unit_rows(rows)
             embeddings = unit
-        # One more, for each is its own neighbour; the last one where it is not among them.
+        # One more than k, because each row is its own nearest. If ties push it out, drop the last.
         found = search.search(embeddings, embeddings, k + 1)
         itself = found.indices == np.arange(count)[:, None]
         itself[~itself.any(axis=1), k] = True

@@ -1,9 +1,9 @@
-"""Names of the options that the schema offers, apart from code that imports scikit-learn."""
+"""Option names for the config schema, kept apart from code that imports scikit-learn."""
 
 from __future__ import annotations
 
-# What `projection.project` may make a map by.
+# Projections of `projection.project`.
 MAP_PROJECTIONS = ("tsne", "opentsne")
-# How `groups.clusters` finds the clusters of a class, and what it may project embeddings by.
+# Clustering methods of `groups.clusters`, and projections of embeddings before clustering.
 CLUSTERINGS = ("kmeans", "gmm")
 CLUSTER_PROJECTIONS = ("none", "umap")

@@ -1,4 +1,4 @@
-"""Rows of embeddings on devices: where programs that go through them in blocks find them."""
+"""Rows of embeddings split over devices: placement, iteration in blocks, sums and gathering."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from jax.sharding import PartitionSpec as P
 from thanos_jax import agree, sharding
 
 AXIS = "data"
-# So many rows are worth a device; fewer are not worth a transfer and a program of several parts.
+# The fewest rows that are worth one more device: fewer do not pay for transfer and communication.
 _ROWS_OF_A_DEVICE = 4096
-_NUMBERS_OF_A_BLOCK = 2**20  # of rows in this process's memory
-_ALIGNMENT = 64  # bytes, of what XLA reads in place
+_NUMBERS_OF_A_BLOCK = 2**20  # rows x columns, in this process's memory
+_ALIGNMENT = 64  # bytes; XLA reads memory so aligned in place
 _TAKEN = 1024  # rows fetched from devices at a time
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Placed:
-    """Rows split over the devices of a mesh, each with as many; evaluations take them as [n, d].
+    """Embeddings [n, d] whose rows are split evenly over the devices of a mesh.
 
     Attributes:
-      mesh: its one axis is "data".
-      rows: floating point [devices x r, d], split over their first axis. Those past `known` are
-        padding: finite, and of no consequence.
-      known: n, how many rows there are.
+      mesh: a mesh with the one axis "data".
+      rows: floating point [devices x r, d], split over their first axis. Rows past `known` are
+        padding: finite, and without effect.
+      known: n, the number of rows without padding.
     """
 
     mesh: Mesh
@@ -49,21 +49,24 @@ class Placed:
         return self.known
 
     def split(self, values: np.ndarray) -> jax.Array:
-        """Puts values [n, ...] where their rows are; a process needs those of its own rows only."""
+        """Splits values [n, ...] over devices like the rows.
+
+        A process needs the values of its own rows only; the others are not read.
+        """
         missing = len(self.rows) - self.known
         padded = np.pad(values, [(0, missing)] + [(0, 0)] * (values.ndim - 1))
         return sharding.put(padded, NamedSharding(self.mesh, P(AXIS)))
 
     def of_first(self, numbers: Sequence[float]) -> list[float]:
-        """Returns numbers as the first process has them, where several processes share the rows.
+        """Returns the first process's numbers, in every process that shares the rows.
 
-        Processes may round differently. What is decided by such numbers must be decided alike: a
-        process that went another way would leave the others waiting.
+        Processes may round differently. Decisions must be made on the same numbers: a process that
+        took another branch would leave the others waiting.
         """
         return self.array_of_first(np.asarray(numbers, np.float64)).tolist()
 
     def array_of_first(self, values: np.ndarray) -> np.ndarray:
-        """As `of_first`, of an array of the same shape and dtype in every process."""
+        """As `of_first`, for an array of the same shape and dtype in every process."""
         if self.rows.is_fully_addressable:
             return values
         return np.frombuffer(agree.from_first(values.tobytes), values.dtype).reshape(values.shape)
@@ -85,7 +88,7 @@ def is_sharded(embeddings: Any) -> bool:
 
 
 def place(embeddings: np.ndarray | jax.Array | Placed) -> Placed:
-    """Puts NumPy rows [n, d] on this process's devices; those on devices stay where they are.
+    """Puts NumPy rows [n, d] on this process's devices; rows on devices stay there.
 
     Small arrays go to one device. Rows become float32.
     """
@@ -107,13 +110,13 @@ def place(embeddings: np.ndarray | jax.Array | Placed) -> Placed:
 
 
 def host_blocks(embeddings: Rows, *, columns: int = 1) -> Iterator[tuple[slice, np.ndarray]]:
-    """Yields where and what: rows of an array, some at a time, that this process has.
+    """Yields (slice, rows) for the rows that this process holds, block by block.
 
-    Of a NumPy array it has all.
+    It holds all rows of a NumPy array.
 
     Args:
       embeddings: [n, d].
-      columns: numbers that the caller makes of a row; with more than d, blocks are shorter.
+      columns: numbers that the caller computes for a row; blocks are shorter if it exceeds d.
     """
     pieces: list[tuple[int, Any]] = [(0, embeddings)]
     if isinstance(embeddings, Placed):
@@ -130,9 +133,9 @@ def host_blocks(embeddings: Rows, *, columns: int = 1) -> Iterator[tuple[slice, 
 
 
 def add_up(embeddings: Rows, values: np.ndarray, by: np.ufunc = np.add) -> np.ndarray:
-    """Adds float64 sums of `host_blocks` over processes, where several share the rows.
+    """Adds up float64 values over the processes that share the rows.
 
-    Every process of the job then makes this call. Another ufunc than the sum may be given.
+    Every process of the job then makes this call. `by` is the ufunc that combines values.
     """
     if isinstance(embeddings, np.ndarray) or embeddings.rows.is_fully_addressable:
         return values
@@ -143,7 +146,7 @@ def add_up(embeddings: Rows, values: np.ndarray, by: np.ufunc = np.add) -> np.nd
 
 
 def aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """Returns memory that a CPU device takes as it is; NumPy's own it must copy."""
+    """Returns an uninitialized array, aligned so that a CPU device uses it without a copy."""
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     memory = np.empty(size + _ALIGNMENT, np.uint8)
     first = -memory.ctypes.data % _ALIGNMENT
@@ -151,7 +154,7 @@ def aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
 
 
 def of_all_rows(embeddings: Rows, values: np.ndarray) -> np.ndarray:
-    """Returns values [n] of all rows, where each process has found those of its own rows.
+    """Gathers values [n] from processes that have each computed the values of their own rows.
 
     Every process that shares the rows makes this call. Values have 32 or 64 bits.
     """
@@ -164,7 +167,7 @@ def of_all_rows(embeddings: Rows, values: np.ndarray) -> np.ndarray:
 
 
 def whole(embeddings: Any) -> Any:
-    """Returns rows [n, d] in this process's memory: all that `Placed` has, others as they are.
+    """Returns all rows [n, d] of a `Placed` in this process's memory; other arrays as they are.
 
     Every process that shares the rows makes this call.
     """
@@ -177,10 +180,10 @@ def whole(embeddings: Any) -> Any:
 
 
 def take(embeddings: Rows, index: np.ndarray) -> np.ndarray:
-    """Returns float32 [m, d], the rows of an index [m], in this process's memory.
+    """Returns the rows at index [m] as float32 [m, d], in this process's memory.
 
-    Every process that shares the rows makes this call, with the same index. Only those rows go from
-    process to process.
+    Every process that shares the rows makes this call, with the same index. Processes exchange
+    the indexed rows only.
     """
     if isinstance(embeddings, np.ndarray):
         return embeddings[index]

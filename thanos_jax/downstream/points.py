@@ -1,4 +1,4 @@
-"""Embeddings as float64 points, some rows at a time, and what is summed over them."""
+"""Embeddings as float64 points, in blocks of rows, and sums over them."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from thanos_jax.downstream import partition, placing
 from thanos_jax.downstream.arrays import as_points
 from thanos_jax.downstream.placing import Rows
 
-# Adds what a block of points amounts to: (sums, where its rows are, float64 [rows, d]).
+# Adds the contribution of a block of points in place: (sums, slice of rows, float64 [rows, d]).
 Add = Callable[[np.ndarray, slice, np.ndarray], None]
 
 
 class Groups(NamedTuple):
-    """Which of the groups 0 .. groups - 1, none of them empty, each of n rows is in.
+    """A partition of n rows into groups 0 .. groups - 1, none of them empty.
 
     Attributes:
-      of_row: int64 [n].
-      counts: int64 [groups], rows.
+      of_row: int64 [n], the group of each row.
+      counts: int64 [groups], the number of rows of each.
     """
 
     of_row: np.ndarray
@@ -34,7 +34,7 @@ class Groups(NamedTuple):
 
 
 class Moments(NamedTuple):
-    """What is known of groups after one pass over their points.
+    """The mean and the largest squared length of each group's points.
 
     Attributes:
       means: float64 [groups, d].
@@ -46,10 +46,10 @@ class Moments(NamedTuple):
 
 
 class Points(NamedTuple):
-    """Embeddings, of which float64 copies are made a block at a time.
+    """Embeddings that are converted to float64 block by block.
 
-    Rows on devices stay there. Each process goes through its own, and sums are added up over
-    processes: every process that shares them makes the same calls.
+    Rows on devices stay there. Each process goes through its own rows, and sums are added up over
+    processes: every process that shares the rows makes the same calls.
 
     Attributes:
       embeddings: float32 [n, d], checked.
@@ -60,19 +60,19 @@ class Points(NamedTuple):
     normalize: bool
 
     def blocks(self, *, columns: int = 1) -> Iterator[tuple[slice, np.ndarray]]:
-        """Yields where and what, as `placing.host_blocks`."""
+        """Yields (slice, points), as `placing.host_blocks`."""
         for where, rows in placing.host_blocks(self.embeddings, columns=columns):
             yield where, as_points(rows, normalize=self.normalize)
 
     def take(self, index: np.ndarray) -> np.ndarray:
-        """Returns the points [m, d] of an index [m], in every process."""
+        """Returns the points at index [m] as float64 [m, d], in every process."""
         return as_points(placing.take(self.embeddings, index), normalize=self.normalize)
 
     def add_up(self, *wanted: tuple[tuple[int, ...], Add], columns: int = 1) -> list[np.ndarray]:
-        """Goes through the points once and returns the sums of all processes, float64.
+        """Goes through the points once and returns sums over all processes, float64.
 
         Args:
-          *wanted: the shape of each sum, and what adds a block to it.
+          *wanted: (shape, function) of each sum; the function adds a block to it.
           columns: as `placing.host_blocks`.
         """
         if not wanted:
@@ -87,13 +87,13 @@ class Points(NamedTuple):
         return [part.reshape(shape) for part, (shape, _) in zip(parts, wanted, strict=True)]
 
     def of_first(self, values: np.ndarray) -> np.ndarray:
-        """Returns an array as the first of the processes that share the embeddings has it."""
+        """Returns the first process's array, in every process that shares the embeddings."""
         if isinstance(self.embeddings, np.ndarray):
             return values
         return self.embeddings.array_of_first(values)
 
     def moments(self, *groupings: Groups) -> tuple[np.ndarray, list[Moments]]:
-        """Returns the mean [d] of all points, and the moments of each grouping's groups."""
+        """Returns the mean [d] of all points, and the `Moments` of each grouping."""
         largest = [np.zeros(len(groups.counts)) for groups in groupings]
 
         def add_rows(sums: np.ndarray, where: slice, rows: np.ndarray) -> None:

@@ -19,22 +19,22 @@ from thanos_jax.errors import MissingDependencyError
 
 # t-SNE takes minutes beyond; principal components take seconds.
 TSNE_LIMIT = 20_000
-# Below this spread everything has collapsed, and what is left is rounding error.
+# Below this spread, all embeddings have collapsed, and differences are rounding errors.
 _NO_SPREAD = 1e-7
 
 
 class Layout(NamedTuple):
-    """Where the images of a map are.
+    """Positions of the images of a map, in two layouts, and their nearest neighbours.
 
     Attributes:
-      points: float32 [m, 2], by t-SNE: neighbourhoods, not distances. Above `TSNE_LIMIT` images
-        they are those of `plane`.
+      points: float32 [m, 2], by t-SNE, which keeps neighbourhoods but not distances. Above
+        `TSNE_LIMIT` images they equal `plane`.
       mapped: int64 [m], the rows mapped, ascending.
-      plane: float32 [m, 2], L2-normalized embeddings along their first two principal components,
-        less their mean: distances in this plane are those of the embeddings or shorter.
-      neighbours: int32 [m, k], for each image of the map its nearest others on it by cosine, the
-        nearest first, as positions in `mapped`; k = min(8, m - 1).
-      seconds: float32 [], time for both layouts and the neighbours.
+      plane: float32 [m, 2], centred L2-normalized embeddings projected onto their first two
+        principal components. Distances in the plane never exceed distances of embeddings.
+      neighbours: int32 [m, k], the nearest other images of the map by cosine, nearest first, as
+        positions in `mapped`; k = min(8, m - 1).
+      seconds: float32 [], the time that both layouts and the neighbours took.
     """
 
     points: np.ndarray = np.zeros((0, 2), np.float32)
@@ -57,11 +57,11 @@ class Sample(NamedTuple):
 
 
 def draw(embeddings: Any, *, seed: int = 0, limit: int = 2000) -> Sample:
-    """Draws the embeddings that a map shows, without replacement: all, or `limit` of more.
+    """Draws the embeddings that a map shows, without replacement: min(n, limit) of them.
 
     Args:
       embeddings: floating point [n, d]. A jax array whose rows are split over devices stays there,
-        but for those drawn; every process of the job makes this call.
+        except for the rows drawn; every process of the job makes this call.
       seed: of the draw.
       limit: at least 1.
 
@@ -79,7 +79,7 @@ def draw(embeddings: Any, *, seed: int = 0, limit: int = 2000) -> Sample:
 def lay_out(
     embeddings: Any, *, seed: int = 0, limit: int = 2000, projection: str = "tsne"
 ) -> Layout:
-    """Maps embeddings in both ways; arguments and errors as `project`."""
+    """Computes both layouts and the neighbours; arguments and errors as `project`."""
     started = time.perf_counter()
     sample = _drawn(embeddings, seed=seed, limit=limit)
     points, mapped = project(sample, seed=seed, projection=projection)
@@ -87,7 +87,7 @@ def lay_out(
     neighbours = np.zeros((len(unit), 0), np.int32)
     if len(unit) > 1:
         search = NearestNeighbors(n_neighbors=min(8, len(unit) - 1), algorithm="brute").fit(unit)
-        # On the sphere the order of distances is that of cosines; without X, none is its own.
+        # On the sphere, distances order rows as cosines do. Without X, no row is its own neighbour.
         neighbours = search.kneighbors(return_distance=False).astype(np.int32)
     flat = plane(unit, seed=seed)
     seconds = np.asarray(time.perf_counter() - started, np.float32)
@@ -99,7 +99,7 @@ def plane(unit: np.ndarray, *, seed: int = 0) -> np.ndarray:
 
     Args:
       unit: float32 [n, d].
-      seed: of the randomized solver, which is taken where both n and d are large.
+      seed: of the randomized solver, which is used where both n and d are large.
 
     Returns:
       float32 [n, 2], centred; 0 where all rows coincide, and in the second column where d is 1.
@@ -113,7 +113,7 @@ def plane(unit: np.ndarray, *, seed: int = 0) -> np.ndarray:
 
 
 def require(projection: str) -> Any:
-    """Returns the class that makes a projection.
+    """Returns the class that implements a projection.
 
     Raises:
       MissingDependencyError: "opentsne" without openTSNE.
@@ -143,8 +143,8 @@ def project(
 
     Returns:
       (points float32 [m, 2], chosen int64 [m], the rows mapped, ascending); m = min(n, limit).
-      Embeddings that all coincide are mapped to one point. Above `TSNE_LIMIT` rows the points are
-      those of `plane`.
+      Embeddings that all coincide are mapped to one point. Above `TSNE_LIMIT` rows, points come
+      from `plane`.
 
     Raises:
       TypeError, ValueError: as `check_embeddings`, limit < 1, or another projection.
@@ -163,7 +163,7 @@ def project(
         unit = np.pad(unit, ((0, 0), (0, 1)))
     perplexity = min(30.0, (len(unit) - 1) / 3)
     if projection == "opentsne":
-        # One thread, as measured in docs/report.md: more wait for each other.
+        # One thread is fastest (docs/report.md): several wait for each other.
         made = kind(perplexity=perplexity, initialization="pca", random_state=seed, n_jobs=1)
         points[:] = made.fit(unit)
         return points, chosen

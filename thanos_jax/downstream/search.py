@@ -1,13 +1,14 @@
-"""Exact nearest neighbours: products in blocks, of which only the largest of each run are kept.
+"""Exact nearest neighbours by inner products in blocks.
 
-A block of queries meets all candidates, a tile of them at a time. Of the products of a query with
-`_RUN` candidates next to each other only the largest is kept. The k nearest lie within the k runs
-whose largest are the greatest. Those runs are fetched again, and their distances are computed from
-differences, which keep more digits than products where embeddings have nearly collapsed to a point.
+A block of queries is multiplied with all candidates, one tile at a time. Candidates are divided
+into runs of `_RUN` adjacent rows, and a query keeps only its largest product with each run. The k
+nearest rows lie within the k runs with the largest products. Those runs are fetched again, and
+distances to their rows are computed from differences, which keep more digits than products where
+embeddings have nearly collapsed to a point.
 
-Products are float32. `_SPARE` runs more than k are fetched. A query is searched again in float64
-where a run that was left out may, within rounding, hold a nearer row, or where its k-th distance is
-so short that float32 rounds it by more than 0.1 %.
+Products are float32, and k + `_SPARE` runs are fetched. A query is searched again in float64 if a
+run that was not fetched could, within rounding, hold a nearer row, or if its k-th distance is so
+short that float32 rounds it by more than 0.1 %.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from jax.sharding import PartitionSpec as P
 from thanos_jax import sharding
 from thanos_jax.downstream.placing import AXIS, Rows, place, take
 
-_RUN = 16  # candidates of which one product is kept
+_RUN = 16  # adjacent candidates of which one product is kept
 _SPARE = 12  # runs fetched beyond k
 _TILE = 4096  # candidates multiplied at a time
 _QUERIES = 512  # queries of a block,
@@ -35,7 +36,7 @@ _SHORT = 1000  # times the rounding of a number: distances below keep less than 
 
 
 class Found(NamedTuple):
-    """The nearest of n rows to each of q queries, nearest first; equal ones in their order.
+    """The k nearest of n rows to each of q queries, nearest first; ties in the order of rows.
 
     Attributes:
       indices: int64 [q, k], rows.
@@ -49,10 +50,10 @@ class Found(NamedTuple):
 def search(queries: Rows, among: Rows, k: int) -> Found:
     """Finds the k nearest rows of `among` to each query, both divided by their lengths.
 
-    Time O(q n d). Memory above the arguments: O(queries of a block x n / 16). Sharded candidates
-    stay on their devices: each finds the nearest of its own, and those are merged. Sharded queries
-    are brought to every device a block at a time. Every process that has a share of either calls
-    it.
+    Time O(q n d). Memory beyond the arguments: O(queries of a block x n / 16). Sharded candidates
+    stay on their devices: each device finds the nearest of its own rows, and the results are
+    merged. Sharded queries are brought to every device one block at a time. Every process that
+    holds a shard of either makes this call.
 
     Args:
       queries: float32 [q, d], finite; in NumPy the same in every process.
@@ -119,7 +120,7 @@ def _factors(rows: jax.Array) -> jax.Array:
 
 
 def _scaled(rows: jax.Array, factors: jax.Array, dtype: Any) -> jax.Array:
-    """Returns rows of length 1; of another type than their own, with factors of that type."""
+    """Returns rows of length 1 in `dtype`; factors are computed anew if it is not the rows' own."""
     if dtype != rows.dtype:
         rows = rows.astype(dtype)
         factors = _factors(rows)
@@ -137,7 +138,7 @@ def _search_block(
     wide: bool,
     mesh: Mesh,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Returns squared distances and rows [q, k] of a block of queries, and which are in doubt."""
+    """Returns squared distances and rows, both [q, k], and bool [q]: which to search in float64."""
 
     def local(queries: Any, rows: Any, factors: Any, count: Any) -> tuple[Any, Any, Any]:
         first = lax.axis_index(AXIS) * len(rows)
@@ -145,7 +146,7 @@ def _search_block(
         if wide:
             queries = queries.astype(jnp.float64)
         asked = _scaled(queries, _factors(queries), queries.dtype)
-        # On the mesh all devices fetch alike; what is past the known ones is infinitely far.
+        # All devices fetch equally many rows; padding counts as infinitely far.
         squares, indices, left_out = _nearest_here(asked, rows, factors, known, k=min(k, len(rows)))
         squares = lax.all_gather(squares, AXIS, axis=1, tiled=True)
         indices = lax.all_gather(indices + first, AXIS, axis=1, tiled=True)
@@ -175,10 +176,10 @@ def _least(squares: jax.Array, indices: jax.Array, k: int) -> tuple[jax.Array, j
 def _nearest_here(
     asked: jax.Array, rows: jax.Array, factors: jax.Array, known: jax.Array, *, k: int
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Returns squares and indices [q, k] among the first `known` rows [n, d], lowest first.
+    """Returns squared distances and indices [q, k] among the first `known` rows, nearest first.
 
-    And, for each query, a square that those of rows that were not fetched do not fall below, but
-    for rounding.
+    Also returns, for each query, a lower bound (up to rounding) of the squared distances to all
+    rows that were not fetched.
     """
     n, width = rows.shape
     tile = min(_TILE, -(-n // _RUN) * _RUN)
@@ -198,7 +199,7 @@ def _nearest_here(
 
     best = lax.scan(largest_of_runs, None, starts)[1]  # [tiles, q, runs]
     of_runs = (starts[:, None] + jnp.arange(0, tile, run)).reshape(-1)
-    # Runs of the overlap that lie within the tile before are its own.
+    # Runs of the last tile that also lie in the tile before are counted there.
     ends = starts[:, None] + jnp.arange(run, tile + 1, run)
     repeated = ends <= (jnp.arange(tiles) * tile)[:, None]
     best = jnp.where(
@@ -208,7 +209,7 @@ def _nearest_here(
     chosen, last = _greatest(best, fetched)
     lengths = jnp.sum(jnp.square(asked), axis=1)
     left_out = jnp.where(fetched < best.shape[1], lengths - 2 * last, jnp.inf)
-    begins = jnp.sort(of_runs[chosen], axis=1)  # so that equal ones come in their order
+    begins = jnp.sort(of_runs[chosen], axis=1)  # so that ties come in the order of rows
     size = max(1, _FETCHED // (fetched * run * width))
 
     def distances(one: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
@@ -226,7 +227,7 @@ def _nearest_here(
 
 
 def _greatest(values: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
-    """Returns the places [q, k] of the greatest of [q, m], and the least of them [q]."""
+    """Returns the indices [q, k] of the k largest of [q, m], and the k-th largest value [q]."""
     run = 32
     if values.shape[1] <= max(1024, run * k):
         greatest, places = lax.top_k(values, k)
@@ -237,6 +238,6 @@ def _greatest(values: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
     runs = jnp.sort(lax.top_k(jnp.max(padded, axis=2), k)[1], axis=1)
     within = jnp.take_along_axis(padded, runs[:, :, None], axis=1).reshape(len(values), -1)
     greatest, places = lax.top_k(within, k)
-    # A place past the end is of padding; it is among the greatest only with -inf, as any other.
+    # An index past the end is padding. It is chosen only among values that are all -inf.
     found = jnp.take_along_axis(runs, places // run, axis=1) * run + places % run
     return jnp.minimum(found, values.shape[1] - 1), greatest[:, -1]

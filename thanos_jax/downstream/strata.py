@@ -22,10 +22,10 @@ class StrataDistances(NamedTuple):
     Attributes:
       coarse: int64 [strata], each stratum's coarse label, ascending.
       fine: int64 [strata], its fine label, ascending within a class.
-      counts: int64 [strata], its members.
+      counts: int64 [strata], the number of its members.
       distances: float64 [strata, strata], or [encoders, strata, strata].
-      fractions: float64 [encoders], ascending, the fractions of the data the encoders were trained
-        on; empty for one encoder.
+      fractions: float64 [encoders], ascending, the fractions of the data that the encoders were
+        trained on; empty for one encoder.
     """
 
     coarse: np.ndarray
@@ -52,9 +52,9 @@ def strata_distances(
                       points of the stratum, and nan where it has only one.
         kind="means"  |mean over z of f - mean over z' of f|; 0 on the diagonal.
 
-    "means" tells where strata lie, "pairs" also how wide they are. "pairs" is never less than
+    "means" measures where strata lie, "pairs" also how wide they are. "pairs" is never less than
     "means", and equals it where both strata are points. Distances of "pairs" are exact to 1e-7 of
-    the widest embedding. Time O((strata * samples)^2 d).
+    the longest embedding. Time O((strata * samples)^2 d).
 
     Args:
       embeddings: floating point [n, d]. A jax array whose rows are split over devices stays there,
@@ -63,7 +63,7 @@ def strata_distances(
       coarse: integer [n], any values.
       kind: "pairs" or "means".
       normalize: divide embeddings by their length first, as the contrastive losses do.
-      samples: "pairs" draws at most so many members of each stratum, at least 2; "means" uses
+      samples: "pairs" draws at most this many members of each stratum, at least 2; "means" uses
         all.
       seed: of the draw.
 
@@ -107,7 +107,7 @@ def strata_distances_over_fractions(
 ) -> StrataDistances:
     """Measures delta(f_t, z, z') under encoders f_t trained on fractions t of the data.
 
-    The fewer data an encoder is trained on, the likelier it never saw a rare stratum. All encoders
+    The less data an encoder is trained on, the likelier it never saw a rare stratum. All encoders
     embed the same images, and "pairs" draws the same images for all.
 
     Args:
@@ -154,7 +154,7 @@ def mean_within_classes(found: StrataDistances) -> np.ndarray:
       found: from `strata_distances` or `strata_distances_over_fractions`.
 
     Returns:
-      float64 [], or [encoders]; every pair of strata counts alike. nan where no class has two.
+      float64 [], or [encoders]; all pairs of strata have equal weight. nan if no class has two.
     """
     same = np.triu(found.coarse[:, None] == found.coarse[None], k=1)
     if not same.any():
@@ -170,14 +170,14 @@ def _draw(stratum: np.ndarray, *, samples: int, seed: int) -> np.ndarray:
 
 
 def _mean_pair_distances(points: np.ndarray, stratum: np.ndarray) -> np.ndarray:
-    """Returns [strata, strata] of points that are in the order of their strata."""
+    """Returns mean distances [strata, strata] of points that are sorted by stratum."""
     counts = np.bincount(stratum)
     ends = np.cumsum(counts)
     starts = ends - counts
     sums = np.empty((len(counts), len(counts)))
     for row, (start, end) in enumerate(zip(starts, ends, strict=True)):
         block = pairwise_distances(points[start:end], points)
-        # A point's distance to itself comes out as rounding.
+        # A point's distance to itself is computed as a rounding error.
         np.fill_diagonal(block[:, start:end], 0)
         sums[row] = np.add.reduceat(block.sum(axis=0), starts)
     pairs = counts[:, None] * counts[None] - np.diag(counts)

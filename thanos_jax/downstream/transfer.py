@@ -19,7 +19,7 @@ from thanos_jax.downstream.linear import REGULARIZATION, linear_head, scores
 from thanos_jax.downstream.partition import indexed_sums
 from thanos_jax.downstream.placing import add_up, host_blocks, of_all_rows
 
-_COUNTS = 2**20  # counts of votes held at a time
+_COUNTS = 2**20  # vote counts held in memory at a time
 
 
 def nearest_neighbours(
@@ -101,7 +101,7 @@ def evaluate(
         fine_accuracy_knn           majority of the nearest neighbours by cosine
         fine_accuracy_class_mean    nearest class mean
 
-    A coarse class's fine classes are those that occur with it in training.
+    The fine classes of a coarse class are the ones that occur with it in training.
 
     Args:
       embeddings: "train", "validation", "test" -> floating point [n, d]; other splits are ignored.
@@ -188,7 +188,7 @@ def evaluate(
 
 
 def _checked(train: Any, labels: Any, test: Any) -> tuple[Any, np.ndarray, np.ndarray]:
-    """Returns rows, which stay on their devices, their labels, and rows of the same width."""
+    """Checks training embeddings, their labels, and test embeddings; returns all three."""
     train, labels = check_labelled(train, labels, "train_", on_devices=True)
     test = check_on_devices(test, "test_embeddings")
     check_width(test, train.shape[1], "test_embeddings")

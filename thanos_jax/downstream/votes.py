@@ -1,4 +1,4 @@
-"""The votes of neighbours on labels, and the strata of a class that they trust."""
+"""Neighbours vote on labels, and decide which clusters of a class are trusted as strata."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from thanos_jax.downstream.partition import indexed_sums
 _INITIALIZATIONS = 3
 _MINIMUM_SHARE = 0.01
 _MINIMUM_SIZE = 3
-_VOTES = 2**20  # numbers of votes held at a time
+_VOTES = 2**20  # votes held in memory at a time
 
 
 class Neighbours(NamedTuple):
@@ -32,7 +32,7 @@ class Neighbours(NamedTuple):
 
 
 class Votes(NamedTuple):
-    """The votes of neighbours for the labels of each row; a block of [n, classes] at a time.
+    """How the neighbours of each row vote for labels; counted in blocks of [rows, classes].
 
     Attributes:
       found: the neighbours of n rows.
@@ -48,13 +48,13 @@ class Votes(NamedTuple):
 
     @property
     def classes(self) -> int:
-        """How many labels there are."""
+        """The number of labels."""
         return int(self.group.max()) + 1
 
     def blocks(self, rows: np.ndarray | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yields some of the rows asked for, all by default, and votes, float64 [rows, classes].
+        """Yields blocks of the given rows (None: all) and their votes, float64 [rows, classes].
 
-        How many neighbours have each label, or the sum of cosines.
+        A vote count is the number of neighbours with a label, or the sum of their cosines.
         """
         rows = np.arange(len(self.group)) if rows is None else rows
         block = max(1, _VOTES // self.classes)
@@ -73,7 +73,7 @@ class Votes(NamedTuple):
 
 
 def outvoted(votes: Votes) -> np.ndarray:
-    """Returns float64 [n], b / (a + b) of the votes a for the own label, b for the next rival."""
+    """Returns b / (a + b), float64 [n]: a votes for the row's label, b for the strongest other."""
     suspicion = np.empty(len(votes.group))
     for rows, others in votes.blocks():
         place = np.arange(len(rows)), votes.group[rows]
@@ -87,18 +87,18 @@ def outvoted(votes: Votes) -> np.ndarray:
 def trusted_strata(
     members: np.ndarray, votes: Votes, rows: np.ndarray, clusters: int, seed: int
 ) -> np.ndarray:
-    """Returns float [strata, d], at least one: clusters of a class that its neighbours agree with.
+    """Clusters a class; returns the centres whose neighbours agree, float [strata, d], at least 1.
 
     Args:
       members: float [m, d], the members of the class, of length 1.
-      votes: of all classes.
+      votes: the votes of all rows.
       rows: int64 [m], the members' rows.
-      clusters: at least 1, and taken to be m at most.
+      clusters: number of clusters, at least 1; clipped to m.
       seed: of k-means.
     """
     clusters = min(clusters, len(members))
     with warnings.catch_warnings():
-        # Members of a collapsed class coincide; fewer clusters are found then.
+        # Members of a collapsed class coincide, and k-means then finds fewer clusters.
         warnings.simplefilter("ignore", ConvergenceWarning)
         model = KMeans(clusters, n_init=_INITIALIZATIONS, random_state=seed).fit(members)
     counts = np.bincount(model.labels_, minlength=clusters)

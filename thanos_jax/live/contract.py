@@ -1,4 +1,4 @@
-"""What a backend is given, and the three functions that it answers with."""
+"""The interface of logging backends: the data they receive, and the three functions of a logger."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 
 
 class Points(NamedTuple):
-    """Some images and their embedding.
+    """Some images and their embeddings.
 
     Attributes:
       embedding: float32 [m, d].
-      columns: what is known of each image: name -> str [m].
+      columns: labels of the images: name of a column -> str [m].
       thumbnails: uint8 [m, s, s, 3].
     """
 
@@ -27,9 +27,9 @@ class Ending(NamedTuple):
     """The end of a run.
 
     Attributes:
-      step: the last of the training that the results are about.
-      results: numbers of results.json by name, "a/b" for those within "a".
-      points: the embedding; None: the report has no map.
+      step: the last step of the training that the results are about.
+      results: numbers of results.json by name, "a/b" for "b" within "a".
+      points: images with their embeddings; None: the report has no map.
     """
 
     step: int
@@ -38,13 +38,13 @@ class Ending(NamedTuple):
 
 
 class Logger(NamedTuple):
-    """Where a run is written to; every function may raise anything.
+    """Writes the log of a run; every function may raise anything.
 
     Attributes:
-      scalars: (training, record, when): a record of metrics.jsonl, and the time of it in seconds
-        since 1970. The training is named by its folder; "" is the run's own.
-      images: (training, step, pictures): name -> uint8 [h, w, 1 or 3].
-      finish: writes the end of a run and closes; of None, only closes.
+      scalars: (training, record, when): writes a record of metrics.jsonl; `when` is its time in
+        seconds since 1970. A training is named by its folder; "" is the run's own.
+      images: (training, step, pictures): writes pictures, name -> uint8 [h, w, 1 or 3].
+      finish: writes an `Ending` and closes the logger; with None, only closes it.
     """
 
     scalars: Callable[[str, Mapping[str, Any], float], None]
@@ -53,10 +53,10 @@ class Logger(NamedTuple):
 
 
 class Backend(NamedTuple):
-    """A kind of logger; its name is that of its key in config.log, and of its extra.
+    """A kind of logger; its key in config.log and its extra in setup.py have the same name.
 
     Attributes:
-      package: that it needs, as pip names it.
+      package: the package that it needs, as pip names it.
       load: imports the package.
       open: (folder of the run, config by flat key) -> logger.
     """
@@ -67,7 +67,7 @@ class Backend(NamedTuple):
 
 
 def numbers(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
-    """Returns the numbers of a nested mapping, "a/b" for b within a; leaves out all else."""
+    """Returns the numbers of a nested mapping, "a/b" for b within a; other values are left out."""
     found: dict[str, float] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
@@ -78,5 +78,5 @@ def numbers(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
 
 
 def terms(record: Mapping[str, Any]) -> dict[str, float]:
-    """Returns the numbers of a record but for its step."""
+    """Returns the numbers of a record except its step."""
     return {name: value for name, value in numbers(record).items() if name != "step"}

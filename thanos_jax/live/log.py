@@ -1,4 +1,4 @@
-"""One log of a run for all backends: how long they take is measured, and none can end the run."""
+"""The log of a run, for all backends: measures the time they take, and catches their errors."""
 
 from __future__ import annotations
 
@@ -45,23 +45,23 @@ def require(config: Any) -> None:
         except ImportError as error:
             raise MissingDependencyError(
                 f"config.log.{name}: True needs {backend.package}: {error}. Install it with: pip "
-                f"install '.[{name}]' in the project's folder, or leave the key out"
+                f"install '.[{name}]' in the project's folder, or set the key to False"
             ) from error
 
 
 class Log:
-    """Writes a run to its loggers; without any, does nothing. Made by `opened`.
+    """Passes the log of a run to its loggers; does nothing without loggers. Made by `opened`.
 
-    An error of a logger is a warning, once, and the logger is closed. One in making pictures is a
-    warning.
+    After an error in a logger, a warning is printed and the logger is closed. An error in making
+    pictures only prints a warning.
 
     Args:
       loggers: by the names of their backends.
 
     Attributes:
       seconds: spent in each logger; under "pictures", spent waiting for pictures and the ending.
-      errors: of loggers that were turned off, by name.
-      beside: processor seconds in which pictures were made, beside the training.
+      errors: errors of loggers that were turned off, by name.
+      beside: processor seconds spent on making pictures in parallel with the training.
     """
 
     def __init__(self, loggers: Mapping[str, Logger] | None = None) -> None:
@@ -69,7 +69,7 @@ class Log:
         self.seconds: dict[str, float] = dict.fromkeys(self._loggers, 0.0)
         self.errors: dict[str, str] = {}
         self.beside = 0.0
-        # Pictures are made beside the training, for that may compile a program.
+        # Pictures are made in parallel with the training, because that may compile a program.
         self._maker = ThreadPoolExecutor(1, "thanos_jax_pictures") if self._loggers else None
         self._made: list[tuple[str, int, Future[Pictures]]] = []
 
@@ -82,7 +82,7 @@ class Log:
             self._maker = self._maker or ThreadPoolExecutor(1, "thanos_jax_pictures")
 
     def replay(self, training: str, records: Sequence[Mapping[str, Any]]) -> None:
-        """Gives loggers the records of earlier starts, which they may have or not."""
+        """Passes loggers the records of earlier starts of the run, which they may already have."""
         now = time.time()
         for record in records:
             self._each(
@@ -95,7 +95,7 @@ class Log:
         self._write_pictures(wait=False)
 
     def images(self, training: str, step: int, make: Callable[[], Pictures]) -> None:
-        """Logs pictures once they are made, in another thread.
+        """Logs pictures that another thread makes, once they are ready.
 
         Args:
           training: its name.
@@ -111,8 +111,8 @@ class Log:
         """Logs the end of a run, and closes the loggers.
 
         Args:
-          make: returns the end; not called without loggers.
-          make_points: returns its points; an error in it costs no more than them.
+          make: returns the ending; not called without loggers.
+          make_points: returns its points; after an error, the ending is logged without points.
         """
         if not self._loggers:
             return
@@ -124,7 +124,7 @@ class Log:
         self._loggers.clear()
 
     def close(self) -> None:
-        """Closes what `finish` has not; the run stops early."""
+        """Closes loggers that `finish` has not closed, when the run stops early."""
         if self._loggers:
             self._write_pictures(wait=True)
         self._each("finish", None)
@@ -133,7 +133,7 @@ class Log:
             self._maker.shutdown()
 
     def _write_pictures(self, *, wait: bool) -> None:
-        """Gives loggers the pictures that are made by now, or all of them."""
+        """Passes loggers the pictures that are ready, or waits for all of them."""
         ready = [item for item in self._made if wait or item[2].done()]
         self._made = [item for item in self._made if item not in ready]
         for training, step, future in ready:
@@ -142,7 +142,7 @@ class Log:
                 self._each("images", training, step, pictures)
 
     def _measured(self, make: Callable[[], Pictures]) -> Pictures:
-        """Returns what is made, in the thread that makes it."""
+        """Calls `make` in the thread for pictures, and measures its processor time."""
         started = time.thread_time()
         try:
             return make()
@@ -150,12 +150,14 @@ class Log:
             self.beside += time.thread_time() - started
 
     def _prepared(self, make: Callable[[], Any]) -> Any:
-        """Returns what is made for all loggers; None after an error."""
+        """Returns the result of `make`; None, with a warning, after an error."""
         started = time.perf_counter()
         try:
             return make()
         except Exception as error:
-            _warn(f"what was to be logged could not be made: {_words(error)}. The run goes on.")
+            _warn(
+                f"pictures or results to log could not be made: {_words(error)}. The run continues."
+            )
             return None
         finally:
             spent = time.perf_counter() - started
@@ -174,7 +176,7 @@ class Log:
             self.errors[name] = _words(error)
             _warn(
                 f"config.log.{name} is turned off after an error: {self.errors[name]}. The run "
-                "goes on, and metrics.jsonl has all numbers."
+                "continues, and metrics.jsonl has all numbers."
             )
             logger = self._loggers.pop(name, None)
             if logger is not None:
@@ -185,15 +187,15 @@ class Log:
             self.seconds[name] += time.perf_counter() - started
 
 
-# Of a run that is not watched.
+# The log of a run without live logging.
 NONE = Log()
 
 
 @contextlib.contextmanager
 def opened(folder: pathlib.Path, config: Any, flat: Mapping[str, Any]) -> Iterator[Log]:
-    """Opens the log of a run, closes it, and says how much of the run's time it took.
+    """Opens the log of a run, closes it, and prints how much of the run's time it took.
 
-    The first process writes; in the others nothing does. log.json keeps what it took in this start.
+    Only the first process logs. log.json keeps the time that logging took in this start.
 
     Args:
       folder: of the run.
@@ -213,7 +215,7 @@ def opened(folder: pathlib.Path, config: Any, flat: Mapping[str, Any]) -> Iterat
 
 
 def _record(folder: pathlib.Path, log: Log, whole: float) -> None:
-    """Prints and keeps the time that logging took, of `whole` seconds."""
+    """Prints and stores the time that logging took, out of `whole` seconds."""
     spent = sum(log.seconds.values())
     each = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in log.seconds.items())
     print(f"logging: {each}; {spent / whole:.1%} of {whole:.1f} s", flush=True)
@@ -224,7 +226,7 @@ def _record(folder: pathlib.Path, log: Log, whole: float) -> None:
         "beside_seconds": log.beside,
         "errors": log.errors,
     }
-    with contextlib.suppress(OSError):  # the run has ended, and has said what it had to say
+    with contextlib.suppress(OSError):  # the run has ended; log.json is not worth an error
         workdir.write_atomically(folder / workdir.LOG, json.dumps(found) + "\n")
 
 

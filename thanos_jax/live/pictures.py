@@ -19,11 +19,10 @@ def rows(lines: Sequence[np.ndarray]) -> np.ndarray:
     """Returns one picture of some lines of images.
 
     Args:
-      lines: each [k, h, w, 1 or 3], uint8, or floating point in [0, 1]; what lies outside is
-        clipped.
+      lines: each [k, h, w, 1 or 3], uint8, or floating point in [0, 1]; values outside are clipped.
 
     Returns:
-      uint8 [H, W, 1 or 3], small images enlarged by a whole factor, white between them.
+      uint8 [H, W, 1 or 3]. Small images are enlarged by a whole factor; gaps are white.
     """
     grid = np.stack([_as_bytes(np.asarray(line)) for line in lines])
     factor = max(1, _WIDTH // (grid.shape[1] * grid.shape[3]))
@@ -36,18 +35,18 @@ def rows(lines: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def most_thumbnails(side: int) -> int:
-    """Returns how many thumbnails of a side in pixels a sprite can hold."""
+    """Returns how many square thumbnails, `side` pixels wide, a sprite can hold."""
     return (SPRITE_SIDE // side) ** 2
 
 
 def sprite(thumbnails: np.ndarray) -> np.ndarray:
-    """Returns a square picture of thumbnails, row by row, black where there are none.
+    """Returns a square picture of thumbnails, row by row; empty cells are black.
 
     Args:
       thumbnails: uint8 [m, s, s, 3].
 
     Raises:
-      ValueError: it would be larger than `SPRITE_SIDE`.
+      ValueError: the picture would be larger than `SPRITE_SIDE`.
     """
     count, side = thumbnails.shape[:2]
     columns = math.ceil(math.sqrt(count))

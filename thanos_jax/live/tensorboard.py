@@ -1,7 +1,7 @@
-"""TensorBoard's files, in the folder tensorboard/ of a run, by tensorboardX: without TensorFlow.
+"""Logs a run for TensorBoard, in its folder tensorboard/, by tensorboardX, without TensorFlow.
 
-Each training has a folder there, which TensorBoard shows as a run. Its events are written anew from
-metrics.jsonl whenever the run starts, so that no step is there twice.
+Each training has a folder there, which TensorBoard shows as a run. Its events are rewritten from
+metrics.jsonl whenever the run starts, so that no step occurs twice.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ def _open(folder: pathlib.Path, config: Mapping[str, Any]) -> Logger:
 class _Files:
     """The event files of a run's trainings.
 
-    They are written in the calling thread. tensorboardX's own writers use another, in which an
-    error, as of a full disk, is lost, and the next calls wait forever.
+    They are written in the calling thread. tensorboardX's own writers use another thread: an error
+    there, such as a full disk, is lost, and the next calls wait forever.
     """
 
     def __init__(self, root: pathlib.Path) -> None:
@@ -119,19 +119,19 @@ class _Files:
 
 
 def write_projector(root: pathlib.Path, points: Points) -> None:
-    """Writes what TensorBoard's projector reads: tables of points, a sprite of their images.
+    """Writes the files of TensorBoard's projector: tables of points and a sprite of their images.
 
     Args:
-      root: of the log; the projector's files of an earlier end are replaced.
+      root: folder of the log; existing files of the projector are replaced.
       points: at most as many as a sprite can hold.
     """
     folder = root / PROJECTOR
     folder.mkdir(exist_ok=True)
     np.savetxt(folder / "tensors.tsv", points.embedding, fmt="%.6g", delimiter="\t")
-    # Tabs and line breaks, which a class may have in its name, part the table.
+    # Tabs and line breaks, which the name of a class may contain, would break the table.
     columns = [[" ".join(str(v).split()) for v in column] for column in points.columns.values()]
     lines = ["\t".join(line) for line in zip(*columns, strict=True)]
-    header = ["\t".join(points.columns)] if len(columns) > 1 else []  # of one column there is none
+    header = ["\t".join(points.columns)] if len(columns) > 1 else []  # a single column has none
     text = "\n".join([*header, *lines]) + "\n"
     (folder / "metadata.tsv").write_text(text, encoding="utf-8")
     (folder / "sprite.png").write_bytes(_png(pictures.sprite(points.thumbnails)))
@@ -148,7 +148,7 @@ def write_projector(root: pathlib.Path, points: Points) -> None:
 
 
 def _png(picture: np.ndarray) -> bytes:
-    """A picture, uint8 [h, w, 1 or 3], as a file; its least compression is the fastest."""
+    """Encodes a picture, uint8 [h, w, 1 or 3], as PNG, with the fastest compression."""
     buffer = io.BytesIO()
     shown = picture[..., 0] if picture.shape[2] == 1 else picture
     Image.fromarray(shown).save(buffer, "PNG", compress_level=1)

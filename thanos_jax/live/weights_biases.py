@@ -1,7 +1,7 @@
-"""Weights & Biases, by its package wandb; WANDB_MODE, WANDB_PROJECT and the like are its own.
+"""Logs a run to Weights & Biases by its package wandb, which reads WANDB_MODE, WANDB_PROJECT etc.
 
-wandb.json keeps the id of the run there, and the last step written of each training: what was
-written is never written again. Steps of several trainings are axes of their own.
+wandb.json keeps the id of the W&B run and the last step written for each training, so that no step
+is written twice. Each training has its own axis of steps.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def _load() -> Any:
 
 
 def _open(folder: pathlib.Path, config: Mapping[str, Any]) -> Logger:
-    """Begins the run there, or goes on with it; arguments of `Backend.open`."""
+    """Starts or resumes the W&B run; arguments of `Backend.open`."""
     import wandb
 
     path = folder / WANDB_STATE
@@ -54,7 +54,7 @@ def _open(folder: pathlib.Path, config: Mapping[str, Any]) -> Logger:
             run.define_metric(f"{prefix}/*", step_metric=f"{prefix}/step")
             defined.add(prefix)
         written[f"{prefix}/{kind}"] = step
-        # First: a run that is killed in between lacks a step, and has none twice.
+        # Stored before logging: a run that is killed in between lacks a step, but repeats none.
         write_atomically(path, json.dumps({"id": identity, "written": written}) + "\n")
         named = {f"{prefix}/{name}": value for name, value in values.items()}
         run.log({f"{prefix}/step": step, **named})

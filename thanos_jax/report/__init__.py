@@ -1,1 +1,1 @@
-"""Numbers and pictures of a run: plots.py draws, html.py writes one file that holds all."""
+"""The report of a run: plots.py draws its pictures, html.py writes them into one HTML file."""

@@ -1,10 +1,10 @@
-"""Makes the report of a run again, or sets runs beside each other.
+"""Makes the report of a run again, or compares runs on one page.
 
     python -m thanos_jax.report DIR [DIR ...] --out=FILE.html [--picture=FILE.png]
 
-DIR is the folder of a finished run. Its data and its checkpoints need not be there: the folder
-keeps what the report shows. For one run FILE.html is its report.html. For several it has their
-maps, linked and at one scale, and what differs in numbers and config.
+DIR is the folder of a finished run. Its data and checkpoints are not needed: the folder keeps the
+content of the report. For one run, FILE.html is its report.html. For several runs, it shows their
+maps, linked and at one scale, and the numbers and config keys that differ.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ PARSER = command.Parser(
 PARSER.add_argument("dir", metavar="DIR", nargs="+", type=pathlib.Path)
 PARSER.add_argument("--out", metavar="FILE.html", type=pathlib.Path, required=True)
 PARSER.add_argument(
-    "--picture", metavar="FILE.png", type=pathlib.Path, help="the maps as a picture; of several"
+    "--picture", metavar="FILE.png", type=pathlib.Path, help="save the maps of several DIR as PNG"
 )
 
 
 def main(asked: argparse.Namespace) -> int:
     """Writes the page and prints where it is; returns the exit code."""
     if asked.picture and len(asked.dir) < 2:
-        PARSER.error("--picture is for several DIR")
-    from thanos_jax import workdir  # not before --help: they take their time
+        PARSER.error("--picture: expected several DIR, got one")
+    from thanos_jax import workdir  # after --help, because imports are slow
     from thanos_jax.report import folder, html, side_by_side
 
     runs = [folder.read(one) for one in asked.dir]
@@ -48,5 +48,5 @@ def main(asked: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    os.environ["JAX_PLATFORMS"] = "cpu"  # other devices may be a running training's
+    os.environ["JAX_PLATFORMS"] = "cpu"  # other devices may be busy with a training
     command.start(main, PARSER)

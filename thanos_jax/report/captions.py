@@ -1,4 +1,4 @@
-"""How to read each kind of picture, for people who read the report and not the code."""
+"""How to read each kind of picture, for readers of the report who do not know the code."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ HOW_TO_READ: dict[str, str] = {
     ),
     "groups_without_truth": (
         "Accuracy on validation images of each group, with its number of training images; the "
-        "dashed line is the accuracy of all. The groups are found or are the classes: fine labels "
-        "would be the true groups, and there are none, so nothing is measured by them. "
-        "findings.csv names the images of each group."
+        "dashed line is the accuracy of all. The groups are recovered ones, or the classes. True "
+        "groups are unknown, because there are no fine labels to compare with. findings.csv names "
+        "the images of each group."
     ),
     "contingency": (
         "Training images by true and recovered group. A true group was found if its row is dark "
@@ -35,20 +35,20 @@ HOW_TO_READ: dict[str, str] = {
     ),
     "worst_recovered": (
         "Training images of a group on which the classifier does worst on validation, each with "
-        "the class that is predicted, the wrong ones first. What they share is what the classifier "
-        "missed."
+        "its predicted class, wrong predictions first. A feature that they share is one that the "
+        "classifier missed."
     ),
     "worst_group": (
-        "Test images of the true group on which the classifier does worst, each with the class "
-        "that is predicted, the wrong ones first."
+        "Test images of the true group on which the classifier does worst, each with its predicted "
+        "class, wrong predictions first."
     ),
     "worst_class": (
-        "Test images of the class that is predicted worst, each with what is predicted, the wrong "
-        "ones first."
+        "Test images of the class with the lowest accuracy, each with its prediction, wrong "
+        "predictions first."
     ),
     "confused": (
-        "Test images by label (rows) and prediction (columns): right ones are blue, wrong ones "
-        "red. A strong red cell is a pair of classes that the model does not tell apart."
+        "Test images by label (rows) and prediction (columns): right predictions are blue, wrong "
+        "ones red. A strong red cell is a pair of classes that the model confuses."
     ),
     "recovered_map": (
         "Training images as the representation embeds them (t-SNE keeps neighbourhoods, not "
@@ -56,43 +56,43 @@ HOW_TO_READ: dict[str, str] = {
     ),
     "suspected": (
         "The training images whose labels are most likely wrong, the most suspicious first, each "
-        "with the label given → the label that seems right. findings.csv lists all."
+        "with its given label → the suggested label. findings.csv lists all images."
     ),
     "audit": (
-        "The images whose labels are most likely wrong, of every split, the most suspicious first, "
-        "each with its label → the label that seems right and its file. Each was judged by a model "
-        "that was trained without it. Nothing is known of right labels: this is suspected, not "
-        "measured. findings.csv lists all."
+        "The images of all splits whose labels are most likely wrong, the most suspicious first, "
+        "each with its given label → the suggested label, and its file. Each was judged by a model "
+        "that was trained without it. The right labels are unknown, so these are suspicions, not "
+        "measured errors. findings.csv lists all images."
     ),
     "suspicion": (
-        "How likely each training label seemed to be wrong. The less right and wrong labels "
-        "overlap, the better they can be told apart."
+        "How likely each training label is wrong, by the method. The less the two histograms "
+        "overlap, the better right and wrong labels are told apart."
     ),
     "noisy_map": (
         "Training images as the representation embeds them (t-SNE keeps neighbourhoods, not "
-        "distances or sizes). A label that is wrong lies among images of another class, unless "
-        "training has learnt it by heart."
+        "distances or sizes). An image with a wrong label lies among images of another class, "
+        "unless training has memorized the label."
     ),
     "audit_map": (
-        "Images of every split as the model of the last part embeds them (t-SNE keeps "
-        "neighbourhoods, not distances or sizes). A label that is wrong lies among images of "
+        "Images of all splits as the model of the last part embeds them (t-SNE keeps "
+        "neighbourhoods, not distances or sizes). An image with a wrong label lies among images of "
         "another class."
     ),
     "kept_share": (
         "Share kept of the training images of each fine label, with their number; the dashed line "
-        "is the share of all. Where images are kept for what few others teach, fine labels with "
-        "few images keep more."
+        "is the share of all. A method that keeps images unlike the others keeps more of the fine "
+        "labels with few images."
     ),
     "dropped_images": "The training images dropped first, by score.",
     "chosen_images": (
-        "Some of the images, drawn at random: this method has no scores that order them."
+        "Some of the images, drawn at random, because this method has no scores to order them by."
     ),
     "kept_images": (
-        "The training images kept longest, by score. Where what is hard scores high, wrong labels "
-        "and odd images are among them."
+        "The training images kept longest, by score. If hard images score high, wrong labels and "
+        "odd images are among them."
     ),
     "reconstructions": (
-        "Test images as the encoder gets them, and under each what the decoder makes of its "
-        "embedding. What is missing below was not kept in the embedding."
+        "Test images as the encoder gets them, and under each the decoder's output for its "
+        "embedding. Details that are missing below were not kept in the embedding."
     ),
 }

@@ -1,4 +1,4 @@
-"""Some images of a finding as cards: a picture, words, a note and the name of the image."""
+"""Images as HTML cards: a picture, words, a note and the name of the image."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from PIL import Image
 
 from thanos_jax.report import sprite
 
-# Longer side of a picture, in pixels: as it is kept at most, and as it is shown.
+# Longer side of a picture, in pixels: the largest size stored, and the size shown.
 _SIDE = 96
-# Up to this side pictures are kept without loss: it would show, and the cards of a page are few.
-# The thumbnails of a map are many, and are kept so up to half this side.
+# Up to this side, pictures are compressed without loss: artefacts would show, and a page has few
+# cards. The thumbnails of a map are many, and are lossless up to half this side.
 _LOSSLESS = 32
 
 
@@ -25,8 +25,8 @@ class Card(NamedTuple):
 
     Attributes:
       name: its file, or its split and number.
-      words: one, or several with arrows between, as a label and another.
-      note: a number, or ""; with words that say what it is.
+      words: one word, or several to be shown with arrows between, as given and suggested label.
+      note: a number with its name, or "".
       marked: whether the card stands out.
     """
 
@@ -37,17 +37,17 @@ class Card(NamedTuple):
 
 
 def html(images: np.ndarray, cards: Sequence[Card]) -> str:
-    """Returns cards as an HTML list, which holds their pictures.
+    """Returns cards as an HTML list with embedded pictures.
 
     Args:
-      images: uint8 [k, h, w, 1 or 3]; those larger than 96 pixels are made smaller.
-      cards: k of them, in the same order.
+      images: uint8 [k, h, w, 1 or 3]; images larger than 96 pixels are shrunk.
+      cards: k cards, in the same order.
 
     Raises:
-      ValueError: another number of cards than of images.
+      ValueError: the numbers of cards and images differ.
     """
     if len(images) != len(cards):
-        raise ValueError(f"cards: expected {len(images)}, one an image, got {len(cards)}")
+        raise ValueError(f"cards: expected {len(images)}, one for each image, got {len(cards)}")
     small = sprite.shrunk(images, _SIDE)
     entries = (_entry(image, card) for image, card in zip(small, cards, strict=True))
     return f'<ul class="shots">{"".join(entries)}</ul>'

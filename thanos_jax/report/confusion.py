@@ -1,4 +1,4 @@
-"""Which classes are taken for which, as a table in HTML."""
+"""The confusion matrix as a table in HTML."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ import numpy as np
 
 from thanos_jax.checks import check_labels
 
-# Classes of a table; of more, those confused most.
+# Largest number of classes in a table; if there are more, the ones confused most are shown.
 MOST = 10
 _PAIRS = 3
 
 
 def html(labels: Any, predictions: Any, names: Sequence[str], *, most: int = MOST) -> str:
-    """Returns the table of labels and predictions, and the pairs confused most in words.
+    """Returns the confusion matrix, and a sentence on the pairs of classes confused most.
 
     Args:
       labels: integer [n], indices of names.
-      predictions: integer [n], as well.
+      predictions: integer [n], indices of names.
       names: of the classes.
-      most: classes shown. Of more, those of the pairs confused most are, and a last column counts
-        what is predicted besides.
+      most: largest number of classes shown. If there are more, the classes of the pairs confused
+        most are shown, and a last column counts other predictions.
 
     Returns:
-      HTML; empty where every prediction is right.
+      HTML; empty if every prediction is right.
 
     Raises:
       TypeError: labels or predictions are not integers.
@@ -38,7 +38,7 @@ def html(labels: Any, predictions: Any, names: Sequence[str], *, most: int = MOS
     wrong = right != found
     if not wrong.any():
         return ""
-    # Of 10,000 classes the matrix would have 10^8 cells: only pairs that occur are counted.
+    # For 10,000 classes the matrix would have 10^8 cells: only pairs that occur are counted.
     codes, times = np.unique(
         right[wrong].astype(np.int64) * classes + found[wrong], return_counts=True
     )
@@ -60,7 +60,7 @@ def html(labels: Any, predictions: Any, names: Sequence[str], *, most: int = MOS
 
 
 def _classes(pairs: Sequence[tuple[int, int]], count: int, most: int) -> list[int]:
-    """Returns all classes, or those of the first pairs, ascending."""
+    """Returns all classes, or the classes of the first pairs, ascending."""
     if count <= most:
         return list(range(count))
     found: list[int] = []
@@ -72,7 +72,7 @@ def _classes(pairs: Sequence[tuple[int, int]], count: int, most: int) -> list[in
 
 
 def _counts(right: np.ndarray, found: np.ndarray, shown: Sequence[int], classes: int) -> np.ndarray:
-    """Returns int64 [shown, shown], images by label and prediction, of the classes shown."""
+    """Returns the confusion matrix of the classes shown, int64 [shown, shown]."""
     place = np.full(classes, -1)
     place[shown] = np.arange(len(shown))
     rows, columns = place[right], place[found]
@@ -83,7 +83,7 @@ def _counts(right: np.ndarray, found: np.ndarray, shown: Sequence[int], classes:
 
 
 def _table(counts: np.ndarray, totals: np.ndarray, names: Sequence[str], others: bool) -> str:
-    """Returns the table of counts [k, k]; totals [k] are images of each label, the others too."""
+    """Returns the table of counts [k, k]; totals [k] are all images of each label."""
     heads = "".join(
         f'<th scope="col"><span><bdi>{escape(name)}</bdi></span></th>' for name in names
     ) + ('<th scope="col"><span>others</span></th>' if others else "")
@@ -92,7 +92,7 @@ def _table(counts: np.ndarray, totals: np.ndarray, names: Sequence[str], others:
     for row, name in enumerate(names):
         total, cells = int(totals[row]), []
         for column, count in enumerate(counts[row].tolist()):
-            # Ink of the page is legible on both colours, on white and in the dark.
+            # The page's text colour is legible on both colours, in light and dark mode.
             if row == column:
                 colour = f"63 144 218 / {0.1 + 0.4 * count / max(total, 1):.2f}"
             else:

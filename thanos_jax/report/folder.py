@@ -1,4 +1,4 @@
-"""What a run's folder keeps of its report, by which the report is made again without the data."""
+"""Stores the content of a run's report in its folder, to make the report again without the data."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from thanos_jax.report.image_map import ImageMap
 
 
 class Reported(NamedTuple):
-    """What the report of a run is made of; arguments of `html.write`.
+    """The content of a run's report; arguments of `html.write`.
 
     Attributes:
-      config: the run's, nested.
-      results: what results.json holds, less what is drawn.
-      records: the last line of the log, alone.
+      config: the run's config, nested.
+      results: the content of results.json, without the curves.
+      records: the last line of the log only.
       figures: title -> (HTML, how to read it).
-      image_map: of the run's images; None: it has none.
+      image_map: map of the run's images; None: there is none.
     """
 
     config: dict[str, Any]
@@ -33,7 +33,7 @@ class Reported(NamedTuple):
 
 
 def shown(results: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns results less the curves, which are drawn."""
+    """Returns results without the curves, which are drawn."""
     return {key: value for key, value in results.items() if key != "along_training"}
 
 
@@ -46,7 +46,7 @@ def keep(
     """Writes map.npz and pictures.json into a run's folder; returns the pictures as HTML.
 
     Raises:
-      WorkdirError: one cannot be written.
+      WorkdirError: a file cannot be written.
     """
     pictures = html.drawn(figures)
     with workdir.writing(folder):
@@ -58,10 +58,10 @@ def keep(
 
 
 def read(folder: pathlib.Path) -> Reported:
-    """Returns what a finished run's folder keeps of its report.
+    """Reads the content of a finished run's report from its folder.
 
     Raises:
-      ConfigError: it holds no finished run, or one without pictures.json.
+      ConfigError: the folder holds no finished run, or no pictures.json.
       WorkdirError: map.npz is damaged.
     """
     for name in ("config.json", "results.json", workdir.PICTURES):

@@ -1,4 +1,4 @@
-"""report.html: one file that needs no other and no network; a map of images brings its script."""
+"""Writes report.html: one self-contained file that needs no network, with a script for its map."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from thanos_jax.report.image_map import ImageMap, split_word
 from thanos_jax.report.plots import INK
 from thanos_jax.workdir import write_atomically
 
-# Nothing may be fetched and no script may run, even if a value slipped through unescaped; of a
-# page with a map only the script of that hash.
+# Nothing may be fetched and no script may run, even if a value slipped through unescaped. On a page
+# with a map, only the script with that hash may run.
 _POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; "
     "form-action 'none'"
 )
 _LOOK = pathlib.Path(__file__).with_name("page.css")
-# A figure, or HTML that is ready: what `drawn` made of one, a table, cards.
+# Title -> (figure or finished HTML, how to read it).
 Pictures = Mapping[str, tuple[Figure | str, str]]
-# Any run's, whatever file its config came from.
+# The command for any run, whatever file its config came from.
 AGAIN = (
     'python -c \'from thanos_jax import config, run; run.run(config.read("config.json"), "again")\''
 )
@@ -46,16 +46,16 @@ def write(
 ) -> None:
     """Writes the report of a run: headline figures, map, pictures, tables, config.
 
-    The file holds everything it shows, fetches nothing and runs nothing but the map's script. Every
-    value is escaped. It is there whole or not at all, and depends on nothing but the arguments.
+    The file is self-contained: it fetches nothing, and runs no script but the map's. Every value is
+    escaped. It is written atomically, and depends on the arguments only.
 
     Args:
       path: of the report; an older one is replaced.
       config: the run's config, possibly nested.
-      results: what results.json holds, possibly nested; any figure may be absent.
+      results: the content of results.json, possibly nested; any number may be absent.
       records: lines of metrics.jsonl; the last is shown.
       figures: title -> (figure, how to read it), in the order of the report; may be empty.
-      image_map: of the run's images.
+      image_map: map of the run's images; None: the report has none.
     """
     title = name_of(results) or "Training run"
     parts = [f"<h1>{escape(title)}</h1>", _summary(results), _cards(results)]
@@ -94,12 +94,12 @@ def write(
 
 
 def name_of(results: Mapping[str, Any]) -> str:
-    """Returns what a run is called, as in "thanos on digits"; empty where results do not say."""
+    """Returns the title of a run, as "thanos on digits"; empty if results do not have it."""
     return " on ".join(str(results[key]) for key in ("method", "dataset") if key in results)
 
 
 def drawn(figures: Pictures) -> dict[str, tuple[str, str]]:
-    """Returns the same pictures as HTML, in which ids are told apart by their place."""
+    """Converts figures to HTML; ids contain the figure's number, so that they do not clash."""
     return {
         name: (_ready(number, name, figure), sentence)
         for number, (name, (figure, sentence)) in enumerate(figures.items())
@@ -107,11 +107,11 @@ def drawn(figures: Pictures) -> dict[str, tuple[str, str]]:
 
 
 def flat_pictures(maps: Mapping[str, ImageMap], *, first: int = 0) -> str:
-    """Returns the maps as pictures for print and for browsers without scripts; may be empty.
+    """Returns the maps as static pictures, for print and browsers without scripts; may be empty.
 
     Args:
       maps: title -> map.
-      first: number of the first picture, by which ids in a page are told apart.
+      first: number of the first picture; ids in a page contain these numbers.
     """
     found: list[str] = []
     for title, one in maps.items():
@@ -131,13 +131,13 @@ def flat_pictures(maps: Mapping[str, ImageMap], *, first: int = 0) -> str:
 
 
 def document(title: str, body: str, *, style: str = "", script: str = "") -> str:
-    """Returns a page in the look of the reports, which may fetch nothing.
+    """Returns an HTML page in the style of the reports, which may fetch nothing.
 
     Args:
-      title: escaped here.
-      body: HTML already.
-      style: CSS after the reports' own.
-      script: source expression of the only script that may run; empty: none may.
+      title: plain text; it is escaped.
+      body: HTML.
+      style: CSS to add to the reports' own.
+      script: source expression of the only script that may run; empty: no script may run.
     """
     look = _LOOK.read_text(encoding="utf-8")
     policy = f"{_POLICY}; script-src {script}" if script else _POLICY
@@ -171,7 +171,7 @@ def _cards(results: Mapping[str, Any]) -> str:
 
 
 def picture(number: int, name: str, figure: Figure | str, sentence: str) -> str:
-    """Returns a figure and how to read it as HTML; its number tells its ids from other figures'."""
+    """Returns a figure and how to read it as HTML; `number` makes its ids unique in the page."""
     ready = _ready(number, name, figure)
     return f"<figure>{ready}<figcaption>{escape(sentence)}</figcaption></figure>"
 
@@ -189,13 +189,13 @@ def _svg(number: int, figure: Figure) -> str:
     options: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "thanos_jax"}
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     with matplotlib.rc_context(options), warnings.catch_warnings():
-        # Only measured in matplotlib's font; the browser finds one that has the letters.
+        # matplotlib only measures text; the browser finds a font that has the letters.
         warnings.filterwarnings("ignore", message=r"Glyph .* missing from font")
         figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, count=1, flags=re.DOTALL)
-    # Of several figures in one page, each needs names of its own, and only those it refers to.
+    # Each figure of a page needs its own ids. Ids that it does not refer to are dropped.
     used = set(re.findall(r'(?:href="#|url\(#)([^")]+)', text))
 
     def rename(match: re.Match[str]) -> str:
@@ -208,7 +208,7 @@ def _svg(number: int, figure: Figure) -> str:
 
 
 def _nested(name: str, value: Mapping[str, Any]) -> str:
-    """Returns a table; a mapping of mappings (figures by split) gets a column for each."""
+    """Returns a table; a mapping of mappings (numbers by split) gets a column for each."""
     if value and all(isinstance(inner, Mapping) for inner in value.values()):
         rows = []
         for key in dict.fromkeys(key for inner in value.values() for key in inner):
@@ -227,7 +227,7 @@ def _rows(values: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 
 def table(head: Sequence[str], rows: Sequence[tuple[str, ...]]) -> str:
-    """Returns a table; `head` is escaped here, the cells of `rows` are HTML already."""
+    """Returns an HTML table; `head` is plain text, the cells of `rows` are HTML."""
     kinds = ["name", *("meaning" if name == "meaning" else "value" for name in head[1:])]
     columns = "".join(
         f'<th scope="col" class="{kind}">{escape(name)}</th>'
@@ -247,7 +247,7 @@ def table(head: Sequence[str], rows: Sequence[tuple[str, ...]]) -> str:
 
 
 def _words(key: str) -> str:
-    # The key itself, so that it can be found in results.json, but free to break between words.
+    # The key as in results.json, with line breaks allowed between words.
     return escape(str(key)).replace("_", "_<wbr>")
 
 

@@ -1,4 +1,4 @@
-"""What a map of images shows, and the file that keeps it for when the data are not there."""
+"""The content of a map of images, and the file that stores it, so that the data are not needed."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _LAYOUT = Layout._fields
 
 
 class Column(NamedTuple):
-    """What is known of every image of a map, and can colour it.
+    """A value for every image of a map, by which images can be coloured.
 
     Attributes:
       name: for people, as "fine label".
-      values: int32 [m], indices of names; or float32 [m], a score, nan where it is not known.
+      values: int32 [m], indices of names; or float32 [m], a score, nan where it is unknown.
       names: of the classes; () for a score.
-      reading: how to read the flat picture that is drawn of it besides; empty: none is.
+      reading: how to read the static picture of this column; empty: there is none.
     """
 
     name: str
@@ -36,16 +36,16 @@ class Column(NamedTuple):
 
 
 class ImageMap(NamedTuple):
-    """Images of a split as an embedding places them.
+    """A map of images of a split, placed by their embeddings.
 
     Attributes:
-      split: "train" or "test"; "audited" where it is all of them.
-      size: images of the split, of which the map may show some.
-      layout: where the m images are.
-      files: str [m], their names, mostly files; or their numbers as stored.
+      split: "train" or "test"; "audited" for the images of all splits.
+      size: number of images in the split, of which the map may show some.
+      layout: positions of the m images.
+      files: str [m], names of the images, mostly files; or their numbers as stored.
       named: whether `files` are names.
-      columns: what colours them; the first does at the start.
-      sprite: their thumbnails.
+      columns: values to colour images by; the first is used at the start.
+      sprite: thumbnails of the images.
     """
 
     split: str
@@ -58,28 +58,29 @@ class ImageMap(NamedTuple):
 
 
 def split_word(split: str) -> str:
-    """Returns the word by which a page calls a split: "training" for "train", or its name."""
+    """Returns a page's word for a split: "training" for "train", otherwise its name."""
     return {"train": "training"}.get(split, split)
 
 
 def classes(name: str, values: Any, names: Sequence[str], reading: str = "") -> Column:
-    """Returns a column of classes; values integer [n], indices of names.
+    """Returns a column of classes; values are integer [n], indices of names.
 
     Raises:
-      TypeError, ValueError: values that have no name.
+      TypeError: values are not integers.
+      ValueError: a value has no name.
     """
     checked = check_labels(values, name, num_classes=len(names), dtype=np.int32)
     return Column(name, checked, tuple(map(str, names)), reading)
 
 
 def score(name: str, values: Any) -> Column:
-    """Returns a column of a score, floating point [n]; what is not finite is not known."""
+    """Returns a column of scores, floating point [n]; values that are not finite are unknown."""
     values = np.asarray(values, np.float32)
     return Column(name, np.where(np.isfinite(values), values, np.float32(np.nan)))
 
 
 def right_or_wrong(prediction: np.ndarray, label: np.ndarray) -> Column:
-    """Returns a column of whether integer [n] predictions are the labels."""
+    """Returns a column of whether predictions, integer [n], equal the labels."""
     return classes("right or wrong", (prediction != label).astype(np.int32), ("right", "wrong"))
 
 
@@ -96,10 +97,10 @@ def of_images(
 
     Args:
       split: its name.
-      layout: of m images.
-      columns: of all n images of the split.
+      layout: positions of m images.
+      columns: with values for all n images of the split.
       read: rows -> images uint8 [b, h, w, 1 or 3].
-      names: [n], as str, or integers: numbers of the images as stored; None: 0 to n - 1.
+      names: [n], str, or integers: numbers of the images as stored; None: 0 to n - 1.
       pixels: longer side of a thumbnail.
 
     Raises:
@@ -128,7 +129,7 @@ def of_images(
 
 
 def write(path: str | os.PathLike[str], found: ImageMap) -> None:
-    """Writes a map, whole or not at all: an .npz without pickles."""
+    """Writes a map atomically to an .npz without pickles."""
     arrays: dict[str, Any] = found.layout._asdict()
     arrays |= {
         "split": np.array(found.split),
@@ -151,7 +152,7 @@ def write(path: str | os.PathLike[str], found: ImageMap) -> None:
 
 
 def read(path: str | os.PathLike[str]) -> ImageMap:
-    """Returns the map that `write` wrote.
+    """Reads a map that `write` wrote.
 
     Raises:
       WorkdirError: the file is damaged.

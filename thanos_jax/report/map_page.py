@@ -1,7 +1,8 @@
-"""Maps of images as a part of a page: HTML, data and the script that shows them.
+"""Interactive maps of images as a part of a page: HTML, data and script.
 
-The script is the files of map/, the look map.css. Maps of the same images are linked: what is
-pointed at or selected in one is so in the others. All maps of a page have one scale.
+The script consists of the files in map/, the style of map.css. Maps of the same images are linked:
+an image that is pointed at or selected in one map is highlighted in the others. All maps of a page
+have one scale.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from thanos_jax.report import numbers, plots
 from thanos_jax.report.image_map import Column, ImageMap, split_word
 
 _HERE = pathlib.Path(__file__).parent
-# In the order in which they stand; what one defines the later ones use.
+# In this order, because later files use definitions of earlier ones.
 SCRIPTS = ("data", "drawing", "panel", "acts", "events")
 LAYOUTS = {
     "points": "neighbourhoods (t-SNE)",
@@ -30,11 +31,11 @@ LAYOUTS = {
 _HELP = (
     "Point at a dot, or walk with the arrow keys; n and p go to the next and the previous image. "
     "Click or press Enter to keep an image and see the images nearest to it in the embedding. Draw "
-    "around dots to select them, press s to add an image, Escape to let go, + and - to zoom, 0 for "
-    "the whole map, / to search. Shift adds to what is selected."
+    "around dots to select them, press s to add an image, Escape to deselect, + and - to zoom, 0 "
+    "for the whole map, / to search. Shift adds to the selection."
 )
 _NEIGHBOURHOODS = (
-    "t-SNE keeps neighbourhoods, not distances or sizes: how large an island is means nothing."
+    "t-SNE keeps neighbourhoods, not distances or sizes: the size of an island means nothing."
 )
 _DISTANCES = (
     "Principal components keep distances on the unit sphere as far as a plane can; classes that "
@@ -46,9 +47,9 @@ class Part(NamedTuple):
     """A part of a page.
 
     Attributes:
-      html: its HTML, with its data and its script.
+      html: its HTML, with data and script.
       style: CSS.
-      script: the source expression by which the page's policy lets the script run.
+      script: the source expression of the script for the page's content security policy.
     """
 
     html: str
@@ -57,13 +58,13 @@ class Part(NamedTuple):
 
 
 def script() -> str:
-    """Returns the map's script as it stands in a page: its files, one after the other."""
+    """Returns the map's script as a page holds it: the files, concatenated."""
     texts = ((_HERE / "map" / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS)
     return '"use strict";\n(() => {\n' + "\n".join(texts) + "})();\n"
 
 
 def part(maps: Mapping[str, ImageMap]) -> Part:
-    """Returns maps beside each other.
+    """Returns one or several maps, side by side.
 
     Args:
       maps: title -> map, at least one.
@@ -76,7 +77,7 @@ def part(maps: Mapping[str, ImageMap]) -> Part:
         for picture in sprites
     )
     one = " map-one" if len(maps) == 1 else ""
-    # In JSON "<" is only ever in text, where it may be written so; then no tag can begin or end.
+    # In JSON, "<" occurs only in strings. Escaped like this, it cannot begin or end a tag.
     text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
     body = (
         f'<section class="map{one}" id="map" aria-label="Map of images" hidden>\n'
@@ -95,7 +96,7 @@ def part(maps: Mapping[str, ImageMap]) -> Part:
         + "<noscript><p>The map needs the script that this page holds; flat pictures of it are "
         "below.</p></noscript>\n"
         f'<script type="application/json" id="map-data">{text}</script>\n'
-        # The dots are painted before the browser has come to the pictures.
+        # The pictures come last, so that the browser paints the dots first.
         f"<script>{code}</script>\n{pictures}"
     )
     style = (_HERE / "map.css").read_text(encoding="utf-8")
@@ -103,10 +104,10 @@ def part(maps: Mapping[str, ImageMap]) -> Part:
 
 
 def payload(maps: Mapping[str, ImageMap]) -> tuple[dict[str, Any], list[bytes]]:
-    """Returns what the script reads, ready for JSON, and the pictures of each set of images.
+    """Returns the script's data, ready for JSON, and the sprite of each set of images.
 
-    Arrays are base64 of little-endian float32 or int32. Maps of the same images share a set; those
-    after the first are turned, and mirrored if need be, towards the first of their set.
+    Arrays are base64 of little-endian float32 or int32. Maps of the same images share a set; later
+    maps of a set are rotated, and mirrored if needed, to match the first.
     """
     sets: list[ImageMap] = []
     entries = []
@@ -134,7 +135,7 @@ def payload(maps: Mapping[str, ImageMap]) -> tuple[dict[str, Any], list[bytes]]:
             }
         )
     data = {
-        # One scale says most where it is that of distances.
+        # Several maps start with distances, for which a common scale means the most.
         "layout": LAYOUTS["plane" if len(maps) > 1 else next(iter(layouts_of(sets[0])))],
         "colour": sets[0].columns[0].name,
         "sets": [_set(one) for one in sets],
@@ -153,7 +154,7 @@ def same_images(one: ImageMap, other: ImageMap) -> bool:
 
 
 def layouts_of(one: ImageMap) -> dict[str, np.ndarray]:
-    """Returns "points" and "plane", float32 [m, 2]; without the first if it is no other."""
+    """Returns "points" and "plane", float32 [m, 2]; only "plane" if both are equal."""
     found = {"points": one.layout.points, "plane": one.layout.plane}
     if np.array_equal(one.layout.points, one.layout.plane):
         del found["points"]
@@ -161,9 +162,9 @@ def layouts_of(one: ImageMap) -> dict[str, np.ndarray]:
 
 
 def turned(points: np.ndarray, towards: np.ndarray) -> np.ndarray:
-    """Turns and mirrors points [m, 2] to lie as near as they can to others; distances stay.
+    """Rotates and mirrors points [m, 2] to lie as near as possible to others; distances stay.
 
-    The orthogonal Procrustes problem (Schönemann, 1966), about the means of both.
+    Solves the orthogonal Procrustes problem (Schönemann, 1966) after centring both.
     """
     centred = np.asarray(points, np.float64) - np.mean(points, axis=0, dtype=np.float64)
     goal = np.asarray(towards, np.float64) - np.mean(towards, axis=0, dtype=np.float64)
@@ -244,7 +245,7 @@ def _view(title: str, count: int) -> str:
 
 
 def _notes(maps: Mapping[str, ImageMap], data: Mapping[str, Any]) -> list[str]:
-    """Says what is shown, and what is left out or made smaller to keep the page small."""
+    """Returns notes on the images shown, and on what is left out or shrunk to save room."""
     notes = []
     for number, entry in enumerate(data["sets"]):
         (title, one), *more = [

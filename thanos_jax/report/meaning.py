@@ -1,4 +1,4 @@
-"""What the numbers of a run mean, in words: whether its classes have collapsed, and what to do."""
+"""Explains a run's collapse index in words: whether classes have collapsed, and what to change."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-# Shares of the variance within coarse classes. Below the first, the classes are spots whose images
-# a distance hardly tells apart; above the second, class means hardly differ.
+# Shares of the variance within coarse classes. Below the first, the images of a class hardly differ
+# in distance; above the second, class means hardly differ.
 COLLAPSED, PAST = 0.2, 0.9
-# config.method -> the key that spreads its classes, and whether more of it spreads them more.
+# config.method -> the key that spreads its classes, its direction for more spread, and for less.
 _KEYS = {
     "spread": ("loss.alpha", "higher", "lower"),
     "thanos": ("loss.alpha", "higher", "lower"),
@@ -31,10 +31,10 @@ STYLE = """
 
 
 def collapse(results: Mapping[str, Any]) -> str:
-    """Returns a gauge of collapse and sentences on it as HTML; empty where nothing was measured.
+    """Returns a gauge of collapse and its explanation as HTML; empty if nothing was measured.
 
     Args:
-      results: what results.json holds. The spread that the contrastive loss alone leads to,
+      results: the content of results.json. The predicted spread,
         `predicted_within_class_spread` in the section `spread`, is shown if it is there.
     """
     test = results.get("geometry", {}).get("test", {})
@@ -46,7 +46,7 @@ def collapse(results: Mapping[str, Any]) -> str:
     lines = sentences(results)
     words = f"collapse index {index:.2f}; 0: collapsed, 1: class means coincide"
     if isinstance(predicted, float) and math.isfinite(predicted):
-        # Embeddings have length 1: with what lies between classes, the spread makes 1.
+        # For embeddings of length 1 and mean 0, spreads within and between classes add up to 1.
         place = 100 * min(1, max(0, predicted))
         marks.append(f'<i class="predicted" style="left:{place:.1f}%"></i>')
         lines.append(
@@ -62,7 +62,7 @@ def collapse(results: Mapping[str, Any]) -> str:
 
 
 def sentences(results: Mapping[str, Any]) -> list[str]:
-    """Returns what the collapse index of the test split says, and which key to turn."""
+    """Returns sentences on the collapse index of the test split, and the key to change."""
     index = results["geometry"]["test"]["collapse_index"]
     share = f"{100 * index:.0f} % of the variance of the test embeddings lies within coarse classes"
     method = results.get("method", "")
@@ -82,7 +82,7 @@ def sentences(results: Mapping[str, Any]) -> list[str]:
     accuracy, ceiling = (results.get(f"fine_accuracy{end}") for end in ("", "_collapsed"))
     if accuracy is not None and ceiling is not None:
         found.append(
-            f"Fine labels are read off it for {100 * accuracy:.1f} % of the images, where an "
+            f"Fine labels are predicted from it for {100 * accuracy:.1f} % of the images; an "
             f"embedding whose classes are points allows {100 * ceiling:.1f} %."
         )
     return found

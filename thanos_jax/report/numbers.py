@@ -1,6 +1,6 @@
-"""Every number that a run or a table reports: what it is called, means and is measured in.
+"""Title, meaning and unit of every number that a run or a table reports.
 
-A new number is an entry of `NUMBERS`; the report's page, the tables and the command read it there.
+To add a number, add an entry to `NUMBERS`; the report, the tables and the command use it.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from typing import Any, Literal, NamedTuple
 
 
 class Number(NamedTuple):
-    """What is to know of a number, or of a word among the numbers.
+    """How to show and explain a number (or text) of the results.
 
     Attributes:
-      meaning: for people who read the report and not the code.
+      meaning: for readers of the report who do not know the code.
       unit: "percent": a share of 1 that is shown times 100; "seconds"; "count"; "plain".
-      title: as the head of a column; empty: the key, with spaces.
-      digits: after the point, of a percentage and of a mean in a table.
-      card: its place among the cards at the head of the report; 0: it has none.
-      printed: whether the command prints it when a run has ended.
+      title: heading of a column; empty: the key, with spaces.
+      digits: decimals of a percentage and of a mean in a table.
+      card: its place among the cards at the top of the report; 0: it has no card.
+      printed: whether the command prints it at the end of a run.
     """
 
     meaning: str
@@ -33,7 +33,7 @@ class Number(NamedTuple):
 
     @property
     def scale(self) -> float:
-        """What it is multiplied by to be shown."""
+        """The factor by which a value is multiplied to be shown."""
         return 100.0 if self.unit == "percent" else 1.0
 
 
@@ -41,16 +41,16 @@ _percent = functools.partial(Number, unit="percent", digits=1)
 _seconds = functools.partial(Number, unit="seconds", digits=1)
 _count = functools.partial(Number, unit="count", digits=0)
 
-# By key of results.json and metrics.jsonl, or by keys joined with dots where a key alone is not
-# enough; in the order in which the command prints them.
+# Key in results.json or metrics.jsonl -> number. Where the last key is not enough, keys are joined
+# with dots. The command prints numbers in this order.
 NUMBERS: dict[str, Number] = {
     # What was run
     "dataset": Number("data set"),
     "task": Number("what kind of run it is"),
-    "method": Number("what the representation was trained by; ce: a classifier alone"),
+    "method": Number("method that trained the representation; ce: a classifier alone"),
     "robust_method": Number("how the classifier was trained, see docs/groups.md"),
     "noise_method": Number("how training dealt with wrong labels, see docs/noisy_labels.md"),
-    "noise_kind": Number("to which labels wrong ones changed"),
+    "noise_kind": Number("how wrong labels were drawn"),
     "noise_rate": Number("share of the training labels that were made wrong"),
     "coreset_method": Number("how the kept training images were chosen, see docs/coresets.md"),
     "fraction": Number("share of the training images to keep"),
@@ -60,42 +60,45 @@ NUMBERS: dict[str, Number] = {
     "thanos_jax": Number("version of this package"),
     # Accuracies
     "coarse_accuracy": _percent(
-        "images whose coarse class, the one trained on, is predicted right", card=2, printed=True
+        "share of images whose coarse class, the label trained on, is predicted right",
+        card=2,
+        printed=True,
     ),
     "coarse_accuracy_chosen": _percent(
-        "coarse accuracy of the step that is best on the validation split, of noisy labels too",
+        "coarse accuracy at the step that is best on the validation split, whose labels are noisy",
         title="stopped early",
         printed=True,
     ),
     "fine_accuracy": _percent(
-        "test images whose fine label is predicted right by a linear classifier on the frozen "
-        "embedding; the encoder never saw fine labels",
+        "share of test images whose fine label a linear classifier on the frozen embedding "
+        "predicts right; the encoder never saw fine labels",
         card=1,
         printed=True,
     ),
     "fine_accuracy_knn": _percent(
-        "fine labels by a vote of the nearest training embeddings (cosine)",
+        "fine accuracy by a vote of the nearest training embeddings (cosine)",
         title="fine, nearest neighbours",
         printed=True,
     ),
     "fine_accuracy_class_mean": _percent(
-        "fine labels by the nearest class mean", title="fine, class means"
+        "fine accuracy by the nearest class mean", title="fine, class means"
     ),
     "fine_accuracy_validation": _percent("fine_accuracy on validation, which chose the L2 weight"),
     "fine_accuracy_given_coarse": _percent(
-        "fine_accuracy when the true coarse class is told, within which to tell fine labels apart"
+        "fine_accuracy if the true coarse class is given and only its fine labels are considered"
     ),
     "fine_accuracy_collapsed": _percent(
-        "reached by always guessing the commonest fine label of the true coarse class: the ceiling "
-        "of an embedding that has collapsed"
+        "fine accuracy of always guessing the commonest fine label of the true coarse class: the "
+        "ceiling of an embedding that has collapsed"
     ),
-    "fine_accuracy_worst_class": _percent("fine_accuracy on the fine label where it is lowest"),
+    "fine_accuracy_worst_class": _percent("lowest fine_accuracy over fine labels"),
     "fine_regularization": Number("L2 weight of the linear classifier, chosen on validation"),
     "fine_gradient_norm": Number(
-        "where the fit of the linear classifier ended; far above 0.01, it needed more iterations"
+        "gradient norm at the end of the linear classifier's fit; far above 0.01, it needed more "
+        "iterations"
     ),
     "worst_group_accuracy": _percent(
-        "coarse accuracy on the fine class where it is lowest",
+        "lowest coarse accuracy over fine classes",
         title="worst group",
         card=3,
         printed=True,
@@ -104,10 +107,10 @@ NUMBERS: dict[str, Number] = {
     "adjusted_average_accuracy": _percent(
         "mean accuracy of the true groups, weighted by their shares of the training set"
     ),
-    "accuracy": _percent("test images of the group whose class is predicted right"),
+    "accuracy": _percent("share of the group's test images whose class is predicted right"),
     "auroc": _percent(
-        "area under the ROC curve: the probability that one of each of the two classes, or of "
-        "right and wrong labels, are ranked rightly"
+        "area under the ROC curve: the probability that a random example of each of the two "
+        "classes, or a right and a wrong label, are ranked correctly"
     ),
     "worst_group_auroc": _percent(
         "lowest area under the ROC curve of a true group against the other class",
@@ -126,61 +129,68 @@ NUMBERS: dict[str, Number] = {
         title="recovery F1",
     ),
     "recovered_groups": _count("groups recovered, over all classes", digits=1),
-    "f1": _percent("mean F1 of true groups and their partners among the recovered"),
-    "f1_many_to_one": _percent("mean F1 of true groups and all groups where each is commonest"),
+    "f1": _percent("mean F1 of true groups and their matched recovered groups"),
+    "f1_many_to_one": _percent(
+        "mean F1 of true groups, each with all groups where it is commonest"
+    ),
     "adjusted_rand": _percent(
         "agreement of recovered and true groups within a class; 0: chance",
         title="adjusted Rand index",
     ),
     "purity": _percent("share of images in the commonest true group of their recovered group"),
     "rarest_recall": _percent(
-        "share of the rarest true group that is in its partner", title="recall of the rarest group"
+        "share of the rarest true group that is in its matched recovered group",
+        title="recall of the rarest group",
     ),
-    "rarest_precision": _percent("share of the rarest true group's partner that is of that group"),
+    "rarest_precision": _percent(
+        "share of the rarest true group's matched recovered group that belongs to it"
+    ),
     "rarest_recall_many_to_one": _percent(
         "share of the rarest true group that is in recovered groups where it is commonest"
     ),
     "rarest_precision_many_to_one": _percent(
-        "share of the recovered groups where the rarest true group is commonest that is of it"
+        "share of the recovered groups where the rarest true group is commonest that belongs to it"
     ),
     "groups_without_validation": Number(
-        "groups that had no validation image, and no say in the choice of the step"
+        "groups without validation images, which had no part in the choice of the step"
     ),
     # Wrong labels
-    "precision": _percent("share of the labels found wrong that are"),
-    "recall": _percent("share of the wrong labels that are found"),
+    "precision": _percent("share of the flagged labels that are wrong"),
+    "recall": _percent("share of the wrong labels that are flagged"),
     "average_precision": _percent("precision, averaged over wrong labels, most suspicious first"),
     "validation_accuracy": _percent(
-        "validation images of the group whose class is predicted right"
+        "share of the group's validation images whose class is predicted right"
     ),
     "validation_images": _count("validation images of the group"),
     "judged_images": _count(
         "images whose label was judged by a model that was trained without them"
     ),
-    "suspected_images": _count("images whose label is suspected; not measured, for nobody knows"),
-    "flagged": _percent("share of the labels found wrong"),
+    "suspected_images": _count("images whose label is suspected; the right labels are unknown"),
+    "flagged": _percent("share of the labels that are flagged as wrong"),
     "changed": _percent("share of the labels that are wrong"),
     "labels_right": _percent(
-        "share of the labels trained on, after mending, that are right",
+        "share of right labels among the labels trained on, after repair",
         title="labels right after mending",
         printed=True,
     ),
-    "recovered": _percent("share of what noise costs cross-entropy that the run does not lose"),
-    "images_trained_on": _count("training images left, all unless labels found wrong are dropped"),
+    "recovered": _percent("share of cross-entropy's loss of accuracy by noise that is recovered"),
+    "images_trained_on": _count("training images used: all, unless flagged images are dropped"),
     # Coresets
     "kept_images": _count("training images kept, which the classifier was trained on"),
     "kept_share": _percent("share of the training images of a fine label that was kept"),
     # Geometry
     "within_class_spread": Number("mean squared distance to the coarse class's mean on the sphere"),
     "predicted_within_class_spread": Number(
-        "within_class_spread at the minimum of the contrastive loss alone, of training images in "
-        "an embedding with a direction for each, see docs/methods.md"
+        "within_class_spread at the minimum of the contrastive loss alone, for training images in "
+        "an embedding that is wide enough, see docs/methods.md"
     ),
     "spread_threshold": Number(
-        "alpha at and below which, or with the joint loss beta at and above which, collapse is "
-        "that minimum"
+        "the minimum is collapse for alpha up to this value, or with the joint loss for beta from "
+        "this value"
     ),
-    "prediction_leaves_out": Number("what acts on the measured spread beside the contrastive loss"),
+    "prediction_leaves_out": Number(
+        "influences on the measured spread that the prediction ignores"
+    ),
     "between_class_spread": Number("mean squared distance of class means to the overall mean"),
     "within_stratum_spread": Number("mean squared distance to the mean of the fine class"),
     "collapse_index": Number(
@@ -196,16 +206,16 @@ NUMBERS: dict[str, Number] = {
     "alignment_fine": Number("mean squared distance of pairs of one fine class"),
     "uniformity": Number("log mean Gaussian kernel of pairs; 0: one point, lower: more even"),
     "nc1": Number(
-        "neural collapse: scatter within coarse classes against that of their means; 0: each class "
-        "is one point"
+        "neural collapse: scatter within coarse classes relative to the scatter of their means; 0: "
+        "each class is one point"
     ),
     "nc2_norms": Number(
-        "neural collapse: variation of the class means' distances to their centre; 0: equally far, "
-        "as two always are"
+        "neural collapse: variation of the class means' distances to their centre; 0: all equally "
+        "far (always so for two classes)"
     ),
     "nc2_cosines": Number(
         "neural collapse: how far the angles between class means are from a simplex's; 0: a "
-        "simplex, as two always are"
+        "simplex (always so for two classes)"
     ),
     "nc1_strata": Number("nc1 of the fine classes within a coarse class; large: they overlap"),
     "nc2_norms_strata": Number("nc2_norms of the fine classes within a coarse class"),
@@ -219,18 +229,20 @@ NUMBERS: dict[str, Number] = {
     "contrastive": Number("contrastive loss"),
     "reconstruction": Number("mean squared error of the autoencoder, normalized pixels"),
     "early_learning_regularization": Number("log of one minus agreement with earlier predictions"),
-    "keep_rate": Number("share of a batch, of smallest losses, that each network learns from"),
+    "keep_rate": Number(
+        "share of a batch, with the smallest losses, that each network learns from"
+    ),
     "largest_group_weight": Number("weight that group DRO gives the group of highest loss"),
     "gradient_norm": Number("Euclidean length of the gradient"),
     "learning_rate": Number("learning rate"),
     "validation_coarse_accuracy": _percent(
-        "coarse accuracy on the validation split, in the task noise of its noisy labels"
+        "coarse accuracy on the validation split; in the task noise, with its noisy labels"
     ),
     "validation_balanced_accuracy": _percent(
-        "coarse accuracy on the validation split, each fine label counting alike"
+        "coarse accuracy on the validation split, averaged over fine labels"
     ),
     "validation_worst_group_accuracy": _percent(
-        "accuracy on validation of the worst of the groups trained with (not the true ones)"
+        "lowest validation accuracy over the groups trained with (not the true groups)"
     ),
     "validation_fine_accuracy": _percent(
         "fine accuracy of a linear classifier on the validation split",
@@ -242,16 +254,16 @@ NUMBERS: dict[str, Number] = {
     "chosen_step": _count("step of the best evaluation on validation, by worst group or accuracy"),
     "skipped_steps": _count("steps left out, whose loss or gradient was not finite"),
     "skipped_examples": _count("stored images left out, which could not be read"),
-    "classes_in_batch": Number("classes that a batch of the first training has, in the mean"),
+    "classes_in_batch": Number("mean number of classes in a batch of the first training"),
     "class_images_min": _count("fewest images of a class that a batch has"),
     "class_images_mean": Number("mean number of images of a class that a batch has"),
     "class_images_max": _count("most images of a class that a batch has"),
     "seconds": _seconds("time spent training so far"),
     "train_seconds": _seconds("time spent training, over all starts of the run", printed=True),
-    "scoring_seconds": _seconds("time in train_seconds of the trainings that scored images"),
-    "images_per_second": Number("images trained on in a second, median over the log"),
+    "scoring_seconds": _seconds("the part of train_seconds spent on trainings that score images"),
+    "images_per_second": Number("training images per second, median over the log"),
     "embedding_dim": _count("width of the embedding"),
-    "parameters": _count("trained numbers in the model"),
+    "parameters": _count("number of trained parameters"),
 }
 
 
@@ -259,8 +271,8 @@ def find(path: Sequence[str]) -> Number | None:
     """Returns the entry of a number; None if it has none.
 
     Args:
-      path: its keys in results.json. Its last key alone, or one above it where the last is a
-        label of the data set, may be what has the entry.
+      path: its keys in results.json. The entry is looked up by the whole path, then by single keys
+        from the last to the first: the last key may be a label of the data set.
     """
     return next((NUMBERS[key] for key in (".".join(path), *reversed(path)) if key in NUMBERS), None)
 
@@ -270,7 +282,7 @@ def shown(path: Sequence[str], value: Any) -> str:
 
     Args:
       path: its keys.
-      value: any; what is no number is its own text.
+      value: any value; text is returned as it is.
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         return str(value)

@@ -1,4 +1,4 @@
-"""Pictures of a run, as functions of arrays; none of them touches pyplot's global figures."""
+"""Draws the pictures of a run from arrays, without pyplot's global state."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from thanos_jax.checks import check_labels
 from thanos_jax.downstream.arrays import check_embeddings
 from thanos_jax.report.captions import HOW_TO_READ as HOW_TO_READ
 
-# Text and axes. A grey of its own, so that the report can turn it into the page's text colour.
+# Text and axes. A grey that occurs nowhere else, so that the report can replace it by the page's
+# text colour.
 INK = "#454647"
 # Inches. Narrow, so that text stays legible where the report shrinks a figure to a phone's width.
 WIDTH = 5.6
@@ -52,7 +53,7 @@ def curves(records: Sequence[Mapping[str, Any]]) -> Figure:
         is None or not finite, is left out at that step; a panel without any value is left out.
 
     Returns:
-      One panel above the other.
+      The figure, with one panel above the other.
 
     Raises:
       ValueError: a record without "step".
@@ -86,7 +87,7 @@ def curves(records: Sequence[Mapping[str, Any]]) -> Figure:
         dress(axes)
         axes.set_title(title, loc="left", fontsize=10, color=INK)
         if len(series) > 1:
-            # Beside the title, which long names would run into.
+            # Beside the title; smaller for long names, which would run into it.
             size = 8 if sum(map(len, series)) < 60 else 6.5
             axes.legend(
                 loc="lower right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.2, ncols=len(series),
@@ -99,8 +100,8 @@ def curves(records: Sequence[Mapping[str, Any]]) -> Figure:
 def embedding_map(points: Any, labels: Any, names: Sequence[str], title: str) -> Figure:
     """Draws points of the plane, coloured by label.
 
-    Up to 10 names take a palette for colour-blind readers, up to 20 matplotlib's tab20; beyond, a
-    continuous map with a colour bar stands for the legend.
+    Up to 10 names use a palette for colour-blind readers, up to 20 matplotlib's tab20. More names
+    use a continuous colour map, with a colour bar in place of the legend.
 
     Args:
       points: floating point [n, 2], for instance from `project`.
@@ -109,7 +110,7 @@ def embedding_map(points: Any, labels: Any, names: Sequence[str], title: str) ->
       title: what the colours mean.
 
     Returns:
-      The figure; above 3,000 points its dots are pixels, not shapes, also in SVG.
+      The figure; above 3,000 points its dots are rasterized, also in SVG.
 
     Raises:
       TypeError: points are not floating point, or labels not integers.
@@ -161,7 +162,7 @@ def maps_beside(
       labels: title -> integer [m], indices of names.
       names: of the labels.
       meaning: what the colours mean, added to the titles; "" for nothing.
-      columns: maps of a line.
+      columns: number of maps in a line.
 
     Raises:
       TypeError, ValueError: as `embedding_map`.
@@ -201,8 +202,8 @@ def reconstructions(inputs: Any, outputs: Any) -> Figure:
     """Draws images and, under each, its reconstruction.
 
     Args:
-      inputs: numbers [k, h, w, c] in [0, 1], c = 1 or 3; what lies outside is clipped.
-      outputs: of the same shape.
+      inputs: numbers [k, h, w, c] in [0, 1], c = 1 or 3; values outside are clipped.
+      outputs: reconstructions, of the same shape.
 
     Returns:
       The figure, six images a line.
@@ -242,24 +243,24 @@ def group_bars(
     average: float,
     meaning: str = "accuracy in per cent",
 ) -> Figure:
-    """Draws a bar for the accuracy of each group, and a line at that of all images.
+    """Draws a bar for the accuracy of each group, and a line at the average accuracy.
 
     Args:
       names: of the groups, from top to bottom.
-      accuracies: fractions of 1, as many.
-      average: a fraction of 1.
-      meaning: what the bars show, if not accuracies.
+      accuracies: of the groups, fractions of 1.
+      average: over all images, a fraction of 1.
+      meaning: label of the axis, if the bars do not show accuracies.
 
     Returns:
       The figure; the lowest bar has another colour.
 
     Raises:
-      ValueError: no groups, or names and accuracies of different number.
+      ValueError: no groups, or different numbers of names and accuracies.
     """
     if not len(names) == len(accuracies) > 0:
         raise ValueError(
-            f"accuracies: expected one for each of at least one name, got {len(accuracies)} for "
-            f"{len(names)}"
+            f"accuracies: expected one for each name, and at least one, got {len(accuracies)} for "
+            f"{len(names)} names"
         )
     figure = Figure(figsize=(WIDTH, 0.8 + 0.3 * len(names)), layout="constrained")
     axes = figure.add_subplot()
@@ -284,7 +285,7 @@ def group_bars(
 def contingency(
     true_groups: Any, recovered: Any, true_names: Sequence[str], recovered_names: Sequence[str]
 ) -> Figure:
-    """Draws how many examples true and recovered groups share: darker is a larger share of a row.
+    """Draws the contingency table of true and recovered groups, darker for a larger share of a row.
 
     Args:
       true_groups: integer [n], indices of true_names.
@@ -324,17 +325,17 @@ def contingency(
 
 
 def suspicion(values: Any, wrong: Any) -> Figure:
-    """Draws how suspicion is distributed among right and among wrong labels.
+    """Draws histograms of suspicion for right and for wrong labels.
 
     Args:
       values: floating point [n], in [0, 1].
       wrong: bool [n].
 
     Returns:
-      Two histograms, each of its own 100 per cent; none for labels of which there is no example.
+      The figure. Each histogram sums to 100 per cent; one without labels is left out.
 
     Raises:
-      ValueError: not one of each for every label.
+      ValueError: values and wrong have different or wrong shapes, or wrong is not bool.
     """
     values, wrong = np.asarray(values, np.float64), np.asarray(wrong)
     if values.ndim != 1 or wrong.shape != values.shape or wrong.dtype != np.bool_:
@@ -389,7 +390,7 @@ def _series(records: Sequence[Mapping[str, Any]], name: str) -> list[tuple[float
 
 
 def colors(count: int) -> np.ndarray:
-    """Returns the colours of so many labels, RGBA [count, 4]."""
+    """Returns the colours of `count` labels, RGBA [count, 4]."""
     if count <= len(PALETTE):
         return np.array([to_rgba(color) for color in PALETTE[:count]])
     if count <= 20:
@@ -400,7 +401,7 @@ def colors(count: int) -> np.ndarray:
 def legend_below(
     figure: Figure, handles: Sequence[Any], names: Sequence[Any], *, columns: int, **look: Any
 ) -> None:
-    """Puts a legend of at most so many columns below a figure; its names are shown as they are."""
+    """Puts a legend of at most `columns` columns below a figure; names are shown verbatim."""
     # Older matplotlib leaves out labels that begin with an underscore.
     labels = [f" {name}" if str(name).startswith("_") else str(name) for name in names]
     legend = figure.legend(
@@ -412,7 +413,7 @@ def legend_below(
 
 
 def dress(axes: Axes) -> None:
-    """Gives axes the look of all pictures: a light grid, and ink that follows the page."""
+    """Gives axes the common style: a light grid, and text in `INK`."""
     axes.tick_params(which="both", colors=INK, labelsize=8)
     axes.yaxis.get_offset_text().set(color=INK, fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)

@@ -1,4 +1,4 @@
-"""Runs beside each other: maps of one scale, what differs in numbers, and in config."""
+"""Compares runs on one page: maps at one scale, and the numbers and config keys that differ."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from thanos_jax.report.folder import Reported
 from thanos_jax.report.image_map import Column, ImageMap
 from thanos_jax.workdir import write_atomically
 
-# Maps of a page: each has as many numbers as points, and takes its room.
+# Largest number of maps on a page: each needs room, and data for its points.
 MOST_MAPS = 8
 _HOW_TO_READ = (
-    "Embeddings of length 1 along their first two principal components, all at one scale. Where a "
-    "class is a small dense spot it has collapsed; a class that is spread keeps what its images "
-    "differ in."
+    "Embeddings of length 1 along their first two principal components, all at one scale. A class "
+    "that is a small dense spot has collapsed; a class that is spread keeps the differences of its "
+    "images."
 )
 
 
 def titles(folders: Sequence[pathlib.Path], runs: Sequence[Reported]) -> list[str]:
-    """Returns a name for each run: its method where that tells it apart, else its folder too.
+    """Returns a name for each run: its method, with its folder if methods are not unique.
 
     Raises:
       ConfigError: a folder is named twice.
@@ -48,11 +48,11 @@ def titles(folders: Sequence[pathlib.Path], runs: Sequence[Reported]) -> list[st
 
 
 def write(path: str | os.PathLike[str], runs: Mapping[str, Reported]) -> None:
-    """Writes the page of runs beside each other, whole or not at all.
+    """Writes the page that compares runs, atomically.
 
     Args:
       path: of the page; an older one is replaced.
-      runs: title -> run, two at least.
+      runs: title -> run, at least two.
     """
     maps = {title: run.image_map for title, run in runs.items() if run.image_map is not None}
     left_out = list(maps)[MOST_MAPS:]
@@ -89,7 +89,7 @@ def write(path: str | os.PathLike[str], runs: Mapping[str, Reported]) -> None:
 
 
 def differing(values: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, list[Any]]]:
-    """Returns keys whose values are not the same in all runs, with the values; None where absent.
+    """Returns (key, values) for keys whose values differ between runs; None where a key is absent.
 
     Args:
       values: title -> key -> value.
@@ -102,7 +102,7 @@ def differing(values: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, list[A
 def differing_numbers(
     results: Mapping[str, Mapping[str, Any]],
 ) -> tuple[list[tuple[str, list[Any]]], list[tuple[str, list[Any]]]]:
-    """Returns rows of `differing` for headline numbers, in their order, and for all others."""
+    """Returns rows of `differing`: first of headline numbers in their order, then of all others."""
     order = [key for key, entry in numbers.NUMBERS.items() if entry.card or entry.printed]
     found = {key: (key, values) for key, values in differing(results)}
     # The collapse index of the test split is a headline.
@@ -113,7 +113,7 @@ def differing_numbers(
 
 
 def figure(maps: Mapping[str, ImageMap]) -> Figure | None:
-    """Draws the maps side by side at one scale, in the colours that all have; None without such.
+    """Draws maps side by side at one scale, coloured by a column that all have; None without one.
 
     Args:
       maps: title -> map, at least one.
@@ -140,7 +140,7 @@ def save_figure(path: str | os.PathLike[str], runs: Mapping[str, Reported]) -> N
     """Saves `figure` of runs as PNG, on white.
 
     Raises:
-      ConfigError: a run has no map, or there is nothing that all maps can be coloured by.
+      ConfigError: a run has no map, or the maps have no column of classes in common.
     """
     maps = {title: run.image_map for title, run in runs.items() if run.image_map is not None}
     drawn = figure(maps) if len(maps) == len(runs) else None
@@ -153,7 +153,7 @@ def save_figure(path: str | os.PathLike[str], runs: Mapping[str, Reported]) -> N
 
 
 def _of(one: ImageMap, column: Column) -> np.ndarray | None:
-    """Returns the values of a map's column of the same name and classes."""
+    """Returns the values of a map's column with the same name and classes, or None."""
     same = (c.values for c in one.columns if (c.name, c.names) == (column.name, column.names))
     return next(same, None)
 

@@ -1,4 +1,4 @@
-"""Thumbnails of many images as one WebP picture, a grid of cells."""
+"""Packs thumbnails of many images into one WebP picture, a grid of cells."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from PIL import Image
 
 from thanos_jax.checks import check_at_least
 
-# Bytes of the picture: a page of 10,000 images, with the rest that it holds, stays below 10 MB.
+# Bytes of the picture: a whole page with 10,000 images stays below 10 MB.
 LIMIT = 6_000_000
-# Pixels of the picture: a browser has them in memory, four bytes each.
+# Pixels of the picture: a browser holds them in memory, four bytes each.
 _MOST_PIXELS = 2**25
 _LEAST_SIDE = 8
 _CHUNK = 256
-# Up to this side thumbnails are kept without loss: it would show, and many still take little. Cards
-# are few, and are kept so up to twice this side.
+# Up to this side, thumbnails are compressed without loss: artefacts would show, and many still take
+# little room. Cards are few, and are lossless up to twice this side.
 _LOSSLESS = 16
 
 
@@ -31,7 +31,7 @@ class Sprite(NamedTuple):
       width: of a thumbnail, in pixels.
       height: of a thumbnail, in pixels.
       columns: thumbnails in a row.
-      asked: the longer side that was asked for, or that the images have, if that is less.
+      asked: the longer side asked for, or the images' own if that is smaller.
     """
 
     data: bytes
@@ -42,24 +42,24 @@ class Sprite(NamedTuple):
 
     @property
     def cell(self) -> tuple[int, int]:
-        """Width and height of a cell; even, for WebP has one colour for two pixels."""
+        """Width and height of a cell; even, because WebP shares colour between two pixels."""
         return self.width + self.width % 2, self.height + self.height % 2
 
 
 def make(
     read: Callable[[np.ndarray], np.ndarray], rows: np.ndarray, pixels: int, *, limit: int = LIMIT
 ) -> Sprite:
-    """Makes the picture of some images, with smaller thumbnails where it would be too large.
+    """Makes the sprite of some images, with smaller thumbnails if it would be too large.
 
     Args:
       read: rows -> uint8 [b, h, w, 1 or 3]; called for some rows at a time.
       rows: integer [m], at least one.
       pixels: longer side of a thumbnail; smaller images stay as they are.
-      limit: bytes of the picture; thumbnails are made smaller until it is below, down to a side of
-        8 pixels.
+      limit: largest size of the picture in bytes; thumbnails are shrunk to meet it, down to a side
+        of 8 pixels.
 
     Returns:
-      The picture, thumbnails in the order of the rows.
+      The sprite, with thumbnails in the order of the rows.
 
     Raises:
       ValueError: no rows, pixels < 1, or images of another shape.
@@ -79,14 +79,14 @@ def make(
         sprite = _packed(small, asked)
         if len(sprite.data) <= limit or side <= _LEAST_SIDE:
             return sprite
-        # What a picture takes grows a little slower than its pixels.
+        # The size of a picture grows a little slower than its number of pixels.
         share = math.sqrt(limit / len(sprite.data))
         side = max(_LEAST_SIDE, int(side * min(0.95 * share, 0.95)))
         small = shrunk(small, side)
 
 
 def shrunk(images: np.ndarray, side: int) -> np.ndarray:
-    """Returns images uint8 [b, h, w, c], their longer side made so long at most."""
+    """Shrinks images, uint8 [b, h, w, c], so that the longer side is at most `side`."""
     height, width = images.shape[1:3]
     scale = side / max(height, width)
     if scale >= 1:
@@ -109,7 +109,7 @@ def _packed(images: np.ndarray, asked: int) -> Sprite:
     across, down = sprite.cell
     lines = math.ceil(count / columns)
     sheet = np.zeros((lines * columns, down, across, 3), np.uint8)
-    # The edge is repeated into what a cell has more.
+    # Cells may be larger than thumbnails: the edge is repeated to fill them.
     padding = ((0, 0), (0, down - height), (0, across - width), (0, 0))
     padded = np.pad(images, padding, mode="edge")
     sheet[:count] = padded if channels == 3 else np.repeat(padded, 3, axis=3)

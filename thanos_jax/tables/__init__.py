@@ -1,1 +1,1 @@
-"""Tables of the papers: what is run for each, and what comes of it."""
+"""Tables of the papers: their definitions, runs and results."""

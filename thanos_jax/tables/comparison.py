@@ -1,4 +1,4 @@
-"""Runs the rows of a table, each with several seeds, and writes what they come to."""
+"""Runs the rows of a table, each with several seeds, and writes the table of results."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from thanos_jax.workdir import PICTURES, locked, write_atomically, writing
 
 
 class Outcome(NamedTuple):
-    """What a comparison came to.
+    """The outcome of a comparison.
 
     Attributes:
       text: the table, in Markdown.
-      failures: folder of the run, relative to the comparison's -> why it failed.
-      runs: how many there were to be.
+      failures: folder of a run, relative to the comparison's -> why it failed.
+      runs: the number of runs asked for, including runs done before.
     """
 
     text: str
@@ -52,30 +52,30 @@ def compare(
     seeds: int = 3,
     of_method: Callable[[str], Mapping[str, Any]] | None = None,
 ) -> Outcome:
-    """Runs what has not been run, each in workdir/ROW/SEED, and writes the table.
+    """Does the runs of a table that are missing, each in workdir/ROW/SEED, and writes the table.
 
     A run that fails leaves its traceback in error.txt and does not stop the others; the next call
     tries it again.
 
     Args:
-      config: of any method; what the rows and seeds set is replaced.
+      config: of any method; rows and seeds override its keys.
       workdir: gets the runs, table.json (which table this is), table.md, table.csv, table.html,
         its pictures as PNG, maps.html, runs.csv and results.json. It may hold the same table with
-        other rows and seeds, which stay in it.
+        other rows and seeds, which are kept.
       table: a key of `thanos_jax.tables.definitions.TABLES`.
-      methods: variants of the table; None for its own.
-      values: of the table's first axis, as text; None for its own.
-      seeds: 0 .. seeds - 1 are run.
-      of_method: method of the config -> what its rows set where the table does not.
+      methods: variants of the table; None: the table's own.
+      values: of the table's first axis, as text; None: the table's own.
+      seeds: number of seeds: 0 .. seeds - 1 are run.
+      of_method: method of the config -> overrides for its rows; the table's own take precedence.
 
     Returns:
       The table of everything in the folder, and the failures of this call.
 
     Raises:
-      ConfigError: a table, method, value or config that cannot be run, or a folder of another
-        table or config; before the first run.
-      WorkdirError: another comparison is in the folder, or it cannot be written.
-      Interrupted: a signal asked to stop; the run under way is saved, and no other begun.
+      ConfigError: before the first run: a table, method, value or config that cannot be run, or a
+        folder of another table or config.
+      WorkdirError: another comparison is running in the folder, or it cannot be written.
+      Interrupted: a signal asked to stop; the current run is saved, and no other is begun.
     """
     rows = rows_of(table, config, methods, values, of_method=of_method)
     for row in rows:
@@ -99,24 +99,24 @@ def compare(
             entry.errors.pop(seed, None)
             try:
                 result = run_module.run(configured(config, entry.row, seed), folder, load=load)
-            except Exception as error:  # of one run; the others may well succeed
+            except Exception as error:  # one run failed; the others may succeed
                 message = f"{type(error).__name__}: {error}"
                 print(f"failed: {name}, seed {seed}: {message}", flush=True)
                 if writes:
                     folder.mkdir(parents=True, exist_ok=True)
                     (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
                 entry.errors[seed] = failures[f"{name}/{seed}"] = message
-                # A run that could not stop in good order is the last; and of several processes
-                # the others may not have failed.
+                # Stop here if the run could not stop in good order, or if there are several
+                # processes: the others may not have failed.
                 if watch.received or jax.process_count() > 1:
                     raise
-                load = _remembering(sources.load)  # the data may be what is damaged
+                load = _remembering(sources.load)  # the cached data may be damaged
             else:
                 if writes:
                     (folder / "error.txt").unlink(missing_ok=True)
                 entry.results[seed] = result
-            jax.clear_caches()  # the next run has programs of its own
-            # After every run, so that an interrupted comparison shows what it has.
+            jax.clear_caches()  # the next run compiles its own programs
+            # Written after every run, so that an interrupted comparison shows its results so far.
             if writes:
                 _write(workdir, table, config, entries, page=seed in entry.errors)
     text = _write(workdir, table, config, entries, page=True) if writes else ""
@@ -124,11 +124,11 @@ def compare(
 
 
 def _remembering(load: Callable[[Any], Dataset]) -> Callable[[Any], Dataset]:
-    """Returns the same function, which keeps the last data set: most rows train on the same."""
+    """Returns `load` with a cache of the last data set, because most rows train on the same."""
     kept: dict[str, Dataset] = {}
 
     def remembered(data: ml_collections.ConfigDict) -> Dataset:
-        # The random bits are added on the device.
+        # Random bits are added on the device, not by `load`.
         settings = {k: v for k, v in data.items() if not k.startswith("random_bits")}
         key = json.dumps(settings, sort_keys=True)
         if key not in kept:
@@ -146,10 +146,11 @@ def _claim(
     rows: Sequence[Row],
     seeds: int,
 ) -> dict[str, Entry]:
-    """Makes the folder this table's; returns the rows it has now, with what was found of them.
+    """Claims the folder for this table; returns all of its rows, with their results so far.
 
     Raises:
-      ConfigError: it is another table's, a single run's, or its runs have another config.
+      ConfigError: the folder belongs to another table or a single run, or its runs have another
+        config.
     """
     path = workdir / "table.json"
     before: dict[str, Any] = {"table": table, "rows": []}
@@ -181,7 +182,7 @@ def _claim(
                 f"workdir: {workdir} has another row {name}; choose another folder:\n"
                 + "\n".join(differing)
             )
-    # A command that asks for everything decides the order; otherwise rows are added at the end.
+    # A command that names all rows decides their order; otherwise new rows are added at the end.
     order = list(wanted) if there.keys() <= wanted.keys() else list({**there, **wanted})
     entries = {}
     for name in order:
@@ -213,7 +214,7 @@ def _tuples(overrides: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _maps_beside(workdir: pathlib.Path, entries: Mapping[str, Entry]) -> str:
-    """Writes the page of the maps of each row's first seed; returns its name, empty without it."""
+    """Writes the page with the maps of each row's first seed; returns its name, or "" if none."""
     folders = {
         render.name_of(entry.row.labels): workdir / name / "0"
         for name, entry in entries.items()
@@ -234,7 +235,7 @@ def _write(
     *,
     page: bool,
 ) -> str:
-    """Writes the table in all its forms, the page only if asked for; returns it in Markdown."""
+    """Writes the table in all formats, the page only if asked for; returns the Markdown."""
     shown = summary.comparison(table, config, entries)
     everything = [
         {"row": dict(line.labels), "folder": f"{name}/{seed}", **result}
@@ -253,7 +254,7 @@ def _write(
     for name, text in files.items():
         write_atomically(workdir / name, text)
     for name, figure in (render.figures(shown) if page else {}).items():
-        # For other documents; the page has its own.
+        # For use in other documents; the page embeds its own copy.
         file = workdir / f"{name.lower().replace(' ', '_')}.png"
         figure.savefig(file, dpi=150, facecolor="white")
     return files["table.md"]

@@ -1,4 +1,4 @@
-"""The tables of the papers: what each varies and shows. A new one is an entry of `TABLES`."""
+"""The tables of the papers: what each varies and shows. A new table is a new entry of `TABLES`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _TRANSFER = (FINE, NEIGHBOURS, COARSE, COLLAPSE, SECONDS)
 
 _REPRESENTATIONS = {method: {"method": method} for method in METHODS}
 
-# Each adds to the one before. The last is the papers'; grey and hue leave one channel as it is.
+# Each adds to the one before. The last is the papers'. Grey and hue do not change one channel.
 _STRENGTHS: dict[str, dict[str, Any]] = {
     "none": {
         "augment.crop_scale": (1.0, 1.0),
@@ -42,7 +42,7 @@ _STRENGTHS["full"] = {
 
 
 def _width(config: ml_collections.ConfigDict) -> tuple[Axis, ...]:
-    """ResNets as Xue et al. widen them; of others the embedding alone, of an MLP its last layer."""
+    """Varies a ResNet's width as Xue et al. do, an MLP's last layer, or another's embedding."""
     if config.model.encoder.startswith("resnet"):
         return (Axis("width", "model.resnet.width", (4, 64, 128)),)
     widths = (4, 16, 64, 256)
@@ -62,10 +62,10 @@ def _tuned(config: ml_collections.ConfigDict) -> tuple[Axis, ...]:
 
 
 def _recovered(lines: Sequence[tuple[Mapping[str, Any], Results]]) -> list[Results]:
-    """The share, of the accuracy that noise costs cross-entropy, that each run does not lose.
+    """Returns the share of cross-entropy's loss of accuracy by noise that each run recovers.
 
-    (accuracy - noisy) / (clean - noisy), where noisy and clean are the accuracies of ce on labels
-    of the same noise and on right ones, of the same seed; none where ce loses nothing.
+    (accuracy - noisy) / (clean - noisy), where noisy and clean are the accuracies of ce with the
+    same seed on labels with the same noise and on clean labels. There is none if ce loses nothing.
     """
     accuracy = {
         (labels["method"], labels["noise"], seed): run["coarse_accuracy"]
@@ -190,7 +190,7 @@ TABLES: dict[str, Table] = {
     ),
     "noise": Table(
         "Noisy labels: accuracy on right ones, and how well wrong ones are found",
-        # mend_METHOD mends by METHOD's embedding.
+        # mend_METHOD repairs labels by METHOD's embedding.
         {
             **{
                 name: {"method": "ce", "noise.method": name}
@@ -217,8 +217,8 @@ TABLES: dict[str, Table] = {
     ),
     "coreset": Table(
         "Coresets: a classifier trained on the images that are kept",
-        # "all" is the whole training set. Forgetting and EL2N look at a classifier, as their
-        # authors do, common strata and herding at the config's method.
+        # "all" is the whole training set. Forgetting and EL2N score images with a classifier, as
+        # their authors do; common strata and herding use the config's method.
         {
             "all": {"method": "ce", "coreset.method": "random"},
             "random": {"method": "ce", "coreset.method": "random"},

@@ -1,7 +1,7 @@
-"""The numbers the papers report, by table, data set and row; accuracies in per cent.
+"""The numbers that the papers report, by table, data set and row; accuracies in per cent.
 
-A row is the config keys that make it that row. Where a paper leaves open which of our rows a number
-belongs to, the number is a remark under the table instead.
+A row is identified by its config keys. If a paper leaves open to which of our rows a number
+belongs, the number is a remark under the table instead.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from thanos_jax.config import FIELDS
 
-# Name in the tables -> what was done, for the note under them.
+# Name in the tables -> what the paper did, for the note under the table.
 PAPERS = {
     "Chen et al. 2022": "Perfectly Balanced, ICML 2022, arXiv 2204.07596: two ViT encoders, AdamW, "
     "batch 128, 600 epochs",
@@ -25,7 +25,7 @@ class Number(NamedTuple):
 
     Attributes:
       mean: in per cent.
-      deviation: what the paper gives after ±; None if nothing.
+      deviation: the number after ± in the paper; None: there is none.
       paper: a key of `PAPERS`.
     """
 
@@ -49,8 +49,8 @@ def _table_3(means: Sequence[float], deviations: Sequence[float]) -> dict[Row, N
     }
 
 
-# Rows of table 4: of recovered groups, and of classifiers. George clusters the embedding of a
-# classifier; how its own and SupCon's were clustered, the paper does not say.
+# Rows of table 4: recovered groups, and classifiers. George clusters the embedding of a classifier.
+# The paper does not say how its own embedding and SupCon's were clustered.
 _RECOVERED: dict[str, Row] = {
     "george": (("method", "ce"), ("groups.choice", "silhouette")),
     "supcon": (("method", "supcon"),),
@@ -153,7 +153,7 @@ _GROUPS_PROTOCOL = (
     "they mean; here it is done as docs/groups.md says."
 )
 
-# Table -> data set -> what has to be known beside a paper's numbers, or those without a row.
+# Table -> data set -> what to know about a paper's numbers, and numbers without a row.
 REMARKS: dict[str, dict[str, str]] = {
     "coarse_to_fine": {
         "tiny_imagenet": "Chen et al. 2022 use 67 superclasses that could not be had; with other "
@@ -173,7 +173,7 @@ REMARKS: dict[str, dict[str, str]] = {
     },
 }
 
-# Keys of `data` under which a data set stays the one a paper used.
+# Keys of `data` that do not make it another data set than the paper's.
 SAME_DATA = (
     "data.name",
     "data.data_dir",
@@ -191,7 +191,7 @@ SAME_DATA = (
 
 
 def reported(table: str, settings: Mapping[str, Any]) -> dict[str, Number]:
-    """Returns what the papers report for a row, by key of results.json; {} where they do not.
+    """Returns the papers' numbers for a row, by key of results.json; {} if they report none.
 
     Args:
       table: a key of `thanos_jax.tables.definitions.TABLES`.

@@ -1,4 +1,4 @@
-"""A comparison of runs as Markdown, CSV and one HTML page; pure functions of the results."""
+"""Renders a comparison of runs as Markdown, CSV and one HTML page; pure functions of results."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ pre { overflow-x: auto; font-size: .85rem; }
 
 
 class Line(NamedTuple):
-    """A row of a comparison and what came of it.
+    """A row of a comparison and its results.
 
     Attributes:
       labels: axis -> value; the first axis is the method.
-      results: seed -> what the run's results.json holds.
+      results: seed -> the content of the run's results.json.
       errors: seed -> why the run failed.
       reported: key of results.json, nested by dots -> the paper's number, in the column's units.
-      folder: of its runs, beside the page; empty: the page has no links to them.
+      folder: of its runs, next to the page; empty: the page has no links to them.
     """
 
     labels: Mapping[str, Any]
@@ -56,12 +56,12 @@ class Line(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """A table as it stands.
+    """A table with the results so far.
 
     Attributes:
-      caption: one sentence, the title.
-      columns: what is shown of every line.
-      lines: in order; all of the same axes. One with neither results nor errors is not shown.
+      caption: the title, one sentence.
+      columns: the numbers shown for every line.
+      lines: in order, all with the same axes. Lines with neither results nor errors are not shown.
       notes: paragraphs under the table.
     """
 
@@ -72,7 +72,10 @@ class Comparison(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """Of the runs of a line that have the column's number; the deviation needs two of them."""
+    """Statistics of a column over the runs of a line that have the number.
+
+    The deviation is None for a single run.
+    """
 
     mean: float
     deviation: float | None
@@ -80,9 +83,9 @@ class Summary(NamedTuple):
 
 
 def summarize(line: Line, column: Column) -> Summary | None:
-    """Returns mean and sample standard deviation of a column over a line's runs, scaled.
+    """Returns the mean and sample standard deviation of a column over a line's runs.
 
-    None if no run has the number.
+    Both are in the units of the table. Returns None if no run has the number.
     """
     found = (flatten(result).get(column.path) for result in line.results.values())
     values = np.array(
@@ -95,7 +98,7 @@ def summarize(line: Line, column: Column) -> Summary | None:
 
 
 def markdown(comparison: Comparison) -> str:
-    """Returns the table, mean ± sample standard deviation, and its notes."""
+    """Returns the table as Markdown, as mean ± sample standard deviation, and its notes."""
     head, rows = _grid(comparison)
     lines = [
         "| " + " | ".join(map(_cell, head)) + " |",
@@ -106,9 +109,10 @@ def markdown(comparison: Comparison) -> str:
 
 
 def summary_csv(comparison: Comparison) -> str:
-    """Returns a line a row: labels; mean, std, n and papers' number of each column; runs, failed.
+    """Returns CSV with one line for each row of the table.
 
-    Units are the table's; columns without any number of a paper have no place for one.
+    The columns are the labels; mean, std, n and the paper's number (if there is any) of each
+    column, in the units of the table; and the numbers of runs and failures.
     """
     lines = _begun(comparison)
     rows = [_axes(comparison), *(list(line.labels.values()) for line in lines)]
@@ -128,7 +132,7 @@ def summary_csv(comparison: Comparison) -> str:
 
 
 def runs_csv(comparison: Comparison) -> str:
-    """Returns a line a run: labels, seed, every number of results.json as it is, error."""
+    """Returns CSV with one line for each run: labels, seed, numbers of results.json, error."""
     axes = _axes(comparison)
     runs: list[tuple[Line, int, dict[str, Any], str]] = []
     for line in comparison.lines:
@@ -152,11 +156,11 @@ def runs_csv(comparison: Comparison) -> str:
 
 
 def page(comparison: Comparison, *, beside: str = "") -> str:
-    """Returns the table with its notes, failures and pictures as one page that needs no other.
+    """Returns the table with notes, failures and pictures as one self-contained HTML page.
 
     Args:
       comparison: the table.
-      beside: a page beside it with the maps of its rows; empty: there is none.
+      beside: file name of a page with the maps of its rows, to link to; empty: there is none.
     """
     head, rows = _grid(comparison)
     labels = len(_axes(comparison))
@@ -190,7 +194,7 @@ def page(comparison: Comparison, *, beside: str = "") -> str:
 
 
 def _links(line: Line) -> str:
-    """Returns links to the reports of a row's runs, a number each: the seed."""
+    """Returns links to the reports of a row's runs, each labelled with the seed."""
     if not line.folder or not line.results:
         return ""
     links = (
@@ -201,7 +205,7 @@ def _links(line: Line) -> str:
 
 
 def figures(comparison: Comparison) -> dict[str, Figure]:
-    """Draws each column against each setting, or, where nothing but the method varies, by row.
+    """Draws each column against each setting, or by row if only the method varies.
 
     Returns:
       Title -> figure; {} without results.
@@ -227,7 +231,7 @@ def figures(comparison: Comparison) -> dict[str, Figure]:
 
 
 def _along_training(line: Line) -> dict[str, np.ndarray]:
-    """Returns "epoch" [times] and each number's [seeds, times], at the times that all have."""
+    """Returns "epoch" [times] and numbers [seeds, times], at the times that all seeds have."""
     found = [r["along_training"] for r in line.results.values() if "along_training" in r]
     if not found:
         return {}
@@ -280,7 +284,7 @@ def _curves(lines: Sequence[Line], columns: Sequence[Column], axis: str) -> Figu
     for line in lines:
         others = {name: value for name, value in line.labels.items() if name != axis}
         series.setdefault(name_of(others), []).append(line)
-    # A sweep of another setting meets this axis in one point, which is no curve.
+    # A sweep of another setting has a single point on this axis, which is no curve.
     longest = max(map(len, series.values()))
     series = {name: found for name, found in series.items() if len(found) > 1 or longest == 1}
     kept = [line.labels[axis] for found in series.values() for line in found]
@@ -357,7 +361,7 @@ def _grid(comparison: Comparison) -> tuple[list[str], list[tuple[str, ...]]]:
         grid.append((column.head, cells))
         reported = [line.reported.get(column.path) for line in lines]
         for paper in dict.fromkeys(number.paper for number in reported if number):
-            # As the paper prints it, which is not always to one digit.
+            # With as many digits as the paper prints.
             cells = [_spread(*one[:2]) if one and one.paper == paper else "" for one in reported]
             grid.append((f"{column.head} ({paper})", cells))
     failed = [f" (failed: {len(line.errors)})" if line.errors else "" for line in lines]

@@ -1,4 +1,4 @@
-"""The rows of a table, and the config and the folder of each."""
+"""The rows of a table, with the config and the folder of each."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def rows_of(
 
     Args:
       name: a key of `TABLES`.
-      config: what the rows override.
-      methods: variants of the table; None for its own.
-      values: of the table's first axis, as written on the command line; None for its own.
-      of_method: method of the config -> what its rows set where the table does not.
+      config: the config that rows override.
+      methods: variants of the table; None: the table's own.
+      values: of the table's first axis, as written on the command line; None: the table's own.
+      of_method: method of the config -> overrides for its rows; the table's own take precedence.
 
     Raises:
-      ConfigError: a name, method or value that does not fit, or a config without a key of the rows
-        or of `of_method`.
+      ConfigError: an unknown name, method or value, or a config that lacks a key of the rows or of
+        `of_method`.
     """
     require_one_of("table", name, tuple(TABLES))
     table = TABLES[name]
@@ -106,7 +106,7 @@ def shown(value: Any) -> str:
 
 
 def configured(config: ml_collections.ConfigDict, row: Row, seed: int) -> ml_collections.ConfigDict:
-    """Returns a copy of the config with what a row and a seed set."""
+    """Returns a copy of the config with a row's overrides and a seed."""
     one = config.copy_and_resolve_references()
     one.update_from_flattened_dict({**row.overrides, "seed": seed})
     return one

@@ -1,4 +1,4 @@
-"""What the runs of a table come to, beside the papers' numbers."""
+"""Summarizes the runs of a table beside the papers' numbers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from thanos_jax.tables.table import Results, Row
 
 
 class Entry(NamedTuple):
-    """A row of the folder's table; its runs have seeds 0 .. seeds - 1."""
+    """A row of the table in a folder; its runs have the seeds 0 .. seeds - 1."""
 
     row: Row
     seeds: int
@@ -27,11 +27,11 @@ class Entry(NamedTuple):
 def comparison(
     table: str, config: ml_collections.ConfigDict, entries: Mapping[str, Entry]
 ) -> Comparison:
-    """Returns a table as it stands.
+    """Returns a table with the results so far.
 
     Args:
       table: a key of `TABLES`.
-      config: what the rows override.
+      config: the config that rows override.
       entries: folder of a row -> the row and its runs, in order.
     """
     known = TABLES[table]
@@ -59,7 +59,7 @@ def comparison(
 
 
 def _made_on(config: ml_collections.ConfigDict, entries: Sequence[Entry]) -> str:
-    """Says what the numbers are and on what they were made, leaving out what rows vary."""
+    """Returns a note on units, data, model, seeds and devices, without settings that rows vary."""
     varied = {key for entry in entries for key in entry.row.overrides}
     results = [result for entry in entries for result in entry.results.values()]
     seeds = sorted({seed for entry in entries for seed in entry.results})

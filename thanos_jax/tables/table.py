@@ -1,4 +1,4 @@
-"""What a table is made of: its variants, its axes and its columns, all data."""
+"""The definition of a table as data: variants, axes and columns."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Row(NamedTuple):
     """A line of a table.
 
     Attributes:
-      labels: what tells it from the other lines, by axis; the first axis is the method.
+      labels: axis -> value, which identify the line; the first axis is the method.
       overrides: config key -> value.
     """
 
@@ -24,11 +24,11 @@ class Row(NamedTuple):
 
 
 class Column(NamedTuple):
-    """A number of every run.
+    """A number of every run that the table shows.
 
     Attributes:
       path: its keys in results.json, joined by dots; `thanos_jax.report.numbers` has its unit.
-      title: for people; empty: its title there.
+      title: heading of the column; empty: the title in `thanos_jax.report.numbers`.
       plotted: whether the pictures show it.
     """
 
@@ -38,14 +38,14 @@ class Column(NamedTuple):
 
     @property
     def number(self) -> numbers.Number:
-        """Its entry."""
+        """The entry of the column in `thanos_jax.report.numbers`."""
         entry = numbers.find(self.path.split("."))
         assert entry, f"{self.path}: expected an entry of thanos_jax.report.numbers"
         return entry
 
     @property
     def head(self) -> str:
-        """What people read above it."""
+        """The heading of the column."""
         return self.title or self.number.title or self.path.rpartition(".")[2].replace("_", " ")
 
 
@@ -53,13 +53,13 @@ class Axis(NamedTuple):
     """A setting that is varied.
 
     Attributes:
-      name: of the column of its values.
-      key: the config key that has the value.
-      values: the table's own; () for the config's alone.
-      at: the value where another axis is varied, or none; None: the config's.
-      noun: what it is called in messages; empty: the name.
-      options: word -> what it sets in the config, in place of the key; {}: values are numbers.
-      before: where the key has several numbers, those before the value; None: it has one.
+      name: heading of the column with its values.
+      key: the config key that is set to a value.
+      values: the table's own; (): only the config's value.
+      at: the value while another axis is varied; None: the config's.
+      noun: name of the setting in messages; empty: `name`.
+      options: word -> config overrides, used instead of the key; {}: values are numbers.
+      before: for a key with several numbers, the fixed numbers before the value; None: it has one.
     """
 
     name: str
@@ -71,16 +71,16 @@ class Axis(NamedTuple):
     before: tuple[int, ...] | None = None
 
     def sets(self, value: Any) -> Mapping[str, Any]:
-        """What a value sets in the config."""
+        """Returns the config overrides of a value."""
         if self.options:
             return self.options[value]
         return {self.key: value if self.before is None else (*self.before, value)}
 
     def read(self, text: str) -> Any:
-        """Returns a value as it is written on the command line.
+        """Parses a value from the command line.
 
         Raises:
-          ConfigError: it is none of the words, or no number.
+          ConfigError: the text is none of the words of `options`, or not a number.
         """
         if self.options:
             require_one_of("values", text, tuple(self.options))
@@ -94,26 +94,26 @@ class Axis(NamedTuple):
             raise ConfigError(f"values: expected {words} for each {noun}, got {text!r}") from None
 
 
-# Seed -> what a run's results.json holds.
+# Seed -> the content of a run's results.json.
 Results = Mapping[int, Mapping[str, Any]]
 
 
 class Table(NamedTuple):
-    """What is varied and what is shown.
+    """The definition of a table: what is varied and what is shown.
 
     Attributes:
       caption: one sentence.
-      variants: name of a method of the table -> what it sets in the config.
-      columns: what is shown of every row.
-      methods: the variants that are run if none are asked for.
-      axes: what is varied for each method, one after the other; or a function of the config.
-      grid: whether every combination of the axes' values is a row, instead of one axis at a time.
-      sets: what every row sets, where its variant and axes do not.
-      once: variants that no axis is varied for.
-      baseline: a variant that is run whatever is asked for, without the axes and at every value,
-        first; rows then go value by value.
-      derived: (labels and results of every row) -> row by row, seed -> further numbers of a run
-        that depend on the runs of other rows; None: there are none.
+      variants: name of a method of the table -> its config overrides.
+      columns: the numbers shown for every row.
+      methods: the variants that are run by default.
+      axes: settings to vary for each method, one at a time; or a function of the config.
+      grid: every combination of the axes' values is a row, instead of one axis at a time.
+      sets: config overrides of every row; variants and axes take precedence.
+      once: variants for which no axis is varied.
+      baseline: a variant that is always run, first without the axes and then at every value; rows
+        are then ordered by value.
+      derived: computes, from the labels and results of all rows, numbers of a run that depend on
+        other rows: for each row, seed -> numbers. None: there are none.
     """
 
     caption: str

@@ -1,12 +1,12 @@
-"""Wrong labels among one's own: every image of every split is judged by a model without it.
+"""Audit of labels by cross-validation: each label is judged by a model not trained on it.
 
-The task noise does this where noise.rate is 0 and noise.method is mend: labels are what they are,
-and nothing is known to be right. All images, whatever their split, are divided into noise.folds
-parts. For each part config.method is trained on the others, and judges the labels of the part:
+The task noise does this if noise.rate is 0 and noise.method is mend: no label is made wrong, and
+none is known to be right. The images of all splits are divided into noise.folds parts. For each
+part, config.method is trained on the others and judges the labels of the part:
 
     sample_0/, sample_1/, ...  the trainings
-    labels.npz                 what is suspected, of every image
-    findings.csv               the same for people, the most suspicious label first
+    labels.npz                 suspicion and suggested label of every image
+    findings.csv               the same as a table, the most suspicious label first
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from thanos_jax.errors import ConfigError
 from thanos_jax.report import plots
 from thanos_jax.tasks import ending, findings, maps, stages, suspects
 
-# Trainings whose programs are in memory at once: each has its own.
+# Number of trainings after which compiled programs are dropped; each training has its own.
 _TOGETHER = 8
 
 
@@ -33,10 +33,10 @@ class Whole(NamedTuple):
     """The images of all splits, in the order of splits.
 
     Attributes:
-      images: n of them.
+      images: the n images.
       splits: split -> its number of images.
       labels: int32 [n], the classes.
-      parts: int64 [n], the part of each.
+      parts: int64 [n], the part of each image.
     """
 
     images: JoinedSplit
@@ -45,16 +45,16 @@ class Whole(NamedTuple):
     parts: np.ndarray
 
     def by_split(self, values: np.ndarray) -> dict[str, np.ndarray]:
-        """Returns values [n] as those of each split."""
+        """Splits values [n] of all images by split."""
         ends = np.cumsum(list(self.splits.values()))[:-1]
         return dict(zip(self.splits, np.split(values, ends), strict=True))
 
 
 class Prepared(NamedTuple):
-    """What the run begins with.
+    """The first training, built, and the data of the run.
 
     Attributes:
-      first: its first training.
+      first: the first training.
       whole: the images.
     """
 
@@ -63,7 +63,7 @@ class Prepared(NamedTuple):
 
 
 def is_audit(config: ml_collections.ConfigDict) -> bool:
-    """Whether a run of the task noise is this one."""
+    """Whether a config of the task noise asks for an audit."""
     return config.noise.rate == 0 and config.noise.method == "mend"
 
 
@@ -71,7 +71,7 @@ def trainings(run: stages.Run) -> dict[str, stages.Planned]:
     """Returns the trainings, one for each part; see `thanos_jax.tasks`.
 
     Raises:
-      ConfigError: more parts than images, or embeddings to be kept.
+      ConfigError: more parts than images, or report.keep_embeddings is set.
     """
     stages.require_classifiable(run)
     whole = _join(run)
@@ -92,7 +92,7 @@ def perform(run: stages.Run, prepared: Prepared) -> dict[str, Any]:
     """Trains, judges and reports; see `thanos_jax.tasks`.
 
     Raises:
-      ConfigError: labels.npz is of other labels.
+      ConfigError: labels.npz belongs to other labels.
       NonFiniteError, CheckpointError, WorkdirError, Interrupted: as `thanos_jax.run.run`.
     """
     config, whole = run.config, prepared.whole
@@ -154,7 +154,7 @@ def perform(run: stages.Run, prepared: Prepared) -> dict[str, Any]:
         "detection": {"flagged": float(np.mean(arrays["flagged"]))},
     }
 
-    # By one model, for embeddings of several cannot be compared.
+    # Embeddings of one model: embeddings of several models cannot be compared.
     embeddings = np.empty((size, seen["embedding"].shape[1]), np.float32)
     for rows, outputs in ((others, seen), (held, found)):
         embeddings[rows] = stages.gathered(outputs)["embedding"]
@@ -194,7 +194,7 @@ def _join(run: stages.Run) -> Whole:
 
 
 def _without(run: stages.Run, whole: Whole, number: int) -> stages.Run:
-    """Returns the run on all parts but one, which is its validation split."""
+    """Returns the run on all parts but one, which becomes its validation and test split."""
     train, held = (
         whole.images.subset(np.flatnonzero(chosen))
         for chosen in (whole.parts != number, whole.parts == number)

@@ -1,13 +1,13 @@
-"""Coresets: the training images to keep when only a fraction may stay, and a classifier on those.
+"""Coresets: choose a fraction of the training images to keep, and train a classifier on them.
 
-Classes are the coarse labels; fine labels are looked at to measure only. A run scores the training
-images, which takes trainings of its own except for random choice, and trains a classifier on the
-images that are kept:
+Classes are the coarse labels; fine labels are used to measure only. A run scores the training
+images, which takes trainings of its own except for random choice, and then trains a classifier on
+the images that are kept:
 
     sample_0/, sample_1/, ...  common_strata, el2n: trainings over which scores are averaged
-    representation/            forgetting, herding: the training that is looked at
+    representation/            forgetting, herding: the training that images are scored with
     coreset.npz                scores, and which images are kept
-    findings.csv               the same for people
+    findings.csv               the same as a table
     classifier/                the classifier
 """
 
@@ -37,18 +37,18 @@ from thanos_jax.train.embed import OUTPUTS, embed
 _EXAMPLES = 18
 _BY_SCORE = ("Training images dropped first", "Those that stay longest")
 _AT_RANDOM = ("Some training images that are dropped", "Some that are kept")
-# Between the seeds of a run's trainings: far more than anybody's seeds are apart.
+# Distance between the seeds of a run's trainings, so that they do not meet the seeds of other runs.
 _STRIDE = 1_000_003
-# Trainings whose programs are in memory at once: each has its own.
+# Number of trainings after which compiled programs are dropped; each training has its own.
 _TOGETHER = 8
 
 
 class Chosen(NamedTuple):
-    """What is kept of the training images.
+    """The training images that are kept.
 
     Attributes:
-      stays: bool [n].
-      scores: float64 [n]; [0] where images are chosen without.
+      stays: bool [n], True for images that are kept.
+      scores: float64 [n]; [0] for methods without scores.
     """
 
     stays: np.ndarray
@@ -56,10 +56,10 @@ class Chosen(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """What the run begins with.
+    """The first training, built, and the labels of the run.
 
     Attributes:
-      first: its first training.
+      first: the first training.
       labels: "fine" and "coarse" int32 [n] of the training split.
     """
 
@@ -68,7 +68,7 @@ class Prepared(NamedTuple):
 
 
 def trainings(run: stages.Run) -> dict[str, stages.Planned]:
-    """Checks what will be chosen from; returns the trainings that score images, and the last."""
+    """Checks config and data; returns the trainings that score images, and the classifier's."""
     config, classes = run.config, _checked(run)["coarse"]
     kind, found = CORESETS[config.coreset.method].needs, {}
     if kind == "trainings":
@@ -83,7 +83,7 @@ def trainings(run: stages.Run) -> dict[str, stages.Planned]:
 
 
 def prepare(run: stages.Run) -> Prepared:
-    """Checks what will be chosen from and builds the first training; see `thanos_jax.tasks`."""
+    """Checks config and data, and builds the first training; see `thanos_jax.tasks`."""
     labels = _checked(run)
     kind = CORESETS[run.config.coreset.method].needs
     if kind == "trainings":
@@ -96,7 +96,7 @@ def prepare(run: stages.Run) -> Prepared:
 
 
 def _checked(run: stages.Run) -> dict[str, np.ndarray]:
-    """Returns the labels of the training split, of which something can be chosen."""
+    """Checks config and data; returns the labels of the training split."""
     stages.require_classifiable(run)
     labels = stages.labels(run.dataset.splits["train"])
     _require_choosable(run.config, run.dataset, labels["coarse"])
@@ -107,7 +107,7 @@ def perform(run: stages.Run, prepared: Prepared) -> dict[str, Any]:
     """Scores, chooses, trains, evaluates and reports; see `thanos_jax.tasks`.
 
     Raises:
-      ConfigError: scores by which nothing of a class would be kept, or coreset.npz is of other
+      ConfigError: the scores would keep no image of a class, or coreset.npz belongs to other
         images.
       NonFiniteError, CheckpointError, WorkdirError, Interrupted: as `thanos_jax.run.run`.
     """
@@ -150,7 +150,7 @@ def perform(run: stages.Run, prepared: Prepared) -> dict[str, Any]:
         "validation_coarse_accuracy": measured["validation"]["average_accuracy"],
         "validation_balanced_accuracy": measured["validation"]["adjusted_average_accuracy"],
     }
-    # All of them, also those that the classifier was not trained on.
+    # All training images, including the ones that were dropped.
     everything = run.dataset.splits["train"]
     seen = maps.shown(run, embed(trained.training, trained.outputs.state, everything, keep=OUTPUTS))
     return ending.finish(
@@ -165,12 +165,12 @@ def perform(run: stages.Run, prepared: Prepared) -> dict[str, Any]:
 
 
 def scoring_config(config: ml_collections.ConfigDict, number: int) -> ml_collections.ConfigDict:
-    """Returns the config of one of the trainings by which images are scored.
+    """Returns the config of a training that images are scored with.
 
     Args:
       config: of the run.
-      number: of the training, from 0; each has a seed of its own, and not the classifier's: images
-        that are hard from its very initial weights would be chosen.
+      number: index of the training, from 0. Each has its own seed, different from the classifier's:
+        otherwise images would be chosen that are hard from the classifier's own initial weights.
     """
     one = config.copy_and_resolve_references()
     epochs = (
@@ -184,7 +184,7 @@ def scoring_config(config: ml_collections.ConfigDict, number: int) -> ml_collect
 def _require_choosable(
     config: ml_collections.ConfigDict, dataset: Dataset, classes: np.ndarray
 ) -> None:
-    """Raises ConfigError, before anything is compiled, if no coreset can come of a config."""
+    """Raises ConfigError if no coreset can be chosen, before anything is compiled."""
     settings = config.coreset
     if settings.method == "common_strata" and settings.runs % 2:
         raise ConfigError(
@@ -201,27 +201,27 @@ def _require_choosable(
         steps, steps_per_epoch = count_steps(one, len(classes))
         if steps - 1 < one.evaluate_every_epochs * steps_per_epoch:
             raise ConfigError(
-                "config.train.evaluate_every_epochs: expected two evaluations at least in the "
-                f"{steps} steps ({steps / steps_per_epoch:g} epochs) of the training that "
-                "coreset.method 'forgetting' looks at, for an image is forgotten between two, got "
+                "config.train.evaluate_every_epochs: expected at least two evaluations in the "
+                f"{steps} steps ({steps / steps_per_epoch:g} epochs) of the training that scores "
+                "images, because coreset.method 'forgetting' compares successive evaluations, got "
                 f"one every {one.evaluate_every_epochs:g} epochs"
             )
-    # What scores will decide, but not how many are kept.
+    # Scores decide which images are kept, but not how many: random choice finds the same errors.
     _select(config, "random", classes)
 
 
 def _samples(config: Any, classes: np.ndarray) -> np.ndarray:
-    """Returns bool [runs, n], the images that each training by which they are scored is on."""
+    """Returns bool [runs, n], the images that each scoring training is trained on."""
     if config.coreset.method == "common_strata":
         return coreset.halves(classes, config.coreset.runs, seed=config.seed)
     return np.ones((config.coreset.runs, len(classes)), bool)
 
 
 def _choose(config: Any, classes: np.ndarray, **found: np.ndarray) -> Chosen:
-    """Chooses by "scores" or "embeddings", or at random.
+    """Chooses images by "scores" or "embeddings", or at random.
 
     Raises:
-      ConfigError: nothing is kept of a class.
+      ConfigError: no image of a class is kept.
     """
     scores = found.get("scores")
     kept = _select(
@@ -233,9 +233,9 @@ def _choose(config: Any, classes: np.ndarray, **found: np.ndarray) -> Chosen:
     lost = np.setdiff1d(classes, classes[kept])
     if lost.size:
         raise ConfigError(
-            f"config.coreset.fraction: the {config.coreset.fraction:g} of the training images with "
-            f"the best scores of {config.coreset.method} leaves none of class {lost[0]}; expected "
-            "more, or coreset.balanced"
+            f"config.coreset.fraction: expected one that keeps images of every class, got "
+            f"{config.coreset.fraction:g}, which keeps none of class {lost[0]} by the scores of "
+            f"{config.coreset.method}; raise it, or set coreset.balanced"
         )
     return Chosen(stays, np.zeros(0) if scores is None else np.asarray(scores, np.float64))
 
@@ -257,7 +257,7 @@ def _select(config: Any, scores: Any, classes: np.ndarray, **keywords: Any) -> n
 
 
 def _only(dataset: Dataset, stays: np.ndarray) -> Dataset:
-    """Returns the data set with some of its training images, bool [n]."""
+    """Returns the data set with only the training images where `stays`, bool [n], is True."""
     if stays.all():
         return dataset
     train = dataset.splits["train"].subset(np.flatnonzero(stays))
@@ -265,13 +265,13 @@ def _only(dataset: Dataset, stays: np.ndarray) -> Dataset:
 
 
 def _sample(run: stages.Run, number: int, stays: np.ndarray) -> stages.Stage:
-    """Builds one of the trainings over which scores are averaged, on images bool [n]."""
+    """Builds a training over which scores are averaged, on the images where `stays` is True."""
     one = run._replace(config=scoring_config(run.config, number), dataset=_only(run.dataset, stays))
     return stages.representation(one, f"sample_{number}")
 
 
 def _classifier(run: stages.Run, stays: np.ndarray) -> stages.Stage:
-    """Builds the training on the images that are kept, bool [n], in as many steps as asked for."""
+    """Builds the classifier's training on the kept images, bool [n]; see coreset.same_steps."""
     if run.config.coreset.same_steps:
         return stages.classifier(run, rows=np.flatnonzero(stays))
     return stages.classifier(run._replace(dataset=_only(run.dataset, stays)))
@@ -280,7 +280,7 @@ def _classifier(run: stages.Run, stays: np.ndarray) -> stages.Stage:
 def _sampled(
     run: stages.Run, first: stages.Stage, classes: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields, for each scoring run, its images bool [n], and class probabilities of all images."""
+    """Yields, for each scoring training, its images, bool [n], and probabilities of all images."""
     for number, stays in enumerate(_samples(run.config, classes)):
         if number and number % _TOGETHER == 0:
             jax.clear_caches()
@@ -330,19 +330,20 @@ def _forgetting(run: stages.Run, first: stages.Stage, classes: np.ndarray) -> di
 
 
 def append_correct(path: pathlib.Path, step: int, correct: np.ndarray, classes: np.ndarray) -> None:
-    """Adds to a file which images were right at a step; of that step and later ones it forgets.
+    """Appends to a file which images are classified correctly at a step.
 
-    A training that is resumed comes by the steps after its checkpoint again.
+    Entries of the same step and of later ones are replaced: a resumed training repeats the steps
+    after its checkpoint.
 
     Args:
       path: of an .npz: "steps" int64 [k], "packed" uint8 [k, n / 8].
       step: of the evaluation.
       correct: bool [n].
-      classes: integer [n], of the same images.
+      classes: integer [n], the labels of the same images.
 
     Raises:
-      WorkdirError: it cannot be written or read.
-      ConfigError: the file is of other images.
+      WorkdirError: the file cannot be written or read.
+      ConfigError: the file belongs to other images.
     """
     labels = {"train": classes}
     packed = np.packbits(correct)[None]
@@ -371,7 +372,7 @@ _SCORES: dict[str, Callable[..., dict[str, np.ndarray]]] = {
 def _results(
     run: stages.Run, fine: np.ndarray, chosen: Chosen, test: Mapping[str, np.ndarray], measured: Any
 ) -> dict[str, Any]:
-    """Accuracy on the test split, and by fine label what was kept and how it does."""
+    """Returns the test accuracy, and for each fine label the share kept and its accuracy."""
     names = run.dataset.fine_names
     every, kept = (np.bincount(x, minlength=len(names)) for x in (fine, fine[chosen.stays]))
     return {
@@ -384,13 +385,13 @@ def _results(
 
 
 def _drop_order(config: ml_collections.ConfigDict, chosen: Chosen) -> np.ndarray:
-    """Returns int64 [n], training images from the first to be left out; [0] without scores."""
+    """Returns the training images in the order of dropping, int64 [n]; [0] without scores."""
     sign = 1 if config.coreset.drop == "lowest" else -1
     return np.argsort(sign * chosen.scores, kind="stable")
 
 
 def _write_table(run: stages.Run, chosen: Chosen, names: np.ndarray, classes: np.ndarray) -> None:
-    """Writes findings.csv: first the images that are left out first."""
+    """Writes findings.csv, starting with the images that are dropped first."""
     order = _drop_order(run.config, chosen) if len(chosen.scores) else np.argsort(chosen.stays)
     columns = {
         "filename": names,
@@ -410,7 +411,7 @@ def _figures(
     classes: np.ndarray,
     test: Mapping[str, np.ndarray],
 ) -> stages.Figures:
-    """Draws what the report shows; each figure with a sentence on how to read it."""
+    """Returns the figures of the report, each with a sentence on how to read it."""
     shares = results["kept_share"]
     images = results["fine_labels"]
     names = run.dataset.coarse_names
@@ -435,7 +436,7 @@ def _figures(
 
 
 def _first_and_last(run: stages.Run, chosen: Chosen, classes: np.ndarray) -> stages.Figures:
-    """Shows images that are dropped first and kept last; without scores, some of either kind."""
+    """Shows the images dropped first and dropped last; without scores, some dropped and kept."""
     if len(chosen.scores):
         order = _drop_order(run.config, chosen)
         kept = order[chosen.stays[order]][::-1]

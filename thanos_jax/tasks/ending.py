@@ -1,4 +1,4 @@
-"""The end of a run: what results.json and report.html hold."""
+"""The end of a run: writes report.html and results.json."""
 
 from __future__ import annotations
 
@@ -37,20 +37,20 @@ def finish(
     shown: Callable[[], ImageMap] | None = None,
     embedding: Sample | None = None,
 ) -> dict[str, Any]:
-    """Writes the report, and then results.json; returns the results. The first process writes.
+    """Writes the report, then results.json, and returns the results; only the first process writes.
 
     Args:
-      run: that ends.
-      first: its first training, which says what the method is.
+      run: the run.
+      first: its first training, whose config names the method.
       trained: the training that the results are about.
-      results: of the task; those that all runs have are added.
-      figures: draws, title -> figure, and a sentence on how to read it.
+      results: results of the task; the entries that all runs share are added.
+      figures: returns title -> (figure, sentence on how to read it).
       shown: makes the map of images, as in `thanos_jax.tasks.maps`; None: the report has none.
-      embedding: of the images of the map, by the model of the results; for the log. None: it has
-        none.
+      embedding: embeddings of the map's images by the trained model, for the log; None: the log
+        gets none.
 
     Raises:
-      WorkdirError: one cannot be written.
+      WorkdirError: a file cannot be written.
     """
     kept = _outputs_to_keep(run, trained)
     speeds = [r["images_per_second"] for r in trained.records if "images_per_second" in r]
@@ -114,10 +114,10 @@ def totals(run: Run) -> dict[str, Any]:
 
 
 def batch_classes(stage: Stage) -> dict[str, float]:
-    """Returns `class_counts` of some of a training's batches, from its first step to its last.
+    """Returns `class_counts` of some batches of a training, spread over all of its steps.
 
     Args:
-      stage: whose batches they are. Where labels are not known without reading images, few are.
+      stage: the training. Fewer batches are taken if labels are known only from reading images.
     """
     training, split, known = stage.training, stage.split, known_coarse(stage.split)
     steps = np.unique(np.linspace(0, training.steps - 1, 5 if known is None else 20, dtype=int))
@@ -136,7 +136,7 @@ def batch_classes(stage: Stage) -> dict[str, float]:
 
 
 def _outputs_to_keep(run: Run, trained: Trained) -> dict[str, dict[str, Any]]:
-    """Returns file name -> arrays, a row for each image, if config.report.keep_embeddings asks."""
+    """Returns {file name: arrays [n, ...]} if config.report.keep_embeddings is set, else {}."""
     found: dict[str, dict[str, Any]] = {}
     if not run.config.report.keep_embeddings:
         return found
@@ -162,7 +162,7 @@ def training_figures(folder: pathlib.Path, *, of_samples: str = "sample_0") -> F
 
     Args:
       folder: of the run.
-      of_samples: trainings on samples are alike, and this one stands for all.
+      of_samples: the only training on a sample that is drawn, because all of them look alike.
     """
     figures = {}
     for name in workdir.trainings(folder):

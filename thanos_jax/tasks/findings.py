@@ -1,4 +1,4 @@
-"""Per-image results of a stage: one .npz, checked against the labels, and a table for people."""
+"""Per-image results of a stage: an .npz that is checked against the labels, and findings.csv."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 from thanos_jax import agree, workdir
 from thanos_jax.errors import ConfigError
 
-# Of a split.
+# Prefixes of array names; the name of a split follows.
 _LABELS, _NAMES = "labels_of_", "filenames_of_"
 
 
@@ -31,19 +31,19 @@ def once(
     *,
     names: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Returns the arrays of a file, in every process; the first one makes them if there are none.
+    """Returns the arrays of a file, in every process; the first makes them if the file is missing.
 
     Args:
       path: of the file.
-      what: it holds, as in "groups"; for messages.
-      labels: split -> integer [n], by which its images are known again.
+      what: the content of the file in a word, for messages, as "groups".
+      labels: split -> integer [n], stored to recognize the images.
       make: returns the arrays by name; runs in the first process only, and not if the file exists.
-        None: a training made the file on its way.
-      names: split -> [n], of its images, as `Split.names`; kept for those who read the file.
+        None: the file was written during training.
+      names: split -> [n], names of its images, as `Split.names`; stored for readers of the file.
 
     Raises:
-      ConfigError: the file is of other images or labels than there are now.
-      WorkdirError: it cannot be written, or is damaged.
+      ConfigError: the file belongs to other images or labels.
+      WorkdirError: the file cannot be written, or is damaged.
     """
 
     def content() -> bytes:
@@ -62,16 +62,16 @@ def write(
     *,
     names: Mapping[str, np.ndarray] | None = None,
 ) -> None:
-    """Writes arrays and the labels of their images, whole or not at all: an .npz without pickles.
+    """Writes arrays and the labels of their images atomically to an .npz without pickles.
 
     Args:
       path: of the file.
       arrays: by name.
-      labels: split -> integer [n], by which its images are known again.
-      names: split -> [n], of its images; None: they are not kept.
+      labels: split -> integer [n], stored to recognize the images.
+      names: split -> [n], names of its images; None: not stored.
 
     Raises:
-      WorkdirError: it cannot be written.
+      WorkdirError: the file cannot be written.
     """
     workdir.require_listed(path.name, (*workdir.FINDINGS, workdir.CORRECT))
     known = {f"{_LABELS}{split}": values for split, values in labels.items()}
@@ -81,16 +81,16 @@ def write(
 
 
 def write_table(folder: pathlib.Path, columns: Mapping[str, Any]) -> None:
-    """Writes findings.csv: what was found, for people, with the most urgent rows first.
+    """Writes findings.csv, a table for people with the most urgent rows first.
 
-    In UTF-8 with a byte order mark, by which spreadsheets know it.
+    The encoding is UTF-8 with a byte order mark, which spreadsheets recognize.
 
     Args:
       folder: of the run.
       columns: heading -> [n], in the order in which they are shown.
 
     Raises:
-      WorkdirError: it cannot be written.
+      WorkdirError: the file cannot be written.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -122,13 +122,13 @@ def _checked(
         if len(then) != len(now):
             raise ConfigError(
                 f"workdir: {path} has {what} of {len(then)} {split} images, and now there are "
-                f"{len(now)}: more or fewer could be read. Mend the data, or begin in another "
+                f"{len(now)}: more or fewer could be read. Restore the data, or start in another "
                 "folder"
             )
         if not np.array_equal(then, now):
             raise ConfigError(
                 f"workdir: {path} has {what} of {split} images of which "
-                f"{np.count_nonzero(then != now)} have other labels now. Mend the data, or begin "
-                "in another folder"
+                f"{np.count_nonzero(then != now)} have other labels now. Restore the data, or "
+                "start in another folder"
             )
     return arrays

@@ -1,4 +1,4 @@
-"""Whether a config and its data fit each other: what can be known before anything is compiled."""
+"""Checks that a config and its data fit each other, before anything is compiled."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from thanos_jax.train.objective import METHODS
 
 
 def require(config: ml_collections.ConfigDict, dataset: Dataset) -> None:
-    """Checks what training or evaluation would find out late.
+    """Checks a config against its data, so that training and evaluation do not fail late.
 
     Args:
       config: checked against its schema.
-      dataset: what config.data came to.
+      dataset: the data set that config.data describes.
 
     Raises:
       ConfigError: names the key to change, or what the data lack.
@@ -41,10 +41,10 @@ def require(config: ml_collections.ConfigDict, dataset: Dataset) -> None:
 
 
 def _require_hidden(config: ml_collections.ConfigDict, dataset: Dataset) -> None:
-    """Raises ConfigError if there are no fine labels that could be read off an embedding."""
+    """Raises ConfigError if there are no fine labels to predict from an embedding."""
     if dataset.one_level and config.data.classes != "fine":
         raise ConfigError(
-            "config.task: 'transfer' reads fine labels off an embedding that was trained on coarse"
+            "config.task: 'transfer' predicts fine labels from an embedding trained on coarse"
             f" ones, but each image of {dataset.name} has one label, so that nothing is hidden."
             " Expected the columns coarse and fine, or folders COARSE/FINE; or task noise, coreset"
             " or groups. With --config.data.classes=fine transfer trains on the labels and measures"
@@ -52,18 +52,18 @@ def _require_hidden(config: ml_collections.ConfigDict, dataset: Dataset) -> None
         )
     if len(dataset.fine_names) < 2:
         raise ConfigError(
-            "config.task: expected two fine classes at least, to be told apart by 'transfer', got"
+            "config.task: expected at least two fine classes for 'transfer' to predict, got"
             f" {len(dataset.fine_names)} in {dataset.name}: {', '.join(dataset.fine_names)}"
         )
 
 
 def warn_of_large_batch(name: str, config: ml_collections.ConfigDict, images: int) -> None:
-    """Says on stderr if a batch is larger than the training set, so that it repeats images.
+    """Warns on stderr if a batch is larger than the training set, so that it repeats images.
 
     Args:
       name: of the training; "" for the only one of a run.
       config: of the training.
-      images: of an epoch.
+      images: number of images in an epoch.
     """
     size = config.train.batch_size
     if size > images:
@@ -71,13 +71,13 @@ def warn_of_large_batch(name: str, config: ml_collections.ConfigDict, images: in
         section = "classifier" if name == "classifier" else "train"
         _warn(
             f"{name}{': ' if name else ''}a batch of {size} images is larger than the training set"
-            f" of {images}: images are there several times in a batch, and {config.train.epochs:g}"
-            f" epochs are {steps} steps. config.{section}.batch_size makes it smaller"
+            f" of {images}: a batch repeats images, and {config.train.epochs:g} epochs are {steps}"
+            f" steps. config.{section}.batch_size makes it smaller"
         )
 
 
 def unlabelled_images(config: ml_collections.ConfigDict, dataset: Dataset) -> dict[str, int]:
-    """Returns how many images have no label, and are trained on all the same, for results."""
+    """Returns how many images have no label, and how many of them are trained on, for results."""
     used = 0 if dataset.unlabelled is None else len(dataset.unlabelled)
     found = used + dataset.unlabelled_dropped
     trained_on = used if METHODS[config.method].learns_without_labels else 0

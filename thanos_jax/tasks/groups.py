@@ -1,15 +1,15 @@
-"""Hidden groups: recovered from an embedding, and a classifier trained against the worst of them.
+"""Hidden groups: recover them from an embedding, and train a classifier that is robust to them.
 
-Classes are the coarse labels; the fine labels are the true groups, which are looked at to measure,
-and to train only where config.groups.method says so. Where fine labels are the classes, there is no
-truth to measure by: recovered groups are reported, the worst on validation first. A run has up to
-three trainings:
+Classes are the coarse labels. The fine labels are the true groups; they are used to measure, and to
+train only if config.groups.method says so. Where fine labels are the classes, true groups are
+unknown: recovered groups are reported, the worst on validation first. A run has up to three
+trainings:
 
     representation/  config.method; only where groups are recovered
     identification/  the first training of Just Train Twice
     groups.npz       the groups that the classifier is trained with
     classifier/      the classifier
-    findings.csv     the group of each training and validation image, for people
+    findings.csv     the group of each training and validation image, as a table
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ _CHOSEN_BY = "validation_worst_group_accuracy"
 
 
 class Prepared(NamedTuple):
-    """What the run begins with.
+    """The first training, built, and the labels of the run.
 
     Attributes:
-      first: its first training.
+      first: the first training.
       labels: "train" and "validation" -> "fine" and "coarse" -> int32 [n].
     """
 
@@ -46,7 +46,7 @@ class Prepared(NamedTuple):
 
 
 def trainings(run: stages.Run) -> dict[str, stages.Planned]:
-    """Checks the data and returns the first training, if groups are to be found, and the last."""
+    """Checks the data; returns the training that finds groups, if needed, and the classifier's."""
     stages.require_classifiable(run)
     config, found = run.config, {}
     if recovered.facts(config).needs == "training":
@@ -77,7 +77,7 @@ def perform(run: stages.Run, prepared: Prepared) -> dict[str, Any]:
     """Recovers, trains, evaluates and reports; see `thanos_jax.tasks`.
 
     Raises:
-      ConfigError: the first training of Just Train Twice makes no errors, or groups.npz is of
+      ConfigError: the first training of Just Train Twice makes no errors, or groups.npz belongs to
         other images.
       NonFiniteError, CheckpointError, WorkdirError, Interrupted: as `thanos_jax.run.run`.
     """
@@ -145,14 +145,14 @@ def perform(run: stages.Run, prepared: Prepared) -> dict[str, Any]:
 def balanced(sets: np.ndarray) -> np.ndarray:
     """Repeats the images of each group, in turn, until all groups are as large as the largest.
 
-    Every image is there, those of a group equally often but for one; a permutation of the rows thus
-    is an epoch in which all groups are equally frequent.
+    Every image is repeated equally often within its group, give or take one. A permutation of the
+    rows is then an epoch in which all groups are equally frequent.
 
     Args:
       sets: integer [n], the groups.
 
     Returns:
-      int64 [groups with images * size of the largest], numbers of images, group by group.
+      int64 [groups with images * size of the largest], indices of images, group by group.
     """
     members = [np.flatnonzero(sets == group) for group in np.unique(sets)]
     largest = max(map(len, members))
@@ -164,10 +164,10 @@ def undersampled(sets: np.ndarray, seed: int) -> np.ndarray:
 
     Args:
       sets: integer [n], the groups.
-      seed: the draw.
+      seed: of the draw.
 
     Returns:
-      int64 [groups with images * size of the smallest], numbers of images, ascending.
+      int64 [groups with images * size of the smallest], indices of images, ascending.
     """
     generator = np.random.default_rng(seed)
     members = [np.flatnonzero(sets == group) for group in np.unique(sets)]
@@ -177,7 +177,7 @@ def undersampled(sets: np.ndarray, seed: int) -> np.ndarray:
 
 
 def reweighted(sets: np.ndarray) -> np.ndarray:
-    """Weights by which all groups count the same; their mean is 1.
+    """Returns weights, of mean 1, that give every group the same total.
 
     Args:
       sets: integer [n], the groups.
@@ -190,7 +190,7 @@ def reweighted(sets: np.ndarray) -> np.ndarray:
 
 
 def _known(run: stages.Run, labels: Mapping[str, Mapping[str, np.ndarray]]) -> Groups:
-    """Returns the groups of methods that need none found: the true ones, or the classes."""
+    """Returns the groups of methods that find none: the true groups, or the classes."""
     kind = recovered.facts(run.config).needs or "coarse"
     names = run.dataset.fine_names if kind == "fine" else run.dataset.coarse_names
     return Groups(labels["train"][kind], labels["validation"][kind], np.array(names))
@@ -209,10 +209,11 @@ def _found(
     trained: stages.Trained | None,
     labels: Mapping[str, Mapping[str, np.ndarray]],
 ) -> Groups:
-    """Returns the groups of groups.npz, or finds them with what the first training came to.
+    """Returns the groups of groups.npz, or finds them with the outputs of the first training.
 
     Raises:
-      ConfigError: groups.npz is of other images, or Just Train Twice has nothing to weigh.
+      ConfigError: groups.npz belongs to other images, or the first training of Just Train Twice
+        makes no errors.
     """
     outputs = {}
     if trained is not None:
@@ -231,7 +232,7 @@ def _found(
 
 
 def _recover(run: stages.Run, outputs: Mapping[str, Mapping[str, np.ndarray]]) -> Groups:
-    """Returns clusters of the embeddings of each class."""
+    """Recovers groups by clustering the embeddings of each class."""
     print("recovering groups", flush=True)
     config, train, validation = run.config.groups, outputs["train"], outputs["validation"]
     found = groups.recover(
@@ -253,10 +254,10 @@ def _recover(run: stages.Run, outputs: Mapping[str, Mapping[str, np.ndarray]]) -
 
 
 def _errors(run: stages.Run, outputs: Mapping[str, Mapping[str, np.ndarray]], steps: int) -> Groups:
-    """Returns two groups a class, by whether the first training of Just Train Twice errs.
+    """Returns two groups per class: images that the first training of JTT gets right, and wrong.
 
     Raises:
-      ConfigError: it errs on no training image.
+      ConfigError: the first training errs on no training image.
     """
     groups_of = {}
     for name, found in outputs.items():
@@ -274,7 +275,7 @@ def _errors(run: stages.Run, outputs: Mapping[str, Mapping[str, np.ndarray]], st
 
 
 def _classifier(run: stages.Run, known: Groups, classes: np.ndarray) -> stages.Stage:
-    """Builds the training against the worst of the groups; all methods take as many steps."""
+    """Builds the classifier's training by config.groups.method; all methods take equal steps."""
     config, size = run.config.groups, len(classes)
     if recovered.facts(run.config).group_dro:
         sizes = np.bincount(known.train, minlength=len(known.names))
@@ -312,7 +313,7 @@ def _accuracies(found: Mapping[str, np.ndarray], known: Groups) -> dict[str, Any
 def _test(
     run: stages.Run, found: Mapping[str, np.ndarray], train_groups: np.ndarray
 ) -> dict[str, Any]:
-    """Accuracy of the true groups on the test split; for two classes, areas under ROC curves."""
+    """Returns the test accuracy of each true group; for two classes also areas under ROC curves."""
     names = run.dataset.fine_names
     sizes = np.bincount(train_groups, minlength=len(names))
     measured = stages.by_fine_label(run, found, sizes)
@@ -331,7 +332,7 @@ def _test(
 def _recovery(
     config: ml_collections.ConfigDict, known: Groups, labels: Mapping[str, np.ndarray]
 ) -> dict[str, Any]:
-    """How well the training images' groups are the true ones; {} where none were recovered."""
+    """Compares recovered with true groups of training images; {} if none were recovered."""
     if recovered.are_known(config):
         return {}
     scores = group_scores.recovery_scores(labels["fine"], known.train, labels["coarse"])

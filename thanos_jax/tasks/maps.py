@@ -1,4 +1,4 @@
-"""The map of images that each task's report shows, made of what the task has found."""
+"""The maps of images in the reports of the tasks."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from thanos_jax.tasks.stages import Run
 
 
 def shown(run: Run, outputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns outputs with the embeddings of the map's images in place of all embeddings.
+    """Returns outputs in which only the embeddings of the map's images are left.
 
-    Every process makes this call, for embeddings may lie on devices of all. The map itself is made
-    by the first one.
+    Every process makes this call, because embeddings may be split over the devices of all
+    processes. The map itself is made by the first process.
     """
     drawn = projection.draw(outputs["embedding"], limit=run.config.report.map_points)
     return {**outputs, "embedding": drawn}
 
 
 def lay_out(run: Run, embeddings: np.ndarray | projection.Sample) -> projection.Layout:
-    """Places images on the run's map, and says how long it took."""
+    """Computes the layout of the run's map, and prints how long it took."""
     report = run.config.report
     layout = projection.lay_out(embeddings, limit=report.map_points, projection=report.projection)
     print(f"map of {len(layout.mapped):,} images: {float(layout.seconds):.1f} s", flush=True)
@@ -52,11 +52,11 @@ def of_split(
 
     Args:
       run: its data set has the images.
-      split: "train" or "test"; another name with images.
-      layout: of its images, from `lay_out`.
-      columns: of all its images.
-      images: a split that the data set does not have.
-      names: of its images; None: their files, or their numbers as stored.
+      split: "train" or "test"; another name if `images` are given.
+      layout: of the split's images, from `lay_out`.
+      columns: with a value for each image of the split.
+      images: the split, if the data set does not have it.
+      names: [n], of the images; None: their files, or their numbers as stored.
     """
     images = run.dataset.splits[split] if images is None else images
     return image_map.of_images(
@@ -70,11 +70,11 @@ def of_split(
 
 
 def of_transfer(run: Run, test: Mapping[str, Any]) -> ImageMap:
-    """Makes the map of test images; fine labels colour it first, for they show collapse.
+    """Makes the map of test images, coloured first by fine labels, which show collapse.
 
     Args:
       run: its data set has the images.
-      test: outputs on them, from `shown`.
+      test: outputs on the test images, from `shown`.
     """
     dataset = run.dataset
     columns = [
@@ -92,12 +92,12 @@ def of_groups(
     train: Mapping[str, Any],
     recovered: Column | None,
 ) -> ImageMap:
-    """Makes the map of training images by their groups.
+    """Makes the map of training images, coloured first by their groups.
 
     Args:
       run: its data set has the images.
-      layout: by the representation; an empty one: by the classifier.
-      train: outputs of the classifier, from `shown`; "fine" the true groups.
+      layout: of the representation's embeddings; if empty, the classifier's are laid out.
+      train: outputs of the classifier, from `shown`; "fine" are the true groups.
       recovered: the recovered groups, from `recovered`; None: the groups were known.
     """
     names = run.dataset.coarse_names
@@ -115,7 +115,7 @@ def of_groups(
 def _strata(
     run: Run, name: str, labels: Mapping[str, np.ndarray], reading: str = ""
 ) -> list[Column]:
-    """Returns the column of fine labels; [] where they are the coarse ones once more."""
+    """Returns the column of fine labels; [] if they equal the coarse labels."""
     dataset, fine = run.dataset, labels["fine"]
     if dataset.fine_names == dataset.coarse_names and np.array_equal(fine, labels["coarse"]):
         return []
@@ -134,13 +134,13 @@ def of_labels(
     found: Any,
     prediction: np.ndarray,
 ) -> ImageMap:
-    """Makes the map of training images by their labels; suspicion colours it first.
+    """Makes the map of training images with their labels, coloured first by suspicion.
 
     Args:
       run: its data set has the images, and the names of the labels.
       layout: of training images.
-      labels: of the training split, `thanos_jax.tasks.noise.Noise`.
-      found: on them, `thanos_jax.tasks.noise.Findings`.
+      labels: the training labels, a `thanos_jax.tasks.noise.Noise`.
+      found: their suspicion and suggestions, a `thanos_jax.tasks.noise.Findings`.
       prediction: integer [n], of the classifier.
     """
     names, reading = run.dataset.coarse_names, HOW_TO_READ["noisy_map"]
@@ -162,18 +162,18 @@ def of_labels(
 def of_audit(
     run: Run, images: Any, splits: np.ndarray, embeddings: Any, found: Mapping[str, Any]
 ) -> ImageMap:
-    """Makes the map of audited images, of every split; suspicion colours it first.
+    """Makes the map of audited images of all splits, coloured first by suspicion.
 
     Args:
-      run: that ends.
+      run: the run.
       images: n images of all splits.
       splits: str [n], the split of each.
-      embeddings: floating point [n, d], of one model; or those that `shown` has drawn.
-      found: what labels.npz holds.
+      embeddings: floating point [n, d], of one model; or the sample that `shown` has drawn.
+      found: the arrays of labels.npz.
     """
     names, reading = run.dataset.coarse_names, HOW_TO_READ["audit_map"]
     kinds, split = np.unique(splits, return_inverse=True)
-    # A number as stored tells an image within its split only.
+    # A stored number identifies an image only within its split.
     called = np.array(problems.named(images, np.arange(len(splits)), splits), np.str_)
     columns = [
         score("suspicion", found["suspicion"]),
@@ -186,7 +186,7 @@ def of_audit(
 
 
 def _judged(flagged: np.ndarray, suggested: np.ndarray, names: Sequence[str]) -> list[Column]:
-    """Returns the columns of what a method says of labels."""
+    """Returns the columns of suspected and of suggested labels."""
     return [
         classes("suspected", flagged.astype(np.int32), ("not suspected", "suspected")),
         classes("suggested label", suggested, names),
@@ -196,13 +196,13 @@ def _judged(flagged: np.ndarray, suggested: np.ndarray, names: Sequence[str]) ->
 def of_coreset(
     run: Run, stays: np.ndarray, scores: np.ndarray, train: Mapping[str, Any]
 ) -> ImageMap:
-    """Makes the map of training images, kept or not, by the classifier on the kept ones.
+    """Makes the map of all training images, kept or dropped, under the classifier.
 
     Args:
       run: its data set has the images.
-      stays: bool [n], which are kept.
-      scores: floating point [n]; [0] where images are chosen without.
-      train: outputs of the classifier on all of them, from `shown`.
+      stays: bool [n], True for images that are kept.
+      scores: floating point [n]; [0] for methods without scores.
+      train: outputs of the classifier on all training images, from `shown`.
     """
     names = run.dataset.coarse_names
     columns = [

@@ -1,15 +1,15 @@
 """Noisy labels: corrupt them, train robustly or repair them first, test on clean labels.
 
-Classes are the coarse labels, or, where labels are wrong within them, the fine ones. The training
-and the validation split have noisy labels, the test split has clean ones. The clean labels of
-training and validation images are used to measure only. A run has one training or two:
+Classes are the coarse labels, or the fine ones if labels are corrupted within coarse classes. The
+training and the validation split have noisy labels, the test split has clean ones. The clean labels
+of training and validation images are used to measure only. A run has one training or two:
 
-    representation/  config.method, on noisy labels; only where labels are mended
-    labels.npz       what was made wrong, what is suspected, and the labels trained on afterwards
-    findings.csv     what is suspected, for people
+    representation/  config.method, on noisy labels; only where labels are repaired
+    labels.npz       clean and noisy labels, suspicion, and suggested labels
+    findings.csv     suspected labels, as a table
     classifier/      the classifier
 
-Where nothing is made wrong, and labels are to be mended, the run is `thanos_jax.tasks.audit`.
+With noise.method mend and noise.rate 0 the run is an audit: see `thanos_jax.tasks.audit`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from thanos_jax.tasks.stages import Figures
 from thanos_jax.train import classifier_losses
 from thanos_jax.train.build import build, count_steps
 
-# The seeds of the validation split's noise and of the second network's parameters, less the run's.
+# Added to the run's seed: for the noise of the validation split, and for the second network.
 _VALIDATION = 2**32
 _SECOND = 2**30
 
@@ -43,9 +43,9 @@ class Noise(NamedTuple):
     """Labels of one split.
 
     Attributes:
-      right: int32 [n].
-      given: int32 [n], some of them wrong.
-      changed: bool [n], which.
+      right: int32 [n], the clean labels.
+      given: int32 [n], the noisy labels.
+      changed: bool [n], True where they differ.
     """
 
     right: np.ndarray
@@ -54,12 +54,12 @@ class Noise(NamedTuple):
 
 
 class Findings(NamedTuple):
-    """What was found out about the training labels.
+    """Suspicion and suggestions for the training labels, and the map of training images.
 
     Attributes:
       suspicion: float32 [n], higher where a label is more likely wrong.
-      flagged: bool [n], taken to be wrong.
-      suggested: int32 [n], the label in its place.
+      flagged: bool [n], True where a label is suspected.
+      suggested: int32 [n], the suggested label.
       points, mapped, plane, neighbours, seconds: of the map of training images, see
         `thanos_jax.downstream.projection.Layout`.
     """
@@ -75,11 +75,11 @@ class Findings(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """What the run begins with.
+    """The first training, built, and the data of the run.
 
     Attributes:
-      first: its first training.
-      noisy: the data set whose coarse labels are the given ones.
+      first: the first training.
+      noisy: the data set, with noisy labels as its coarse labels.
       noise: labels of the training and the validation split.
     """
 
@@ -89,7 +89,7 @@ class Prepared(NamedTuple):
 
 
 def trainings(run: stages.Run) -> dict[str, stages.Planned]:
-    """Makes labels wrong and returns the trainings on them; see `thanos_jax.tasks`."""
+    """Corrupts labels and returns the trainings on them; see `thanos_jax.tasks`."""
     if audit.is_audit(run.config):
         return audit.trainings(run)
     _, run = _with_noise(run)
@@ -100,7 +100,7 @@ def trainings(run: stages.Run) -> dict[str, stages.Planned]:
 
 
 def prepare(run: stages.Run) -> Prepared | audit.Prepared:
-    """Makes labels wrong and builds the first training; see `thanos_jax.tasks`."""
+    """Corrupts labels and builds the first training; see `thanos_jax.tasks`."""
     if audit.is_audit(run.config):
         return audit.prepare(run)
     noise, run = _with_noise(run)
@@ -110,7 +110,7 @@ def prepare(run: stages.Run) -> Prepared | audit.Prepared:
 
 
 def _with_noise(run: stages.Run) -> tuple[dict[str, Noise], stages.Run]:
-    """Returns `corrupted` of a run, checked, with the run on noisy labels."""
+    """Corrupts the labels of a run and checks it; returns the labels and the run with them."""
     stages.require_classifiable(run)
     noise, noisy = corrupted(run.config, run.dataset)
     _require_trainable(run.config, noisy, float(np.mean(noise["train"].changed)))
@@ -118,10 +118,10 @@ def _with_noise(run: stages.Run) -> tuple[dict[str, Noise], stages.Run]:
 
 
 def perform(run: stages.Run, prepared: Prepared | audit.Prepared) -> dict[str, Any]:
-    """Trains, mends, evaluates and reports; see `thanos_jax.tasks`.
+    """Trains, repairs labels, evaluates and reports; see `thanos_jax.tasks`.
 
     Raises:
-      ConfigError: a class whose labels are all found wrong and dropped, or labels.npz is of other
+      ConfigError: all labels of a class are suspected and dropped, or labels.npz belongs to other
         labels.
       NonFiniteError, CheckpointError, WorkdirError, Interrupted: as `thanos_jax.run.run`.
     """
@@ -136,7 +136,8 @@ def perform(run: stages.Run, prepared: Prepared | audit.Prepared) -> dict[str, A
             print(f"representation: {config.method}", flush=True)
             outputs = stages.train(run, stage).outputs("train")
             print("suspected labels", flush=True)
-            # By all processes, which have a share of the embeddings; what follows, by the first.
+            # Computed by all processes, since each holds a part of the embeddings; the rest follows
+            # in the first process.
             k = config.noise.neighbours
             neighbours = noisy_labels.nearest(outputs["embedding"], k)
             embeddings = stages.gathered(outputs)["embedding"]
@@ -186,7 +187,7 @@ def perform(run: stages.Run, prepared: Prepared | audit.Prepared) -> dict[str, A
 
 
 def _require_trainable(config: ml_collections.ConfigDict, noisy: Dataset, wrong: float) -> None:
-    """Raises ConfigError, before anything is compiled, if a method has nothing to go by."""
+    """Raises ConfigError, before anything is compiled, if a method cannot learn from its labels."""
     size, settings = len(noisy.splits["train"]), config.noise
     if settings.method == "mend" and round(settings.assumed_rate * size) == size:
         raise ConfigError(
@@ -205,31 +206,31 @@ def _require_trainable(config: ml_collections.ConfigDict, noisy: Dataset, wrong:
         if settings.forget_epochs * steps_per_epoch > steps:
             raise ConfigError(
                 "config.noise.forget_epochs: expected no more than the "
-                f"{steps / steps_per_epoch:g} epochs of the training, in which co_teaching must "
-                f"come to forget what is assumed wrong, got {settings.forget_epochs:g}"
+                f"{steps / steps_per_epoch:g} epochs of the training, so that co_teaching reaches "
+                f"its final forget rate, got {settings.forget_epochs:g}"
             )
 
 
 def _forgotten(config: ml_collections.ConfigDict, wrong: float) -> float:
-    """Returns the share of images that co-teaching forgets in the end; `wrong` unless assumed."""
+    """Returns co-teaching's final forget rate: noise.assumed_rate, or `wrong` if it is negative."""
     return wrong if config.noise.assumed_rate < 0 else config.noise.assumed_rate
 
 
 def corrupted(
     config: ml_collections.ConfigDict, dataset: Dataset
 ) -> tuple[dict[str, Noise], Dataset]:
-    """Makes a share of the labels wrong.
+    """Corrupts a share of the labels of the training and the validation split.
 
     Args:
-      config: the whole config; the draw follows from its seed.
-      dataset: with right labels.
+      config: the whole config; its seed determines the draw.
+      dataset: the data set with clean labels.
 
     Returns:
-      Labels of the training and validation split; and the data set whose coarse labels are the
-      given ones, of the test split right.
+      The labels of both splits, and the data set with noisy labels as coarse labels; the test split
+      keeps its clean labels.
 
     Raises:
-      ConfigError: labels cannot be made wrong in this way.
+      ConfigError: labels cannot be corrupted in this way.
     """
     kind = config.noise.kind
     within = kind == "within_class"
@@ -267,7 +268,7 @@ def corrupted(
 
 
 def _once(run: stages.Run, train: Noise, find: Any) -> Findings:
-    """Returns the findings of labels.npz, which `find` makes if there are none."""
+    """Returns the findings in labels.npz; `find` makes them if the file is missing."""
 
     def make() -> dict[str, Any]:
         return {**train._asdict(), **find()._asdict()}
@@ -279,7 +280,7 @@ def _once(run: stages.Run, train: Noise, find: Any) -> Findings:
 
 
 def _find(run: stages.Run, given: np.ndarray, embeddings: Any, neighbours: Any) -> Findings:
-    """Finds wrong labels by the embedding, and the nearest neighbours in it."""
+    """Finds wrong labels by the embedding and its nearest neighbours."""
     config = run.config.noise
     options: dict[str, Any] = {"k": config.neighbours, "neighbours": neighbours}
     suspicion = noisy_labels.suspicion(
@@ -302,7 +303,7 @@ def _find(run: stages.Run, given: np.ndarray, embeddings: Any, neighbours: Any) 
 
 
 def _judge(run: stages.Run, seen: Mapping[str, np.ndarray], given: np.ndarray) -> Findings:
-    """Finds wrong labels by a classifier trained on them: those it gives little probability."""
+    """Finds wrong labels by the low probability that a classifier trained on them gives them."""
     suspicion = 1 - seen["probability"][np.arange(len(given)), given]
     return Findings(
         suspicion,
@@ -315,10 +316,10 @@ def _judge(run: stages.Run, seen: Mapping[str, np.ndarray], given: np.ndarray) -
 def _mended(
     config: Any, given: np.ndarray, found: Findings, noisy: Dataset
 ) -> tuple[Dataset, np.ndarray | None]:
-    """Returns the data set to train the classifier on, and which of its images; None: all.
+    """Returns the data set for the classifier, and the indices of images to use; None: all.
 
     Raises:
-      ConfigError: all labels of a class are to be dropped.
+      ConfigError: all labels of a class would be dropped.
     """
     if config.noise.action == "drop":
         rows = np.flatnonzero(~found.flagged)
@@ -326,8 +327,8 @@ def _mended(
         if lost.size:
             raise ConfigError(
                 f"config.noise.action: 'drop' leaves none of {np.count_nonzero(given == lost[0])} "
-                f"training images labelled {noisy.coarse_names[lost[0]]!r}, for all were found "
-                "wrong; expected 'relabel', or a lower noise.assumed_rate"
+                f"training images labelled {noisy.coarse_names[lost[0]]!r}, because all are "
+                "suspected; expected 'relabel', or a lower noise.assumed_rate"
             )
         return noisy, rows
     labels = np.where(found.flagged, found.suggested, given)
@@ -336,9 +337,9 @@ def _mended(
 
 
 def _classifier(run: stages.Run, train: Noise) -> stages.Stage:
-    """Builds the training on noisy labels; the run's data set has them.
+    """Builds the classifier's training on the noisy labels of the run's data set.
 
-    Co-teaching is told the share of the labels that are wrong, as its authors do.
+    Co-teaching is told the share of labels that are wrong, as in the authors' experiments.
     """
     config, size = run.config.noise, len(train.given)
     if config.method == "elr":
@@ -368,7 +369,7 @@ def _classifier(run: stages.Run, train: Noise) -> stages.Stage:
 
 
 def _scores(config: Any, train: Noise, found: Findings) -> dict[str, Any]:
-    """How well wrong labels are found; where none was made wrong, how many are suspected."""
+    """Returns how well wrong labels are found; without noise, only the share suspected."""
     scores: dict[str, Any] = {"detection": {"flagged": float(np.mean(found.flagged))}}
     if train.changed.any():
         scores["detection"] = noisy_labels.detection_scores(
@@ -387,7 +388,7 @@ def _scores(config: Any, train: Noise, found: Findings) -> dict[str, Any]:
 def _figures(
     noisy: Dataset, train: Noise, found: Findings, test: Mapping[str, np.ndarray]
 ) -> Figures:
-    """Draws what the report shows; each figure with a sentence on how to read it."""
+    """Returns the figures of the report, each with a sentence on how to read it."""
     names = noisy.coarse_names
     return {
         **suspects.figures(

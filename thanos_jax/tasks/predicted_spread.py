@@ -1,7 +1,7 @@
-"""How far the contrastive loss of a training spreads its classes: predicted before it begins.
+"""Predicts, before training, the within-class spread at the minimum of the contrastive loss.
 
-The prediction is of the contrastive loss alone; `thanos_jax.theory.balance` has its terms. Methods
-without a loss that holds classes together have none.
+The prediction is for the contrastive loss alone; `thanos_jax.theory.balance` explains its terms.
+There is none for methods without a loss that pulls classes together.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from thanos_jax.train.objective import METHODS
 
 
 class _Form(NamedTuple):
-    """A method's contrastive loss as `thanos_jax.theory.balance` has it.
+    """A method's contrastive loss in terms of `thanos_jax.theory.balance`.
 
     Attributes:
       loss: its name there.
-      weight: the argument there that is its weight, and the key of config.loss; "": it has none.
-      fixed: the weight, where the method and not the config says it.
-      wider: a method of the same other losses whose weight can be chosen; "": the method itself.
+      weight: the name of its weight, there and in config.loss; "": it has none.
+      fixed: the value of the weight, if the method fixes it.
+      wider: a method with the same other losses and a weight to choose; "": the method itself.
     """
 
     loss: str
@@ -43,13 +43,14 @@ _FORMS: dict[str, _Form] = {
     "joint": _Form("joint", "beta"),
     "supcon_info_nce": _Form("joint", "beta", fixed=0.5, wider="joint"),
 }
-# There is a warning where less is predicted; and where, at collapse, the spreading term pulls less
-# than so many times as hard as SupCon holds: whatever else is trained decides which of them wins.
+# A smaller predicted spread gives a warning. So does a smaller ratio, at collapse, of the spreading
+# term's pull to SupCon's: the other losses then decide which of the two wins.
 _LEAST_SPREAD, _LEAST_PULL = 0.1, 1.25
-# What is advised: the weight of a spread half way, and the first of these that needs no warning.
+# Advice: the weight that predicts this spread, and the first of these temperatures without warning.
 _WANTED = 0.5
 _TEMPERATURES = (0.7, 0.5, 0.4, 0.3, 0.2, 0.15, 0.1, 0.07, 0.05)
-# Classes of nearly one size count as of one, and others as of so few: time grows with their number.
+# Class sizes within this ratio count as equal; others are rounded to at most this many sizes, since
+# time grows with their number.
 _ALIKE, _SIZES = 1.25, 4
 
 
@@ -60,10 +61,10 @@ class Prediction(NamedTuple):
       method: whose loss it is.
       setting: keywords of `thanos_jax.theory.balance.within_class_spread`; hashable values.
       within_class_spread: W there.
-      threshold: alpha at and below which, or beta at and above which, W is 0; None for SupCon.
-      pull: of the spreading term at collapse, over how hard SupCon holds.
+      threshold: W is 0 for alpha up to this value, or for beta from this value; None for SupCon.
+      pull: the ratio, at collapse, of the spreading term's pull to SupCon's.
       batches: the batches, in words.
-      leaves_out: what acts on the embedding or its measured spread beside that loss.
+      leaves_out: other influences on the measured spread, which the prediction ignores.
     """
 
     method: str
@@ -80,12 +81,12 @@ def predict(config: ml_collections.ConfigDict, dataset: Dataset) -> Prediction |
 
     Args:
       config: of the training.
-      dataset: what it is trained on. Its classes are taken to be of one size where their labels are
-        not known without reading images.
+      dataset: the data it is trained on. If labels are known only from reading images, classes are
+        assumed to have equal sizes.
 
     Returns:
-      None: the method has no supervised contrastive loss, or there is none for one class or for
-      batches larger than the training set.
+      The prediction. None if the method has no supervised contrastive loss, for a single class, and
+      for batches larger than the training set.
     """
     form = _FORMS.get(config.method)
     if form is None or not config.loss.contrastive_weight:
@@ -107,11 +108,14 @@ def predict(config: ml_collections.ConfigDict, dataset: Dataset) -> Prediction |
 
 
 def lines(config: ml_collections.ConfigDict, dataset: Dataset) -> list[str]:
-    """Returns what a dry run says of a training's prediction, with its warning.
+    """Returns the lines of a dry run on the predicted spread, with any warning.
 
     Args:
-      config: of the training; where nothing is predicted, nothing is said.
+      config: of the training.
       dataset: what it is trained on.
+
+    Returns:
+      Lines of text; [] if nothing is predicted.
     """
     prediction = predict(config, dataset)
     if prediction is None:
@@ -128,12 +132,15 @@ def lines(config: ml_collections.ConfigDict, dataset: Dataset) -> list[str]:
 def results(
     config: ml_collections.ConfigDict, dataset: Dataset, measured: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Returns the section of results.json on the spread: predicted beside measured.
+    """Returns the section "spread" of results.json: the predicted beside the measured spread.
 
     Args:
-      config: of the training; where nothing is predicted, there is no section.
+      config: of the training.
       dataset: what it was trained on.
       measured: results of the run, with its geometry if that was measured.
+
+    Returns:
+      {"spread": ...}; {} if nothing is predicted.
     """
     prediction = predict(config, dataset)
     if prediction is None:
@@ -152,7 +159,7 @@ def results(
 
 
 def warning(prediction: Prediction) -> str | None:
-    """Returns what to say of a training whose classes hardly spread; None: nothing."""
+    """Returns the warning for a training whose classes hardly spread; None if they do."""
     if not _hardly(prediction.within_class_spread, prediction.pull):
         return None
     setting, spread = prediction.setting, prediction.within_class_spread
@@ -162,7 +169,7 @@ def warning(prediction: Prediction) -> str | None:
         f"WARNING: method {prediction.method}{weight} at temperature {setting['temperature']:g} "
         f"{'hardly spreads' if spread else 'collapses'} {prediction.batches}: within_class_spread "
         f"{spread:.2g} is predicted for the contrastive loss{_collapse(prediction)}."
-        f"{' What spreads them: ' + ', or '.join(advice) + '.' if advice else ''} See "
+        f"{' To spread them: ' + ', or '.join(advice) + '.' if advice else ''} See "
         "docs/methods.md"
     )
 
@@ -184,7 +191,7 @@ def _hardly(spread: float, pull: float) -> bool:
 
 
 def _advice(prediction: Prediction) -> list[str]:
-    """Returns what would spread the classes further, each with the spread that is predicted."""
+    """Returns settings that would spread the classes further, each with its predicted spread."""
     setting, form = prediction.setting, _FORMS[prediction.method]
     if setting["draw"] == "balanced" and setting["images_per_class"] == 1:
         return ["train.images_per_class 2 or more"]
@@ -209,7 +216,7 @@ def _advice(prediction: Prediction) -> list[str]:
 
 @functools.lru_cache(maxsize=256)
 def _minimum(**setting: Any) -> tuple[float, float | None, float] | None:
-    """Returns W of the minimum, the threshold, and the pull; None where none is predicted."""
+    """Returns W at the minimum, the threshold, and the pull; None if there is no prediction."""
     alone = {key: value for key, value in setting.items() if key not in ("alpha", "beta")}
     try:
         spread = balance.within_class_spread(**setting)
@@ -228,7 +235,7 @@ def _minimum(**setting: Any) -> tuple[float, float | None, float] | None:
 
 
 def _drawn(train: Any, dataset: Dataset) -> dict[str, Any]:
-    """Returns how batches are drawn, as `thanos_jax.theory.balance` has it."""
+    """Returns how batches are drawn, as keywords of `thanos_jax.theory.balance`."""
     split, classes = dataset.splits["train"], len(dataset.coarse_names)
     known, each = known_coarse(split), train.images_per_class
     sizes = np.full(classes, len(split) / classes) if known is None else np.bincount(known)
@@ -250,7 +257,7 @@ def _drawn(train: Any, dataset: Dataset) -> dict[str, Any]:
 
 
 def _few_sizes(sizes: np.ndarray) -> np.ndarray:
-    """Returns float64 [classes], each size the mean of those near it."""
+    """Rounds class sizes, float64 [classes]: each becomes the mean of its bin on a log scale."""
     ratio = sizes.max() / sizes.min()
     if ratio <= _ALIKE:
         return np.full(len(sizes), sizes.mean())

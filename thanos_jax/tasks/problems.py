@@ -1,4 +1,4 @@
-"""What a model gets wrong, for its report: classes that are confused, the worst and its images."""
+"""Errors of a model, for its report: confused classes, and images of the worst class."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _CARDS = 24
 def confused(
     labels: np.ndarray, predictions: np.ndarray, names: Sequence[str], *, kind: str
 ) -> Figures:
-    """Shows which classes are confused most; {} where all is right.
+    """Returns a table of the classes that are confused most; {} if there are no errors.
 
     Args:
       labels: integer [n], indices of names.
       predictions: integer [n].
       names: of the classes.
-      kind: what the classes are, as "fine label".
+      kind: what a class is called, as "fine label".
     """
     table = confusion.html(labels, predictions, names)
     return {f"Confused most, by {kind}": (table, plots.HOW_TO_READ["confused"])} if table else {}
@@ -33,14 +33,14 @@ def confused(
 def classes(
     split: Split, labels: np.ndarray, predictions: np.ndarray, names: Sequence[str], *, kind: str
 ) -> Figures:
-    """Shows which classes are confused most, and images of the worst; {} where all is right.
+    """Returns the table of `confused`, and images of the worst class; {} if there are no errors.
 
     Args:
       split: the n test images.
       labels: integer [n], indices of names.
       predictions: integer [n].
       names: of the classes.
-      kind: what the classes are, as "fine label".
+      kind: what a class is called, as "fine label".
     """
     table = confused(labels, predictions, names, kind=kind)
     if not table:
@@ -69,15 +69,15 @@ def images_of(
     *,
     most: int = _CARDS,
 ) -> str:
-    """Returns images as cards, those predicted wrong first and marked.
+    """Returns images as cards of HTML; wrong predictions come first and are marked.
 
     Args:
       split: n images.
-      rows: integer [k], which of them.
-      correct: bool [n], predicted right.
+      rows: integer [k], the images to show.
+      correct: bool [n], True where the prediction is right.
       name: of the split, as "train".
-      predicted: row -> the class that is predicted.
-      most: cards at most.
+      predicted: row -> the predicted class.
+      most: largest number of cards.
     """
     order = rows[np.argsort(correct[rows], kind="stable")][:most]
     made = [
@@ -88,12 +88,12 @@ def images_of(
 
 
 def named(split: Split, rows: np.ndarray, name: str | np.ndarray) -> list[str]:
-    """Returns what images are called: their files, or as in "training image 7".
+    """Returns the names of images for people: their files, or as in "training image 7".
 
     Args:
       split: n images.
-      rows: integer [k], which of them.
-      name: of their split, as "train"; or str [n], of several.
+      rows: integer [k], the images to name.
+      name: of their split, as "train"; or str [n], the split of each image.
     """
     stored = split.names[rows]
     if np.issubdtype(stored.dtype, np.integer):
@@ -104,7 +104,7 @@ def named(split: Split, rows: np.ndarray, name: str | np.ndarray) -> list[str]:
 
 
 def as_cards(split: Split, rows: np.ndarray, made: Sequence[Card]) -> str:
-    """Returns cards of images, integer [k] rows of a split in any order, as HTML."""
+    """Returns cards of the images `rows`, integer [k] in any order, as HTML."""
     ascending = np.sort(rows)
     images = split.read(ascending)["image"]
     return cards.html(images[np.searchsorted(ascending, rows)], made)

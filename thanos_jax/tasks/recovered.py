@@ -1,4 +1,4 @@
-"""Recovered groups, for people: numbers, findings.csv and figures, with true groups or without."""
+"""Presents recovered groups: results, findings.csv and figures, with or without true groups."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from thanos_jax.report import plots
 from thanos_jax.tasks import findings, problems, stages
 
 _EXAMPLES = 12
-# Groups whose images are shown where nobody knows the true ones.
+# Number of worst groups whose images are shown if the true groups are unknown.
 _WORST = 3
 
 
@@ -41,7 +41,7 @@ class Groups(NamedTuple):
 
 
 def facts(config: ml_collections.ConfigDict) -> Method:
-    """What is known of the method of a config."""
+    """Returns the properties of the config's method."""
     return GROUPS[config.groups.method]
 
 
@@ -51,18 +51,18 @@ def are_known(config: ml_collections.ConfigDict) -> bool:
 
 
 def is_truth_known(dataset: Dataset) -> bool:
-    """Whether fine labels say more than the classes: then they are true groups to measure by."""
+    """Whether fine labels divide the classes further, so that they are the true groups."""
     return len(dataset.fine_names) > len(dataset.coarse_names)
 
 
 def _worst_first(known: Groups, held_out: Mapping[str, Any]) -> list[int]:
-    """Returns the groups by their accuracy on validation; last those without validation images."""
+    """Returns groups by ascending validation accuracy, with unmeasured groups last."""
     accuracies = held_out["accuracies"]
     return sorted(range(len(known.names)), key=lambda group: accuracies.get(group, np.inf))
 
 
 def recovered(known: Groups, held_out: Mapping[str, Any]) -> dict[str, Any]:
-    """Size and accuracy of each group that was trained with, by name, the worst first."""
+    """Returns the size and validation accuracy of each group, by name, the worst first."""
     sizes = np.bincount(known.train, minlength=len(known.names))
     held = np.bincount(known.validation, minlength=len(known.names))
     accuracies = held_out["accuracies"]
@@ -83,7 +83,7 @@ def write_table(
     found: Mapping[str, Mapping[str, np.ndarray]],
     held_out: Mapping[str, Any],
 ) -> None:
-    """Writes findings.csv: the worst group first, and in it what is predicted wrong."""
+    """Writes findings.csv: the worst group first, and within a group wrong predictions first."""
     parts = {"train": known.train, "validation": known.validation}
     group = np.concatenate(list(parts.values()))
     label, predicted = (
@@ -115,16 +115,16 @@ def figures(
     results: Mapping[str, Any],
     fine: np.ndarray | None,
 ) -> stages.Figures:
-    """Draws what the report shows; each figure with a sentence on how to read it.
+    """Returns the figures of the report, each with a sentence on how to read it.
 
     Args:
-      run: that ends.
+      run: the run.
       known: the groups.
       found: split -> outputs of the classifier.
       held_out: accuracies of the groups on validation.
       results: of the run.
-      fine: integer [n], the fine labels read off the embeddings of test images; None: they are
-        not known.
+      fine: integer [n], fine labels predicted from the embeddings of test images; None: true
+        groups are unknown.
     """
     if fine is None:
         return _figures_without_truth(run, known, found, held_out)
@@ -154,19 +154,19 @@ def figures(
             plots.HOW_TO_READ["contingency"],
         )
         drawn |= _training_images(run, known, found["train"], held_out["worst_group"])
-    # Without images of the worst fine label: those of the worst group are there.
+    # No images of the worst fine label: images of the worst group are already shown.
     return {**drawn, **problems.confused(test["fine"], fine, names, kind="fine label")}
 
 
 def _predicted(run: stages.Run, outputs: Mapping[str, np.ndarray]) -> Callable[[int], str]:
-    """Returns the class that is predicted for an image."""
+    """Returns a function from an image's row to its predicted class."""
     return lambda row: run.dataset.coarse_names[outputs["prediction"][row]]
 
 
 def _training_images(
     run: stages.Run, known: Groups, train: Mapping[str, np.ndarray], group: int
 ) -> stages.Figures:
-    """Shows some training images of a group, the wrong ones first; {} if there is none."""
+    """Shows some training images of a group, wrong predictions first; {} if there are none."""
     members = np.flatnonzero(known.train == group)
     if not members.size:
         return {}
@@ -190,7 +190,7 @@ def _figures_without_truth(
     found: Mapping[str, Mapping[str, np.ndarray]],
     held_out: Mapping[str, Any],
 ) -> stages.Figures:
-    """Draws recovered groups, the worst first, where nobody knows the true ones; then classes."""
+    """Draws recovered groups, the worst first, and then classes, where true groups are unknown."""
     measured = [g for g in _worst_first(known, held_out) if g in held_out["accuracies"]]
     sizes = np.bincount(known.train, minlength=len(known.names))
     drawn: stages.Figures = {

@@ -1,4 +1,4 @@
-"""What the tasks share: a run, its trainings, and what they are measured by."""
+"""What the tasks share: the run, its trainings, and their evaluation."""
 
 from __future__ import annotations
 
@@ -32,23 +32,24 @@ from thanos_jax.train.two_views import two_views
 from thanos_jax.train.update import Objective, make_step
 
 _LABELS = ("fine", "coarse")
-ACCURACY = "validation_coarse_accuracy"  # on the validation split, of the training's own labels
+ACCURACY = "validation_coarse_accuracy"  # on the validation split, with the labels trained on
 
 Figures = dict[str, tuple[Any, str]]
 Evaluate = Callable[[Outputs], dict[str, float]]
 
 
 class Run(NamedTuple):
-    """What is asked for, on which data and devices, and where it is written.
+    """A run: its config, data, devices and folder.
 
     Attributes:
-      config: checked.
+      config: checked against the schema.
       dataset: the data.
       mesh: devices.
       folder: of the run.
-      resumes: whether what the folder holds is this run's, or goes before it begins.
-      log: what the run is watched by.
-      shapes_only: whether states are shapes, for what is compiled and never run.
+      resumes: whether the content of the folder belongs to this run; False: it is removed before
+        the run begins.
+      log: live log of the run.
+      shapes_only: whether states are shapes only, for programs that are compiled but never run.
     """
 
     config: ml_collections.ConfigDict
@@ -65,8 +66,8 @@ class Planned(NamedTuple):
 
     Attributes:
       config: of the training.
-      dataset: whose coarse labels are its classes.
-      images: it goes through in an epoch, where that is known before.
+      dataset: its coarse labels are the classes.
+      images: number of images in an epoch, as far as known beforehand.
     """
 
     config: ml_collections.ConfigDict
@@ -75,14 +76,14 @@ class Planned(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """What a training came to.
+    """The result of a training.
 
     Attributes:
-      outputs: of the last state, or of the one chosen on validation.
-      step: its step.
+      outputs: of the last state, or of the state chosen on validation.
+      step: the step of that state.
       last: outputs of the last state.
-      records: of the training.
-      training: what it was made of.
+      records: the lines of metrics.jsonl.
+      training: model, optimizer and data of the training.
     """
 
     outputs: Outputs
@@ -106,7 +107,7 @@ def require_classifiable(run: Run) -> None:
     config, dataset = run.config, run.dataset
     if len(dataset.coarse_names) < 2:
         raise ConfigError(
-            f"config.task: expected two classes at least for the classifier of {config.task!r}, "
+            f"config.task: expected at least two classes for the classifier of {config.task!r}, "
             f"got {len(dataset.coarse_names)} in {dataset.name}"
         )
     if config.classifier.batch_size % jax.device_count():
@@ -117,16 +118,16 @@ def require_classifiable(run: Run) -> None:
     if config.transfer.every_epochs:
         raise ConfigError(
             f"config.transfer.every_epochs: expected 0 with config.task {config.task!r}, which "
-            f"measures no transfer along training, got {config.transfer.every_epochs:g}"
+            f"measures no transfer during training, got {config.transfer.every_epochs:g}"
         )
     loop.on_devices(config.train.resident, dataset.splits["train"])
 
 
 def classifier_config(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """Returns the config of a classifier's training: config.classifier in place of train.
+    """Returns the config of a classifier's training, with config.classifier in place of train.
 
-    A key of config.classifier at its default is that of config.train, but for the sizes of
-    micro-batches and of classes in a batch, which are of the representation's training.
+    A key of config.classifier at its default keeps the value of config.train. micro_batch_size and
+    images_per_class are for the representation's training only, and become 0.
     """
     one = config.copy_and_resolve_references()
     one.method = "ce"
@@ -161,12 +162,13 @@ def classifier(
     """Builds the training of a classifier on one view of each image.
 
     Args:
-      run: its data set's coarse labels are the classes. An epoch has as many steps as it takes to
-        go through the whole training split once.
-      objective: of a training, as from `thanos_jax.train.classifier_losses`.
+      run: the coarse labels of its data set are the classes. An epoch has as many steps as one pass
+        over the whole training split.
+      objective: training -> objective, as in `thanos_jax.train.classifier_losses`.
       name: of the stage.
-      config: of the training; None: that of `classifier_config`.
-      columns: what the objective asks of an image, [n, ...]; None: "weight", 1 for every image.
+      config: of the training; None: `classifier_config` of the run's.
+      columns: name -> [n, ...], extra inputs of the objective for each image; None: "weight", 1 for
+        every image.
       rows: integer [r], the training images to train on, in order; None: all.
     """
     config = classifier_config(run.config) if config is None else config
@@ -178,7 +180,7 @@ def classifier(
 
 
 def built(run: Run, config: ml_collections.ConfigDict, name: str) -> Training:
-    """Builds what a training of a run is made of.
+    """Builds the model, optimizer and initial state of a training.
 
     Args:
       run: its data set's coarse labels are the classes.
@@ -202,15 +204,15 @@ def _stage(name: str, training: Training, objective: Objective, split: Any) -> S
 
 
 def resumes(run: Run, name: str) -> bool:
-    """Whether a stage has a checkpoint of this run, from which `train` goes on."""
+    """Whether a stage has a checkpoint of this run, from which `train` resumes."""
     folder = run.folder / name / "checkpoints"
     return run.resumes and agree.value_of_first(lambda: bool(checkpoint.steps(folder)))
 
 
 def gathered(outputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns outputs with all embeddings in this process's memory; every process calls it.
+    """Returns outputs with all embeddings in this process's memory; every process makes this call.
 
-    For what the first process alone computes of them.
+    The first process can then compute on all of them by itself.
     """
     return {**outputs, "embedding": placing.whole(outputs["embedding"])}
 
@@ -236,13 +238,13 @@ def train(
     """Trains to the end, from the newest checkpoint of the stage if there is one.
 
     Args:
-      run: whose folder gets the stage's.
+      run: the run; the stage's folder is made in its folder.
       stage: from `representation` or `classifier`.
       evaluate: outputs of the state -> named numbers, every config.train.evaluate_every_epochs;
         None: nothing is evaluated.
-      measure: a second evaluation, and the epochs between two.
-      choose: the number of `evaluate` whose highest value, the latest of equals, says which state
-        is returned; a checkpoint is then saved at every evaluation. None: the last state.
+      measure: (epochs, function): a second evaluation and its interval.
+      choose: a name from `evaluate`. The state with its highest value is returned (ties: the
+        latest), and a checkpoint is saved at every evaluation. None: the last state is returned.
 
     Raises:
       NonFiniteError, CheckpointError: as `thanos_jax.train.loop.train`.
@@ -280,7 +282,7 @@ def train(
         )
         state, chosen = last, records[-1]["step"]
         if choose is not None:
-            checkpoints.wait()  # for the last to be there
+            checkpoints.wait()  # until the last one is written
             best = agree.value_of_first(lambda: _best(folder / "checkpoints", records, choose))
             if best != chosen:
                 chosen, state = best, checkpoints.restore(last, best)
@@ -289,7 +291,7 @@ def train(
 
 
 def _best(checkpoints: pathlib.Path, records: list[dict[str, Any]], choose: str) -> int:
-    """Returns the step of the best record that has a checkpoint, the latest of equals."""
+    """Returns the step of the best record that has a checkpoint (ties: the latest)."""
     there = checkpoint.steps(checkpoints)
     measured = [record for record in records if choose in record and record["step"] in there]
     return max(measured, key=lambda record: (record[choose], record["step"]))["step"]
@@ -301,7 +303,7 @@ def labels(split: Split) -> dict[str, np.ndarray]:
 
 
 def skipped_examples(run: Run) -> dict[str, int]:
-    """Returns how many stored examples were left out, for records and results, if they may be."""
+    """Returns how many stored examples were skipped, for records and results; {} if none may be."""
     skips = run.config.data.on_damaged == "skip"
     return {"skipped_examples": len(run.dataset.skipped)} if skips else {}
 
@@ -309,10 +311,10 @@ def skipped_examples(run: Run) -> dict[str, int]:
 def transferred(
     run: Run, found: Mapping[str, Mapping[str, Any]], *, allow_missing_classes: bool = False
 ) -> tuple[dict[str, float], np.ndarray]:
-    """Returns how well fine labels are read off embeddings, and those read off test images.
+    """Measures coarse-to-fine transfer; returns figures and predicted fine labels of test images.
 
     Args:
-      run: has the settings.
+      run: its config has the settings.
       found: split -> outputs.
       allow_missing_classes: see `transfer.evaluate`.
     """
@@ -336,7 +338,7 @@ def by_fine_label(
 
 
 def worst_group(run: Run, measured: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the accuracies of `by_fine_label` as results have them."""
+    """Returns the accuracies of `by_fine_label` that results.json reports."""
     return {
         "coarse_accuracy": measured["average_accuracy"],
         "worst_group_accuracy": measured["worst_group_accuracy"],
@@ -347,7 +349,7 @@ def worst_group(run: Run, measured: Mapping[str, Any]) -> dict[str, Any]:
 def each_fine_label(
     run: Run, found: Mapping[str, np.ndarray], measured: Mapping[str, Any], **counts: np.ndarray
 ) -> dict[str, dict[str, float]]:
-    """Returns accuracy, images and further counts, integer [fine], of each fine label by name."""
+    """Returns name -> accuracy, test images and further counts, integer [fine], of a fine label."""
     return {
         run.dataset.fine_names[label]: {
             "accuracy": accuracy,

@@ -1,4 +1,4 @@
-"""Suspected labels, for people: a row of findings.csv for each, and cards of the worst."""
+"""Presents suspected labels: findings.csv, and image cards of the most suspicious."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ def write_table(
     Args:
       folder: of the run.
       names: [n], of the images.
-      splits: str [n].
+      splits: str [n], the split of each image.
       classes: names of the classes.
       given: integer [n], the labels.
-      suggested: integer [n], the labels in their place.
+      suggested: integer [n], the suggested labels.
       suspicion: floating point [n].
-      flagged: bool [n], taken to be wrong.
+      flagged: bool [n], True where a label is suspected.
 
     Raises:
-      WorkdirError: it cannot be written.
+      WorkdirError: the file cannot be written.
     """
     order = np.argsort(-suspicion, kind="stable")
     columns = {
@@ -66,17 +66,17 @@ def figures(
     flagged: np.ndarray,
     reading: str,
 ) -> Figures:
-    """Shows the most suspicious labels that have another suggestion; {} if there is none.
+    """Shows the most suspicious labels for which another is suggested; {} if there are none.
 
     Args:
       split: n images.
-      name: of their split, as "train"; or str [n], of several.
+      name: of their split, as "train"; or str [n], the split of each image.
       classes: names of the classes.
       given: integer [n], the labels.
-      suggested: integer [n], the labels in their place.
+      suggested: integer [n], the suggested labels.
       suspicion: floating point [n].
-      flagged: bool [n], taken to be wrong.
-      reading: how to read it.
+      flagged: bool [n], True where a label is suspected.
+      reading: a sentence on how to read the figure.
     """
     order = np.argsort(-suspicion, kind="stable")
     order = order[(flagged & (suggested != given))[order]]

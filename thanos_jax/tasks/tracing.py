@@ -1,4 +1,4 @@
-"""The step of a training, traced before it is run: what it is given, and what it refuses."""
+"""Traces the step of a training before it runs, so that errors show early."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from thanos_jax.train.loop import Stage
 
 
 def trace(stage: Stage) -> None:
-    """Traces a stage's step: finds what the schema cannot, before anything is written."""
+    """Traces a stage's step before anything is written, to find errors that the schema cannot."""
     jax.eval_shape(stage.step, stage.state, batch_shapes(stage), np.uint32(0))
 
 
 def batch_shapes(stage: Stage) -> dict[str, jax.ShapeDtypeStruct]:
-    """Returns name -> shape, dtype and placement of what a stage's step is given of a batch."""
+    """Returns the shape, dtype and placement of each batch entry that a stage's step takes."""
     batch = stage.split.read(np.arange(1))
     size = stage.training.config.train.batch_size
-    # Placed as the training's batches are: its first call then takes this trace.
+    # Placed like the training's batches, so that its first call reuses this trace.
     placement = sharding.over_batch(stage.training.mesh)
     return {
         name: jax.ShapeDtypeStruct(

@@ -1,4 +1,4 @@
-"""Coarse-to-fine transfer: trains config.method, then reads fine labels off its embedding.
+"""Coarse-to-fine transfer: trains config.method, then predicts fine labels from its embedding.
 
 The run has one training, in its own folder: metrics.jsonl, checkpoints/, results.json, report.html.
 """
@@ -21,10 +21,10 @@ from thanos_jax.train.objective import METHODS
 
 
 class Prepared(NamedTuple):
-    """What the run begins with.
+    """The only training, built.
 
     Attributes:
-      first: its only training.
+      first: the training.
     """
 
     first: stages.Stage
@@ -34,7 +34,7 @@ def trainings(run: stages.Run) -> dict[str, stages.Planned]:
     """Checks the data and returns the only training; see `thanos_jax.tasks`.
 
     Raises:
-      DataError: a fine class is missing where the transfer will need it.
+      DataError: a fine class that the transfer needs is missing.
     """
     _check_classes(run.dataset)
     return {"": stages.planned(run)}
@@ -44,7 +44,7 @@ def prepare(run: stages.Run) -> Prepared:
     """Checks the data and builds the training; see `thanos_jax.tasks`.
 
     Raises:
-      DataError: a fine class is missing where the transfer will need it.
+      DataError: a fine class that the transfer needs is missing.
       WeightsError: config.model.weights cannot be used.
     """
     trainings(run)
@@ -107,9 +107,9 @@ def perform(run: stages.Run, prepared: Prepared) -> dict[str, Any]:
 
 
 def _check_classes(dataset: Dataset) -> None:
-    """Raises DataError if a fine class is missing where the transfer will need it.
+    """Raises DataError if a fine class that the transfer needs is missing.
 
-    Not where labels are only known once images are read.
+    Does nothing if labels are known only from reading images.
     """
     for name in ("train", "test"):
         fine = dataset.splits[name].fine
@@ -124,9 +124,9 @@ def _check_classes(dataset: Dataset) -> None:
 
 
 def _along_training(records: list[dict[str, Any]]) -> dict[str, Any]:
-    """Returns what was measured on validation on the way, if transfer.every_epochs asked for it.
+    """Returns validation measurements made during training, if transfer.every_epochs is set.
 
-    {"along_training": {"epoch": [...], name: [...], ...}}, or {}.
+    As {"along_training": {"epoch": [...], name: [...], ...}}; {} if there are none.
     """
     measured = [record for record in records if "validation_fine_accuracy" in record]
     names = ("epoch", "validation_fine_accuracy", "validation_collapse_index")
@@ -140,13 +140,13 @@ def _along_training(records: list[dict[str, Any]]) -> dict[str, Any]:
 def _figures(
     run: stages.Run, trained: stages.Trained, test: dict[str, Any], fine: np.ndarray
 ) -> dict[str, tuple[Any, str]]:
-    """Draws what the report shows; each figure with a sentence on how to read it.
+    """Returns the figures of the report, each with a sentence on how to read it.
 
     Args:
-      run: that ends.
+      run: the run.
       trained: its training.
       test: outputs on the test split.
-      fine: integer [n], the fine labels read off the embeddings of test images.
+      fine: integer [n], fine labels predicted from the embeddings of test images.
     """
     config, dataset = run.config, run.dataset
     figures: stages.Figures = problems.classes(
@@ -155,7 +155,7 @@ def _figures(
     figures["Training"] = (plots.curves(trained.records), plots.HOW_TO_READ["curves"])
     if METHODS[config.method].reconstruct:
         images = dataset.splits["test"].read(np.arange(min(12, len(test["fine"]))))["image"]
-        # The other processes have no part in it.
+        # Only this process computes them.
         state = sharding.on_this_process(trained.last.state)
         outputs = trained.training.forward({"params": state.params, **state.model_state}, images)
         units = (dataset.mean, dataset.std)

@@ -1,4 +1,4 @@
-"""What a run is watched by besides numbers: views of images, and its embedding."""
+"""Pictures for the live log of a run: augmented views of images, and its embedding."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _IMAGES = 8
 
 
 def views(stage: Stage) -> dict[str, np.ndarray]:
-    """Returns a picture of training images, above two views of each as training draws them.
+    """Returns a picture of training images, above two augmented views of each.
 
-    Runs on one device of this process. The views are not those of any step: random numbers follow
-    from the place in a batch.
+    Runs on one device of this process. The views differ from the views of any step, because random
+    numbers depend on the place in a batch.
     """
     config = stage.training.config
     images = stage.split.read(np.arange(min(_IMAGES, len(stage.split))))["image"]
@@ -33,7 +33,7 @@ def views(stage: Stage) -> dict[str, np.ndarray]:
     def draw(key: jax.Array, images: jax.Array) -> jax.Array:
         return augment.views(key, images, NUM_VIEWS, **config.augment.to_dict())
 
-    # It runs once: what the compiler would spend on speed is not worth it.
+    # It runs once: optimizing it for speed would cost more than it saves.
     compiled = jax.jit(draw).lower(jax.random.key(config.seed, impl="rbg"), images)
     options: Any = {"xla_backend_optimization_level": 0}
     drawn = compiled.compile(options)(jax.random.key(config.seed, impl="rbg"), images)
@@ -42,14 +42,14 @@ def views(stage: Stage) -> dict[str, np.ndarray]:
 
 
 def points(shown: ImageMap, embedding: Sample) -> Points:
-    """Returns the images of a map with their embedding, as many as a sprite can hold.
+    """Returns the images of a map with their embeddings, as many as a sprite can hold.
 
     Args:
-      shown: of a split.
-      embedding: of the images of the map.
+      shown: the map.
+      embedding: embeddings of the map's images.
 
     Raises:
-      ValueError: an embedding of other images.
+      ValueError: the embeddings belong to other images.
     """
     if not np.array_equal(embedding.mapped, shown.layout.mapped):
         raise ValueError(
@@ -70,14 +70,14 @@ def points(shown: ImageMap, embedding: Sample) -> Points:
 
 
 def _texts(column: Column) -> np.ndarray:
-    """The values of a column in words, str [m]."""
+    """Returns the values of a column as text, str [m]."""
     if column.names:
         return np.array(column.names)[column.values]
     return np.array([f"{value:.4g}" for value in column.values])
 
 
 def _thumbnails(sprite: Sprite, count: int) -> np.ndarray:
-    """The first thumbnails of a sprite, uint8 [count, s, s, 3], black beside what is not square."""
+    """Returns thumbnails of a sprite, uint8 [count, s, s, 3]; black margins make them square."""
     (across, down), side = sprite.cell, max(sprite.width, sprite.height)
     sheet = np.asarray(Image.open(io.BytesIO(sprite.data)).convert("RGB"))
     lines = sheet.shape[0] // down

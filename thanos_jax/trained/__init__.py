@@ -1,1 +1,1 @@
-"""What comes after training: the model of a run, and embeddings, neighbours and exports of it."""
+"""After training: load the model of a run, embed images, find neighbours, and export it."""

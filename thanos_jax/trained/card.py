@@ -1,4 +1,4 @@
-"""The card of an exported model: what it is, how good, and how to load it."""
+"""The model card of an exported model: its training, results, intended use and loading."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def card(model: Model, described: dict[str, Any], results: dict[str, Any]) -> st
     """Returns the card as Markdown.
 
     Args:
-      model: that is exported.
-      described: what model.json of the export holds.
-      results: what results.json of the run holds; {} if it has none.
+      model: the exported model.
+      described: the content of the export's model.json.
+      results: the content of the run's results.json; {} if it has none.
     """
     config, sizes = model.config, described["sizes"]
     encoders = len(model.module.encoders)
@@ -42,11 +42,11 @@ def card(model: Model, described: dict[str, Any], results: dict[str, Any]) -> st
         "## Numbers",
         _numbers(results),
         "## Intended use",
-        "Embeddings of images like those it was trained on: to look for similar images, to group "
-        "them, as features of a small classifier, or to train on from "
-        "(`--config.model.weights=encoder.safetensors`). Not measured on other images. Before it "
-        "decides anything about people or safety, test it on your own data, each group by itself: "
-        "an average hides the worst group.",
+        "Embeddings of images like the training images: to find similar images, to cluster them, "
+        "as features of a small classifier, or as initial weights of another training "
+        "(`--config.model.weights=encoder.safetensors`). The model was not measured on other "
+        "images. Before it decides anything about people or safety, test it on your own data, each "
+        "group by itself: an average hides the worst group.",
         "## Input",
         _input(described),
         "## How to load it",
@@ -61,7 +61,7 @@ def _names(names: tuple[str, ...]) -> str:
 
 
 def _numbers(results: dict[str, Any]) -> str:
-    """The headline numbers, collapse and the worst group, as a table."""
+    """Returns the headline numbers, collapse and the worst group, as a table."""
     known = {**results.get("geometry", {}).get("test", {}), **results}
     wanted = [key for key, entry in numbers.NUMBERS.items() if entry.card or entry.printed]
     wanted += ["worst_group_accuracy", "worst_group"]
@@ -72,7 +72,7 @@ def _numbers(results: dict[str, Any]) -> str:
             value = numbers.shown([key], known[key])
             rows.append(f"| `{key}` | {value} | {entry.meaning if entry else ''} |")
     if not rows:
-        return "None: the run had not ended, or its numbers are of another training or step."
+        return "None: the run has not ended, or its results belong to another training or step."
     return "\n".join(["| number | value | meaning |", "|---|---|---|", *rows])
 
 
@@ -81,10 +81,10 @@ def _input(described: dict[str, Any]) -> str:
     bits = described["config"]["data"]["random_bits"]
     return (
         f"Images of {images['height']} x {images['width']} pixels and {images['channels']} "
-        f"channel(s), uint8. A picture is brought to this shape: {images['preprocessing']}. "
+        f"channel(s), uint8. A picture is converted to this shape: {images['preprocessing']}. "
         "`encoder.stablehlo` takes uint8 and normalizes by itself. The weights take "
         f"(pixels / 255 - mean) / std with mean {images['mean']} and std {images['std']}."
-        + (f" Its {bits} random bits are appended to that." if bits else "")
+        + (f" The image's {bits} random bits are appended as channels." if bits else "")
     )
 
 

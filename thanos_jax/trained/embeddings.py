@@ -1,8 +1,9 @@
-"""Embeds many images: read ahead by threads, encoded by the devices, written whole.
+"""Embeds many images: threads read ahead, devices encode, files are written atomically.
 
-One file, or a folder of shards with a manifest. A shard holds so many images, in the order of the
-source; it is written when all of it is done, and one that is there is not done again. Process i of
-n does the shards i, i + n, ..., on its own devices, and waits for no other.
+The result is one file, or a folder of shards with a manifest. A shard holds a fixed number of
+images in the order of the source. It is written when it is complete, and is not computed again if
+it exists. Process i of n computes the shards i, i + n, ... on its own devices, and waits for no
+other process.
 """
 
 from __future__ import annotations
@@ -39,14 +40,14 @@ _OUTPUTS = ("embedding", "prediction", "probability")
 CHUNK = 256  # images that a thread reads at a time, fewer if they are large
 _CHUNK_BYTES = 2**24
 _NAMED = 10  # damaged images named on stderr
-_SECONDS = 10.0  # between two lines, elsewhere than on a terminal
+_SECONDS = 10.0  # between two lines of progress, where there is no terminal
 
 
 class Settings(NamedTuple):
     """How images are embedded.
 
     Attributes:
-      batch_size: images encoded at a time; None: the run's own in evaluation.
+      batch_size: images encoded at a time; None: the run's batch size in evaluation.
       read_threads: threads that read and decode images; 0: one per processor, at most 16.
       on_damaged: "stop", or "skip", which leaves out images that cannot be read.
       normalize: whether embeddings are divided by their length.
@@ -64,12 +65,12 @@ class Settings(NamedTuple):
 
 
 class Done(NamedTuple):
-    """What a call has embedded.
+    """Counts of a call that has embedded images.
 
     Attributes:
-      images: read by this process, in this call.
-      skipped: of these, how many could not be read.
-      seconds: without the time to compile.
+      images: number of images that this process went through in this call.
+      skipped: how many of them could not be read.
+      seconds: time taken, without compilation.
     """
 
     images: int
@@ -83,11 +84,11 @@ def to_file(model: Model, source: Source, path: pathlib.Path, settings: Settings
     Args:
       model: from `thanos_jax.load`.
       source: from `thanos_jax.trained.images.open_source`.
-      path: ends in .npz or .parquet; replaced if it is there.
-      settings: see there.
+      path: ends in .npz or .parquet; an existing file is replaced.
+      settings: see `Settings`.
 
     Raises:
-      DataError: with on_damaged "stop", an image that cannot be read; else, that none can.
+      DataError: an image cannot be read with on_damaged "stop", or none can be read.
       MissingDependencyError: for .parquet, pyarrow is not installed.
       WorkdirError: the file cannot be written.
       ConfigError: there are several processes.
@@ -118,15 +119,15 @@ def to_shards(
     shard_rows: int = 65_536,
     form: str = "npz",
 ) -> Done:
-    """Embeds the images of a source into a folder of shards; called again, goes on.
+    """Embeds the images of a source into a folder of shards; continues if called again.
 
-    Every process calls it, and does its share.
+    Every process makes this call and computes its share.
 
     Args:
       model: from `thanos_jax.load`.
       source: from `thanos_jax.trained.images.open_source`.
       folder: gets manifest.json and shard-00000-of-00002.npz, ...
-      settings: see there.
+      settings: see `Settings`.
       shard_rows: images in a shard.
       form: "npz" or "parquet".
 
@@ -154,10 +155,10 @@ def to_shards(
 
 
 def read(path: str | pathlib.Path) -> Table:
-    """Reads embeddings: one file, or a folder of shards, all of which must be there.
+    """Reads embeddings from one file, or from a complete folder of shards.
 
     Raises:
-      TableError: no such file or folder, one that holds something else, or missing shards.
+      TableError: the file or folder does not exist or holds something else, or shards are missing.
     """
     path = pathlib.Path(path)
     if not path.is_dir():
@@ -171,7 +172,7 @@ def read(path: str | pathlib.Path) -> Table:
     if missing:
         raise TableError(
             f"{path}: expected {len(shards)} shards, of which {len(missing)} are missing, such as "
-            f"{missing[0]}; the command that began them goes on"
+            f"{missing[0]}; run the command that wrote them again to add the rest"
         )
     return tables.join([tables.read(shard) for shard in shards])
 
@@ -179,7 +180,7 @@ def read(path: str | pathlib.Path) -> Table:
 def _plan(
     model: Model, source: Source, settings: Settings, shard_rows: int, form: str
 ) -> dict[str, Any]:
-    """What manifest.json holds, and what a folder must agree in."""
+    """Returns the content of manifest.json, in which an existing folder must agree."""
     rows, count = len(source.names), -(-len(source.names) // shard_rows)
     return {
         "model": model.fingerprint,
@@ -202,7 +203,7 @@ def _shards(folder: pathlib.Path, plan: dict[str, Any]) -> Iterator[tuple[pathli
 
 
 def _claim(folder: pathlib.Path, plan: dict[str, Any]) -> bytes:
-    """Writes the manifest, or checks the one that is there."""
+    """Writes the manifest, or checks an existing one."""
     path = folder / MANIFEST
     if path.exists():
         try:
@@ -235,7 +236,7 @@ def _embed(
     keep: Callable[[int, Table], None],
     settings: Settings,
 ) -> Done:
-    """Embeds shards, and passes the number and table of each on as soon as it is whole."""
+    """Embeds shards; passes the number and table of each to `keep` as soon as it is complete."""
     nothing = np.zeros((1, *model.image_shape), np.uint8)
     model.submit(nothing, _OUTPUTS, settings.batch_size)()  # compiles
     started = time.perf_counter()
@@ -252,7 +253,7 @@ def _embed(
 def read_ahead(
     model: Model, source: Source, shards: Sequence[range], settings: Settings
 ) -> Iterator[tuple[int, Part]]:
-    """Yields the number of a shard and images of it, in order, read ahead by threads."""
+    """Yields (shard number, images) in order; threads read ahead."""
     bytes_each = math.prod(model.image_shape)
     chunk = max(1, min(CHUNK, _CHUNK_BYTES // bytes_each))
 
@@ -289,7 +290,7 @@ def _of_shard(model: Model, source: Source, parts: Iterable[Part], settings: Set
         _say(damaged)
     if not found:
         first = next(iter(damaged.values()))
-        raise DataError(f"expected images of which some can be read, got none; the first: {first}")
+        raise DataError(f"expected at least one image that can be read, got none; first: {first}")
     outputs = {name: np.concatenate([one[name] for one in found]) for name in _OUTPUTS}
     predicted = model.predictions(outputs)
     embedding = outputs["embedding"]
@@ -330,7 +331,7 @@ def _rebatched(parts: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
 
 
 def _counted(parts: Iterable[tuple[int, Part]], total: int) -> Iterator[tuple[int, Part]]:
-    """Yields the same, and shows how many images are done: a bar on a terminal, or lines."""
+    """Yields the parts, and shows progress: a bar on a terminal, or else lines."""
     done, started = 0, time.perf_counter()
     said = started
     with open_bar() as bar:

@@ -1,12 +1,13 @@
-"""A model of a run for others to use: weights, a program, and a card, without this package.
+"""Exports a model for use without this package: weights, a program, and a model card.
 
     encoder.safetensors          the encoder; a ResNet's tensors have torchvision's names
-    second_encoder.safetensors   where there are two: that of the autoencoder
+    second_encoder.safetensors   the autoencoder's encoder, if there are two encoders
     encoder.stablehlo            uint8 images in, embeddings and probabilities out, by jax.export
     model.json                   names, shapes, preprocessing, config, versions
     README.md                    the model card
 
-The weights are for any framework and any version; the program for jax as new as its writer.
+The weights can be read by any framework and version. The program needs a version of jax at least as
+new as the one that wrote it.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ _OUTPUTS = ("embedding", "probability")
 
 
 class ExportError(UserError):
-    """An exported program that cannot be used here; says what would do."""
+    """An exported program that cannot be used here; the message says what is needed."""
 
 
 def export(model: Model, folder: pathlib.Path, results: dict[str, Any]) -> list[str]:
@@ -45,15 +46,15 @@ def export(model: Model, folder: pathlib.Path, results: dict[str, Any]) -> list[
 
     Args:
       model: from `thanos_jax.load`.
-      folder: made if need be; an earlier export in it is replaced.
-      results: of the run, for the card; see `results_of`.
+      folder: created if needed; an earlier export in it is replaced.
+      results: results of the run, for the card; see `results_of`.
 
     Returns:
       The names of the files.
 
     Raises:
       ConfigError: the folder holds something else.
-      WorkdirError: it cannot be written.
+      WorkdirError: a file cannot be written.
     """
     exported = {
         "step": model.step,
@@ -64,7 +65,7 @@ def export(model: Model, folder: pathlib.Path, results: dict[str, Any]) -> list[
     }
     config = model.config.to_dict()
     for section, key in (("data", "data_dir"), ("data", "cache"), ("model", "weights")):
-        config[section][key] = ""  # of this machine
+        config[section][key] = ""  # paths of this machine
     described = {**model.described, "config": config, "export": exported}
     files: dict[str, Callable[[pathlib.Path], Any]] = {}
     for number, name in enumerate(WEIGHTS[: len(model.module.encoders)]):
@@ -88,7 +89,7 @@ def export(model: Model, folder: pathlib.Path, results: dict[str, Any]) -> list[
 
 
 def results_of(run: pathlib.Path, model: Model) -> dict[str, Any]:
-    """Returns what results.json of a run holds, if it is about this model; else {}."""
+    """Returns the content of a run's results.json if it is about this model, else {}."""
     path = run / "results.json"
     if not model.reported or not path.exists():
         return {}
@@ -99,14 +100,14 @@ def read(folder: str | os.PathLike[str]) -> Callable[[Any], dict[str, np.ndarray
     """Reads the program of an export.
 
     Args:
-      folder: of `export`.
+      folder: written by `export`.
 
     Returns:
-      A function of images, uint8 [n, h, w, c] of any n, as `Model.preprocess` brings them to the
-      shape; returns "embedding" float32 [n, d] and "probability" float32 [n, classes].
+      A function of images, uint8 [n, h, w, c] with any n, as `Model.preprocess` returns them. It
+      returns "embedding" float32 [n, d] and "probability" float32 [n, classes].
 
     Raises:
-      ExportError: there is no such program, or this version of jax cannot read it.
+      ExportError: the folder has no program, or this version of jax cannot read it.
     """
     folder = pathlib.Path(folder).expanduser()
     try:
@@ -120,18 +121,18 @@ def read(folder: str | os.PathLike[str]) -> Callable[[Any], dict[str, np.ndarray
         ) from error
     try:
         program = jax.export.deserialize(bytearray(content))
-        program.mlir_module()  # is read late otherwise
-    except Exception as error:  # of many kinds, from several layers
+        program.mlir_module()  # parses it now; otherwise an error would come late
+    except Exception as error:  # several layers raise errors of many types
         raise ExportError(
             f"{folder / PROGRAM} was written by jax {written_by}, and jax {jax.__version__} cannot "
-            f"read it; expected jax {written_by} or newer. {WEIGHTS[0]} can be read by any."
+            f"read it; expected jax {written_by} or newer. Any version can read {WEIGHTS[0]}."
         ) from error
     call = jax.jit(program.call)
     return lambda images: {name: np.asarray(x) for name, x in call(images).items()}
 
 
 def _tensors(model: Model, number: int) -> dict[str, np.ndarray]:
-    """The tensors of one encoder, with the layer after it if there is one."""
+    """Returns the tensors of one encoder, with its embedding layer if there is one."""
     params = model.variables["params"]
     name, layer = f"encoders_{number}", params.get(f"embedding_{number}")
     variables = {"params": params[name]}
@@ -143,8 +144,8 @@ def _tensors(model: Model, number: int) -> dict[str, np.ndarray]:
 
 
 def _program(model: Model) -> bytes:
-    """The whole model as a program of jax.export, for any number of images."""
-    # On no device: those of this process are not part of the program, nor is the decoder.
+    """Returns the model without its decoder as a jax.export program for any number of images."""
+    # As NumPy arrays: the devices of this process must not become part of the program.
     variables = {
         kind: {name: jax.tree.map(np.asarray, x) for name, x in part.items() if name != "decoder"}
         for kind, part in model.variables.items()

@@ -1,4 +1,4 @@
-"""Images to embed: a folder of files, a CSV that names files, or a prepared set of TFDS."""
+"""Images to embed: a folder of files, a CSV with file names, or a prepared TFDS data set."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class Source(NamedTuple):
     """Numbered images, each with a name.
 
     Attributes:
-      names: of n images, in the order of their numbers.
-      records: of which `read` reads them.
-      root: the folder below which the names are files; "" where they are none.
+      names: names of n images, in the order of their numbers.
+      records: the stored images, for `read`.
+      root: the folder that file names are relative to; "" if names are not files.
     """
 
     names: Sequence[str]
@@ -45,9 +45,9 @@ class Part(NamedTuple):
     """Some images of a source.
 
     Attributes:
-      rows: int64 [b], the numbers of those that could be read.
+      rows: int64 [b], the numbers of the images that could be read.
       images: uint8 [b, h, w, c].
-      damaged: number -> what is wrong with one that could not.
+      damaged: number of an image that could not be read -> the reason.
     """
 
     rows: np.ndarray
@@ -69,22 +69,22 @@ class _Files:
 
 
 def open_source(where: str, to: Rule, *, split: str = "test", data_dir: str = "") -> Source:
-    """Opens images; none is read.
+    """Opens a source of images without reading them.
 
     Args:
-      where: a folder, whose images in all formats that Pillow reads are taken, at any depth; one
-        image; a CSV with the column filename, of paths below its folder; or
+      where: a folder, of which all images are taken, at any depth, in any format that Pillow reads;
+        one image; a CSV with the column filename, of paths relative to its folder; or
         tfds:NAME[/CONFIG][:VERSION].
-      to: what images are brought to.
-      split: of TFDS.
+      to: how images are converted.
+      split: of the TFDS data set.
       data_dir: of TFDS; "": its own default.
 
     Returns:
-      The images, files in the order of their names (as text), records of TFDS in their own.
+      The images. Files are sorted by name (as text); TFDS records keep their order.
 
     Raises:
-      DataError: it is none of these, or there is no image; or, as `read_table`, a CSV that cannot
-        be used.
+      DataError: `where` is none of these, there is no image, or, as `read_table`, a CSV cannot be
+        used.
       DatasetNotFound: there is no such prepared set.
     """
     path = pathlib.Path(where).expanduser()
@@ -105,10 +105,10 @@ def read(source: Source, rows: Sequence[int], *, on_damaged: str) -> Part:
     Args:
       source: from `open_source`.
       rows: their numbers.
-      on_damaged: "stop" or "skip", which leaves those out that cannot be read.
+      on_damaged: "stop", or "skip", which leaves out images that cannot be read.
 
     Raises:
-      DataError: with "stop", an image that cannot be read; names it.
+      DataError: with "stop", an image cannot be read; names it.
     """
     require_one_of("on_damaged", on_damaged, ON_DAMAGED)
     numbers = np.asarray(rows, np.int64)
@@ -118,7 +118,7 @@ def read(source: Source, rows: Sequence[int], *, on_damaged: str) -> Part:
         if on_damaged == "stop":
             raise
     damaged = {}
-    for number in numbers.tolist():  # which of them?
+    for number in numbers.tolist():  # find out which are damaged
         try:
             source.records.read(np.array([number]))
         except DataError as error:
@@ -144,7 +144,7 @@ def _of_files(root: pathlib.Path, names: list[str], to: Rule) -> Source:
 
 
 def _images_below(folder: pathlib.Path) -> list[str]:
-    """Names below the folder, with slashes, of the files that Pillow may read; hidden ones not."""
+    """Returns the relative names, with slashes, of files that Pillow may read; not hidden ones."""
     suffixes = _suffixes()
     found = []
     for place, folders, files in os.walk(folder):
@@ -167,7 +167,7 @@ def _suffixes() -> frozenset[str]:
 
 
 def _names_in(table: pathlib.Path) -> list[str]:
-    """The names of a CSV, in their order as text."""
+    """Returns the file names of a CSV, sorted as text."""
     line_of: dict[str, int] = {}
     for line, cells in read_table(str(table), ("filename",)):
         name = pathlib.PurePath(os.path.normpath(cells["filename"])).as_posix()

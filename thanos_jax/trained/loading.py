@@ -1,4 +1,4 @@
-"""From the folder of a run to its model: which training, which checkpoint, and its arrays."""
+"""Loads the model of a run from its folder: finds the training and checkpoint, restores arrays."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ def load(
 
 
 def _find(run: pathlib.Path, part: str | None) -> pathlib.Path:
-    """The folder of a training of a run.
+    """Returns the folder of a training of a run.
 
     Raises:
-      NotARunError: there is no such training.
-      ConfigError: the run has no such part; names those it has.
+      NotARunError: the run has no training.
+      ConfigError: the run has no such part; names the parts it has.
     """
     names = [
         name for name in ("", *workdir.trainings(run)) if (run / name / workdir.MODEL).exists()
@@ -83,13 +83,13 @@ def _step(
     part: str,
     asked: int | None,
 ) -> int:
-    """The step to load: the one asked for, the one that the run reports, or the newest."""
+    """Returns the step to load: the given one, the one that the run reports, or the newest."""
     steps = checkpoint.steps(checkpoints)
     if not steps:
         raise NotARunError(f"workdir: expected a checkpoint in {checkpoints}, got none yet")
     if asked is None:
         results = run / "results.json"
-        # Of hidden groups the state that was best on validation is tested; elsewhere the last one.
+        # The task groups tests the state that was best on validation; other tasks test the last.
         if config.task == "groups" and part == _CLASSIFIER and results.exists():
             return json.loads(results.read_text(encoding="utf-8"))["chosen_step"]
         return steps[-1]
@@ -101,7 +101,7 @@ def _step(
 
 
 def _teaches_another(config: ml_collections.ConfigDict) -> bool:
-    """Whether a classifier is the first of a pair; see `train.classifier_losses.pair`."""
+    """Whether the classifier is one of a pair; see `train.classifier_losses.pair`."""
     return config.task == "noise" and config.noise.method == "co_teaching"
 
 
@@ -113,7 +113,7 @@ def _restore(
     *,
     pair: bool,
 ) -> Any:
-    """Restores parameters and statistics, on every device of this process."""
+    """Restores parameters and BatchNorm statistics, on every device of this process."""
     placement = NamedSharding(sharding.make_local_mesh(), P())
     image = jax.ShapeDtypeStruct((1, *input_shape), np.float32)
     shapes = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), image)
@@ -133,7 +133,7 @@ def _restore(
 
 
 def _fingerprint(path: pathlib.Path) -> str:
-    """Of a checkpoint's parameters and statistics."""
+    """Returns a hash of a checkpoint's parameters and statistics, 16 hexadecimal digits."""
     arrays = checkpoint.read_contents(path)["arrays"]
     used = {k: v for k, v in arrays.items() if k.startswith(("params.", "model_state."))}
     return hashlib.sha256(json.dumps(used, sort_keys=True).encode()).hexdigest()[:16]

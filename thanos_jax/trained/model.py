@@ -1,4 +1,4 @@
-"""The model of a run: what it does with images, without the run's data set."""
+"""The trained model of a run, applied to images; it does not need the run's data set."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from thanos_jax.train import description, forward
 # A path, a PIL image, or uint8 [h, w, c].
 Picture = Any
 Pictures = np.ndarray | Picture | Iterable[Picture]
-_UNDER_WAY = 2  # batches that wait for the devices
+_UNDER_WAY = 2  # batches submitted to the devices ahead of the results
 
 
 class Predictions(NamedTuple):
@@ -43,26 +43,25 @@ class Predictions(NamedTuple):
 class Model:
     """A trained model, on all devices of this process; made by `thanos_jax.load`.
 
-    Wherever it takes images, they are uint8 [n, h, w, c], or a path, a PIL image or an array
-    uint8 [h, w, c], or any number of these in a sequence or iterator. `preprocess` says how they
-    are brought to the shape of the training images. Outputs are those of an evaluation of the run,
-    bit for bit on the same devices, with the same batch size and order: no augmentation, no
-    dropout, statistics of BatchNorm as they were in the end.
+    Methods take images as uint8 [n, h, w, c], as a path, a PIL image or an array uint8 [h, w, c],
+    or as a sequence or iterator of these. `preprocess` converts them to the shape of the training
+    images. Outputs equal the run's own evaluation, bit for bit on the same devices with the same
+    batch size and order: no augmentation, no dropout, and the final statistics of BatchNorm.
 
     Attributes:
       config: the whole config of the training.
-      part: which training of the run: "representation", "classifier" or another's name.
+      part: the name of the training in the run: "representation", "classifier" or another.
       step: of the checkpoint.
-      reported: whether the run's results, if there are any, are about this part and step.
-      dataset: name of the data set that it was trained on.
-      classes: names of the classes that it was trained on, and that it predicts.
-      fine_classes: names of the fine classes (strata), which it was not told.
+      reported: whether results.json of the run is about this part and step.
+      dataset: name of the training data set.
+      classes: names of the classes that it was trained on and predicts.
+      fine_classes: names of the fine classes (strata), which were hidden in training.
       image_shape: (height, width, channels) of images as `preprocess` returns them.
-      rule: how `preprocess` brings any picture to it.
-      batch_size: images encoded at a time unless said otherwise: the run's own in evaluation.
-      fingerprint: hexadecimal digits that tell the parameters from others'.
+      rule: how `preprocess` converts a picture to this shape.
+      batch_size: default number of images encoded at a time: the run's batch size in evaluation.
+      fingerprint: hexadecimal hash that identifies the parameters.
       module: a `thanos_jax.models.thanos.Thanos`.
-      variables: its parameters and statistics, of `module.apply`, on the devices.
+      variables: parameters and statistics for `module.apply`, on the devices.
     """
 
     def __init__(
@@ -115,22 +114,23 @@ class Model:
 
         Args:
           images: see the class.
-          batch_size: images encoded at a time, over all devices; rounded up to a multiple of
-            these. None: `self.batch_size`. It does not change the result beyond rounding.
+          batch_size: images encoded at a time, over all devices; rounded up to a multiple of the
+            number of devices. None: `self.batch_size`. It does not change the result beyond
+            rounding.
           normalize: whether each embedding is divided by its length.
-          projected: whether embeddings are what the projection head makes of them, as the
-            contrastive loss saw them; not those of the encoder.
+          projected: whether to return the output of the projection head, the input of the
+            contrastive loss, instead of the encoder's output.
 
         Returns:
-          float32 [n, d]: the encoder's output, those of two encoders side by side.
+          float32 [n, d]: the encoder's output; the outputs of two encoders are concatenated.
 
         Raises:
-          DataError: an image that cannot be used; names it.
-          ValueError: a batch size below 1, or `projected` of a model without a projection head.
+          DataError: an image cannot be used; names it.
+          ValueError: a batch size below 1, or `projected` for a model without a projection head.
         """
         if projected and not self.module.projection:
             raise ValueError(
-                "projected: expected False of a model without a projection head "
+                "projected: expected False for a model without a projection head "
                 "(config.model.projection), got True"
             )
         name = "contrastive" if projected else "embedding"
@@ -153,7 +153,7 @@ class Model:
           float32 [n, h, w, c] in [0, 1], of the shape that `preprocess` returns.
 
         Raises:
-          DataError: an image that cannot be used; names it.
+          DataError: an image cannot be used; names it.
           ValueError: the model has no decoder, or a batch size below 1.
         """
         if not self.reconstructs:
@@ -166,11 +166,12 @@ class Model:
         return np.asarray(augment.unnormalize(jax.numpy.asarray(pixels), *self._units))
 
     def preprocess(self, images: Pictures) -> np.ndarray:
-        """Brings images to the shape of the training images, as training does.
+        """Converts images to the shape of the training images, as training does.
 
-        A picture is turned upright, gets as many channels, and its largest centred box of the
-        training images' proportions is resized to their height and width. An array that has their
-        shape is left as it is. Normalization is the model's own, on the devices.
+        A picture is turned upright and converted to the same number of channels. Its largest
+        centred box with the proportions of the training images is resized to their height and
+        width. An array of the right shape is left as it is. The model itself normalizes, on the
+        devices.
 
         Args:
           images: see the class.
@@ -179,13 +180,13 @@ class Model:
           uint8 [n, h, w, c].
 
         Raises:
-          DataError: an image that cannot be used; names it.
+          DataError: an image cannot be used; names it.
         """
         parts = list(self._batches(images, 256))
         return np.concatenate(parts) if parts else self._nothing()
 
     def predictions(self, found: dict[str, np.ndarray]) -> Predictions:
-        """Returns "prediction" and "probability" of `submit` as names and probabilities."""
+        """Converts "prediction" and "probability" of `submit` to names and probabilities."""
         chosen = found["prediction"]
         probabilities = found["probability"]
         each = probabilities[np.arange(len(chosen)), chosen]
@@ -198,12 +199,13 @@ class Model:
 
         Args:
           images: uint8 [n, h, w, c] as from `preprocess`, n at most the batch size.
-          keep: outputs: "contrastive" alone, or some of "embedding", "prediction", "probability",
-            "input" and "reconstruction"; see `thanos_jax.train.forward.make_forward`.
-          batch_size: as for `encode`; fewer images are filled up, so that nothing compiles anew.
+          keep: outputs to return: "contrastive" alone, or some of "embedding", "prediction",
+            "probability", "input" and "reconstruction"; see
+            `thanos_jax.train.forward.make_forward`.
+          batch_size: as for `encode`; a smaller batch is padded, so that nothing is compiled again.
 
         Returns:
-          A function that waits for the outputs, name -> [n, ...].
+          A function that waits for the outputs and returns name -> [n, ...].
         """
         missing = self.padded(batch_size) - len(images)
         padded = np.concatenate([images, np.repeat(images[:1], missing, axis=0)])
@@ -215,7 +217,7 @@ class Model:
     def _all(
         self, images: Pictures, keep: Sequence[str], batch_size: int | None
     ) -> dict[str, np.ndarray]:
-        """Outputs of all images, by name."""
+        """Returns outputs of all images, name -> [n, ...]."""
         under_way: collections.deque[Any] = collections.deque()
         parts = []
         for batch in self._batches(images, self.padded(batch_size)):
@@ -232,7 +234,7 @@ class Model:
         return {name: np.concatenate([part[name] for part in parts]) for name in keep}
 
     def padded(self, batch_size: int | None) -> int:
-        """Returns a batch size, None for the usual one, rounded up to a multiple of the devices."""
+        """Rounds a batch size up to a multiple of the devices; None: `self.batch_size`."""
         check_at_least("batch_size", batch_size, 1)
         size = self.batch_size if batch_size is None else batch_size
         return -(-size // self._mesh.size) * self._mesh.size
@@ -268,7 +270,7 @@ class Model:
 
     @property
     def _shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Name -> shape and dtype of the outputs for one image; compiles nothing."""
+        """Name -> shape and dtype of the outputs for one image, found without compiling."""
         one = jax.ShapeDtypeStruct((1, *self.image_shape), np.uint8)
         return jax.eval_shape(self._forward, self.variables, one) | jax.eval_shape(
             self._project, self.variables, one
@@ -276,5 +278,5 @@ class Model:
 
 
 def _is_many(images: Any) -> bool:
-    """Whether it is an iterable of images; a PIL image or an open file is one."""
+    """Whether `images` is an iterable of images; a PIL image or an open file is a single one."""
     return hasattr(images, "__iter__") and not hasattr(images, "read")

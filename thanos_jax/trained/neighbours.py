@@ -1,4 +1,4 @@
-"""The images most similar to given ones, by the embeddings of a run's model; exact."""
+"""Finds the images most similar to query images, exactly, by the embeddings of a run's model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from thanos_jax.trained.model import Model
 from thanos_jax.trained.tables import Table
 from thanos_jax.workdir import write_atomically
 
-_BLOCK = 2**24  # similarities held at a time
+_BLOCK = 2**24  # similarities held in memory at a time
 _SIDE = 160  # pixels of a picture on the sheet, at most
 _STYLE = """
 .row { display: flex; gap: .75rem; overflow-x: auto; padding: .3rem 0 1rem; }
@@ -50,7 +50,7 @@ class Neighbour(NamedTuple):
     Attributes:
       name: as in the embeddings.
       similarity: the cosine of the two embeddings.
-      path: of its file; "" where it is none.
+      path: of its file; "" if the image is not a file.
     """
 
     name: str
@@ -63,14 +63,14 @@ def nearest(
 ) -> Nearest:
     """Finds the k nearest embeddings by cosine, exactly.
 
-    Time O(q n d), in blocks of bounded memory. Equal ones come in their order. A zero embedding
-    has the cosine 0 with all.
+    Time O(q n d), in blocks of bounded memory. Ties come in the order of rows. A zero embedding has
+    cosine 0 with all others.
 
     Args:
       queries: floating point [q, d].
       among: floating point [n, d].
-      k: at least 1, and taken to be n at most.
-      excluded: of each query, the rows that are not its neighbours; None: none.
+      k: at least 1; clipped to n.
+      excluded: for each query, the rows that are not its neighbours; None: none.
 
     Returns:
       Rows and similarities.
@@ -110,19 +110,19 @@ def neighbours(
 
     Args:
       model: from `thanos_jax.load`.
-      queries: files of images; one that is itself among the others is not its own neighbour.
-      among: a folder of images or a CSV, which are embedded now; or embeddings of this model: a
-        .npz or .parquet file, or a folder of shards.
-      k: how many.
-      settings: how images are embedded; None: as usual.
+      queries: image files; a query that is in `among` is not its own neighbour.
+      among: the images to search: a folder of images or a CSV, which are embedded now; or
+        embeddings of this model: a .npz or .parquet file, or a folder of shards.
+      k: number of neighbours, at least 1.
+      settings: how images are embedded; None: the defaults.
 
     Returns:
       For each query, its neighbours, nearest first.
 
     Raises:
-      DataError: an image that cannot be read, or a folder without any.
-      TableError: a file of embeddings that cannot be used.
-      ConfigError: embeddings of another model.
+      DataError: an image cannot be read, or there is none.
+      TableError: a file of embeddings cannot be used.
+      ConfigError: the embeddings come from another model.
       ValueError: k below 1.
     """
     check_at_least("k", k, 1)
@@ -155,7 +155,7 @@ def _table(model: Model, among: str, settings: embeddings.Settings) -> Table:
     table = embeddings.read(path)
     if table.model != model.fingerprint:
         raise ConfigError(
-            f"among: expected embeddings of this model, {model.fingerprint}, got those of "
+            f"among: expected embeddings of this model, {model.fingerprint}, got embeddings of "
             f"{table.model} in {path}; embed the images again with thanos_jax.embed"
         )
     return table
@@ -170,12 +170,12 @@ def write_sheet(
     queries: Sequence[str | os.PathLike[str]],
     found: Sequence[Sequence[Neighbour]],
 ) -> None:
-    """Writes a page with each query and its neighbours as pictures; it needs no other file.
+    """Writes a self-contained HTML page that shows each query and its neighbours.
 
     Args:
-      path: of the page; replaced if it is there.
-      queries: files of images.
-      found: from `neighbours`, of each. An image that cannot be read is shown by its name alone.
+      path: of the page; an existing file is replaced.
+      queries: image files.
+      found: from `neighbours`. An image that cannot be read is shown by its name alone.
     """
     parts = ["<h1>Most similar images</h1>"]
     for query, near in zip(queries, found, strict=True):
@@ -194,7 +194,7 @@ def _figure(path: str, words: str, name: str) -> str:
 
 
 def _picture(path: str) -> str:
-    """A small copy of an image as a data URI; "" if it cannot be read."""
+    """Returns a small copy of an image as a data URI; "" if it cannot be read."""
     from PIL import Image, ImageOps
 
     if not path:

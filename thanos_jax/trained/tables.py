@@ -1,4 +1,4 @@
-"""Files of embeddings: .npz, or .parquet (an extra), with the same columns.
+"""Files of embeddings, with the same columns as .npz or as .parquet (an extra).
 
     filename      str [n]
     embedding     float32 [n, d]
@@ -6,9 +6,9 @@
     probability   float32 [n], of that class
     skipped       str [s], the images that could not be read (parquet: in the schema's metadata)
     root          str, the folder below which the files are; "" for none (there too)
-    model         str, digits that tell the model (there too)
+    model         str, the fingerprint of the model (there too)
 
-Read again, either is a `Table`.
+`read` returns either as a `Table`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ FORMATS = ("npz", "parquet")
 
 
 class TableError(UserError, ValueError):
-    """A file of embeddings that is not one, or cannot be used."""
+    """A file that does not hold embeddings, or cannot be used."""
 
 
 class Table(NamedTuple):
@@ -45,7 +45,7 @@ class Table(NamedTuple):
 
 
 def require(form: str) -> None:
-    """Raises MissingDependencyError if files of a format cannot be written or read here."""
+    """Raises MissingDependencyError if the package for a file format is not installed."""
     if form == "parquet":
         _parquet()
 
@@ -63,14 +63,14 @@ def _parquet() -> Any:
 
 
 def write(path: pathlib.Path, table: Table) -> None:
-    """Writes a file that is there whole or not at all.
+    """Writes embeddings atomically to a file.
 
     Args:
       path: ends in .npz or .parquet.
-      table: what it holds.
+      table: the content.
 
     Raises:
-      WorkdirError: it cannot be written.
+      WorkdirError: the file cannot be written.
       MissingDependencyError: pyarrow is not installed.
     """
     with workdir.writing(path.parent):
@@ -96,10 +96,10 @@ def write(path: pathlib.Path, table: Table) -> None:
 
 
 def read(path: str | os.PathLike[str]) -> Table:
-    """Reads what `write` wrote.
+    """Reads a file that `write` wrote.
 
     Raises:
-      TableError: no such file, or not one of embeddings.
+      TableError: the file does not exist, or does not hold embeddings.
       MissingDependencyError: pyarrow is not installed.
     """
     path = pathlib.Path(path)

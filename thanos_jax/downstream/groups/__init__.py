@@ -1,6 +1,6 @@
 """Hidden groups within classes: recovered by clustering embeddings, and scored.
 
-recover.py clusters each class, by one of two rules: silhouette.py is GEORGE's, error.py ours.
+recover.py clusters each class by one of two rules: GEORGE's (silhouette.py) or ours (error.py).
 scores.py compares recovered groups with true ones, and measures a classifier on each group.
 """
 

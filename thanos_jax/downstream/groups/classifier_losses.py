@@ -1,4 +1,4 @@
-"""Losses of examples under a linear classifier that has not seen them."""
+"""Losses of examples under a linear classifier that was not trained on them."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _FOLDS = 5
 
 
 def cross_fitted_losses(points: np.ndarray, labels: np.ndarray, *, seed: int) -> np.ndarray:
-    """Returns the loss of each example, by a classifier of the other folds, float64 [n].
+    """Returns each example's loss under a classifier trained on the other folds, float64 [n].
 
     Args:
       points: float64 [n, d].
       labels: integer [n].
-      seed: deals the examples out to the folds.
+      seed: draws the folds.
     """
     # Each class is dealt out to the folds in turn, so that classes of two and more examples are
-    # always in training; a lone example cannot be left out, and is its own.
+    # always in training. The only example of a class is never left out; its loss stays 0.
     order = np.random.default_rng(seed).permutation(len(labels))
     _, group, counts = np.unique(labels, return_inverse=True, return_counts=True)
     rows, place = in_groups(order, group)
@@ -43,13 +43,13 @@ def cross_fitted_losses(points: np.ndarray, labels: np.ndarray, *, seed: int) ->
 def classifier_losses(
     points: np.ndarray, labels: np.ndarray, others: np.ndarray, other_labels: np.ndarray
 ) -> np.ndarray:
-    """Returns the losses of other examples, float64 [m], by logistic regression.
+    """Fits logistic regression to points and returns the losses of other examples, float64 [m].
 
-    The regression is on standardized points, with L2 weight 1/n.
+    Points are standardized first; the L2 weight is 1/n.
     """
     classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     with warnings.catch_warnings():
-        # Losses of an almost minimal classifier serve as well.
+        # A fit that has not quite converged is good enough.
         warnings.simplefilter("ignore", ConvergenceWarning)
         classifier.fit(points, labels)
     with np.errstate(divide="ignore"):  # a probability that underflows has the logarithm -inf

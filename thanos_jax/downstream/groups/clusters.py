@@ -1,4 +1,4 @@
-"""Clusters of one class: how they are fitted, judged, and found again for other embeddings."""
+"""Clusters of one class: fitting, silhouettes, and prediction for other embeddings."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Clustering(NamedTuple):
       projection: "none", or "umap": two dimensions, fitted to each class (extra "umap").
       max_clusters: the most clusters that a search tries, at least 2.
       normalize: divide embeddings by their length first.
-      samples: silhouettes are of at most so many examples of a class, at least 3.
+      samples: silhouettes use at most this many examples of a class, at least 3.
     """
 
     method: str = "kmeans"
@@ -59,13 +59,13 @@ class Examples(NamedTuple):
 
 
 class ClassClusters(NamedTuple):
-    """How an embedding of one class finds its group.
+    """A fitted model that assigns embeddings of one class to groups.
 
     Attributes:
       reducer: a fitted UMAP, or None.
       base: a fitted KMeans or GaussianMixture, or None for one cluster.
       centres: float64 [base clusters, projected d], subtracted before a cluster is split.
-      pieces: for each cluster of `base`, what splits it, or None.
+      pieces: for each cluster of `base`, the fitted model that splits it, or None.
       places: int64 [base clusters, pieces], the group of each piece.
     """
 
@@ -106,7 +106,7 @@ class ClassClusters(NamedTuple):
         )
 
     def with_pieces(self, pieces: tuple[Any, ...], each: int) -> ClassClusters:
-        """Returns a model with `each` pieces of every cluster, all of them groups."""
+        """Returns a model that splits every cluster into `each` pieces; each piece is a group."""
         places = np.arange(len(pieces) * each).reshape(len(pieces), each)
         return self._replace(pieces=pieces, places=places)
 
@@ -132,7 +132,7 @@ def fit(points: np.ndarray, k: int, clustering: Clustering, seed: int) -> Any:
     if clustering.method == "kmeans":
         return KMeans(k, **options).fit(points)
     with warnings.catch_warnings():
-        # A mixture that has not quite converged is a clustering all the same.
+        # A mixture that has not quite converged is good enough.
         warnings.simplefilter("ignore", ConvergenceWarning)
         return GaussianMixture(k, **options).fit(points)
 
@@ -155,7 +155,7 @@ def silhouettes(
 ) -> list[np.ndarray]:
     """Returns each point's silhouette in each partition; nan for points not drawn.
 
-    0 in a partition of which only one part was drawn.
+    All are 0 in a partition of which only one part was drawn.
     """
     drawn = np.arange(len(points))
     if len(points) > samples:
@@ -187,5 +187,5 @@ def mean_silhouette(points: np.ndarray, labels: np.ndarray, samples: int, seed: 
 
 
 def minimum_size(count: int) -> float:
-    """Returns the fewest training examples of a group in a class of `count`."""
+    """Returns the smallest size of a group, in training examples, in a class of `count`."""
     return max(_MINIMUM_SHARE * count, MINIMUM_SIZE)

@@ -1,4 +1,4 @@
-"""Our rule: cells of a class that a classifier errs on alike are one group."""
+"""Our rule: cells of a class with equal classifier error form one group."""
 
 from __future__ import annotations
 
@@ -20,31 +20,32 @@ from thanos_jax.downstream.groups.clusters import (
 from thanos_jax.downstream.partition import indexed_means, indexed_sums
 
 _FEWEST_PIECES = 4
-# Examples of a class for which there is a cell, unless told; and the fewest and most cells.
+# Defaults: examples of a class for each cell; fewest and most cells.
 _CELL_SIZE, _CELLS = 200, (40, 200)
 
 
 class ErrorRule(NamedTuple):
-    """Our rule, for classes whose plainest clusters are not the groups that matter.
+    """Our rule, for classes whose clearest clusters are not the groups that matter.
 
-      1. k clusters for k = 2 .. max_clusters, the k of the largest silhouette, as `SilhouetteRule`.
-      2. The mean of each cluster is subtracted from its embeddings, and what is left is clustered
-         again, all clusters together. Clusters of both kinds cross in about `cells` cells. What
-         many clusters share, as digits share backgrounds, shows in the second clustering, even
-         where it is small beside the first.
-      3. An example's error is the log odds log((1 - p) / p) of its loss -log p, kept within
-         1e-6 .. 30. Two cells differ where their mean errors are apart by at least `gap` standard
-         deviations within cells and by `significance` standard errors, in training or in
-         validation. The two cells of nearest means that do not differ are merged, and so on until
-         all differ. Then cells smaller than max(0.5 % of the class, 25) training examples join the
-         cell of closest error. A class where errors are alike everywhere stays whole, and groups
-         of equal error are one.
+      1. The class is clustered as by `SilhouetteRule`: k = 2 .. max_clusters clusters are tried,
+         and the k of the largest silhouette is taken.
+      2. The mean of each cluster is subtracted from its embeddings, and the residuals of all
+         clusters are clustered together. The two clusterings cross in about `cells` cells.
+         Structure that many clusters share, as digits share backgrounds, shows in the second
+         clustering even where it is small compared with the first.
+      3. An example's error is log((1 - p) / p), from its loss -log p clipped to 1e-6 .. 30. Two
+         cells differ if their mean errors are at least `gap` standard deviations (within cells)
+         and `significance` standard errors apart, in training or in validation. The two cells of
+         nearest means that do not differ are merged, until all differ. Then cells smaller than
+         max(0.5 % of the class, 25) training examples join the cell of closest error. A class with
+         equal errors everywhere stays one group.
 
     Attributes:
-      clusters: final groups of a class, at least 1, if it has so many cells; None: as found.
+      clusters: number of groups of a class, at least 1 (less if there are fewer cells); None: found
+        by the rule.
       cells: at least 2; a cluster of step 1 has max(4, cells // k) of them. None: one cell for 200
-        examples of the class, but 40 at least and 200 at most. A rare group shows only where cells
-        are about as small as it is.
+        examples of the class, clipped to 40 .. 200. A rare group is found only if cells are about
+        as small as the group.
       gap: at least 0. 0.8 is a large effect by Cohen's convention.
       significance: at least 0.
     """
@@ -82,7 +83,7 @@ class ErrorRule(NamedTuple):
 
 
 def _merge(model: ClassClusters, examples: Examples, rule: ErrorRule) -> np.ndarray:
-    """Returns int64 [cells]: a number for each, the same for cells that are merged; -1: empty."""
+    """Merges cells; returns their group numbers, int64 [cells], -1 for empty cells."""
     points, count = examples.points, model.places.size
     cells = model.predict(points)
     sizes = np.bincount(cells, minlength=count)
@@ -101,7 +102,7 @@ def _merge(model: ClassClusters, examples: Examples, rule: ErrorRule) -> np.ndar
         if len(alive) <= (rule.clusters or 1):
             return members
         first, second = np.triu_indices(len(alive), k=1)
-        # Not a number where a cell has no example in a split, which then tells no difference.
+        # nan where a cell has no example in a split: that split then shows no difference.
         with np.errstate(divide="ignore", invalid="ignore"):
             mean, doubt = errors[:, alive] / numbers[:, alive], 1 / numbers[:, alive]
             apart = np.abs(mean[:, first] - mean[:, second])
@@ -128,9 +129,9 @@ def _merge(model: ClassClusters, examples: Examples, rule: ErrorRule) -> np.ndar
 def _scaled_errors(
     losses: np.ndarray, cells: np.ndarray, count: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns each cell's sum of log odds of error over their deviation in cells, and its size.
+    """Returns the sum of errors of each cell, in standard deviations within cells, and its size.
 
-    Sums are 0 where no cell has two examples to tell a deviation by.
+    Sums are 0 where no cell has two examples to estimate the deviation from.
     """
     # Log odds log((1 - p) / p) of losses -log p.
     errors = np.log(np.expm1(np.clip(losses, 1e-6, 30.0)))
@@ -140,5 +141,5 @@ def _scaled_errors(
     if not spare:
         return np.zeros(count), numbers
     deviation = math.sqrt(float(np.sum((errors - means[cells]) ** 2)) / spare)
-    # The floor keeps differences of rounding from counting where cells have no deviation at all.
+    # The floor keeps rounding errors from counting as differences where the deviation is 0.
     return np.bincount(cells, weights=errors, minlength=count) / max(deviation, 1e-6), numbers

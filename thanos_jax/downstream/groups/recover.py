@@ -1,4 +1,4 @@
-"""Recovers hidden groups: each class is clustered by a rule, and other examples are assigned."""
+"""Recovers hidden groups by clustering each class, and assigns other examples to them."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ class Recovered(NamedTuple):
       clusters: class -> its number of groups.
       silhouettes: class -> mean over its groups of their mean silhouette in the space that was
         clustered; nan where the class is one group.
-      losses: float64 [n], those given or the linear classifier's; empty where none were needed.
-      models: class -> what `assign` needs.
-      width: d.
-      normalize: embeddings are divided by their length first.
+      losses: float64 [n], given or from the linear classifier; empty if none were needed.
+      models: class -> the fitted model that `assign` uses.
+      width: d, the width of the embeddings.
+      normalize: whether embeddings are divided by their length first.
     """
 
     groups: np.ndarray
@@ -70,7 +70,7 @@ def recover(
 ) -> Recovered:
     """Splits each class into groups by clustering its embeddings, without knowing true groups.
 
-    A linear classifier supplies losses that are needed and not given: logistic regression of the
+    Losses that are needed and not given come from a linear classifier: logistic regression of the
     labels on the standardized embeddings (L2 weight 1/n). Losses of training examples are
     cross-fitted in 5 folds.
 
@@ -88,7 +88,8 @@ def recover(
       seed: draws initializations, folds and samples.
 
     Returns:
-      Groups, and what `assign` needs for other examples. The same arguments give the same groups.
+      The groups, and the models that `assign` uses for other examples. The same arguments give the
+      same groups.
 
     Raises:
       TypeError: embeddings or losses not floating point, labels not integers, or another rule.
@@ -96,10 +97,10 @@ def recover(
         validation class unknown in training, or no losses where there is one class only.
       MissingDependencyError: projection "umap" without umap-learn.
 
-    Source: Sohoni et al., "No Subclass Left Behind", arXiv 2011.12945. What it leaves open is as in
-    its code: 3 initializations, silhouettes above 0, size shares of the class, UMAP with 10
-    neighbours and minimal distance 0. Ours: losses by a linear classifier where none are given,
-    silhouettes of a sample, and `ErrorRule`.
+    Source: Sohoni et al., "No Subclass Left Behind", arXiv 2011.12945. Details that the paper
+    leaves open follow its code: 3 initializations, silhouettes above 0, minimum sizes as shares of
+    the class, UMAP with 10 neighbours and minimal distance 0. Ours: losses by a linear classifier
+    where none are given, silhouettes of a sample, and `ErrorRule`.
     """
     if not isinstance(rule, Rule):
         raise TypeError(f"rule: expected a SilhouetteRule or an ErrorRule, got {rule!r}")
@@ -129,8 +130,8 @@ def recover(
     elif isinstance(rule, ErrorRule) or rule.overcluster > 1:
         if len(names) < 2:
             raise ValueError(
-                "losses: expected losses of the training examples, for train_labels are of one "
-                "class and leave a classifier nothing to tell apart, got None"
+                "losses: expected losses of the training examples, because train_labels have one "
+                "class only, which is not enough to train a classifier, got None"
             )
         with _threads(points):
             losses = cross_fitted_losses(points, labels, seed=seed)
@@ -172,10 +173,10 @@ def recover(
 
 
 def assign(recovered: Recovered, embeddings: Any, labels: Any) -> np.ndarray:
-    """Finds the groups of other examples, whose classes are known.
+    """Assigns other examples, whose classes are known, to recovered groups.
 
-    Without a projection the training examples get `recovered.groups` again. UMAP places an example
-    anew, and may place it elsewhere.
+    Without a projection, training examples get `recovered.groups` again. With UMAP they may get
+    other groups, because UMAP projects them anew.
 
     Args:
       recovered: from `recover`.
@@ -253,7 +254,7 @@ def _recover_class(
     if examples.validation_points is not None:
         examples = examples._replace(validation_points=model.project(examples.validation_points))
     model = rule.split(model, examples, clustering, seed)
-    # Numbers in a row: a cluster may have no training example, and then joins the first group.
+    # Groups are numbered without gaps: a cluster without training examples joins the first group.
     present = np.unique(model.predict(points))
     places = np.where(np.isin(model.places, present), np.searchsorted(present, model.places), 0)
     model = model._replace(places=first + places.astype(np.int64))

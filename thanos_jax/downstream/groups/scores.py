@@ -34,7 +34,7 @@ def recovery_scores(true_groups: Any, recovered: Any, classes: Any) -> dict[str,
                            partner, or union of partners. Among several equally rare groups the one
                            of least F1 counts; 0 without a partner.
 
-    Only which examples share a label matters, not its value (but for ties, as said).
+    Scores depend on which examples share a label, but not on its value (except for ties, as above).
 
     Args:
       true_groups: integer [n], any values.
@@ -85,7 +85,7 @@ def recovery_scores(true_groups: Any, recovered: Any, classes: Any) -> dict[str,
 def group_accuracy(
     correct: Any, groups: Any, num_groups: int, train_sizes: Any = None
 ) -> dict[str, Any]:
-    """Accuracy of each group, of the worst, and on average.
+    """Computes the accuracy of each group, of the worst group, and on average.
 
     Args:
       correct: bool or integer 0 and 1 [n].
@@ -131,7 +131,7 @@ def group_accuracy(
 
 
 def group_auroc(scores: Any, labels: Any, groups: Any, num_groups: int) -> dict[str, Any]:
-    """Area under the ROC curve of each group against the other class, and of the worst (ISIC).
+    """Computes the area under the ROC curve of each group against the other class (ISIC).
 
     A group of class 1 is compared with all examples of class 0, and the reverse. Its area is the
     probability that the classifier ranks an example of the group and an example of the other class

@@ -1,4 +1,4 @@
-"""GEORGE's rule: the clusters of largest silhouette, and the pieces of them that stand apart."""
+"""GEORGE's rule: clusters of largest silhouette, and the pieces of them that stand apart."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from thanos_jax.downstream.partition import indexed_means
 
 
 class SilhouetteRule(NamedTuple):
-    """The rule of GEORGE: the plainest clusters are the groups.
+    """GEORGE's rule: the clearest clusters of a class are its groups.
 
-      1. k clusters for k = 2 .. max_clusters. The k of the largest silhouette is taken, averaged
-         over each cluster's examples and then over clusters (of equal ones the smallest k).
-      2. Each cluster is split into `overcluster` pieces. A piece becomes a group of its own where
-         its mean silhouette among all pieces is above 0 and above what it was among the clusters,
-         its mean loss is at least the cluster's, it has at least max(0.5 % of the class, 25)
-         training examples, and 25 validation examples. The other pieces stay one group.
+      1. k = 2 .. max_clusters clusters are tried. The k of the largest silhouette is taken,
+         averaged over each cluster's examples and then over clusters (ties: the smallest k).
+      2. Each cluster is split into `overcluster` pieces. A piece becomes a group of its own if its
+         mean silhouette among all pieces is above 0 and above its mean silhouette among the
+         clusters, its mean loss is at least the cluster's, and it has at least max(0.5 % of the
+         class, 25) training examples and 25 validation examples. The other pieces stay one group.
 
-    Without validation embeddings, step 2 asks nothing of the number of validation examples.
+    Without validation embeddings, step 2 does not require validation examples.
 
     Attributes:
-      clusters: clusters of step 1, at least 1; None: the search.
-      overcluster: pieces of a cluster, at least 1. 1 leaves step 2 out, and needs no losses.
+      clusters: number of clusters in step 1, at least 1; None: found by silhouette.
+      overcluster: pieces of a cluster, at least 1. 1 skips step 2, and needs no losses.
     """
 
     clusters: int | None = None
@@ -76,7 +76,7 @@ class SilhouetteRule(NamedTuple):
         if examples.validation_points is not None:
             held_out = model.predict(examples.validation_points)
             keep &= np.bincount(held_out, minlength=len(sizes)) >= MINIMUM_SIZE
-        # Each cluster has a number for the pieces that are not kept, and then those that are.
+        # For each cluster: one number for all pieces that are not kept, then one for each kept.
         own = np.arange(count)[:, None] * (factor + 1)
         shape = model.places.shape
         places = np.where(keep.reshape(shape), own + 1 + np.arange(factor), own)
