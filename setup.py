@@ -71,6 +71,7 @@ EXTRAS = {
         "pyarrow>=16",
         "pytest>=8.0",
         "pytest-xdist>=3.6",
+        "pyyaml>=6.0",  # files for Kubernetes and for the forge
         "ruff>=0.8",
         "setuptools>=77",
         "tensorboardX>=2.6.2",

@@ -42,9 +42,12 @@ def flags_of_train(command_module):
 
 KINDS = {
     "command": ("train", lambda: named("trian")),
+    "flag in place of a command": ("--version", lambda: named("--versoin")),
     "config": ("mnist", lambda: config_files.expand(["--config=mnits"])),
     "data set": ("cifar10", lambda: config_files.expand(["--dataset=cifra10"])),
     "file": ("configs/digits.py", lambda: command._check_config(["--config=configs/digist.py"])),
+    # Elsewhere than in a clone: the package has a config of that name.
+    "file of the package": ("digits", lambda: command._check_config(["--config=conf/digits.py"])),
     "key": ("train.epochs", lambda: command._check_config(["--config.train.epohcs=1"])),
     "method": ("supcon", lambda: digits("supcno")),
     "preset": ("groups", lambda: digits("thanos,gruops")),
@@ -62,6 +65,7 @@ KINDS = {
     "encoder": ("resnet50", lambda: digits(**{"model.encoder": "resnet51"})),
     "flag": ("workdir", lambda: command._check_flags(["--workdri=x"], None)),
     "negated flag": ("overwrite", lambda: command._check_flags(["--overwirte"], None)),
+    "flag of every command": ("help", lambda: command._check_flags(["--hepl"], None)),
     "flag that others may lack": (
         "workdir",
         lambda: command._check_flags(["--undefok=foo", "--foo=1", "--workdri=x"], None),

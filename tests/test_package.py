@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import setuptools
+import yaml
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -33,3 +34,26 @@ def test_the_default_job_imports_no_optional_dependency():
     assert not {"tensorflow", "tensorflow_datasets", "array_record"} & set(
         re.findall(r"'(\w+)'", found.stdout)
     )
+
+
+def test_the_forge_and_the_hooks_run_what_ci_runs():
+    ci = {path.name: path for path in (ROOT / ".ci").iterdir()}
+    called = {}
+    for file in (ROOT / ".github" / "workflows").glob("*.yml"):
+        (job,) = yaml.safe_load(file.read_text(encoding="utf-8"))["jobs"].values()
+        steps = job["steps"]
+        versions = next(one["with"] for one in steps if "setup-python" in one.get("uses", ""))
+        (called[file.stem],) = (one["run"] for one in steps if "run" in one)
+        # The last one is python3: the oldest, with which the formulas and types are checked.
+        *newer, oldest = versions["python-version"].split()
+        assert (newer[0], oldest) == ("3.13", "3.11")
+    assert called == {name: f".ci/{name}" for name in ("run", "release")}
+    for name in called:
+        assert ci[name].stat().st_mode & 0o111, name
+    tools = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    (local,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    entries = [hook["entry"].removeprefix('bash -c "').rstrip('"') for hook in local["hooks"]]
+    assert len(entries) == 4
+    for entry in entries:
+        words = re.sub(r" --(fix|force-exclude)", "", entry).split()
+        assert all(word in tools for word in words), entry

@@ -44,6 +44,20 @@ def test_no_page_is_long():
     assert {name: count for name, count in lines.items() if count > 250} == {}
 
 
+@pytest.mark.parametrize("name", ["groups", "noisy_labels", "coresets"])
+def test_a_finding_has_its_question_command_picture_and_what_to_believe(name):
+    text = (DOCS / f"{name}.md").read_text(encoding="utf-8")
+    found = re.split(r"^## (.*)\n", text, flags=re.MULTILINE)
+    parts = dict(zip(found[1:9:2], found[2:9:2], strict=True))
+    assert list(parts) == ["The question", "The command", "The picture", "What to believe"]
+    assert "?" in parts["The question"]
+    assert re.search(r"^    thanos-jax train --config=digits:", parts["The command"], re.MULTILINE)
+    picture = re.search(r"\((pictures/\w+\.png)\)", parts["The picture"])[1]
+    assert (DOCS / picture).is_file()
+    assert "`python docs/findings.py`" in parts["The picture"]
+    assert parts["What to believe"].count("\n- ") >= 3
+
+
 @pytest.fixture(scope="module")
 def docstrings():
     path = DOCS / "_extensions" / "docstrings.py"

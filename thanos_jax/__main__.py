@@ -56,8 +56,8 @@ def _run(words: list[str]) -> None:
         return
     name = words[0]
     if name not in COMMANDS:
-        known = ", ".join(COMMANDS)
-        sys.exit(f"error: expected one of {known}, got {name!r}{nearest(name, COMMANDS)}")
+        known, like = ", ".join(COMMANDS), nearest(name, [*COMMANDS, "--help", "--version"])
+        sys.exit(f"error: expected one of {known}, got {name!r}{like}")
     sys.argv = [sys.argv[0], *words[1:]]
     runpy.run_module(COMMANDS[name].module, run_name="__main__", alter_sys=True)
 

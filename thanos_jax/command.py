@@ -134,7 +134,7 @@ def _start(main: Callable[[Any], int | None], parser: Parser | None) -> None:
 
 def _check_flags(words: Sequence[str], parser: Parser | None) -> None:
     """Raises ConfigError for a flag that the command has not, with the nearest that it has."""
-    own = set(parser.flags() if parser else ())
+    own = set(parser.flags() if parser else ["help"])
     for module, defined in flags.FLAGS.flags_by_module_dict().items():
         if not module.startswith("absl"):  # whose flags are for those who look for them
             own |= {flag.name for flag in defined}
@@ -166,9 +166,9 @@ def _check_config(argv: Sequence[str]) -> None:
             path = pathlib.Path(word.partition("=")[2].partition(":")[0])
             if not path.is_file():
                 there = [str(other) for other in path.parent.glob("*.py")]
-                raise ConfigError(
-                    f"--config: expected a file, got {str(path)!r}{nearest(str(path), there)}"
-                )
+                # Outside of a clone there is no configs/, but the package's own have names.
+                like = nearest(str(path), there) or nearest(path.stem, config_files.known())
+                raise ConfigError(f"--config: expected a file, got {str(path)!r}{like}")
         found = re.match(r"--?(?:no)?config\.([^=]+)", word)
         if found:
             from thanos_jax.config import FIELDS  # of those commands alone that have a config

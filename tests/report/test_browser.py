@@ -82,6 +82,20 @@ CONTRASTS = """
 """
 
 
+# What of a map's page is outside of the window, or wider than what it lies in.
+OUTSIDE = """
+() => [...document.querySelectorAll(".map-panel, .map-panel *, .map-frame > *")]
+  .filter((node) => node.getClientRects().length)
+  .filter((node) => {
+    const box = node.getBoundingClientRect();
+    const flows = getComputedStyle(node).display !== "inline";
+    return box.left < 0 || box.right > innerWidth
+      || (flows && node.scrollWidth > node.clientWidth + 1);
+  })
+  .map((node) => node.className || node.tagName)
+"""
+
+
 # A class is looked for in every kind of label: 20 are dogs, and 20 others are predicted to be.
 FOUND = (
     *(("dog", "40 images"), ("image_0001", "10 images"), ("IMAGE_00059.PNG", "1 image")),
@@ -107,7 +121,7 @@ def browser():
 def pages(tmp_path_factory):
     """File name -> path: a report of one map, two runs beside each other, and names that bite."""
     folder = tmp_path_factory.mktemp("pages")
-    names = ("one", "two", "nasty", "large", "problems", "counts", "audit")
+    names = ("one", "two", "nasty", "long", "large", "problems", "counts", "audit")
     found = {name: folder / f"{name}.html" for name in names}
     results = {"method": "thanos", "dataset": "made"}
 
@@ -127,6 +141,8 @@ def pages(tmp_path_factory):
     report(found["problems"], maps.a_map(60, files=np.arange(60) + 100), problems().items())
     report(found["audit"], maps.a_map(60, files=np.array(audited)))
     nasty = np.array([f"{i}{maps.NASTY}.png" for i in range(60)])
+    long = np.array([f"image_{i:05}_{'of_a_camera' * 12}.png" for i in range(60)])
+    report(found["long"], maps.a_map(60, names=("cat", "dog" * 40, "dog fish " * 20), files=long))
     report(found["nasty"], maps.a_map(60, names=("cat", maps.NASTY, "dogfish"), files=nasty))
 
     def beside(path, count, side=8):
@@ -172,11 +188,12 @@ def problems():
 class Opened:
     """A page as a reader has it; what it says on the console or asks for is an error."""
 
-    def __init__(self, browser, path, *, width=1280, scheme="light", calm=True):
+    def __init__(self, browser, path, *, width=1280, scheme="light", calm=True, touch=False):
         self.context = browser.new_context(
             viewport={"width": width, "height": 900},
             color_scheme=scheme,
             reduced_motion="reduce" if calm else "no-preference",
+            has_touch=touch,
         )
         self.page = self.context.new_page()
         self.said, self.asked = [], []
@@ -252,6 +269,22 @@ def test_dots_are_painted_where_the_images_are(browser, pages, name, width, sche
             # Both fit; the run that spreads more fills more. Not stretched, none fills all.
             assert spans[1] < max(opened.canvas().bounding_box()[k] for k in ("width", "height"))
             assert 1.02 * spans[0] < spans[1]
+
+
+@pytest.mark.parametrize("touch", [False, True])
+@pytest.mark.parametrize("name", ["two", "long"])
+def test_what_is_said_of_an_image_fits_a_narrow_window(browser, pages, name, touch):
+    with Opened(browser, pages[name], width=390, touch=touch) as opened:
+        for view in range(1 + (name == "two")):
+            opened.canvas(view).scroll_into_view_if_needed()
+            place = opened.hover_somewhere(view)
+            if touch:
+                opened.page.touchscreen.tap(*place)
+                assert "Nearest images" in opened.text("[data-image]")
+            assert opened.page.evaluate("document.documentElement.scrollWidth") <= 390
+            assert opened.page.evaluate(OUTSIDE) == []
+            opened.canvas(view).focus()
+            opened.page.keyboard.press("Escape")
 
 
 def test_hover_click_and_escape(browser, pages):

@@ -77,7 +77,13 @@ def parse(stored: Mapping[str, Any], path: str | os.PathLike[str]) -> ml_collect
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns {"section.key": value} of a nested mapping."""
+    """Returns {"section.key": value} of a nested mapping.
+
+    Example:
+      >>> from thanos_jax.config import flatten
+      >>> flatten({"seed": 1, "train": {"epochs": 2.0}})
+      {'seed': 1, 'train.epochs': 2.0}
+    """
     flat: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, Mapping | ml_collections.ConfigDict):

@@ -42,6 +42,13 @@ def folds(labels: Any, count: int, *, seed: int = 0) -> np.ndarray:
     Raises:
       TypeError: labels are not integers.
       ValueError: a wrong shape, negative labels, or an argument out of range.
+
+    Example:
+      >>> import numpy as np
+      >>> from thanos_jax.downstream.audit import folds
+      >>> part = folds(np.array([0, 0, 1, 1]), count=2)
+      >>> sorted(part[:2].tolist()), sorted(part[2:].tolist())  # each class in both parts
+      ([0, 1], [0, 1])
     """
     check_at_least("count", count, 2)
     check_seed(seed)

@@ -88,6 +88,14 @@ def common_strata_scores(confidences: Any, trained_on: Any) -> np.ndarray:
     formula is ours, because we could not get the paper's. Without the absolute value it is the
     memorization score of Feldman and Zhang, "What Neural Networks Memorize and Why", arXiv
     2008.03703.
+
+    Example:
+      >>> import numpy as np
+      >>> from thanos_jax.downstream.coreset import common_strata_scores
+      >>> confidences = np.array([[0.9, 0.9], [0.9, 0.2]])  # of two runs in two images
+      >>> trained_on = np.array([[True, True], [False, False]])
+      >>> common_strata_scores(confidences, trained_on)  # others teach the first image's label
+      array([0. , 0.7])
     """
     confidences = np.asarray(confidences)
     if confidences.dtype != np.bool_ and not jnp.issubdtype(confidences.dtype, jnp.floating):
@@ -256,6 +264,12 @@ def select(
       TypeError: arguments of another dtype.
       ValueError: an argument out of range, of the wrong shape, unknown, or not meant for this
         method; or a fraction that keeps no image, or none of a class.
+
+    Example:
+      >>> import numpy as np
+      >>> from thanos_jax.downstream.coreset import select
+      >>> select(np.array([0.1, 0.9, 0.4, 0.8]), np.array([0, 0, 1, 1]), fraction=0.5)
+      array([1, 3])
     """
     labels = check_labels(labels, "labels", least=1)
     check_option("drop", drop, DROPS)

@@ -69,6 +69,16 @@ def geometry(
     Source: alignment (exponent 2) and uniformity (t = 2) from Wang and Isola, "Understanding
     Contrastive Representation Learning through Alignment and Uniformity on the Hypersphere",
     arXiv 2005.10242.
+
+    Example:
+      >>> import numpy as np
+      >>> from thanos_jax.downstream.geometry import geometry
+      >>> points = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+      >>> fine = np.array([0, 0, 1, 1])
+      >>> geometry(points, fine, coarse=np.array([0, 0, 1, 1]))["collapse_index"]  # points apart
+      0.0
+      >>> geometry(points, fine, coarse=np.array([0, 1, 0, 1]))["collapse_index"]  # one mean
+      1.0
     """
     embeddings, fine, coarse = check_strata(embeddings, fine, coarse, least=2)
     check_at_least("samples", samples, 2)

@@ -134,6 +134,14 @@ def flag(suspicion: Any, rate: float | None = None, *, seed: int = 0) -> np.ndar
     Raises:
       TypeError: suspicion is not floating point.
       ValueError: not [n] with n at least 1, not finite, or a rate out of range.
+
+    Example:
+      >>> import numpy as np
+      >>> from thanos_jax.downstream.noisy_labels import flag
+      >>> flag(np.array([0.2, 0.9, 0.6]))
+      array([False,  True,  True])
+      >>> flag(np.array([0.2, 0.9, 0.6]), rate=1 / 3)
+      array([False,  True, False])
     """
     suspicion = check_floats(suspicion, "suspicion")
     if rate is None:

@@ -76,6 +76,14 @@ def strata_distances(
 
     Source: Fu, Chen et al., "The Details Matter", section 4.2, doi 10.3390/cmsf2022003004, as a
     mean distance between strata.
+
+    Example:
+      >>> import numpy as np
+      >>> from thanos_jax.downstream.strata import strata_distances
+      >>> found = strata_distances(np.eye(2), np.array([0, 1]), np.array([0, 0]), kind="means")
+      >>> found.distances.round(3)
+      array([[0.   , 1.414],
+             [1.414, 0.   ]])
     """
     check_option("kind", kind, KINDS)
     check_at_least("samples", samples, 2)

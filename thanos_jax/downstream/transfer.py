@@ -57,6 +57,12 @@ def class_means(train_embeddings: Any, train_labels: Any, test_embeddings: Any) 
     The distance is Euclidean, from the L2-normalized test embedding to the mean, which is not
     normalized again. Among equal distances the lowest label is taken. Args, Returns and Raises as
     `nearest_neighbours`.
+
+    Example:
+      >>> import numpy as np
+      >>> from thanos_jax.downstream.transfer import class_means
+      >>> class_means(np.eye(2), np.array([3, 7]), np.array([[2.0, 0.1]]))
+      array([3])
     """
     train, labels, test = _checked(train_embeddings, train_labels, test_embeddings)
     present, group = np.unique(labels, return_inverse=True)

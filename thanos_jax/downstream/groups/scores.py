@@ -47,6 +47,14 @@ def recovery_scores(true_groups: Any, recovered: Any, classes: Any) -> dict[str,
     Raises:
       TypeError: not integers.
       ValueError: no examples, or shapes that differ.
+
+    Example:
+      >>> import numpy as np
+      >>> from thanos_jax.downstream.groups import recovery_scores
+      >>> true, recovered = np.array([0, 0, 0, 1]), np.array([0, 0, 1, 1])
+      >>> found = recovery_scores(true, recovered, classes=np.zeros(4, np.int64))
+      >>> found["purity"], found["rarest_recall"], found["rarest_precision"]
+      (0.75, 1.0, 0.5)
     """
     true_groups = check_labels(true_groups, "true_groups", least=1)
     length = len(true_groups)
@@ -108,6 +116,13 @@ def group_accuracy(
 
     Source: Sagawa et al., "Distributionally Robust Neural Networks for Group Shifts", arXiv
     1911.08731, report the adjusted average for Waterbirds, whose test groups are balanced.
+
+    Example:
+      >>> import numpy as np
+      >>> from thanos_jax.downstream.groups import group_accuracy
+      >>> found = group_accuracy(np.array([1, 1, 0, 1]), np.array([0, 0, 1, 1]), num_groups=2)
+      >>> found["accuracies"], found["worst_group"], found["average_accuracy"]
+      ({0: 1.0, 1: 0.5}, 1, 0.75)
     """
     correct = np.asarray(correct)
     if correct.dtype == np.bool_:
