@@ -212,7 +212,7 @@ def main() -> int:
         if not asked.check:
             page.write_text(text, encoding="utf-8")
         elif page.read_text(encoding="utf-8") != text:
-            print(f"docs/{name}.md disagrees with docs/results; run: python {sys.argv[0]} write")
+            print(f"{page} disagrees with docs/results; run: python {sys.argv[0]} write")
             code = 1
     return code
 

@@ -1,6 +1,7 @@
 """Writes the pages of results from their sources and the records beside them; see results.py.
 
-docs/results/NAME.in is the source of docs/NAME.md. A source has these placeholders for the content of records:
+docs/results/NAME.in is the source of the page NAME in docs. A source has these placeholders for the
+content of records:
 
     {{ command NAME }}             the commands, one on each line
     {{ made NAME }}                commits, machine, number of runs, hours
@@ -113,7 +114,9 @@ def command(name: str) -> str:
         module, arguments = given.split(" ", 1)
         if not arguments.startswith("--config=configs/digits.py"):
             arguments += " --config.data.data_dir=DATA"
-        lines.append(f"python -m thanos_jax.{module} {arguments} --workdir=runs/{name}")
+        arguments = re.sub(r"--config=configs/(\w+)\.py", r"--config=\1", arguments)
+        word = "train" if module == "main" else module
+        lines.append(f"thanos-jax {word} {arguments} --workdir=runs/{name}")
     return "\n".join(lines)
 
 

@@ -63,7 +63,9 @@ def test_a_record_has_the_table_of_its_runs_bit_by_bit(results, page, monkeypatc
     for name in ("digits", "noise"):
         written = (tmp_path / "runs" / name / "table.md").read_text(encoding="utf-8")
         assert page.render.markdown(page.comparison(page.read(name))) == written
-        assert page.command(name) == f"python -m thanos_jax.{commands[name]} --workdir=runs/{name}"
+        typed = commands[name].replace("configs/digits.py", "digits")
+        assert page.command(name) == f"thanos-jax {typed} --workdir=runs/{name}"
+    assert page.command("one").startswith("thanos-jax train --config=digits:ce ")
     assert "seconds" not in page.table("digits")
     found = page.read("digits")
     fine = [one["fine_accuracy"] for one in found["rows"][1]["runs"]]

@@ -22,9 +22,9 @@ _SHELL = re.compile(rf"(\S*/)?({'|'.join(map(re.escape, PROGRAMS + OTHERS))})\s"
 _PYTHON = re.compile(r"(import|from) \w")
 # What stands in a command for the reader's own words -> something that it can be.
 PLACEHOLDERS = {
-    "configs/NAME.py[:METHOD][,ENCODER][,TASK]": "configs/digits.py:supcon,mlp,transfer",
-    "--config=...": "--config=configs/digits.py",
-    "thanos_jax.main ...": "thanos_jax.main --config=configs/digits.py",
+    "=NAME[:METHOD][,ENCODER][,TASK]": "=digits:supcon,mlp,transfer",
+    "--config=...": "--config=digits",
+    "thanos-jax train ...": "thanos-jax train --config=digits",
     "--config.KEY=VALUE": "--config.seed=1",
     "--methods=A,B": "--methods=supcon,thanos",
     "--values=V,W": "--values=0.1,0.5",
