@@ -156,6 +156,8 @@ def test_other_commands_name_files_extras_and_flags_that_are_there():
                 assert extra in known, one
         elif name in ("tfds", "tensorboard"):
             assert words, one
+        elif name == "source":
+            assert words == [".venv/bin/activate"], one
         else:
             files = [word for word in (program, *words) if word.startswith("launch/")]
             assert files, f"{one}: no test knows this program"

@@ -60,7 +60,8 @@ NUMBERS: dict[str, Number] = {
     "thanos_jax": Number("version of this package"),
     # Accuracies
     "coarse_accuracy": _percent(
-        "share of images whose coarse class, the label trained on, is predicted right",
+        "share of images whose coarse class, the label trained on, is predicted right by the "
+        "classifier trained with the encoder",
         card=2,
         printed=True,
     ),
@@ -98,7 +99,7 @@ NUMBERS: dict[str, Number] = {
         "iterations"
     ),
     "worst_group_accuracy": _percent(
-        "lowest coarse accuracy over fine classes",
+        "lowest coarse accuracy over fine classes, by the classifier trained with the encoder",
         title="worst group",
         card=3,
         printed=True,

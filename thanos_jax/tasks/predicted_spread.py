@@ -204,13 +204,13 @@ def _advice(prediction: Prediction) -> list[str]:
         pass
     else:
         method = f"method {form.wider} with " if form.wider else ""
-        found.append(f"{method}{wider.weight} {weight:.2g} ({_WANTED:g})")
+        found.append(f"{method}{wider.weight} {weight:.2g} (predicted {_WANTED:g})")
     if not form.weight:
         return found
     for temperature in (t for t in _TEMPERATURES if t < setting["temperature"]):
         there = _minimum(**{**setting, "temperature": temperature})
         if there is not None and not _hardly(there[0], there[2]):
-            return [*found, f"temperature {temperature:g} ({there[0]:.2g})"]
+            return [*found, f"temperature {temperature:g} (predicted {there[0]:.2g})"]
     return found
 
 
