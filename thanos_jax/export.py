@@ -1,4 +1,4 @@
-"""Command that exports the model of a run: weights, a compiled program and a model card.
+"""Command that exports the model of a run: weights, a serialized program and a model card.
 
     python -m thanos_jax.export --workdir=DIR --out=FOLDER
 
