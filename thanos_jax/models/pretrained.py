@@ -322,7 +322,7 @@ def _require_names(wanted: Sequence[str], given: Sequence[str]) -> None:
     unexpected = sorted(set(given) - set(wanted))
     if unexpected:
         raise WeightsError(
-            f"unexpected {unexpected[0]}, one of {len(unexpected)} tensors that the encoder does "
+            f"unexpected {unexpected[0]}, one of {len(unexpected)} that the encoder does "
             f"not have: {other}"
         )
 
