@@ -20,7 +20,7 @@ TASK is one of
             epoch, lambda = 50. The papers' encoder is a ResNet50 trained on ImageNet:
             `:groups,resnet50` and --config.model.weights=FILE.safetensors (docs/groups.md).
             Perfectly Balanced does not say how the representation of METHOD is trained; here its
-            settings are those of the classifier, with augmented views.
+            settings equal the classifier's, with augmented views.
 This config was not run on the real images, which were not available.
 """
 

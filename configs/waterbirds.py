@@ -19,7 +19,7 @@ TASK is one of
             1e-5, weight decay 1 on all parameters, 300 epochs at batch size 128, group adjustment
             C = 2, no augmentation of the classifier's images; JTT: T = 60 epochs, lambda = 100.
             Perfectly Balanced does not say how the representation of METHOD is trained; here its
-            settings are those of the classifier, with augmented views.
+            settings equal the classifier's, with augmented views.
 This config was not run on the real images or with those weights, which were not available.
 """
 

@@ -35,7 +35,7 @@ Arguments that the contrastive losses share:
                   memory, in reverse mode only ("streaming_gather" and "streaming_ring" select how
                   devices share it); "pallas" has kernels for the tiles; "auto" chooses between the
                   first two. docs/scaling.md has the costs. Second derivatives: "dense" has all,
-                  "streaming" has those of its gradient (`jax.grad` or `jax.jvp` of `jax.grad`).
+                  "streaming" only the ones of its gradient (`jax.grad` or `jax.jvp` of `jax.grad`).
   reduction       "mean": over the anchors of the global batch that have a positive, 0.0 if there is
                   none. "none": [batch, views], one value per anchor, 0 if it has no positive.
 

@@ -1,4 +1,4 @@
-"""Reads and writes the parameters of an encoder, in our names or those of torchvision's ResNet.
+"""Reads and writes the parameters of an encoder, with our names or torchvision's (ResNet).
 
 Files are .safetensors or .npz; nothing is unpickled.
 """
@@ -78,7 +78,7 @@ def load(
 
 
 def replace_encoders(tree: Mapping[str, PyTree], encoder: PyTree) -> dict[str, PyTree]:
-    """Replaces the parameters of every encoder of a model by those of one encoder.
+    """Replaces the parameters of every encoder of a model by the parameters of one encoder.
 
     Args:
         tree: "params" or "batch_stats" of a `thanos_jax.models.Thanos`.

@@ -137,7 +137,7 @@ def convolve(
     """Applies a convolution without bias, equally padded on all sides, and batch normalization.
 
     "SAME" would pad one side only if the stride is 2, which shifts the image. Under `jit` the
-    statistics of a sharded batch are those of the global batch.
+    statistics of a sharded batch are computed over the global batch.
 
     Args:
         maps: feature maps [n, h, w, c].

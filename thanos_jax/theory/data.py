@@ -25,7 +25,7 @@ class ModelError(UserError, ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """The distribution of inputs; by default that of the subclass learned and then unlearned.
+    """The distribution of inputs; with the defaults, a subclass is learned and then unlearned.
 
     x = y phi_1 v_1 + (y_sub phi_2 + mu) v_2 + rho phi_k v_k + xi, and a constant 1 appended, with
     class y, subclass y_sub and rho in {-1, 1}, k in 3 .. K, and xi = sigma v_j. An augmentation of

@@ -81,7 +81,7 @@ def joint(weights: Any, covariances: Covariances, beta: float) -> jax.Array:
     Args:
       weights: W, floating point [rows, d + 1].
       covariances: covariances of a sample.
-      beta: in [0, 1]; 1 attracts all augmentations of a class, 0 only those of an image.
+      beta: in [0, 1]; 1 attracts all augmentations of a class, 0 only within an image.
 
     Returns:
       Scalar of W's dtype.

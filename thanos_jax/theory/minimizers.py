@@ -24,7 +24,7 @@ _TIED = 1e-8
 
 
 class Spectrum(NamedTuple):
-    """Eigenvalues and eigenvectors of R M^+ R', whose nonzero eigenvalues are those of Q.
+    """Eigenvalues and eigenvectors of R M^+ R', whose nonzero eigenvalues equal Q's.
 
     Attributes:
       values: float64 [r], descending.
@@ -104,7 +104,7 @@ def spectrum(factor: np.ndarray, solutions: np.ndarray) -> Spectrum:
 
 
 def _leading(decomposed: Spectrum, solutions: np.ndarray, rows: int) -> np.ndarray:
-    """Returns W from the leading eigenvectors; among tied ones, those of least norm are used."""
+    """Returns W from the leading eigenvectors; among tied ones, the least in norm are used."""
     check_integer("rows", rows, least=1)
     values, vectors = decomposed
     # With R M^(+1/2) = G L^(1/2) U', Q = U L U', and W = L^(1/2) U' M^(+1/2) = G' R M^+.

@@ -21,7 +21,7 @@ import numpy as np
 
 from thanos_jax.theory.data import Sample, check_beta, without_noise
 
-# Eigenvalues below this share of the largest are rounding errors; those of features exceed 1e-3.
+# Eigenvalues below this share of the largest are rounding errors; features have 1e-3 or more.
 _RELATIVE_ZERO = 1e-10
 
 

@@ -42,8 +42,8 @@ class Sweep(NamedTuple):
       name: "sums", "one_positive" or "gradient"; selects the kernel of `pallas`.
       choice: the `streaming.Choice` of the sweep, for these kernels.
       meet: (rows, columns, exclude_self) -> the sums that each tile gets from the other, two trees
-        [size, ...]. Only those of rows are used for a tile paired with itself and for a gathered
-        batch.
+        [size, ...]. For a tile paired with itself, and for a gathered batch, only the sums of rows
+        are used.
       combine: (sum, addition) -> sum; associative.
       initial: tile of entries -> the empty sum.
       fills: the values of padding, a tree with the structure of the entries.

@@ -101,7 +101,7 @@ def halves(tiles: Layout) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _admitted(rows: Layout, columns: Layout, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Returns the pairs without those of tiles of the same view, if views are separate."""
+    """Removes pairs of tiles of the same view, if views are separate."""
     pairs = np.stack([first, second], axis=1).astype(np.int32)
     if rows.groups == 1 or columns.groups == 1:
         return pairs

@@ -10,7 +10,7 @@ For `losses.spread`, `losses.supcon` and `losses.joint` over batches of two view
 - `least_loss`: the loss at the minimum, which is rarely 0;
 - `winning_range`: the alphas (betas) at which a spread-out set beats collapse and uniformity.
 
-The minimum is that of the contrastive loss alone, with embeddings wide enough for one direction per
+It is the minimum of the contrastive loss alone, with embeddings wide enough for one direction per
 image. docs/balance.md explains what it means for a training, and `minimum` how it is calculated.
 """
 
