@@ -145,7 +145,7 @@ class ArraySplit:
         return self.images.nbytes + self.fine.nbytes + self.coarse.nbytes
 
     def read(self, indices: np.ndarray) -> Batch:
-        """Examples by number; see `Split.read`."""
+        """Returns examples by number; see `Split.read`."""
         indices = _check_indices(indices, len(self))
         return {
             "image": np.take(self.images, indices, axis=0),
@@ -202,7 +202,7 @@ class RecordSplit:
         return len(self._records)
 
     def read(self, indices: np.ndarray) -> Batch:
-        """Examples by number; see `Split.read`."""
+        """Returns examples by number; see `Split.read`."""
         numbers = _check_indices(indices, len(self))
         images = np.empty((len(numbers), *self.image_shape), np.uint8)
         labels = np.empty((2, len(numbers)), np.int32)
@@ -274,7 +274,7 @@ class DerivedSplit:
 
     @property
     def fine(self) -> np.ndarray | None:
-        """int32 [len(self)], the fine labels, if they are known without reading."""
+        """int32 [len(self)], the fine labels; None if they can only be read with the images."""
         fine = self.columns.get("fine", self.split.fine)
         return None if fine is None else fine[self.numbers]
 

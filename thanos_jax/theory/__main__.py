@@ -1,4 +1,4 @@
-"""The command: python -m thanos_jax.theory --workdir=DIR."""
+"""Command that runs the experiments: python -m thanos_jax.theory --workdir=DIR."""
 
 from __future__ import annotations
 

@@ -75,13 +75,13 @@ def statistics(
     """See `thanos_jax.losses.pairs.statistics`; reverse mode only.
 
     Args:
-      entries: as there.
-      temperature: as there.
-      views: as there.
-      names: as there.
-      axis_name: as there.
-      bank: as there.
-      coldest: as there.
+      entries: as in `thanos_jax.losses.pairs.statistics`, like the following.
+      temperature: positive scalar.
+      views: "all" or "cross".
+      names: which statistics.
+      axis_name: the axis over which entries are sharded, or None.
+      bank: further candidates, or None.
+      coldest: a lower bound of the temperature, or None.
       schedule: one of `sharded.SCHEDULES`.
       visits: the loops over tiles.
     """

@@ -142,7 +142,7 @@ def problem(
     views: str = "all",
     **drawn: Unpack[Drawn],
 ) -> tuple[Loss, Batches]:
-    """Returns a loss and its batches from the keywords of `within_class_spread`, checked."""
+    """Returns a loss and its batches from checked keywords of `within_class_spread`."""
     return weights.make_loss(loss, temperature, denominator, views), make_batches(**drawn)
 
 

@@ -23,7 +23,7 @@ _TOO_OLD = ("TPU v2", "TPU v3", "TPU v4")
 
 
 def statistics(entries: Entries, **keywords: Any) -> dict[str, jax.Array]:
-    """See `thanos_jax.losses.pairs.streaming.statistics`; takes its keywords less `visits`.
+    """See `thanos_jax.losses.pairs.streaming.statistics`; takes its keywords except `visits`.
 
     Raises:
       ValueError: jax's default backend has neither a TPU of version 5 or later nor a Hopper GPU.

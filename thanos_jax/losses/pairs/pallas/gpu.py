@@ -229,7 +229,7 @@ def _visit(
 
 
 def _by_row(pairs: Any, tiles: int) -> tuple[jax.Array, jax.Array]:
-    """Where each row tile's pairs begin, int32 [tiles + 1], in a list of their column tiles."""
+    """Returns where each row tile's pairs begin, int32 [tiles + 1], and all column tiles."""
     library: Any = np if isinstance(pairs, np.ndarray) else jnp
     order = library.argsort(pairs[:, 0], stable=True)
     begins = library.searchsorted(pairs[order, 0], library.arange(tiles + 1, dtype=pairs.dtype))
@@ -274,7 +274,7 @@ def _pieces(array: jax.Array, number: int) -> list[jax.Array]:
 
 
 def _scratch(form: _Form) -> list[Any]:
-    """Shared memory, in the order of `_kernel`'s arguments."""
+    """Returns the buffers in shared memory, in the order of `_kernel`'s arguments."""
 
     def matrix(*shape: int, dtype: Any = jnp.bfloat16) -> Any:
         elements = _SWIZZLE // jnp.dtype(dtype).itemsize
