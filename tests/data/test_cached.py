@@ -158,7 +158,8 @@ def test_writing_goes_on_where_it_was_stopped(folder, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         write(config, out, shard_rows=8)
     monkeypatch.setattr(caching, "_write_shard", real)
-    with pytest.raises(DataError, match=r"complete cache, got .*, where 4 shards are missing, su"):
+    message = r"complete cache, got .*, where 4 shards are missing, such"
+    with pytest.raises(DataError, match=message):
         sources.load(from_cache(config, out))
     # Labels are the last of a shard: without them it does not count.
     before[0].labels.unlink()
