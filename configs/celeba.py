@@ -3,23 +3,25 @@ r"""CelebA: coarse label blond hair, fine label the group (blond hair x male).
     python -m thanos_jax.main --config=configs/celeba.py[:METHOD][,ENCODER][,TASK] \
         --config.data.data_dir=DATA --workdir=DIR
 
-DATA holds celeb_a as TFDS prepares it in array_record form (README.md). 162,770 training images,
-CelebA's own validation and test splits; the largest centred square at 64 x 64 pixels, 2.3 GiB in
-memory (with a lower data.memory_limit_gib, or larger images, they are read from disk as needed).
+DATA holds celeb_a, prepared by TFDS in array_record form (README.md): 162,770 training images and
+CelebA's own validation and test splits. Images are the largest centred square at 64 x 64 pixels and
+take 2.3 GiB in memory. With a lower data.memory_limit_gib, or larger images, they are read from
+disk as needed.
 
 ENCODER: resnet18 (default), resnet50, vit, mlp; two encoders (mlp: one).
 
 TASK is one of
-  transfer  (default) fine labels read off the embedding: AdamW, 50 epochs at batch 128. The papers
-            give the accuracy of groups recovered from the embedding, not this transfer.
+  transfer  (default) fine labels classified from the embedding: AdamW, 50 epochs at batch size 128.
+            The papers report the accuracy of groups recovered from the embedding, not this
+            accuracy.
   groups    the protocol of GEORGE, group DRO and JTT: images at 224 x 224 pixels, SGD with momentum
             0.9 at a constant rate of 1e-5, weight decay 0.1 on all parameters, 50 epochs at batch
-            128, group adjustment C = 3, no augmentation of the classifier's images; JTT: T = 1
+            size 128, group adjustment C = 3, no augmentation of the classifier's images; JTT: T = 1
             epoch, lambda = 50. The papers' encoder is a ResNet50 trained on ImageNet:
-            `:groups,resnet50` and --config.model.weights=FILE.safetensors (docs/groups.md). How the
-            representation of METHOD is trained is open in Perfectly Balanced: here as its
-            classifier is, on augmented views.
-Not run here on the real images: they could not be had.
+            `:groups,resnet50` and --config.model.weights=FILE.safetensors (docs/groups.md).
+            Perfectly Balanced does not say how the representation of METHOD is trained; here its
+            settings equal the classifier's, with augmented views.
+This config was not run on the real images, which were not available.
 """
 
 from __future__ import annotations

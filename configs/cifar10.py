@@ -3,14 +3,14 @@ r"""Thanos on CIFAR-10: 50,000 images; coarse label vehicle or animal, fine labe
     python -m thanos_jax.main --config=configs/cifar10.py --config.data.data_dir=DATA \
         --workdir=runs/cifar10
 
-DATA holds cifar10 as TFDS prepares it in array_record form (README.md).
+DATA holds cifar10, prepared by TFDS in array_record form (README.md).
 
 Encoders, `configs/cifar10.py:METHOD,ENCODER`:
-  vit       (default) the papers' ViT and settings: two encoders, 600 epochs at batch 128. Perfectly
-            Balanced reports a fine accuracy of 79.1 for Thanos, 51.8 for SupCon.
+  vit       (default) the papers' ViT and settings: two encoders, 600 epochs, batch size 128.
+            Perfectly Balanced reports a fine accuracy of 79.1 for Thanos, 51.8 for SupCon.
   resnet18  the papers' ResNet18, 200 epochs.
-  mlp       a small MLP, 20 epochs: for a look at the program on a CPU, not for its numbers.
-None of them was run here on the real images: they could not be had.
+  mlp       a small MLP, 20 epochs, to try the program on a CPU; its numbers are not of interest.
+None of these was run on the real images, which were not available.
 """
 
 from __future__ import annotations

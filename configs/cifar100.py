@@ -3,16 +3,16 @@ r"""Thanos on CIFAR-100: 50,000 images, coarse label the superclass, fine label 
     python -m thanos_jax.main --config=configs/cifar100.py --config.data.data_dir=DATA \
         --workdir=runs/cifar100
 
-DATA holds cifar100 as TFDS prepares it in array_record form (README.md).
---config.data.name=cifar100_u thins out four of the five classes of every superclass (CIFAR100-U;
-the paper: 59.7 for Thanos, 49.8 for SupCon).
+DATA holds cifar100, prepared by TFDS in array_record form (README.md).
+--config.data.name=cifar100_u removes training images from four of the five classes of every
+superclass (CIFAR100-U; the paper reports 59.7 for Thanos, 49.8 for SupCon).
 
 Encoders, `configs/cifar100.py:METHOD,ENCODER`:
-  vit       (default) the papers' ViT and settings: two encoders, 600 epochs at batch 128. Perfectly
-            Balanced reports a fine accuracy of 65.0 for Thanos, 56.1 for SupCon.
+  vit       (default) the papers' ViT and settings: two encoders, 600 epochs, batch size 128.
+            Perfectly Balanced reports a fine accuracy of 65.0 for Thanos, 56.1 for SupCon.
   resnet18  the papers' ResNet18, 200 epochs.
-  mlp       a small MLP, 20 epochs: for a look at the program on a CPU, not for its numbers.
-None of them was run here on the real images: they could not be had.
+  mlp       a small MLP, 20 epochs, to try the program on a CPU; its numbers are not of interest.
+None of these was run on the real images, which were not available.
 """
 
 from __future__ import annotations

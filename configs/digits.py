@@ -1,27 +1,28 @@
-r"""Scikit-learn's handwritten digits, data that come installed: every task on two CPU cores.
+r"""Scikit-learn's handwritten digits, which need no download: every task on two CPU cores.
 
     python -m thanos_jax.main --config=configs/digits.py[:METHOD][,TASK] --workdir=DIR
 
-1,797 images of 8 x 8 pixels, 359 of them for test. Coarse label: digit >= 5; fine label: the digit.
-A small MLP; one encoder for everything. About half a minute a run.
+There are 1,797 images of 8 x 8 pixels, 359 of them for testing. The coarse label is digit >= 5, the
+fine label the digit. The model is a small MLP with one encoder. A run takes about half a minute.
 
 TASK is one of
-  transfer  (default) ten digits from an embedding that knows the coarse label only. 1,294 training
-            images. Fine accuracy 96.8 ± 0.6 with thanos, 90.2 ± 1.3 with supcon, three seeds;
-            docs/results.md has all methods.
-  groups    digits on red and green, 90 % of the training images of a class on its own colour. The
-            true groups, class x colour, are looked at to measure only: groups are recovered from
-            the embedding of METHOD, and a classifier is trained by group DRO on them. Accuracy of
-            the worst group over three seeds: 82.8 ± 8.5 with thanos, 88.5 ± 2.8 with spread,
+  transfer  (default) ten digits classified from an embedding trained on the coarse label only.
+            1,294 training images. Fine accuracy 96.8 ± 0.6 with thanos, 90.2 ± 1.3 with supcon,
+            three seeds; docs/results.md has all methods.
+  groups    digits on red and green, 90 % of the training images of a class on its own colour.
+            Groups are recovered from the embedding of METHOD, and a classifier is trained on them
+            by group DRO. The true groups, class x colour, are used for measurement only. Accuracy
+            of the worst group over three seeds: 82.8 ± 8.5 with thanos, 88.5 ± 2.8 with spread,
             79.0 ± 3.9 without groups (erm), 89.1 ± 3.4 with the true groups; docs/groups.md.
-  noise     ten classes, 20 % of the training and validation labels another digit. Wrong labels are
-            found by the embedding of METHOD, and a classifier is trained on the mended ones and
-            tested on right ones; docs/noisy_labels.md.
-  coreset   the digits 3, 4, 8 and 9 rare: 19 to 25 images each of 685. METHOD is trained on halves
-            of the images, four times, to see which images are predicted alike with and without
-            them. Images of the most common strata go first. A classifier is trained on the 206 that
-            stay. Accuracy over three seeds: 92.6 ± 1.1 with spread, 86.5 ± 3.3 on random
-            images, 95.5 ± 1.6 on all; docs/coresets.md.
+  noise     ten classes; 20 % of the training and validation labels are another digit. Wrong labels
+            are detected by the embedding of METHOD. A classifier is trained on the repaired labels
+            and tested on correct ones; docs/noisy_labels.md.
+  coreset   the digits 3, 4, 8 and 9 are rare: 19 to 25 images each of 685. METHOD is trained on
+            halves of the images, four times, to see which images are predicted equally well with
+            and without them in training. Images of the most common strata are left out first. A
+            classifier is trained on the 206 remaining images. Accuracy over three seeds:
+            92.6 ± 1.1 with spread, 86.5 ± 3.3 on random images, 95.5 ± 1.6 on all;
+            docs/coresets.md.
 
 The table of a task, with the methods that need no representation:
 
@@ -42,7 +43,7 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
     config = schema.default()
     config.method, _, config.task = schema.parse_argument(argument, encoder=("mlp",), task=TASKS)
     config.data.name = "digits"
-    # A digit mirrored may be no digit or another.
+    # A mirrored digit may be another digit, or none.
     config.augment.flip = 0.0
     config.augment.jitter_probability = 0.0
     config.model.encoder = "mlp"
@@ -57,7 +58,7 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
         config.train.checkpoint_every_epochs = 100.0
         return config
     config.augment.crop_scale = (0.7, 1.0)
-    config.augment.grey_probability = 0.0  # colours are what groups are made of
+    config.augment.grey_probability = 0.0  # colours define the groups
     config.train.epochs = 30.0
     config.train.batch_size = 128
     config.train.checkpoint_every_epochs = 10.0
@@ -71,7 +72,7 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
     elif config.task == "noise":
         config.data.classes = "fine"
         config.train.evaluate_every_epochs = 5.0
-        # Without augmentation wrong labels are learnt by heart, and there is something to lose.
+        # Without augmentation, the classifier memorizes wrong labels, so that methods differ.
         config.classifier.augment = False
         config.classifier.epochs = 100.0
         config.noise.forget_epochs = 20.0

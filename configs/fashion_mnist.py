@@ -1,18 +1,18 @@
-r"""Fashion-MNIST: 60,000 images of clothes, coarse label one of four groups; every task.
+r"""Fashion-MNIST: 60,000 images of clothes; the coarse label is one of four groups; every task.
 
     python -m thanos_jax.main --config=configs/fashion_mnist.py[:METHOD][,ENCODER][,TASK] \
         --config.data.data_dir=DATA --workdir=DIR
 
-DATA holds fashion_mnist/3.0.1 as TFDS prepares it in array_record form (docs/data.md). The groups
+DATA holds fashion_mnist/3.0.1, prepared by TFDS in array_record form (docs/data.md). The groups
 are tops, trousers and dresses, footwear, and bags; the fine label is one of the ten classes.
 
-ENCODER and TASK are those of configs/mnist.py, whose settings these are but for what stands below:
-images are also flipped. ENCODER is one of mlp (default), convnet, vit and resnet18; the last two
-were not run here. TASK is one of transfer (default) and, set up for the mlp and the convnet,
-  groups   articles on stripes: 98 % of the training images of tops and footwear on horizontal
-           ones, of the other two groups on vertical ones.
-  noise    ten classes, 20 % of the training and validation labels another class.
-  coreset  the rare articles of each group about a fiftieth of their training images.
+Settings are as in configs/mnist.py, except that images are also flipped. ENCODER is one of mlp
+(default), convnet, vit and resnet18; the last two were not run. TASK is one of transfer (default)
+and, with settings for mlp and convnet,
+  groups   articles on stripes: 98 % of the training images of tops and footwear are on horizontal
+           stripes, 98 % of the other two groups on vertical ones.
+  noise    ten classes; 20 % of the training and validation labels are another class.
+  coreset  rare articles of each group: a fiftieth of their training images is kept.
 """
 
 from __future__ import annotations

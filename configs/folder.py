@@ -1,19 +1,20 @@
-r"""Thanos on your own images, with a coarse and a fine label each, or one label.
+r"""Thanos on your own images, with a coarse and a fine label each, or with one label.
 
     python -m thanos_jax.main --config=configs/folder.py --config.data.data_dir=DIR \
         --workdir=runs/own
 
 DIR holds images in folders COARSE/FINE or CLASS, or labels.csv with the columns filename, coarse,
-fine (or label alone) and perhaps split (docs/own_images.md). Images are cropped to their largest
-centred square and resized to 64 x 64 pixels; another size: --config.data.image_size=SIDE, a
-multiple of --config.model.vit.patch=8 for the ViT. How long it takes and what to expect depends on
-the images.
+fine (or only label) and perhaps split (docs/own_images.md). Images are cropped to their largest
+centred square and resized to 64 x 64 pixels. For another size, set --config.data.image_size=SIDE,
+a multiple of --config.model.vit.patch=8 for the ViT. Time and accuracy depend on the images.
 
-Encoders, `configs/folder.py:METHOD,ENCODER,TASK`; tasks are those of configs/digits.py, and audit:
-every label is judged by a model trained without it, and findings.csv has the most suspicious first.
+TASK is one of the tasks of configs/digits.py, or audit: every label is judged by a model trained
+without it, and findings.csv lists the most suspicious labels first.
+
+Encoders, `configs/folder.py:METHOD,ENCODER,TASK`:
   vit       (default) the papers' ViT with patches of 8 pixels: two encoders, 200 epochs.
   resnet18  the papers' ResNet18, 200 epochs.
-  mlp       a small MLP with one encoder, 100 epochs: for a CPU and a few thousand small images.
+  mlp       a small MLP with one encoder, 100 epochs, for a CPU and a few thousand small images.
 """
 
 from __future__ import annotations

@@ -3,23 +3,23 @@ r"""ISIC: coarse label benign or malignant, fine label the group (patch or no pa
     python -m thanos_jax.main --config=configs/isic.py[:METHOD][,ENCODER][,TASK] \
         --config.data.data_dir=DIR --workdir=DIR
 
-DIR holds images of the ISIC archive and metadata.csv, with the columns filename, benign_malignant,
-patch and perhaps split, which the user puts together (docs/data.md); which images show a patch is
-not in the archive's metadata. The largest centred square at 224 x 224 pixels: 22,000 images are
-3.1 GiB in memory (with a lower data.memory_limit_gib they are read from disk as needed).
+DIR holds images of the ISIC archive and metadata.csv with the columns filename, benign_malignant,
+patch and perhaps split (docs/data.md). The user writes this table; the archive's metadata does not
+say which images show a patch. Images are the largest centred square at 224 x 224 pixels; 22,000
+images take 3.1 GiB in memory. With a lower data.memory_limit_gib they are read from disk as needed.
 
 ENCODER: resnet50 (default), resnet18, vit, mlp; two encoders (mlp: one). The papers start from a
-ResNet50 trained on ImageNet: --config.model.weights=FILE.safetensors does (docs/groups.md); without
-it parameters are random, and their numbers not to be expected.
+ResNet50 trained on ImageNet, as --config.model.weights=FILE.safetensors does (docs/groups.md).
+Without it parameters start at random, and the papers' numbers cannot be expected.
 
 TASK is one of
-  transfer  (default) fine labels read off the embedding: AdamW, 20 epochs at batch 128.
+  transfer  (default) fine labels classified from the embedding: AdamW, 20 epochs at batch size 128.
   groups    the protocol of GEORGE: SGD with momentum 0.9 at a constant rate of 1e-3, weight decay
-            1e-3 on all parameters, 20 epochs at batch 16; the classifier at a rate of 5e-4, group
-            adjustment C = 0, no augmentation of its images. JTT's T and lambda for ISIC are not
-            published: the defaults stand. How the representation of METHOD is trained is open in
-            Perfectly Balanced: here with GEORGE's settings, on augmented views.
-Not run here on the real images or with those weights: neither could be had.
+            1e-3 on all parameters, 20 epochs at batch size 16; the classifier at a rate of 5e-4,
+            group adjustment C = 0, no augmentation of its images. JTT's T and lambda for ISIC are
+            not published, so that the defaults are used. Perfectly Balanced does not say how the
+            representation of METHOD is trained; here it has GEORGE's settings and augmented views.
+This config was not run on the real images or with those weights, which were not available.
 """
 
 from __future__ import annotations

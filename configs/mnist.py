@@ -3,30 +3,29 @@ r"""MNIST: 60,000 training images, coarse label digit >= 5, fine label the digit
     python -m thanos_jax.main --config=configs/mnist.py[:METHOD][,ENCODER][,TASK] \
         --config.data.data_dir=DATA --workdir=DIR
 
-DATA holds mnist/3.0.1 as TFDS prepares it in array_record form (README.md).
+DATA holds mnist/3.0.1, prepared by TFDS in array_record form (README.md).
 
 ENCODER is one of
-  mlp       (default) an MLP of 784-512-256-128 units with one encoder for everything, 20 epochs,
-            for a CPU: 100 s on two cores. Fine accuracy 98.1 ± 0.1 (SupCon 94.7), three seeds;
-            docs/results.md has all methods.
+  mlp       (default) an MLP of 784-512-256-128 units with one encoder, 20 epochs, for a CPU: 100 s
+            on two cores. Fine accuracy 98.1 ± 0.1 (SupCon 94.7), three seeds; docs/results.md has
+            all methods.
   convnet   convolutions of 5x5 to 32 and 3x3 to 64 channels, each with stride 2, linear layers of
-            256 and 128 units, one encoder for everything, 20 epochs; computed as matrix products
-            on a CPU.
-  vit       the papers' ViT and settings: two encoders, 600 epochs at batch 128. Perfectly Balanced
-            reports a fine accuracy of 99.0 for Thanos, 95.4 for SupCon. Not run here at this
+            256 and 128 units, one encoder, 20 epochs; computed as matrix products on a CPU.
+  vit       the papers' ViT and settings: two encoders, 600 epochs, batch size 128. Perfectly
+            Balanced reports a fine accuracy of 99.0 for Thanos, 95.4 for SupCon. Not run at this
             length.
-  resnet18  the papers' ResNet18, 200 epochs. Not run here.
+  resnet18  the papers' ResNet18, 200 epochs. Not run.
 
-TASK is one of transfer (default) and, set up for the mlp and the convnet,
+TASK is one of transfer (default) and, with settings for mlp and convnet,
   groups    digits on red and green, 98 % of the training images of a class on its own colour.
             Accuracy of the worst group over three seeds: 93.4 ± 0.5 with thanos, 88.4 ± 1.4 with
             supcon, 77.4 ± 0.1 without groups (erm), 92.7 ± 2.0 with the true groups.
-  noise     ten classes, 20 % of the training and validation labels another digit;
+  noise     ten classes; 20 % of the training and validation labels are another digit;
             docs/noisy_labels.md has the table.
-  coreset   the digits 3, 4, 8 and 9 rare: about 100 training images each of 33,033. A classifier is
-            trained on the 9,910 that stay, for five epochs. Test accuracy over three seeds:
-            90.4 ± 0.4 with spread, 87.9 ± 0.5 on random images, 91.5 ± 0.1 on all.
-What each task does is said in configs/digits.py. The table of a task:
+  coreset   the digits 3, 4, 8 and 9 are rare: about 100 training images each of 33,033. A
+            classifier is trained on the 9,910 remaining images, for five epochs. Test accuracy over
+            three seeds: 90.4 ± 0.4 with spread, 87.9 ± 0.5 on random images, 91.5 ± 0.1 on all.
+configs/digits.py describes the tasks. The table of a task:
 
     python -m thanos_jax.compare --config=configs/mnist.py:groups --config.data.data_dir=DATA \
         --table=groups --workdir=DIR
@@ -40,13 +39,13 @@ from thanos_jax import config as schema
 
 ENCODERS = ("mlp", "vit", "resnet18", "convnet")
 TASKS = ("transfer", "groups", "noise", "coreset")
-# Temperature and learning rate of a method with the convnet: the best fine accuracy on validation
-# after 5 epochs. Methods that are not listed have Thanos's values, untuned.
+# Temperature and learning rate of a method with the convnet, chosen by fine accuracy on validation
+# after 5 epochs. Methods that are not listed use Thanos's values, untuned.
 CONVNET = {"thanos": (0.5, 4e-3)}
 
 
 def of_method(config: ml_collections.ConfigDict, method: str) -> dict[str, float]:
-    """Returns what is set for a method beside its name; the rows of a table differ by it."""
+    """Returns the settings of a method, config key -> value, which rows of a table use."""
     if config.model.encoder != "convnet" or config.task != "transfer":
         return {}
     temperature, rate = CONVNET.get(method, CONVNET["thanos"])
@@ -73,7 +72,7 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
     elif config.model.encoder == "resnet18":
         config.train.epochs = 200.0
     if config.model.encoder == "convnet":
-        # Steps of one program keep their memory from one to the next.
+        # Steps in one program reuse their memory.
         config.train.resident = "yes"
         if config.task == "transfer":
             config.train.batch_size = 128
@@ -84,14 +83,14 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
     if config.task == "groups":
         config.data.background = "colour"
         config.data.correlation = 0.98
-        # Few: what has learnt the rare images by heart no longer errs on them, and hides them.
+        # Few epochs: a model that has memorized the rare images no longer errs on them.
         config.train.epochs = 2.0
         config.train.checkpoint_every_epochs = 1.0
         config.classifier.epochs = 10.0
         config.groups.jtt_epochs = 1.0
     elif config.task == "noise":
         config.data.classes = "fine"
-        # Without augmentation wrong labels are learnt by heart, and there is something to lose.
+        # Without augmentation, the classifier memorizes wrong labels, so that methods differ.
         config.classifier.augment = False
         config.classifier.epochs = 15.0
     elif config.task == "coreset":

@@ -1,21 +1,23 @@
-r"""RandBit of Xue et al. (ICML 2023): random bits that both views share, a feature that competes.
+r"""RandBit of Xue et al. (ICML 2023): random bits that both views share, as a competing feature.
 
     python -m thanos_jax.main --config=configs/randbit.py[:METHOD][,DATA] \
         --config.data.data_dir=DIR --workdir=DIR
 
-DIR holds the set as TFDS prepares it in array_record form (README.md).
+DIR holds the set, prepared by TFDS in array_record form (README.md).
 
-DATA, and the bits and the weight beta of the joint loss that go with it:
-  mnist     (default) 10 bits (the paper has 5, 10 and 15), beta 0.5. The paper's fine accuracy at
-            10 bits: 61.21 for info_nce, 79.37 for joint.
-  cifar10   2 bits. The paper's accuracy of classes and subclasses at width 4: 86.73 and 34.38.
-  cifar100  1 bit, beta 0.8. The paper's accuracy of classes and subclasses: 61.10 and 28.13 for
-            supcon, 52.32 and 34.11 for info_nce, 63.94 and 35.72 for joint.
+DATA, with its number of bits and weight beta of the joint loss:
+  mnist     (default) 10 bits (the paper has 5, 10 and 15), beta 0.5. The paper reports for 10 bits
+            a fine accuracy of 61.21 for info_nce, 79.37 for joint.
+  cifar10   2 bits, beta 0.5. The paper reports at width 4 an accuracy of classes and subclasses of
+            86.73 and 34.38.
+  cifar100  1 bit, beta 0.8. The paper reports an accuracy of classes and subclasses of 61.10 and
+            28.13 for supcon, 52.32 and 34.11 for info_nce, 63.94 and 35.72 for joint.
 
-The paper's protocol: one ResNet18, its first stage 64 channels wide (others: 4 and 128, by
---config.model.resnet.width), SGD with a rate of 0.01 and momentum 0.9, batch 512, 1000 epochs. Open
-in the paper, and chosen here: the rate stays constant, no weight decay, a temperature of 0.5. Not
-run here at this length; docs/results.md has MNIST with an MLP, 20 epochs.
+The settings are the paper's: one ResNet18 with 64 channels in its first stage (the paper also has 4
+and 128: --config.model.resnet.width), SGD with a rate of 0.01 and momentum 0.9, batch size 512,
+1000 epochs. Settings that the paper does not give were chosen here: a constant rate, no weight
+decay, a temperature of 0.5. This config was not run at this length; docs/results.md has MNIST with
+an MLP, 20 epochs.
 
     python -m thanos_jax.compare --config=configs/randbit.py --config.data.data_dir=DIR \
         --table=randbit --workdir=DIR

@@ -3,17 +3,17 @@ r"""Thanos on Tiny ImageNet: 200 classes at 64 x 64 pixels, coarse label the sup
     python -m thanos_jax.main --config=configs/tiny_imagenet.py --config.data.data_dir=DATA \
         --workdir=runs/tiny_imagenet
 
-DATA holds tiny-imagenet-200/ as it is distributed (docs/data.md). 90,000 training images, 10,000
-for validation, 10,000 for test; 1.3 GiB in memory. The 61 superclasses are a grouping of our own.
-Perfectly Balanced reports a fine accuracy of 49.6 for Thanos and 43.9 for SupCon with 67 others,
-which could not be used here: the numbers are not comparable. --config.data.coarse_map=FILE reads
-another grouping, a CSV with the columns wnid and coarse.
+DATA holds tiny-imagenet-200/ as it is distributed (docs/data.md): 90,000 images for training,
+10,000 for validation and 10,000 for testing, 1.3 GiB in memory. The 61 superclasses are a grouping
+of our own. Perfectly Balanced reports a fine accuracy of 49.6 for Thanos and 43.9 for SupCon with
+67 other superclasses, which are not available; the numbers are not comparable.
+--config.data.coarse_map=FILE reads another grouping, a CSV with the columns wnid and coarse.
 
 Encoders, `configs/tiny_imagenet.py:METHOD,ENCODER`:
   vit       (default) the papers' ViT with patches of 8 pixels: two encoders, 600 epochs.
   resnet18  the papers' ResNet18, 200 epochs.
-  mlp       a small MLP, 20 epochs: for a look at the program on a CPU, not for its numbers.
-None of them was run here on the real images: they could not be had.
+  mlp       a small MLP, 20 epochs, to try the program on a CPU; its numbers are not of interest.
+None of these was run on the real images, which were not available.
 """
 
 from __future__ import annotations

@@ -4,22 +4,23 @@ r"""Waterbirds: coarse label land- or waterbird, fine label the group (bird x ba
         --config.data.data_dir=DATA --workdir=DIR
 
 DATA holds waterbird_complete95_forest2water2/ as group DRO's authors distribute it, with
-metadata.csv (docs/data.md): 11,788 images, the largest centred square at 224 x 224 pixels, 1.7 GiB
-in memory (with a lower data.memory_limit_gib, or larger images, they are read from disk as
-needed). Its own validation and test splits.
+metadata.csv (docs/data.md): 11,788 images with their own validation and test splits. Images are the
+largest centred square at 224 x 224 pixels and take 1.7 GiB in memory. With a lower
+data.memory_limit_gib, or larger images, they are read from disk as needed.
 
 ENCODER: resnet50 (default), resnet18, vit, mlp; two encoders (mlp: one). The papers start from a
-ResNet50 trained on ImageNet: --config.model.weights=FILE.safetensors does (docs/groups.md); without
-it parameters are random, and their numbers not to be expected.
+ResNet50 trained on ImageNet, as --config.model.weights=FILE.safetensors does (docs/groups.md).
+Without it parameters start at random, and the papers' numbers cannot be expected.
 
 TASK is one of
-  transfer  (default) fine labels read off the embedding: AdamW, 300 epochs at batch 128.
+  transfer  (default) fine labels classified from the embedding: AdamW, 300 epochs at batch size
+            128.
   groups    the protocol of GEORGE, group DRO and JTT: SGD with momentum 0.9 at a constant rate of
-            1e-5, weight decay 1 on all parameters, 300 epochs at batch 128, group adjustment
+            1e-5, weight decay 1 on all parameters, 300 epochs at batch size 128, group adjustment
             C = 2, no augmentation of the classifier's images; JTT: T = 60 epochs, lambda = 100.
-            How the representation of METHOD is trained is open in Perfectly Balanced: here as its
-            classifier is, on augmented views.
-Not run here on the real images or with those weights: neither could be had.
+            Perfectly Balanced does not say how the representation of METHOD is trained; here its
+            settings equal the classifier's, with augmented views.
+This config was not run on the real images or with those weights, which were not available.
 """
 
 from __future__ import annotations

@@ -116,7 +116,7 @@ def test_what_is_not_there(arguments, words, workdir, capsys):
     [
         ([], "required"),
         (["delete", "."], "invalid choice"),
-        (["list", ".", "--step=3"], "--step is for verify"),
+        (["list", ".", "--step=3"], "--step: expected with verify only"),
         (["verify", ".", "--step=x"], "invalid int"),
     ],
 )

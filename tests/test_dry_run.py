@@ -125,7 +125,7 @@ def test_it_tells_time_and_balance_and_leaves_nothing(said):
     (each,) = re.findall(r"([\d.]+) ms a step here; the first batch was read in", text)
     (whole, unit) = re.search(rf"about ([\d.]+) (m?s) for {steps} steps", text).groups()
     assert float(whole) * {"s": 1000, "ms": 1}[unit] == pytest.approx(steps * float(each), rel=0.01)
-    assert "an estimate by the steps timed here" in text
+    assert "estimated from the steps timed here" in text
     silent = small("ce")
     assert "within_class_spread" not in "\n".join(dry_run.describe(silent, costs=()))
 
@@ -142,7 +142,7 @@ def test_shapes_alone_compile_nothing(monkeypatch):
     seen = [line.rpartition(" ")[2] for line in lines if "views seen by the model" in line]
     assert seen == [str(2 * BATCH), str(BATCH)]  # two views of an image, and a classifier's one
     samples = sum("sample_" in line for line in trainings)
-    assert sum("a step costs what one of sample_0 does" in line for line in lines) == samples - 1
+    assert sum("a step costs the same as one of sample_0" in line for line in lines) == samples - 1
 
 
 @pytest.mark.parametrize(
@@ -296,7 +296,7 @@ def test_a_config_whose_data_are_not_there_is_described(name, argument, tmp_path
     with pytest.raises(dry_run.NotThereError, match="the run cannot start: "):
         lines.extend(dry_run.describe(config, costs=("shapes",)))
     text = "\n".join(lines)
-    assert f"{config.data.name} is not there; its usual sizes are taken" in text
+    assert f"{config.data.name} is missing; assumed are its published sizes" in text
     assert "FLOP a step in its layers" in text
     assert "disk: up to" in text
 

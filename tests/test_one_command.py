@@ -28,7 +28,7 @@ def test_names_stand_for_files_of_this_folder_or_of_the_package(monkeypatch, tmp
         expand(["--dataset=mnits"])
     with pytest.raises(ConfigError, match=r"celeba, cifar10, .*got ''"):
         expand(["--dataset"])
-    with pytest.raises(ConfigError, match="give one of the two"):
+    with pytest.raises(ConfigError, match=r"--dataset: expected without --config, .* got both"):
         expand(["--config", "x.py", "--dataset=mnist"])
     monkeypatch.chdir(tmp_path)
     (found,) = expand(["--config=digits:ce"])

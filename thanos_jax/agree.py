@@ -1,4 +1,4 @@
-"""What the processes of a run agree on: the first one decides or computes, and all get it."""
+"""Values that all processes of a run share: the first process computes them, all receive them."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from thanos_jax.errors import UserError
 
 
 class OtherProcessError(UserError):
-    """The first process failed at what it did for all."""
+    """The first process failed while it computed a value for all processes."""
 
 
 def is_first() -> bool:
-    """Whether this is the process that writes."""
+    """Returns whether this is the first process, the only one that writes files."""
     return jax.process_index() == 0
 
 
 def from_first(make: Callable[[], bytes]) -> bytes:
-    """Returns, in every process, what the first one makes; the others make nothing.
+    """Calls a function in the first process and returns its bytes in every process.
 
     Args:
-      make: runs in the first process only, and must not use devices of other processes.
+      make: called in the first process only; it must not use devices of other processes.
 
     Raises:
       OtherProcessError: in the other processes, if `make` raises in the first one.
@@ -49,13 +49,13 @@ def from_first(make: Callable[[], bytes]) -> bytes:
 
 
 def value_of_first(find: Callable[[], Any]) -> Any:
-    """Returns, in every process, a value that JSON can hold and the first one finds, as in files.
+    """Calls a function in the first process and returns its value in every process.
 
-    Which files there are decides what is run next: processes that looked by themselves might see
-    different ones, and wait for each other.
+    Used for what depends on files, such as what to run next. Processes that each looked at the
+    files might see different ones and then wait for each other.
 
     Args:
-      find: as for `from_first`.
+      find: as `make` of `from_first`, but returns a value that JSON can hold.
 
     Raises:
       OtherProcessError: as `from_first`.
@@ -66,7 +66,7 @@ def value_of_first(find: Callable[[], Any]) -> Any:
 
 
 def everywhere(here: bool) -> bool:
-    """Returns whether something holds in every process; every process makes this call."""
+    """Returns whether `here` is true in every process; every process must make this call."""
     if jax.process_count() == 1:
         return here
     return bool(np.all(multihost_utils.process_allgather(np.int32(here))))

@@ -1,4 +1,4 @@
-"""Work that goes on beside other work of the same process."""
+"""A function that runs in a background thread of the same process."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ Result = TypeVar("Result")
 
 
 def beside(function: Callable[[], Result]) -> Callable[[], Result]:
-    """Starts a function in a thread of its own.
+    """Starts a function in a background thread.
 
-    The thread ends with the process: a run that is stopped does not wait for it.
+    The thread is a daemon: a process that is stopped does not wait for it.
 
     Args:
-      function: saves time only if it releases the interpreter lock, as scikit-learn's long loops
-        do.
+      function: the function. Time is saved only if it releases the interpreter lock, as the long
+        loops of scikit-learn do.
 
     Returns:
-      Waits for the function and returns its result, or raises its error.
+      A function that waits for the result and returns it, or raises the error of `function`.
     """
     future: Future[Result] = Future()
 

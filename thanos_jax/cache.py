@@ -3,9 +3,9 @@ r"""Writes a data set as decoded, resized pixels, for sets that are read many ti
     python -m thanos_jax.cache --config=configs/folder.py --config.data.data_dir=DIR \
         --config.data.image_size=224 --out=CACHE
 
-Then --config.data.cache=CACHE reads it, in every run with the same data: the pixels, splits and
-results are those without it. The same command goes on when it was stopped. docs/input.md says what
-it costs and gains.
+A run on the same data then reads the cache with --config.data.cache=CACHE; pixels, splits and
+results are the same as without it. If the command is stopped, the same command continues.
+docs/input.md has the costs and gains.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ _THREADS = flags.DEFINE_integer(
 
 
 def main(argv: Sequence[str]) -> None:
-    """Writes the cache, and prints what it holds."""
-    # Shards are written whole, so that nothing is to be done first.
+    """Writes the cache and prints its number of images and the time taken."""
+    # Shards are written whole, so a signal may end the process at once.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)
-    from thanos_jax import config as schema  # not before --help: the schema takes its time
+    from thanos_jax import config as schema  # not before --help: the schema is slow to import
     from thanos_jax.data import caching, sources
 
     config, folder = _CONFIG.value, pathlib.Path(str(_OUT.value)).expanduser()
     schema.check(config)
     if config.data.cache:
         raise ConfigError(
-            f"config.data.cache: expected '' for what a cache is made of, got {config.data.cache!r}"
+            f"config.data.cache: expected '' while a cache is written, got {config.data.cache!r}"
         )
     if sources.is_of_files(config.data):
         config.data.memory_limit_gib = 0.0  # read once, shard by shard

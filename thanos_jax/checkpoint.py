@@ -1,11 +1,11 @@
-"""Checkpoints from the command line: what there is, and whether it is undamaged.
+"""Command that lists the checkpoints of a run or checks them for damage.
 
     python -m thanos_jax.checkpoint list DIR
     python -m thanos_jax.checkpoint verify DIR [--step=N]
 
 DIR is the workdir of a run, or its checkpoints folder. `verify` reads every file and every array,
-needs neither the run's config nor its devices, and ends with exit code 1 if one is damaged. Both
-may be used while the run goes on.
+and ends with exit code 1 if a checkpoint is damaged. It needs neither the run's config nor its
+devices. Both actions may be used while the run is in progress.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pathlib
 
 from thanos_jax import command
 
-# absl's flags have no words without dashes; argparse's do.
+# argparse, because absl has no positional arguments.
 PARSER = command.Parser(
     prog="python -m thanos_jax.checkpoint",
     description=__doc__,
@@ -24,14 +24,14 @@ PARSER = command.Parser(
 )
 PARSER.add_argument("action", choices=("list", "verify"))
 PARSER.add_argument("dir", metavar="DIR", type=pathlib.Path)
-PARSER.add_argument("--step", type=int, help="only this one; for verify")
+PARSER.add_argument("--step", type=int, help="verify this checkpoint only")
 
 
 def main(asked: argparse.Namespace) -> int:
     """Lists or verifies checkpoints; returns the exit code."""
     if asked.step is not None and asked.action != "verify":
-        PARSER.error("--step is for verify")
-    from thanos_jax.train import inspection  # not before --help: jax takes its time
+        PARSER.error("--step: expected with verify only")
+    from thanos_jax.train import inspection  # not before --help: jax is slow to import
 
     folder, steps = inspection.find(asked.dir, asked.step)
     if asked.action == "list":
@@ -45,5 +45,5 @@ def main(asked: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    os.environ["JAX_PLATFORMS"] = "cpu"  # other devices may be a running training's
+    os.environ["JAX_PLATFORMS"] = "cpu"  # a running training may hold the other devices
     command.start(main, PARSER)

@@ -1,4 +1,4 @@
-"""Checks of arguments that data and evaluations share: "NAME: expected ..., got ..."."""
+"""Argument checks of data and evaluations; messages read "NAME: expected ..., got ..."."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from thanos_jax.errors import nearest
 
 
 def check_option(what: str, value: Any, known: Sequence[str]) -> None:
-    """Raises ValueError where value is none of the known options."""
+    """Raises ValueError if value is not one of the known options."""
     if value not in known:
         raise ValueError(
             f"{what}: expected one of {tuple(known)}, got {value!r}{nearest(str(value), known)}"
@@ -19,19 +19,19 @@ def check_option(what: str, value: Any, known: Sequence[str]) -> None:
 
 
 def check_at_least(what: str, value: float | None, low: int) -> None:
-    """Raises ValueError where value is below low; None, an option that is not set, passes."""
+    """Raises ValueError if value is below low; None, an option that is not set, is accepted."""
     if value is not None and value < low:
         raise ValueError(f"{what}: expected at least {low}, got {value}")
 
 
 def check_share(what: str, value: float) -> None:
-    """Raises ValueError where value is not in [0, 1]."""
+    """Raises ValueError if value is not in [0, 1]."""
     if not 0 <= value <= 1:
         raise ValueError(f"{what}: expected a share in [0, 1], got {value}")
 
 
 def check_seed(seed: int, bits: int = 64) -> None:
-    """Raises ValueError where seed is not in [0, 2**bits)."""
+    """Raises ValueError if seed is not in [0, 2**bits)."""
     if not 0 <= seed < 2**bits:
         raise ValueError(f"seed: expected at least 0 and below 2**{bits}, got {seed}")
 
@@ -45,19 +45,20 @@ def check_labels(
     least: int = 0,
     dtype: type[np.signedinteger] = np.int64,
 ) -> np.ndarray:
-    """Returns labels as int64 [n] in this process's memory.
+    """Returns labels as a NumPy array, int64 [n], after checking them.
 
     Args:
       labels: integer [n].
       what: the argument's name, with the split, for messages.
       length: n, the number of examples that the labels belong to; None: any number.
       num_classes: labels are 0 to num_classes - 1; None: any values.
-      least: the smallest n that is accepted, where `length` is None.
-      dtype: of the result, if not int64.
+      least: the smallest n that is accepted if `length` is None.
+      dtype: dtype of the result.
 
     Raises:
-      TypeError: not integers.
-      ValueError: another shape, or a label out of range; names the first such row.
+      TypeError: labels are not integers.
+      ValueError: the shape is wrong, or a label is out of range; the message names the first such
+        row.
     """
     array = _check_vector(labels, what, np.integer, "integers", length, least)
     if num_classes is not None:
@@ -72,9 +73,12 @@ def check_labels(
 
 
 def check_floats(values: Any, what: str, *, length: int | None = None) -> np.ndarray:
-    """Returns floating point numbers as float64 [n], n at least 1; else raises as `check_labels`.
+    """Returns floating point numbers as float64 [n], n at least 1, after checking them.
 
-    ValueError where a number is not finite, too; it names the first such row.
+    Raises:
+      TypeError: values are not floating point numbers.
+      ValueError: the shape is wrong, or a number is not finite; the message names the first such
+        row.
     """
     array = _check_vector(values, what, np.floating, "floating point", length, 1)
     if not np.isfinite(array).all():
@@ -84,7 +88,7 @@ def check_floats(values: Any, what: str, *, length: int | None = None) -> np.nda
 
 
 def check_flags(values: Any, what: str, shape: tuple[int, ...] | None = None) -> np.ndarray:
-    """Returns a bool array, or raises TypeError for another dtype, ValueError for another shape."""
+    """Returns a bool array; raises TypeError for another dtype, ValueError for another shape."""
     array = np.asarray(values)
     if array.dtype != np.bool_:
         of = "" if shape is None else f" {list(shape)}"
@@ -97,7 +101,7 @@ def check_flags(values: Any, what: str, shape: tuple[int, ...] | None = None) ->
 def _check_vector(
     values: Any, what: str, kind: type, words: str, length: int | None, least: int
 ) -> np.ndarray:
-    """Returns an array of one dimension, checked for its length and the kind of its dtype."""
+    """Returns a one-dimensional array after checking its length and the kind of its dtype."""
     array = np.asarray(values)
     if length is None and (array.ndim != 1 or len(array) < least):
         bound = f" with n >= {least}" if least else ""

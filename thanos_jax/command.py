@@ -1,4 +1,4 @@
-"""What the commands have in common."""
+"""What all commands share: parsing of flags, handling of errors and of signals."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from thanos_jax.interruption import Interrupted
 _STOPPED = flags.DEFINE_integer(
     "stopped_exit_code",
     0,
-    "Exit code of a run that SIGTERM or SIGINT stopped and that saved its state. A scheduler that "
-    "starts only failed jobs again needs another than 0.",
+    "Exit code of a run that saved its state after SIGTERM or SIGINT. A scheduler that restarts "
+    "failed jobs only needs a code other than 0.",
     lower_bound=0,
     upper_bound=255,
 )
 
-# A path that begins in a home folder, which shells leave as it is after "--FLAG=".
+# A path that begins with ~, which shells do not expand after "--FLAG=".
 _HOME = re.compile(r"(?<==)~[^/=]*/.*")
 
 
 class Parser(argparse_flags.ArgumentParser):
-    """Of a command that takes words besides flags; a misspelt choice suggests the nearest."""
+    """Parser of a command with positional arguments; suggests the nearest choice."""
 
     def error(self, message: str) -> NoReturn:
         """Ends the command with a message and exit code 2."""
@@ -43,20 +43,20 @@ class Parser(argparse_flags.ArgumentParser):
         super().error(message + (nearest(found[1], re.findall(r"\w+", found[2])) if found else ""))
 
     def flags(self) -> list[str]:
-        """Returns the names of its own flags."""
+        """Returns the names of the flags that this parser defines."""
         return ["help", *re.findall(r"--(\w+)", self.format_usage())]
 
 
 def start(main: Callable[[Any], int | None], parser: Parser | None = None) -> None:
-    """Parses the flags and calls main(argv); a UserError becomes its message and exit code 1.
+    """Parses the flags, calls main(argv) and ends the process with its exit code.
 
-    A ~ at the beginning of a flag's value is the home folder.
-
-    A run that was asked to stop, and did, ends with exit code 0 or that of --stopped_exit_code.
+    A UserError is printed as its message, without a traceback, with exit code 1. A run that a
+    signal stopped ends with the code of --stopped_exit_code. A ~ at the beginning of a flag's value
+    is expanded to the home folder.
 
     Args:
-      main: of the command; what it returns is the exit code.
-      parser: of a command that takes words besides flags; main gets what it parses.
+      main: the command's function; it returns the exit code.
+      parser: parser of a command with positional arguments; main then gets the parsed namespace.
     """
     with while_read():
         _start(main, parser)
@@ -64,9 +64,9 @@ def start(main: Callable[[Any], int | None], parser: Parser | None = None) -> No
 
 @contextlib.contextmanager
 def while_read() -> Iterator[None]:
-    """Ends the program without a word, with exit code 1, once nobody reads what it prints.
+    """Ends the program silently, with exit code 1, once the reader of its stdout is gone.
 
-    As where `head` has read enough. A BrokenPipeError of anything but stdout stays an error.
+    This happens with `| head`, for instance. A BrokenPipeError of another file stays an error.
     """
     ended: SystemExit | None = None
     try:
@@ -78,7 +78,7 @@ def while_read() -> Iterator[None]:
     except BrokenPipeError:
         if not _unread():
             raise
-        # What is still to be written, at the end of the program, goes nowhere.
+        # What is still buffered at the end of the program is discarded.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit((ended and ended.code) or 1) from None
     if ended:
@@ -86,8 +86,8 @@ def while_read() -> Iterator[None]:
 
 
 def _unread() -> bool:
-    """Whether the reader of stdout has gone."""
-    # Another flush would not tell: a write that failed may leave nothing to be flushed.
+    """Returns whether the reader of stdout is gone."""
+    # Another flush would not show it: after a failed write the buffer may be empty.
     watched = select.poll()
     watched.register(sys.stdout.fileno(), 0)
     return bool(watched.poll(0))
@@ -100,7 +100,7 @@ def _start(main: Callable[[Any], int | None], parser: Parser | None) -> None:
         if parser is None and len(argv) > 1:
             raise app.UsageError(f"expected only flags, got {argv[1:]}")
         if not flags.FLAGS["verbosity"].present:
-            logging.set_verbosity(logging.WARNING)  # Orbax tells every file it touches
+            logging.set_verbosity(logging.WARNING)  # Orbax logs every file it touches
         return main(argv)
 
     def parse(argv: list[str]) -> Any:
@@ -133,17 +133,17 @@ def _start(main: Callable[[Any], int | None], parser: Parser | None) -> None:
 
 
 def _check_flags(words: Sequence[str], parser: Parser | None) -> None:
-    """Raises ConfigError for a flag that the command has not, with the nearest that it has."""
+    """Raises ConfigError for an unknown flag; the message suggests the nearest known one."""
     own = set(parser.flags() if parser else ["help"])
     for module, defined in flags.FLAGS.flags_by_module_dict().items():
-        if not module.startswith("absl"):  # whose flags are for those who look for them
+        if not module.startswith("absl"):  # absl's own flags are not suggested
             own |= {flag.name for flag in defined}
     before = list(itertools.takewhile("--".__ne__, words))
     known = {*flags.FLAGS, "flagfile", "undefok", *own, *_may_be_unknown(before)}
     for word in before:
         name = word[2:].partition("=")[0]
         if not word.startswith("--") or name.startswith(("config.", "noconfig.")):
-            continue  # a key of a config is looked at by itself
+            continue  # keys of a config are checked by `_check_config`
         if name in known or name.removeprefix("no") in known:
             continue
         if parser and any(flag.startswith(name) for flag in own):
@@ -152,7 +152,7 @@ def _check_flags(words: Sequence[str], parser: Parser | None) -> None:
 
 
 def _may_be_unknown(words: Sequence[str]) -> Iterator[str]:
-    """Yields the names that --undefok=NAME,NAME says to leave out where they are unknown."""
+    """Yields the names in --undefok=NAME,NAME: flags that are ignored if they are unknown."""
     for word, following in itertools.zip_longest(words, words[1:], fillvalue=""):
         flag, equals, value = word.partition("=")
         if flag in ("-undefok", "--undefok"):
@@ -160,7 +160,7 @@ def _may_be_unknown(words: Sequence[str]) -> Iterator[str]:
 
 
 def _check_config(argv: Sequence[str]) -> None:
-    """Raises ConfigError for a config file that is not there, or a key that the schema has not."""
+    """Raises ConfigError for a missing config file or a key that the schema does not have."""
     for word in argv:
         if word.startswith("--config="):
             path = pathlib.Path(word.partition("=")[2].partition(":")[0])
@@ -171,7 +171,7 @@ def _check_config(argv: Sequence[str]) -> None:
                 raise ConfigError(f"--config: expected a file, got {str(path)!r}{like}")
         found = re.match(r"--?(?:no)?config\.([^=]+)", word)
         if found:
-            from thanos_jax.config import FIELDS  # of those commands alone that have a config
+            from thanos_jax.config import FIELDS  # only for commands with a config
 
             key = found[1].partition("[")[0]  # widths[0] is a number in widths
             sections = {other[: len(key)] for other in FIELDS if other.startswith(f"{key}.")}
@@ -180,9 +180,10 @@ def _check_config(argv: Sequence[str]) -> None:
 
 
 def _of_config_file(error: flags.Error) -> str:
-    """Returns the message of an error of a flag; of one that a config file raised, its own words.
+    """Returns the message of a flag's error, or of the UserError that a config file raised.
 
-    ml_collections puts the traceback into the message; absl then makes an error of the flag of it.
+    ml_collections puts the traceback of a config file into its message, and absl turns this into
+    an error of the flag.
     """
     cause = error.__context__
     if not isinstance(cause, UserError):
@@ -191,7 +192,7 @@ def _of_config_file(error: flags.Error) -> str:
 
 
 def _misspelt(error: AttributeError | KeyError) -> Exception:
-    """A ConfigError for a key that a config file sets and that does not exist; or the error."""
+    """Returns a ConfigError if a config file sets an unknown key, else the error itself."""
     inner: Any = error
     while isinstance(inner, BaseException) and inner.args:
         inner = inner.args[0]
@@ -207,31 +208,31 @@ def _misspelt(error: AttributeError | KeyError) -> Exception:
 def _leave_others(message: str) -> None:
     """Ends this process at once, with exit code 1, if it is one of several.
 
-    The other processes then miss it and end too. An orderly end would wait for them, while they
-    wait for this process.
+    The other processes notice and end too. An orderly exit would deadlock: this process would wait
+    for the others, and they for it.
     """
     jax = sys.modules.get("jax")
     if jax and jax.distributed.is_initialized() and jax.process_count() > 1:
         print(
             f"{message}\nprocess {jax.process_index()} of {jax.process_count()} ends, after an "
-            "error of its own or because another process has ended; see what that one wrote. The "
-            "same commands go on from the last checkpoint.",
+            "error of its own or because another process has ended; see the output of that one. "
+            "The same commands continue from the last checkpoint.",
             file=sys.stderr,
             flush=True,
         )
-        with contextlib.suppress(OSError):  # the others must not wait because nobody reads
+        with contextlib.suppress(OSError):  # a closed stdout must not keep the others waiting
             sys.stdout.flush()
         os._exit(1)
 
 
 def keep_compiled_programs() -> None:
-    """Lets jax find what earlier runs compiled on this machine; of no effect once jax is imported.
+    """Turns on jax's persistent compilation cache; has no effect once jax is imported.
 
-    In ~/.cache/thanos_jax, or where XDG_CACHE_HOME says. JAX_COMPILATION_CACHE_DIR names another
-    folder; JAX_ENABLE_COMPILATION_CACHE=false turns it off.
+    The cache is in thanos_jax/ of XDG_CACHE_HOME or ~/.cache. JAX_COMPILATION_CACHE_DIR names
+    another folder; JAX_ENABLE_COMPILATION_CACHE=false turns the cache off.
     """
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser(os.path.join("~", ".cache"))
-    # By machine: a home may be shared, and programs for one kind of CPU may not run on another.
+    # One folder per machine: a home may be shared by machines with different CPUs.
     folder = os.path.join(home, "thanos_jax", platform.node() or "machine")
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", folder)
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")

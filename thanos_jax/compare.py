@@ -1,14 +1,14 @@
-r"""A table of the papers: its rows, each with several seeds, and what they come to.
+r"""Command that runs a table of the papers: every row with several seeds, then the table.
 
     python -m thanos_jax.compare --config=configs/NAME.py[:,PRESET] --workdir=DIR \
         [--table=coarse_to_fine] [--methods=ce,thanos] [--values=0,0.5,1] [--seeds=3] \
         [--config.KEY=VALUE ...]
 
---dataset=NAME and --config=NAME stand for --config=configs/NAME.py. DIR gets every run in ROW/SEED,
-and the table as table.md, table.html (with links to the reports and to maps.html, the maps of the
-first seed of each row side by side), table.csv (a line a row), runs.csv (a line a run) and
-results.json. The same command takes up what is missing; another one with more methods, values or
-seeds adds to it.
+--dataset=NAME and --config=NAME stand for --config=configs/NAME.py. Every run is in DIR/ROW/SEED.
+DIR also has the table as table.md, table.html (with links to the reports and to maps.html, the maps
+of the first seed of each row side by side), table.csv (a line per row), runs.csv (a line per run)
+and results.json. The same command runs what is missing; a command with more methods, values or
+seeds adds them to the table.
 """
 
 from __future__ import annotations
@@ -31,27 +31,27 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of all runs and of the t
 _TABLE = flags.DEFINE_string(
     "table",
     "coarse_to_fine",
-    "Which of thanos_jax/tables/definitions.py; a name not there lists all.",
+    "Name of a table in thanos_jax/tables/definitions.py; an unknown name lists all.",
 )
-_METHODS = flags.DEFINE_list("methods", None, "Methods to compare; the table's if not given.")
+_METHODS = flags.DEFINE_list("methods", None, "Methods to compare; by default the table's.")
 _VALUES = flags.DEFINE_list(
-    "values", None, "Values of the table's first axis; its own if not given."
+    "values", None, "Values of the table's first axis; by default the table's."
 )
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Runs of each row.", lower_bound=1)
 
 
 class RunError(UserError):
-    """Some runs of a comparison ended in an error; the others are in the table."""
+    """Some runs of a comparison failed; the others are in the table."""
 
 
 def main(argv: Sequence[str]) -> None:
     """Runs the comparison and prints its table.
 
     Raises:
-      RunError: after all others were run; names what failed and why.
+      RunError: a run failed; raised after all others, and names the failed runs and their errors.
     """
     processes.join()
-    from thanos_jax.tables.comparison import compare  # after --help: jax takes its time
+    from thanos_jax.tables.comparison import compare  # not before --help: jax is slow to import
 
     file = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]
     given = config_flags.get_override_values(flags.FLAGS["config"])
@@ -65,7 +65,7 @@ def main(argv: Sequence[str]) -> None:
         methods=_METHODS.value or None,
         values=_VALUES.value or None,
         seeds=_SEEDS.value,
-        # What the command line sets is meant for every row.
+        # Keys set on the command line apply to every row.
         of_method=lambda name: {k: v for k, v in of_method(name).items() if k not in given},
     )
     print(f"\n{outcome.text}\n{workdir / 'table.html'}", flush=True)

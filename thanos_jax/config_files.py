@@ -1,4 +1,4 @@
-"""Config files by name: those of the current folder, and those that come with the package."""
+"""Config files by name, from the current folder and from the package."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from thanos_jax.errors import ConfigError, require_one_of
 
 
 def folders() -> list[pathlib.Path]:
-    """Returns the folders in which a config is looked for by name, the first one first.
+    """Returns the folders that are searched for a config, in order.
 
-    They are configs/ of the current folder, and the installed thanos_jax.configs or, in a checkout
-    that is not installed, the checkout's configs/.
+    First configs/ of the current folder, then the installed thanos_jax.configs, then configs/ of
+    the checkout.
     """
     beside = pathlib.Path(__file__).resolve().parents[1] / "configs"
     installed = importlib.util.find_spec("thanos_jax.configs")
@@ -23,7 +23,7 @@ def folders() -> list[pathlib.Path]:
 
 
 def known() -> dict[str, pathlib.Path]:
-    """Returns name -> file of every config that can be named."""
+    """Returns the configs that can be given by name: name -> file."""
     found: dict[str, pathlib.Path] = {}
     for folder in folders():
         for file in sorted(folder.glob("*.py")):
@@ -33,14 +33,14 @@ def known() -> dict[str, pathlib.Path]:
 
 
 def find(what: str, value: str) -> str:
-    """Returns a config as `ml_collections.config_flags` takes it, FILE.py[:WORDS].
+    """Returns the value of a config flag with the name replaced by its file, FILE.py[:WORDS].
 
     Args:
       what: the flag, for messages.
-      value: FILE.py[:WORDS], which stays as it is, or NAME[:WORDS].
+      value: NAME[:WORDS], or FILE.py[:WORDS], which is returned unchanged.
 
     Raises:
-      ConfigError: no config of that name.
+      ConfigError: there is no config of that name.
     """
     name, colon, words = value.partition(":")
     if "/" in name or name.endswith(".py"):
@@ -51,10 +51,10 @@ def find(what: str, value: str) -> str:
 
 
 def expand(arguments: Sequence[str]) -> list[str]:
-    """Returns command line arguments with the file of each --config=NAME and --dataset=NAME.
+    """Returns command line arguments with --config=NAME and --dataset=NAME as --config=FILE.
 
     Raises:
-      ConfigError: no config of that name, or both flags are given.
+      ConfigError: there is no config of that name, or both flags are given.
     """
     words = iter(arguments)
     expanded, given = [], []
@@ -66,5 +66,5 @@ def expand(arguments: Sequence[str]) -> list[str]:
             word = f"--config={find(f'--{name}', value if equals else next(words, ''))}"
         expanded.append(word)
     if {"dataset", "config"} <= set(given):
-        raise ConfigError("--dataset is another name of --config; give one of the two")
+        raise ConfigError("--dataset: expected without --config, which means the same, got both")
     return expanded

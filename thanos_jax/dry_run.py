@@ -1,4 +1,4 @@
-"""What a run would do and cost: its plan, with nothing written.
+"""Describes what a run would do and what it would cost; writes nothing.
 
 `thanos_jax.main --dry_run` prints it line by line.
 """
@@ -24,7 +24,7 @@ COSTS = ("shapes", "programs")
 
 
 class NotThereError(UserError):
-    """The run was described, but its data are not there."""
+    """The run was described, but its data are missing."""
 
 
 def describe(
@@ -33,21 +33,22 @@ def describe(
     *,
     costs: Sequence[str] = COSTS,
 ) -> Iterator[str]:
-    """Yields lines on what `thanos_jax.run.run` would do: keys that are set, data, each training.
+    """Yields lines that describe what `thanos_jax.run.run` would do.
 
-    Each training has its protocol, the predicted spread of its classes, shapes, parameters, FLOPs,
-    memory, the size of a checkpoint, and a time.
+    They list the keys that differ from their defaults, the data, and each training: its protocol,
+    the predicted spread of its classes, shapes, number of parameters, FLOPs, memory, size of a
+    checkpoint, and an estimate of its time.
 
     Args:
       config: as for `run`.
       load: as for `run`; the data are read.
-      costs: which of `COSTS` are looked at: "shapes" traces each training's step, "programs"
-        compiles it for its memory and runs it a few times.
+      costs: which costs of a training step are computed, of `COSTS`: "shapes" traces the step,
+        "programs" compiles it for its memory and times it over a few steps.
 
     Raises:
       ConfigError: as `run`.
-      DatasetNotFound, MissingDependencyError: as `run`, where only the images tell the shapes.
-      NotThereError: the data are not there; raised after the last line.
+      DatasetNotFound, MissingDependencyError: as `run`, if the shapes are known from images only.
+      NotThereError: the data are missing; raised after the last line.
     """
     check(config)
     for key, value in schema.flatten(config).items():
@@ -62,7 +63,7 @@ def describe(
             raise
         dataset, missing = published, error
         sizes = ", ".join(f"{name} {len(split)}" for name, split in dataset.splits.items())
-        yield f"{dataset.name} is not there; its usual sizes are taken, classes as equal: {sizes}"
+        yield f"{dataset.name} is missing; assumed are its published sizes, equal classes: {sizes}"
     fits.require(config, dataset)
     held = bytes_in_memory(dataset)
     on_disk = ", ".join(name for name, size in held.items() if not size)
@@ -79,7 +80,7 @@ def describe(
 
 
 def _trainings(run: stages.Run, costs: Sequence[str], *, timed: bool) -> Iterator[str]:
-    known: dict[str, rehearsal.Rehearsal] = {}  # of trainings whose names differ by a number
+    known: dict[str, rehearsal.Rehearsal] = {}  # name without its number -> the first such training
     total = 0.0
     for name, one in TASKS[run.config.task].trainings(run).items():
         yield f"training{name and ' '}{name}, {one.images:,} images:"
@@ -92,7 +93,7 @@ def _trainings(run: stages.Run, costs: Sequence[str], *, timed: bool) -> Iterato
         if not costs:
             continue
         if kind in known:
-            yield f"    a step costs what one of {known[kind].name} does"
+            yield f"    a step costs the same as one of {known[kind].name}"
         else:
             known[kind] = rehearsal.Rehearsal(run, name, one)  # warns of a large batch by itself
             if "shapes" in costs:
@@ -106,11 +107,11 @@ def _trainings(run: stages.Run, costs: Sequence[str], *, timed: bool) -> Iterato
             yield f"    about {units.in_time(steps * seconds)} for {steps:,} steps"
     if total:
         yield (
-            f"about {units.in_time(total)} of training in all, an estimate by the steps timed here;"
-            " compiling, evaluations, checkpoints and the report are not in it"
+            f"about {units.in_time(total)} of training in all, estimated from the steps timed here;"
+            " compilation, evaluations, checkpoints and the report are not included"
         )
     elif "programs" in costs:
-        yield "no estimate of the time: no step was timed"
+        yield "no estimate of the time, because no step was timed"
 
 
 def _indented(lines: Iterator[str] | list[str]) -> Iterator[str]:

@@ -1,10 +1,10 @@
-r"""Embeddings and predictions of images by the model of a run.
+r"""Command that computes embeddings and predictions of images with the model of a run.
 
     python -m thanos_jax.embed --workdir=DIR --images=FOLDER|CSV|tfds:NAME --out=PATH
 
-PATH.npz or PATH.parquet becomes one file, any other PATH a folder of shards, which the same command
-goes on with when it was stopped. Started as several processes (launch/), each does its share of the
-shards. docs/after_training.md says what the files hold.
+PATH.npz and PATH.parquet are written as one file; any other PATH is a folder of shards. If the
+command is stopped, the same command continues a folder of shards. Several processes (launch/) share
+the shards. docs/after_training.md describes the files.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _IMAGES = flags.DEFINE_string(
 )
 _OUT = flags.DEFINE_string("out", None, "PATH.npz or PATH.parquet, one file; or a folder.")
 _PART = flags.DEFINE_string(
-    "part", None, "Training of the run, representation or classifier; by default the last."
+    "part", None, "Training of the run, representation or classifier; by default the last one."
 )
 _STEP = flags.DEFINE_integer("step", None, "Step of the checkpoint; by default the reported one.")
 _SPLIT = flags.DEFINE_string("split", "test", "Split of tfds:NAME.")
@@ -45,12 +45,12 @@ _FORMAT = flags.DEFINE_enum("shard_format", "npz", ["npz", "parquet"], "Format o
 
 
 def main(argv: Sequence[str]) -> None:
-    """Embeds images, and prints how many and how fast."""
+    """Embeds images and prints their number and the speed."""
     processes.join()
-    # Files are written whole, so that nothing is to be done first; jax would wait for a run.
+    # Files are written whole, so a signal may end the process at once; jax would delay it.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)
-    from thanos_jax.trained import embeddings, images  # not before --help: jax takes its time
+    from thanos_jax.trained import embeddings, images  # not before --help: jax is slow to import
     from thanos_jax.trained.loading import load
 
     out = pathlib.Path(str(_OUT.value)).expanduser()

@@ -1,4 +1,4 @@
-"""What a user can mend: the commands show these errors without a traceback."""
+"""Errors that a user can fix; the commands print them without a traceback."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 
 class UserError(Exception):
-    """Base of the errors whose message says what was got, what is expected, and what to do."""
+    """Base of the errors whose message says what was expected, what was got and what to do."""
 
 
 class MissingDependencyError(UserError, ImportError):
@@ -15,17 +15,17 @@ class MissingDependencyError(UserError, ImportError):
 
 
 class ConfigError(UserError, ValueError):
-    """A config that cannot be run; the message names the key, what was got and what is expected."""
+    """A config cannot be run; the message names the key, the expected and the given value."""
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """Returns "; did you mean ...?" with the known word that is most like a word, or nothing."""
+    """Returns "; did you mean ...?" with the known word most similar to `word`, or ""."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def require_one_of(what: str, name: str, options: Sequence[str]) -> None:
-    """Raises ConfigError, with the nearest of the options, unless the name is one of them."""
+    """Raises ConfigError, with the nearest option, if the name is not one of the options."""
     if name not in options:
         raise ConfigError(
             f"{what}: expected one of {', '.join(options)}, got {name!r}{nearest(name, options)}"
@@ -33,4 +33,4 @@ def require_one_of(what: str, name: str, options: Sequence[str]) -> None:
 
 
 class NotARunError(UserError, FileNotFoundError):
-    """A folder without what a run leaves: its config, its model, a checkpoint."""
+    """A folder lacks the files of a run: its config, its model or a checkpoint."""

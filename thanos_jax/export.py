@@ -1,4 +1,4 @@
-"""The model of a run for others to use: weights, a program, and a model card.
+"""Command that exports the model of a run: weights, a serialized program and a model card.
 
     python -m thanos_jax.export --workdir=DIR --out=FOLDER
 
@@ -16,16 +16,16 @@ from absl import flags
 from thanos_jax import command
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run.")
-_OUT = flags.DEFINE_string("out", None, "Folder that gets the model.")
+_OUT = flags.DEFINE_string("out", None, "Folder that the model is written to.")
 _PART = flags.DEFINE_string(
-    "part", None, "Training of the run, representation or classifier; by default the last."
+    "part", None, "Training of the run, representation or classifier; by default the last one."
 )
 _STEP = flags.DEFINE_integer("step", None, "Step of the checkpoint; by default the reported one.")
 
 
 def main(argv: Sequence[str]) -> None:
     """Exports a model and prints the names of its files."""
-    from thanos_jax.trained import exports  # not before --help: jax takes its time
+    from thanos_jax.trained import exports  # not before --help: jax is slow to import
     from thanos_jax.trained.loading import load
 
     run, out = (pathlib.Path(str(flag.value)).expanduser() for flag in (_WORKDIR, _OUT))

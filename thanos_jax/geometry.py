@@ -1,10 +1,11 @@
-"""The geometry of a run's embeddings, in full.
+"""Command that measures the geometry of a run's embeddings in full.
 
     python -m thanos_jax.geometry --workdir=DIR
 
-Prints, and leaves in DIR/geometry.json, what docs/geometry.md describes: neural collapse with the
+It prints and writes to DIR/geometry.json what docs/geometry.md describes: neural collapse with the
 classifier, distances between strata, the class-fixing permutation test, and local Lipschitz
-constants of encoder and decoder. All on test images, under the parameters of the newest checkpoint.
+constants of encoder and decoder. All are measured on the test images, with the parameters of the
+newest checkpoint.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run.")
 
 def main(argv: Sequence[str]) -> None:
     """Measures a run, prints the numbers and writes geometry.json."""
-    from thanos_jax import measure  # not before --help: jax takes its time
+    from thanos_jax import measure  # not before --help: jax is slow to import
 
     folder = pathlib.Path(str(_WORKDIR.value))
     found = measure.geometry(folder)

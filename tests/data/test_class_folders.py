@@ -80,7 +80,7 @@ def test_endings_in_any_case_links_and_files_that_are_no_images(tmp_path, capsys
     (tmp_path / "a" / "back").symlink_to(tmp_path)
     assert len(every_image(load(tmp_path))) == 14
     said = capsys.readouterr().err
-    assert "4 files without the ending of an image are passed over" in said
+    assert "4 files without the extension of an image are ignored" in said
     assert "a/list.html" in said
 
 
@@ -89,7 +89,7 @@ def test_endings_in_any_case_links_and_files_that_are_no_images(tmp_path, capsys
     [
         (
             ("a", "b", "."),
-            r"each image of .* in a folder of its class, got '0\.png'; a labels\.csv",
+            r"each image of .* in a folder of its class, got '0\.png'; with a labels\.csv",
         ),
         (
             ("a", "b/c"),
@@ -98,7 +98,7 @@ def test_endings_in_any_case_links_and_files_that_are_no_images(tmp_path, capsys
         (("a/b/c", "d"), r"in CLASS/ or COARSE/FINE/, got 'a/b/c/0\.png'"),
         (
             ("train/a", "test/a", "extra/a"),
-            r"folders of splits alone .* test, train, got 'extra' t",
+            r"only folders of splits .* test, train are, got 'extra' t",
         ),
         (("test/a", "val/a"), r"expected a folder train in .*, got test, val"),
         (("train/a", "train/b", "test/a"), r"'b' has 1 images, none of them in the test split"),

@@ -91,7 +91,7 @@ def test_one_class():
     noisy, changed = corrupt(np.zeros(4, int), 0.0, num_classes=1, seed=0)
     assert not noisy.any()
     assert not changed.any()
-    with pytest.raises(ValueError, match="rate: expected 0, for no label has another"):
+    with pytest.raises(ValueError, match="rate: expected 0, because no label can change"):
         corrupt(np.zeros(4, int), 0.2, num_classes=1, seed=0)
 
 
@@ -107,7 +107,7 @@ def test_one_class():
         ({"labels": [0.5]}, TypeError, r"labels: expected integers \[n\], got dtype float64"),
         ({"labels": [[0]]}, ValueError, r"labels: expected \[n\].*got shape \(1, 1\)"),
         ({"seed": -1}, ValueError, r"seed: expected at least 0 and below 2\*\*64, got -1"),
-        ({"fine": [0, 1, 2]}, ValueError, "fine: expected None but .* got kind='symmetric'"),
+        ({"fine": [0, 1, 2]}, ValueError, "fine: expected None unless .* got kind='symmetric'"),
         ({"kind": "within_class"}, ValueError, "fine: expected the fine labels .* got None"),
         (
             {"kind": "within_class", "fine": [0]},

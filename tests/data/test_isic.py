@@ -131,7 +131,7 @@ def test_a_missing_table_says_what_is_expected(tmp_path, there):
         (
             "images/ISIC_0000002.png",
             "images/ISIC_0000001.png",
-            r"line 4: filename: 'images/ISIC_0000001\.png' was labelled before, in line 3",
+            r"line 4: filename: 'images/ISIC_0000001\.png' is listed before, in line 3",
         ),
     ],
 )

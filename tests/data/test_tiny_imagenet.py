@@ -207,7 +207,7 @@ def test_a_table_of_one_s_own(stored, tmp_path):
             r"map\.csv, line 3: wnid: expected one line each, got 'n1' again",
         ),
         ("wnid,coarse\nn1,a,b\n", r"map\.csv, line 2: expected 2 cells as in the header, got 3"),
-        (None, r"data\.coarse_map: expected a CSV .*got '.*map\.csv', which is no file"),
+        (None, r"data\.coarse_map: expected a CSV .*got '.*map\.csv', which is not a file"),
     ],
 )
 def test_tables_that_cannot_be_used(stored, tmp_path, text, message):

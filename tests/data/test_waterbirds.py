@@ -163,7 +163,7 @@ def cells(**changes):
         (
             6,
             cells(img_filename="014.Indigo_Bunting/Bird_0000_7.jpg"),
-            r"line 6: img_filename: '.*0000_7\.jpg' was labelled before, in line 2",
+            r"line 6: img_filename: '.*0000_7\.jpg' is listed before, in line 2",
         ),
         (6, lambda line: line + ",1", "line 6: expected 6 cells as in the header, got 7"),
         # The only waterbird on land of the training split.

@@ -282,7 +282,10 @@ SETTING = {"alpha": 0.5, "temperature": 0.5, "classes": 4, "images_per_class": 8
         ({"denominator": "some"}, r"^denominator: expected one of .*got 'some'$"),
         ({"views": "own"}, r"^views: expected one of .*got 'own'$"),
         ({"draw": "any"}, r"^draw: expected one of .*got 'any'$"),
-        ({"images_per_class": 0}, "^images_per_class: expected integers of at least 1, got 0$"),
+        (
+            {"images_per_class": 0},
+            r"^images_per_class: expected integers of at least 1 \(or means.*\), got 0$",
+        ),
         ({"images_per_class": 2.5}, "^images_per_class: expected integers .* got 2.5$"),
         ({"images_per_class": [8, 8]}, r"^images_per_class: .* 4, one a class, got shape \(2,\)$"),
         ({"images_per_class": math.inf}, "^images_per_class: expected integers .* got inf$"),

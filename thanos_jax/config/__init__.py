@@ -1,7 +1,7 @@
-"""The schema of a run: every key, its default, what it may be and what it means.
+"""The schema of a config: every key with its default, accepted values and meaning.
 
 `python -m thanos_jax.config` prints it. A file in configs/ starts from `default()`, which is
-locked: a key that does not exist is an error there, on the command line, and in `check`.
+locked: an unknown key is an error there, on the command line, and in `check`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = [
 
 
 def default() -> ml_collections.ConfigDict:
-    """Returns a locked ConfigDict of all defaults, nested by the dots of the keys."""
+    """Returns a locked ConfigDict of all defaults; a dot in a key is a level of nesting."""
     config: dict[str, Any] = {}
     for key, field in FIELDS.items():
         *sections, name = key.split(".")
@@ -44,10 +44,12 @@ def default() -> ml_collections.ConfigDict:
 
 
 def read(path: str | os.PathLike[str]) -> ml_collections.ConfigDict:
-    """Returns the config of a run, as its config.json holds it; younger keys at their defaults.
+    """Returns the config of a run, read from its config.json.
+
+    Keys that the file lacks, because the run is older than they are, get their defaults.
 
     Raises:
-      ConfigError: no such file, not JSON, or a config outside the schema.
+      ConfigError: the file is missing or not JSON, or its config does not fit the schema.
     """
     try:
         stored = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
@@ -57,14 +59,14 @@ def read(path: str | os.PathLike[str]) -> ml_collections.ConfigDict:
 
 
 def parse(stored: Mapping[str, Any], path: str | os.PathLike[str]) -> ml_collections.ConfigDict:
-    """Returns a config out of what JSON holds of it; younger keys at their defaults.
+    """Returns a config from its JSON form; missing keys get their defaults.
 
     Args:
-      stored: nested; lists stand for tuples.
-      path: of the file, for messages.
+      stored: a nested mapping; lists stand for tuples.
+      path: the file, for messages.
 
     Raises:
-      ConfigError: a config outside the schema.
+      ConfigError: the config does not fit the schema.
     """
     given = {k: tuple(v) if isinstance(v, list) else v for k, v in flatten(stored).items()}
     config = default()
@@ -77,7 +79,7 @@ def parse(stored: Mapping[str, Any], path: str | os.PathLike[str]) -> ml_collect
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns {"section.key": value} of a nested mapping.
+    """Returns a nested mapping as a flat dictionary, {"section.key": value}.
 
     Example:
       >>> from thanos_jax.config import flatten
@@ -94,11 +96,11 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def check(config: Mapping[str, Any] | ml_collections.ConfigDict) -> None:
-    """Holds a config, nested or flat, against the schema.
+    """Checks a config, nested or flat, against the schema.
 
     Raises:
-      ConfigError: a key that is unknown (with the nearest known one) or missing, or a value of
-        another type than its default or outside what its field accepts.
+      ConfigError: a key is unknown (the message suggests the nearest one) or missing, a value has
+        another type than its default, or its field does not accept it.
     """
     values = flatten(config)
     for key in values:
@@ -110,7 +112,7 @@ def check(config: Mapping[str, Any] | ml_collections.ConfigDict) -> None:
         value, kind = values[key], type(field.default)
         accepted: Any = {float: (int, float), tuple: (tuple, list)}.get(kind, kind)
         fits = isinstance(value, accepted) and isinstance(value, bool) == (kind is bool)
-        if not fits or value != value:  # not a number is no number
+        if not fits or value != value:  # NaN is refused
             raise ConfigError(f"config.{key}: expected {kind.__name__}, got {value!r}")
         if not field.accepts(value):
             meant = nearest(value, field.options) if field.options else ""

@@ -1,6 +1,6 @@
-"""The command that prints the schema: python -m thanos_jax.config.
+"""Command that prints the schema: python -m thanos_jax.config.
 
-For every key its default, its meaning and what it may be.
+It prints the default, the meaning and the accepted values of every key.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from thanos_jax import command, config
 
 
 def main(argv: Sequence[str]) -> None:
-    """Prints two lines for every key."""
+    """Prints two lines per key: its default, and its meaning with the accepted values."""
     for key, field in config.FIELDS.items():
         expected = f" ({field.expected})" if field.expected else ""
         print(f"{key} = {field.default!r}\n    {field.meaning}{expected}")

@@ -1,4 +1,4 @@
-"""The table of config keys: what each means, its default and what it may be."""
+"""The table of config keys: the meaning, default and accepted values of each."""
 
 from __future__ import annotations
 
@@ -27,9 +27,14 @@ _HUGE = 1e12
 
 @dataclasses.dataclass(frozen=True)
 class Field:
-    """One key: its default, its meaning, and a test with the words for what passes it.
+    """One config key.
 
-    `options` are the words that it may be, where it is one of a few.
+    Attributes:
+      default: the value it has unless a config sets another; its type is the key's type.
+      meaning: what the key sets, for the printed schema and the documentation.
+      expected: the accepted values in words, for the schema and for error messages.
+      accepts: whether a value of the right type is accepted.
+      options: the accepted strings, if the key is one of a fixed list.
     """
 
     default: Any
@@ -46,7 +51,7 @@ def _one_of(default: str, meaning: str, options: Sequence[str]) -> Field:
 
 
 def _method(default: str, what: str, options: Mapping[str, Any], see: str) -> Field:
-    """The names of methods, with their meanings."""
+    """Returns the field of a task's methods; its meaning lists what each method does."""
     each = "; ".join(f"{name}: {method.meaning}" for name, method in options.items())
     return _one_of(default, f"{what}; {each}; see docs/{see}", tuple(options))
 
@@ -83,7 +88,7 @@ def _sizes(default: tuple[int, ...], meaning: str) -> Field:
 
 
 def _own_or_trains(meaning: str, high: float = _HUGE) -> Field:
-    """A number of the classifier, -1 where it is that of train."""
+    """Returns the field of a classifier's number; -1 stands for the value under train."""
     return Field(
         -1.0,
         meaning,
@@ -101,7 +106,7 @@ def _epochs(default: tuple[float, ...], meaning: str) -> Field:
     )
 
 
-# Of thanos_jax.train.optimizers, which would import jax.
+# The names in thanos_jax.train.optimizers, repeated here because that module imports jax.
 OPTIMIZERS = ("adamw", "sgd", "nesterov", "lars", "lamb")
 SCHEDULES = ("cosine", "step", "constant")
 DECAYS = ("kernels", "all")
@@ -110,133 +115,143 @@ DATASETS = sources.NAMES
 FIELDS: dict[str, Field] = {
     "task": _one_of(
         "transfer",
-        "what is done; transfer: train a representation and classify fine labels by its embedding; "
-        "groups: recover hidden groups from the embedding and train a classifier against the worst "
-        "of them; noise: make labels wrong, and train a classifier that withstands them or whose "
-        "labels were mended; coreset: choose the images that a classifier is trained on",
+        "what the run does; transfer: train a representation and classify fine labels by its "
+        "embedding; groups: recover hidden groups from the embedding and train a classifier for "
+        "the worst group; noise: corrupt labels, then train a classifier robustly or on repaired "
+        "labels; coreset: choose a subset of the images and train a classifier on it",
         ("transfer", "groups", "noise", "coreset"),
     ),
     "method": _method(
         "thanos", "losses that train the representation", methods.METHODS, "methods.md"
     ),
     "seed": _number(
-        0, "seeds parameters, order of samples, augmentation and dropout", 0, 2**31 - 1
+        0, "seed of parameters, order of samples, augmentation and dropout", 0, 2**31 - 1
     ),
     # Data
-    "data.name": _one_of("digits", "data set; tfds: the one that data.tfds names", DATASETS),
+    "data.name": _one_of("digits", "data set; tfds: the set named by data.tfds", DATASETS),
     "data.data_dir": Field(
         "",
-        "folder of prepared TFDS data (empty: TFDS's own default), of Tiny ImageNet, Waterbirds or "
-        "ISIC, or of images with labels.csv or in class folders; see docs/data.md",
+        "folder of the data: prepared TFDS sets (empty: TFDS's default folder), Tiny ImageNet, "
+        "Waterbirds, ISIC, or own images with labels.csv or in class folders; see docs/data.md",
     ),
     "data.cache": Field(
         "",
-        "folder of decoded and resized images, written by thanos_jax.cache, that are read in place "
-        "of the data set's own; see docs/input.md",
+        "folder written by thanos_jax.cache; its decoded, resized images are read instead of the "
+        "data set's files; see docs/input.md",
     ),
     "data.tfds": Field(
         "",
-        "with data.name=tfds, any image classification set of TFDS; see docs/data.md",
+        "with data.name=tfds, the TFDS image classification set to read; see docs/data.md",
         "NAME[/CONFIG][:VERSION], or empty",
         lambda v: not v or re.fullmatch(tfds_sets.PATTERN, v) is not None,
     ),
-    "data.fine_key": Field("label", "with data.name=tfds, the feature that is the fine label"),
+    "data.fine_key": Field("label", "with data.name=tfds, the feature with the fine label"),
     "data.coarse_key": Field(
         "",
-        "with data.name=tfds, the feature that is the coarse label; empty: data.coarse_map, or "
-        "else the fine label",
+        "with data.name=tfds, the feature with the coarse label; empty: data.coarse_map is used, "
+        "or the fine label if that is empty too",
     ),
     "data.coarse_map": Field(
         "",
-        "CSV of the coarse class of each fine class: for tfds with the columns fine (names or ids) "
-        "and coarse; for tiny_imagenet wnid and coarse, empty: the package's own",
+        "CSV file that maps each fine class to its coarse class; columns for tfds: fine (names or "
+        "ids) and coarse; for tiny_imagenet: wnid and coarse (empty: the package's own grouping)",
     ),
     "data.test_split": Field(
         "test",
-        "with data.name=tfds, the stored split that is the test; train: a fifth of each fine class "
-        "of the training images, the same for every seed",
+        "with data.name=tfds, the stored split used for testing; train: a fifth of each fine class "
+        "of the training images is held out for testing, the same for every seed",
     ),
     "data.validation_fraction": _number(
-        0.1, "share of the training set held out, where a set has no validation split", 0.001, 0.5
+        0.1,
+        "share of the training set held out for validation, if the set has no validation split",
+        0.001,
+        0.5,
     ),
     "data.split_seed": _number(
-        42, "seeds the validation split, subsampling and backgrounds", 0, 2**31 - 1
+        42, "seed of the validation split, of subsampling and of backgrounds", 0, 2**31 - 1
     ),
     "data.image_size": _number(
-        0, "side in pixels to which images are cropped and resized; 0: as stored", 0, 4096
+        0,
+        "side in pixels of the square that images are cropped and resized to; 0: as stored",
+        0,
+        4096,
     ),
     "data.decode": _one_of(
         "full",
-        "how JPEG files that are resized are decoded; full: every pixel; scaled: at a half, a "
-        "quarter or an eighth of their size, never below twice data.image_size; see docs/input.md",
+        "how JPEG files are decoded before resizing; full: at full size; scaled: at a half, a "
+        "quarter or an eighth of it, never below twice data.image_size; see docs/input.md",
         fitting.DECODES,
     ),
     "data.unlabelled": Field(
         "",
-        "with data.name=folder, the label, or the class folder, of images that have none; images "
-        "with empty labels have none either way",
+        "with data.name=folder, the label or class folder that marks unlabelled images; images "
+        "with an empty label are always unlabelled",
     ),
     "data.unlabelled_use": _one_of(
         "train",
-        "what to do with images that have no label; train: add them to the training images of "
-        "InfoNCE and of the autoencoder; drop: leave them out",
+        "what to do with unlabelled images; train: add them to the training images of InfoNCE and "
+        "the autoencoder; drop: leave them out",
         listing.UNLABELLED_USES,
     ),
     "data.matte": _one_of(
         "white",
-        "for sets of image files, the background that transparent images are laid over",
+        "for sets of image files, the background colour under transparent pixels",
         tuple(pixels.MATTES),
     ),
     "data.deep_images": _one_of(
         "refuse",
-        "for sets of image files, what to do with more than 8 bits in a channel; refuse: end the "
-        "run; scale: keep the upper 8 of 16 bits",
+        "for sets of image files, what to do with an image of more than 8 bits per channel; "
+        "refuse: end the run; scale: keep the upper 8 of 16 bits",
         pixels.DEEP_OPTIONS,
     ),
     "data.max_megapixels": _number(
         image_files.MAX_MEGAPIXELS,
-        "for sets of image files, the most millions of pixels that an image may have",
+        "for sets of image files, the largest accepted size of an image in millions of pixels",
         open_low=True,
     ),
     "data.classes": _one_of(
         "coarse",
-        "the labels that are trained on; fine: the fine labels, so that nothing is hidden",
+        "labels that are trained on; coarse: the coarse labels; fine: the fine labels",
         sources.CLASSES,
     ),
     "data.background": _one_of(
         "none",
-        "what images of one channel are laid over; photographs: random pieces of two photographs; "
-        "colour (red or green) and texture (stripes): a spurious feature, one for every other "
-        "coarse class; the fine label is the group",
+        "background added to images of one channel; photographs: random crops of two photographs; "
+        "colour (red or green) and texture (horizontal or vertical stripes): a spurious feature, "
+        "which alternates between the coarse classes, so that the fine label is the group",
         sources.BACKGROUNDS,
     ),
     "data.correlation": _number(
-        0.95, "share of a class's training images on its own colour or texture", 0.5, 1
+        0.95,
+        "share of a coarse class's training images that have the colour or texture of their class",
+        0.5,
+        1,
     ),
     "data.rare_fraction": _number(
         1.0,
-        "share kept of the training images of the last 40 % of the fine classes of each coarse "
-        "class (digits: 3, 4, 8 and 9); 1: all",
+        "share of the training images that is kept for the last 40 % of the fine classes of each "
+        "coarse class (digits: 3, 4, 8 and 9); 1: all",
         0,
         1,
         open_low=True,
     ),
     "data.random_bits": _number(
-        0, "random bits of each image that both views share (RandBit), 0 to 32", 0, 32
+        0, "number of random bits per image, which its two views share (RandBit)", 0, 32
     ),
     "data.random_bits_form": _one_of(
         "channels",
-        "how random bits are appended to an image; channels: each bit a constant channel; integer: "
-        "one channel, the bits read as a number",
+        "how random bits are appended to an image; channels: a constant channel per bit; integer: "
+        "one constant channel, the bits read as a binary number",
         random_bits.FORMS,
     ),
     "data.memory_limit_gib": _number(
-        4.0, "a set of more pixels than this, in GiB, is read from disk as it is needed"
+        4.0,
+        "largest set of images held in memory, in GiB; a larger one is read from disk as needed",
     ),
     "data.on_damaged": _one_of(
         "stop",
         "what to do when a stored image cannot be read; stop: end the run; skip: read every image "
-        "once at the start, and leave out and count those that cannot be read",
+        "once at the start, then leave out and count the unreadable ones",
         damaged.OPTIONS,
     ),
     "data.read_threads": _number(8, "threads that read and decode images from disk", 1, 1024),
@@ -255,40 +270,40 @@ FIELDS: dict[str, Field] = {
         lambda v: len(v) == 4 and all(_is_number(x) and x >= 0 for x in v) and v[3] <= 0.5,
     ),
     "augment.jitter_probability": _number(0.8, "probability of colour jitter", high=1),
-    "augment.grey_probability": _number(0.2, "probability of turning an image grey", high=1),
+    "augment.grey_probability": _number(0.2, "probability of converting an image to grey", high=1),
     # Model
     "model.encoder": _one_of(
         "vit", "architecture of the encoder", ("vit", "resnet18", "resnet50", "mlp", "convnet")
     ),
     "model.arrangement": _one_of(
         "separate",
-        "encoders of a method with both a contrastive loss and an autoencoder; shared: one; joint: "
-        "two with one classifier; separate: two trained separately, whose embeddings are "
-        "concatenated (Thanos as published)",
+        "encoders of a method that has both a contrastive loss and an autoencoder; shared: one "
+        "encoder; joint: two encoders with one classifier; separate: two encoders trained "
+        "separately, whose embeddings are concatenated (Thanos as published)",
         ("shared", "joint", "separate"),
     ),
     "model.embedding_dim": _number(
-        0, "width of the embedding, by a linear layer; 0: the encoder's own", 0, 65536
+        0, "width of the embedding, set by a linear layer; 0: the encoder's own width", 0, 65536
     ),
     "model.projection": Field(
         (),
-        "widths of the projection head's layers, between the embedding and the contrastive loss "
+        "layer widths of the projection head between the embedding and the contrastive loss "
         "(Khosla et al.: (2048, 128)); none: the loss acts on the embedding, as in the papers",
         "positive integers, or none",
         lambda v: all(type(x) is int and x > 0 for x in v),
     ),
     "model.decoder": _one_of(
         "auto",
-        "autoencoder's decoder; auto: the one that mirrors the mlp or convnet encoder, else conv",
+        "decoder of the autoencoder; auto: mirrors the mlp or convnet encoder, conv for others",
         ("auto", "conv", "mlp", "convnet"),
     ),
     "model.dtype": _one_of(
-        "float32", "precision of the computation; parameters are float32", ("float32", "bfloat16")
+        "float32", "dtype of the computation; parameters are float32", ("float32", "bfloat16")
     ),
     "model.weights": Field(
         "",
-        "file of weights that every encoder starts from: encoder.safetensors of "
-        "thanos_jax.export, of the same encoder; for a ResNet also .safetensors or .npz with "
+        "file of weights that every encoder starts from: encoder.safetensors of the same "
+        "architecture, written by thanos_jax.export; for a ResNet also .safetensors or .npz with "
         "torchvision's names; empty: random weights; see docs/after_training.md",
     ),
     "model.vit.patch": _number(4, "side in pixels of the patches of the vit encoder", 1, 512),
@@ -296,11 +311,15 @@ FIELDS: dict[str, Field] = {
     "model.vit.depth": _number(7, "number of layers of the vit encoder", 1, 1000),
     "model.vit.heads": _number(8, "number of attention heads of the vit encoder", 1, 1000),
     "model.vit.mlp_width": _number(
-        512, "number of hidden units in each layer of the vit encoder", 1, 65536
+        512, "number of hidden units in the MLP of each layer of the vit encoder", 1, 65536
     ),
     "model.vit.dropout": _number(0.05, "dropout probability in the vit encoder", 0, 0.999),
     "model.vit.stochastic_depth": _number(
-        0.05, "probability of skipping the vit encoder's last layer; rises to it linearly", 0, 0.999
+        0.05,
+        "stochastic depth of the vit encoder: probability of dropping a branch of its last layer, "
+        "to which it rises linearly over the layers",
+        0,
+        0.999,
     ),
     "model.resnet.width": _number(64, "channels of a ResNet's first stage", 1, 65536),
     "model.resnet.stem": _one_of(
@@ -312,13 +331,13 @@ FIELDS: dict[str, Field] = {
         (512, 256, 128), "widths of the mlp encoder's layers; the mlp decoder mirrors them"
     ),
     "model.convnet.channels": _sizes(
-        (32, 64), "channels of the convolutions of the convnet encoder, which its decoder mirrors"
+        (32, 64), "channels of the convnet encoder's convolutions; the convnet decoder mirrors them"
     ),
     "model.convnet.kernels": _sizes(
         (5, 3), "sides in pixels of the kernels of the convnet encoder's convolutions"
     ),
     "model.convnet.strides": _sizes(
-        (2, 2), "steps in pixels of the convnet encoder's convolutions"
+        (2, 2), "strides in pixels of the convnet encoder's convolutions"
     ),
     "model.convnet.widths": _sizes(
         (256, 128), "widths of the linear layers after the convnet encoder's convolutions"
@@ -329,53 +348,56 @@ FIELDS: dict[str, Field] = {
     "loss.beta": _number(0.5, "weight of SupCon in the joint loss", high=1),
     "loss.denominator": _one_of(
         "all",
-        "SupCon's denominator; one_positive: without the anchor's other positives",
+        "denominator of SupCon's softmax; all: every candidate; one_positive: the negatives and "
+        "the positive of the numerator",
         ("all", "one_positive"),
     ),
     "loss.views": _one_of(
         "all",
-        "an anchor's candidates; all: every view of every image; cross: only other views",
+        "candidates of an anchor; all: every view of every image; cross: only other views",
         ("all", "cross"),
     ),
     "loss.implementation": _one_of(
         "auto",
-        "how the contrastive loss of all pairs is computed, with the same result; dense: at once; "
-        "streaming: in tiles, with less memory, other devices' parts gathered or passed around a "
-        "ring; pallas: in tiles, by kernels; auto: dense for small batches, else streaming",
+        "how the contrastive loss is computed; the result is the same; dense: all pairs at once; "
+        "streaming: in tiles, with less memory, the embeddings of other devices gathered or passed "
+        "around a ring; pallas: in tiles, by Pallas kernels; auto: dense for small batches, "
+        "streaming for larger ones",
         pairs.OPTIONS,
     ),
     "loss.contrastive_weight": _number(1.0, "weight of the contrastive loss"),
-    "loss.cross_entropy_weight": _number(1.0, "weight of the cross-entropy of coarse labels"),
-    "loss.reconstruction_weight": _number(1.0, "weight of the autoencoder's squared error"),
+    "loss.cross_entropy_weight": _number(1.0, "weight of the cross-entropy loss"),
+    "loss.reconstruction_weight": _number(1.0, "weight of the autoencoder's mean squared error"),
     # Training
     "train.batch_size": _number(128, "images in a training step, over all devices", 1, 2**31 - 1),
     "train.micro_batch_size": _number(
         0,
         "images encoded at a time, over all devices, for batches larger than memory; a divisor of "
-        "train.batch_size and a multiple of the devices; 0: the whole batch at once",
+        "train.batch_size and a multiple of the number of devices; 0: the whole batch",
         0,
         2**31 - 1,
     ),
     "train.images_per_class": _number(
         0,
-        "images of each class in a batch of config.method's training, which has train.batch_size "
-        "over this number of classes; 0: all images are drawn alike; see docs/methods.md",
+        "images per class in a batch, when the representation is trained; a batch then has "
+        "train.batch_size / images_per_class classes; 0: images are drawn regardless of class; see "
+        "docs/methods.md",
         0,
         2**31 - 1,
     ),
     "train.resident": _one_of(
         "auto",
-        "whether the training set lies on the devices and many steps run in one program; auto: "
-        "where it is in memory, except on CPUs",
+        "whether the training set is kept on the devices and many steps run in one program; auto: "
+        "if the set is in memory, except on CPUs",
         ("auto", "yes", "no"),
     ),
     "train.epochs": _number(600.0, "passes over the training set", open_low=True),
     "train.max_steps": _number(
-        0, "step at which a training stops, its schedule included; 0: no limit"
+        0, "most steps of a training; the schedule then ends there too; 0: no limit"
     ),
     "train.optimizer": _one_of(
         "adamw",
-        "optimizer; nesterov is sgd with Nesterov's momentum, lars and lamb are for large batches",
+        "optimizer; nesterov: sgd with Nesterov momentum; lars and lamb: for large batches",
         OPTIMIZERS,
     ),
     "train.momentum": _number(0.9, "momentum of sgd, nesterov and lars; 0: none", 0, 0.9999),
@@ -391,33 +413,34 @@ FIELDS: dict[str, Field] = {
     ),
     "train.drop_epochs": _epochs((), "epochs after which schedule step lowers the learning rate"),
     "train.drop_factor": _number(
-        0.1, "what schedule step multiplies the learning rate by, at each drop", high=1
+        0.1, "factor by which schedule step multiplies the learning rate at each drop", high=1
     ),
     "train.restart_epochs": _epochs(
         (),
-        "epochs after which the learning rate begins anew, with its warm-up and schedule; with the "
-        "epochs of a finished run, this one goes on; see docs/after_training.md",
+        "epochs after which the learning rate starts again with its warm-up and schedule; the "
+        "number of epochs of a finished run continues that run; see docs/after_training.md",
     ),
     "train.weight_decay": _number(0.01, "weight decay"),
     "train.decay": _one_of(
         "kernels",
-        "which parameters weight decay acts on; kernels: not on biases, norms, tokens, positions",
+        "parameters under weight decay; kernels: all except biases, norms, tokens and position "
+        "embeddings; all: all",
         DECAYS,
     ),
     "train.on_nonfinite": _one_of(
         "stop",
-        "what to do when a loss or gradient is not finite; its update is never applied; stop: end "
-        "the run; skip: count the step and go on",
+        "what to do when a loss or gradient is not finite; the update is never applied; stop: end "
+        "the run; skip: count the step and continue",
         ("stop", "skip"),
     ),
     "train.nonfinite_limit": _number(
-        10, "steps in a row that train.on_nonfinite=skip skips before the run stops", low=1
+        10, "most steps in a row that train.on_nonfinite=skip skips before the run stops", low=1
     ),
     "train.log_every": _number(50, "steps between lines of metrics.jsonl", low=1),
     "train.profile_steps": _number(
         0,
-        "steps of which jax's profiler writes a trace into the folder profile of each training, "
-        "from its second step on; 0: none; see docs/watching.md",
+        "number of steps, from the second on, that jax's profiler traces into the folder profile "
+        "of each training; 0: none; see docs/watching.md",
         0,
         1e6,
     ),
@@ -470,12 +493,12 @@ FIELDS: dict[str, Field] = {
     ),
     "groups.choice": _one_of(
         "error",
-        "how the clusters of a class are chosen; error: those on which a classifier errs "
-        "differently; silhouette: those that lie furthest apart; see docs/groups.md",
+        "how the clusters of a class are chosen; error: those on which a classifier's error "
+        "differs; silhouette: those with the largest mean silhouette; see docs/groups.md",
         ("error", "silhouette"),
     ),
     "groups.clusters": _number(
-        0, "number of clusters of each class; 0: searched for, by groups.choice", 0, 1000
+        0, "number of clusters per class; 0: chosen as groups.choice says", 0, 1000
     ),
     "groups.clustering": _one_of(
         "kmeans", "algorithm that clusters embeddings; gmm: Gaussian mixture", CLUSTERINGS
@@ -486,19 +509,22 @@ FIELDS: dict[str, Field] = {
         CLUSTER_PROJECTIONS,
     ),
     "groups.balanced_batches": Field(
-        True, "whether group DRO draws images of every group equally often, as its authors do"
+        True, "whether group DRO samples every group equally often, as its authors do"
     ),
     "groups.group_dro_step_size": _number(
-        0.01, "step size of the weights that group DRO gives to groups"
+        0.01, "step size of group DRO's update of the group weights"
     ),
     "groups.group_dro_adjustment": _number(
-        0.0, "C of group DRO, where a group of n images gets C / sqrt(n) added to its loss"
+        0.0, "C of group DRO's group adjustment: C / sqrt(n) is added to the loss of a group of n"
     ),
     "groups.jtt_epochs": _number(
         1.0, "epochs of the first training of Just Train Twice", open_low=True
     ),
     "groups.jtt_weight": _number(
-        20, "how often Just Train Twice repeats what its first training gets wrong", 1, 100_000
+        20,
+        "how often Just Train Twice repeats an image that its first training got wrong",
+        1,
+        100_000,
     ),
     # Wrong labels: the task "noise" only
     "noise.method": _method(
@@ -506,59 +532,59 @@ FIELDS: dict[str, Field] = {
     ),
     "noise.rate": _number(
         0.2,
-        "share of training and validation labels made wrong; 0: labels are what they are, and with "
-        "noise.method=mend every image of every split is judged by a model trained without it",
+        "share of training and validation labels that is corrupted; 0: none, and with "
+        "noise.method=mend every label of every split is judged by a model trained without it",
         high=1,
     ),
     "noise.folds": _number(
         5,
-        "parts that images are divided into where noise.rate is 0 and noise.method mend, each "
-        "judged by a model trained on the others",
+        "with noise.rate=0 and noise.method=mend, number of folds of the images; the labels of a "
+        "fold are judged by a model trained on the other folds",
         2,
         100,
     ),
     "noise.kind": _one_of(
         "symmetric",
-        "to what a label made wrong changes; symmetric: any other class; asymmetric: the next "
-        "class; within_class: another fine label of its coarse class",
+        "what a corrupted label changes to; symmetric: any other class; asymmetric: the next "
+        "class; within_class: another fine label of the same coarse class",
         ("symmetric", "asymmetric", "within_class"),
     ),
     "noise.detection": _one_of(
         "strata",
-        "how mend detects wrong labels; strata: by distance to strata; neighbours: by votes of "
-        "neighbours",
+        "how mend detects wrong labels; strata: by the distance to strata; neighbours: by a vote "
+        "of nearest neighbours",
         ("strata", "neighbours"),
     ),
     "noise.assumed_rate": Field(
         -1.0,
-        "share of labels that mend distrusts, and that co_teaching forgets in the end; -1: mend "
-        "estimates it, and co_teaching is told noise.rate, as its authors do",
+        "assumed share of wrong labels, which mend changes and co_teaching forgets in the end; -1: "
+        "mend estimates it, and co_teaching uses noise.rate, as its authors do",
         "a number from 0 to 1, or -1",
         lambda v: v == -1 or 0 <= v <= 1,
     ),
     "noise.action": _one_of(
         "relabel",
-        "what mend does with labels found wrong; relabel: replace them by what neighbours suggest; "
-        "drop: leave their images out",
+        "what mend does with a label that it judges wrong; relabel: replace it by a vote of "
+        "nearest neighbours; drop: leave the image out",
         ("relabel", "drop"),
     ),
     "noise.neighbours": _number(
-        20, "number of nearest neighbours by which mend judges and replaces a label", 1, 1e6
+        20, "number of nearest neighbours that judge and replace a label in mend", 1, 1e6
     ),
     "noise.clusters": _number(
-        20, "strata that mend looks for in a class, with noise.detection=strata", 1, 1e6
+        20, "with noise.detection=strata, number of strata per class in mend", 1, 1e6
     ),
     "noise.forget_epochs": _number(
-        10.0, "epochs over which co_teaching's share of forgotten images rises"
+        10.0, "epochs over which co_teaching's share of forgotten images rises from 0"
     ),
     "noise.elr_weight": _number(3.0, "weight of early-learning regularization in the loss of elr"),
     "noise.elr_momentum": _number(
-        0.7, "momentum of elr's targets, running means of an image's predictions", high=1
+        0.7, "momentum of elr's targets, the running means of each image's predictions", high=1
     ),
     # Coresets: the task "coreset" only
     "coreset.method": _method(
         "common_strata",
-        "what images are scored by, to choose those that are kept",
+        "what images are scored by; the scores decide which images are kept",
         methods.CORESETS,
         "coresets.md",
     ),
@@ -566,34 +592,36 @@ FIELDS: dict[str, Field] = {
         0.3, "share of the training images that is kept", 0, 1, open_low=True
     ),
     "coreset.runs": _number(
-        4, "trainings over which common_strata and el2n average their scores", 1, 100
+        4, "number of trainings over which common_strata and el2n average their scores", 1, 100
     ),
     "coreset.epochs": _number(
         0.0,
-        "epochs of a training by which common_strata, forgetting or herding scores images; 0: "
+        "epochs of each training that scores images for common_strata, forgetting or herding; 0: "
         "train.epochs",
     ),
     "coreset.el2n_epochs": _number(
         10.0,
-        "epochs of a training by which el2n scores images, short to see errors early in training",
+        "epochs of each training that scores images for el2n, whose errors are taken early in "
+        "training",
         open_low=True,
     ),
     "coreset.drop": _one_of(
-        "lowest", "which scores leave an image out first", ("lowest", "highest")
+        "lowest", "which images are left out first, by score", ("lowest", "highest")
     ),
     "coreset.balanced": Field(True, "whether every class keeps the same share of its images"),
     "coreset.same_steps": Field(
-        False, "whether the classifier takes as many steps as on all images, or as many epochs"
+        False,
+        "whether the classifier trains for as many steps as on all images; False: as many epochs",
     ),
     # Evaluation
     "transfer.regularization": Field(
         (0.0, 1e-5, 1e-4, 1e-3, 1e-2),
-        "L2 weights of the linear classifier of fine labels, one of them chosen on validation",
+        "L2 penalties of the linear classifier of fine labels; the best on validation is used",
         "one or more finite numbers, none negative",
         lambda v: len(v) > 0 and all(_is_number(x) and x >= 0 for x in v),
     ),
     "transfer.iterations": _number(
-        200, "Newton steps of the linear classifier of fine labels, at most", 1, 1e6
+        200, "most Newton steps in fitting the linear classifier of fine labels", 1, 1e6
     ),
     "transfer.every_epochs": _number(
         0.0, "epochs between measurements of transfer and collapse on the validation split; 0: none"
@@ -604,28 +632,32 @@ FIELDS: dict[str, Field] = {
     # Watching a run; see docs/watching.md
     "log.tensorboard": Field(
         False,
-        "whether the run is written for TensorBoard, in the folder tensorboard; needs the extra "
+        "whether the run is logged for TensorBoard, in the folder tensorboard; needs the extra "
         "tensorboard",
     ),
     "log.wandb": Field(
         False,
-        "whether the run is written to Weights & Biases, as WANDB_MODE and WANDB_PROJECT say; "
-        "needs the extra wandb",
+        "whether the run is logged to Weights & Biases; the environment variables WANDB_MODE and "
+        "WANDB_PROJECT apply; needs the extra wandb",
     ),
     "report.map_points": _number(
-        2000, "images in a map of embeddings, at most; above 20,000 without t-SNE", 10, 1e5
+        2000, "most images in a map of embeddings; t-SNE is left out above 20,000", 10, 1e5
     ),
     "report.projection": _one_of(
         "tsne",
-        "t-SNE of the map: scikit-learn's, or openTSNE's, faster for many images (extra: opentsne)",
+        "t-SNE of the map; tsne: scikit-learn's; opentsne: openTSNE's, which is faster for many "
+        "images and needs the extra opentsne",
         MAP_PROJECTIONS,
     ),
     "report.thumbnail_pixels": _number(
-        32, "longer side of an image in the map, at most; less where a page would be large", 8, 256
+        32,
+        "largest longer side of an image in the map, in pixels; smaller if the page would be large",
+        8,
+        256,
     ),
     "report.keep_embeddings": Field(
         False,
-        "whether embeddings and predictions of every split are kept, in embeddings_SPLIT.npz; see "
-        "docs/after_training.md",
+        "whether the embeddings and predictions of every split are kept in embeddings_SPLIT.npz; "
+        "see docs/after_training.md",
     ),
 }

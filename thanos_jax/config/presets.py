@@ -1,4 +1,4 @@
-"""What may follow the colon of a config file: a method, and presets of the file's own."""
+"""The words after the colon of a config file: a method, and presets that the file defines."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from thanos_jax.methods import METHODS
 
 
 class PresetError(ConfigError):
-    """A word after a config file's colon that is neither a method nor a preset.
+    """A word after a config file's colon is neither a method nor a preset.
 
-    Made of its message alone: absl makes errors of a flag anew, of their class and message.
+    The constructor takes the message only, because absl makes the errors of a flag again from
+    their class and message.
 
     Attributes:
-      presets: kind -> the presets of the file, the default first; set by who raises it.
+      presets: kind -> the presets that the file defines, the default first; set where it is raised.
     """
 
     presets: Mapping[str, Sequence[str]] = {}
@@ -30,15 +31,15 @@ class PresetError(ConfigError):
 def parse_argument(
     argument: str, *, method: str = "thanos", **presets: Sequence[str]
 ) -> tuple[str, ...]:
-    """Splits what follows a config file's colon, METHOD[,PRESET ...], into its words.
+    """Splits the words after a config file's colon, METHOD[,PRESET ...].
 
     Args:
-      argument: words in any order, one of each kind at most: "thanos", "vit,supcon" or "".
-      method: the method where none is named.
-      **presets: kind -> the presets of it that a config offers; the first is its default.
+      argument: words in any order, at most one of each kind: "thanos", "vit,supcon" or "".
+      method: the method if `argument` names none.
+      **presets: kind -> the presets of this kind that a config defines; the first is the default.
 
     Returns:
-      The method and a preset of each kind, in the order of the arguments.
+      The method, then one preset of each kind in the order of `presets`.
 
     Raises:
       PresetError: an unknown word.
@@ -69,16 +70,16 @@ def parse_argument(
 
 
 def presets(file: str | os.PathLike[str]) -> dict[str, tuple[str, ...]]:
-    """Returns the presets that a config file offers: kind -> words, the default first.
+    """Returns the presets that a config file defines: kind -> words, the default first.
 
     Args:
-      file: it is run; one that takes no words, or fails, offers none.
+      file: the config file, which is run. The result is empty if it takes no words or fails.
     """
     try:
         _module(file).get_config("?")  # no preset has this name
     except PresetError as error:
         return {kind: tuple(words) for kind, words in error.presets.items()}
-    except Exception:  # a file of somebody else's, which need not be a config
+    except Exception:  # a user's file, which need not be a config
         return {}
     return {}
 
@@ -86,26 +87,26 @@ def presets(file: str | os.PathLike[str]) -> dict[str, tuple[str, ...]]:
 def of_method(
     file: str | os.PathLike[str], config: ml_collections.ConfigDict
 ) -> Callable[[str], Mapping[str, Any]]:
-    """Returns what a config file sets for each method beside its name: config key -> value.
+    """Returns a function that maps a method to its own settings, {config key: value}.
 
     Args:
-      file: it is run. Its function `of_method(config, method)`, if it has one, is asked; without
-        it all methods have the settings of the config.
-      config: of that file, with any method.
+      file: the config file, which is run. Its function `of_method(config, method)` gives the
+        settings; without one they are empty, and all methods share the settings of the config.
+      config: a config that this file returned, with any method.
     """
     asked = getattr(_module(file), "of_method", None)
     return lambda method: asked(config, method) if asked else {}
 
 
 def beside(file: str, name: str) -> ModuleType:
-    """Returns another config file of the same folder, for a config that changes little of it.
+    """Imports another config file of the same folder, for a config that builds on it.
 
     Args:
-      file: `__file__` of the one that asks.
-      name: of the other, without ".py".
+      file: `__file__` of the calling config.
+      name: name of the other config, without ".py".
 
     Raises:
-      ConfigError: it is not there, as where a config was copied alone.
+      ConfigError: the other file is missing, for instance because a config was copied alone.
     """
     other = pathlib.Path(file).with_name(f"{name}.py")
     if not other.is_file():

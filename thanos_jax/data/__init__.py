@@ -1,7 +1,7 @@
-"""Images with a coarse and a fine label: what they are, where they come from, how they are batched.
+"""Data sets of images with a coarse and a fine label: loading, splits, batches, augmentation.
 
-Nothing here needs TensorFlow, and neither tensorflow_datasets nor grain is imported before a
-data set asks for it: the digits run without them.
+Nothing here needs TensorFlow. tensorflow_datasets and grain are imported only for data sets that
+need them; the digits run without them.
 """
 
 from thanos_jax.data.dataset import group_counts

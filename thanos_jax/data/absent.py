@@ -1,7 +1,7 @@
-"""Data sets that are not there: shapes, classes and sizes, for what is planned without an image.
+"""Placeholders of data sets that are not on disk: shapes, classes and sizes, to plan a run.
 
-Sizes are those published with each set. Images are black, and labels go round, so that classes are
-of one size; they stand for shapes, and nothing is to be trained on them.
+Sizes are as published with each set. Images are black and labels cycle through the classes, so that
+classes are of equal size. They serve for shapes only; nothing should be trained on them.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from thanos_jax.data.tiny_imagenet import superclasses
 
 
 class AbsentSplit:
-    """A split that stands for one that is not there.
+    """Placeholder of a split that is not on disk.
 
     Args:
       image_shape: (h, w, c).
       fine: int32 [n].
       coarse: int32 [n].
-      in_memory: whether the real one would be.
+      in_memory: whether the real split would be held in memory.
     """
 
     def __init__(
@@ -46,29 +46,29 @@ class AbsentSplit:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of images and labels that the real one would hold in memory."""
+        """Bytes of the images and labels that the real split would hold in memory."""
         return len(self) * (math.prod(self._image_shape) + 8) if self.in_memory else 0
 
     def read(self, indices: np.ndarray) -> Batch:
-        """Black images; see `Split.read`."""
+        """Returns black images; see `Split.read`."""
         image = np.zeros((len(indices), *self._image_shape), np.uint8)
         return {"image": image, "fine": self.fine[indices], "coarse": self._coarse[indices]}
 
     def subset(self, indices: np.ndarray) -> DerivedSplit:
-        """The examples named; see `Split.subset`."""
+        """Returns the split of some examples; see `Split.subset`."""
         return DerivedSplit(self, numbers=np.asarray(indices))
 
     def changed(self, image_shape: tuple[int, ...], fine: np.ndarray | None = None) -> AbsentSplit:
-        """The same examples with images of another shape, and other fine labels if given."""
+        """Returns the same examples with another image shape, and other fine labels if given."""
         fine = self.fine if fine is None else fine
         return AbsentSplit(image_shape, fine, self._coarse, in_memory=self.in_memory)
 
 
 class _Published(NamedTuple):
-    """What is known of a set.
+    """Published facts about a data set.
 
     Attributes:
-      image_shape: (h, w, c) as stored; h and w are 0 where images differ in size.
+      image_shape: (h, w, c) as stored; h and w are 0 if images differ in size.
       sizes: split -> number of images.
     """
 
@@ -83,24 +83,24 @@ _PUBLISHED = {
     "fashion_mnist": _MNIST,
     "cifar10": _CIFAR,
     "cifar100": _CIFAR,
-    # What is left of the training images of CIFAR100.
+    # The training images of CIFAR100 that CIFAR100-U keeps.
     "cifar100_u": _Published((32, 32, 3), {"train": 19_000, "test": 10_000}),
     "celeb_a": _Published((218, 178, 3), {"train": 162_770, "validation": 19_867, "test": 19_962}),
     "tiny_imagenet": _Published((64, 64, 3), {"train": 100_000, "test": 10_000}),
     "waterbirds": _Published((0, 0, 3), {"train": 4_795, "validation": 1_199, "test": 5_794}),
-    # Everyone puts it together anew; about as many as in configs/isic.py, a fifth for the test.
+    # Users assemble the set themselves; about the size in configs/isic.py, a fifth for testing.
     "isic": _Published((0, 0, 3), {"train": 17_600, "test": 4_400}),
 }
 
 
 def stand_in(config_data: ConfigDict) -> Dataset | None:
-    """Returns a data set as its loader would leave it, with black images.
+    """Returns a data set as its loader would return it, with black images.
 
     Args:
       config_data: `config.data`.
 
     Returns:
-      The data set, without moments; None where only the images tell shapes or classes.
+      The data set, without mean and std; None if shapes or classes are known from images only.
 
     Raises:
       DataError: data.coarse_map cannot be used.
@@ -122,7 +122,7 @@ def stand_in(config_data: ConfigDict) -> Dataset | None:
 
 
 def _classes(config_data: ConfigDict) -> tuple[tuple[str, ...], tuple[str, ...], np.ndarray]:
-    """Returns the names of coarse and fine classes, and int32 [fine], the coarse of each fine."""
+    """Returns names of coarse and fine classes; int32 [num_fine], coarse class of each fine one."""
     name = config_data.name
     if name in SPECS:
         spec = SPECS[name]

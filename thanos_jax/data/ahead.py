@@ -1,4 +1,4 @@
-"""Results of a function, computed ahead of their use by threads, in order."""
+"""Prefetching: the results of a function, computed by threads before they are used, in order."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ Result = TypeVar("Result")
 def ahead(
     function: Callable[[Item], Result], items: Iterable[Item], *, threads: int
 ) -> Iterator[Result]:
-    """Yields function(item) of each item, in order; the threads end when the consumer does.
+    """Yields function(item) of each item, in order, computed ahead by threads.
+
+    The threads end when the generator is closed.
 
     Args:
-      function: runs in several threads.
-      items: its arguments; taken as they are needed.
-      threads: how many, at least 1; so many results and two more are ready or under way.
+      function: called in several threads.
+      items: the arguments; taken as they are needed.
+      threads: number of threads, at least 1. At most threads + 2 results are ready or in progress.
     """
     pool = ThreadPoolExecutor(threads)
     waiting: collections.deque[Future[Result]] = collections.deque()

@@ -11,27 +11,27 @@ from thanos_jax.data.splits import DerivedSplit, Split
 
 
 class AnnotatedSplit(DerivedSplit):
-    """A split of `annotate`, whose images are known by their numbers in another one."""
+    """A split made by `annotate`; each example is a row of another split."""
 
     @property
     def rows(self) -> np.ndarray:
-        """Int [len(self)], the number in `split` of each example."""
+        """Integer [len(self)], the row in `split` of each example."""
         return self.numbers
 
 
 def annotate(
     split: Split, columns: Mapping[str, Any], rows: np.ndarray | None = None
 ) -> AnnotatedSplit:
-    """Returns some or all examples of a split, each any number of times, with further columns.
+    """Returns examples of a split with extra columns; examples may be repeated or left out.
 
     Args:
       split: n examples.
-      columns: name -> [n, ...], what `read` adds to a batch.
-      rows: integer [r], each in [0, n): the examples of the result, in order; None: all, once.
+      columns: name -> [n, ...]; `read` adds them to a batch.
+      rows: integer [r], each in [0, n): the examples of the result, in order; None: each once.
 
     Raises:
-      ValueError: a column of another length, the name of one that examples have, or rows that are
-        not of the split.
+      ValueError: a column has another length or the name of an existing column, or a row is out of
+        range.
     """
     columns = {name: np.asarray(column) for name, column in columns.items()}
     for name, column in columns.items():

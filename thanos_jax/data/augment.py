@@ -1,8 +1,7 @@
 """Random crops, flips and colour changes of image batches, on the device and inside ``jit``.
 
-Every random number is drawn for the whole batch from one key, so that the values depend on the
-key and on an image's place in the global batch, and not on how many devices hold the batch.
-A part whose setting turns it off is not traced at all.
+All random numbers of a batch are drawn from one key. They depend on the key and on an image's
+place in the global batch, not on the number of devices. A part that is turned off is not traced.
 """
 
 import math
@@ -30,11 +29,11 @@ def augment(
     jitter_probability: float = 0.8,
     grey_probability: float = 0.2,
 ) -> Array:
-    """One random view of every image: crop, flip, colour jitter, grey, in this order.
+    """Returns one random view of every image: crop, flip, colour jitter, grey, in this order.
 
-    The parts have torchvision's meanings. Parameters are drawn per image; the order of the four
-    colour changes is drawn once for the batch, since a mixed batch would need all four changes at
-    each place. With one channel only brightness and contrast apply.
+    Each part is defined as in torchvision. Parameters are drawn per image. The order of the four
+    colour changes is drawn once for the batch, because an order per image would compute all four
+    changes at each place. With one channel only brightness and contrast apply.
 
     Args:
         key: a PRNG key.
@@ -90,7 +89,7 @@ def augment(
 
 
 def views(key: Array, images: Array, num_views: int, **settings: Any) -> Array:
-    """Independent random views of every image.
+    """Returns independent random views of every image.
 
     Args:
         key: a PRNG key.
@@ -99,8 +98,8 @@ def views(key: Array, images: Array, num_views: int, **settings: Any) -> Array:
         **settings: keywords of `augment`.
 
     Returns:
-        float32 [n, num_views, h, w, c] in [0, 1]: `augment` of every image num_views times in a
-        row, so that all views share the batch's order of colour changes.
+        float32 [n, num_views, h, w, c] in [0, 1]: `augment` of the batch in which every image
+        stands num_views times. All views share the batch's order of colour changes.
 
     Raises:
         TypeError: as `augment`.
@@ -112,7 +111,7 @@ def views(key: Array, images: Array, num_views: int, **settings: Any) -> Array:
 
 
 def normalize(images: Array, mean: Sequence[float], std: Sequence[float]) -> Array:
-    """Standardized images, (images - mean) / std per channel.
+    """Returns standardized images, (images - mean) / std per channel.
 
     Args:
         images: uint8 [..., c], divided by 255; or floating [..., c] in [0, 1].
@@ -131,10 +130,10 @@ def normalize(images: Array, mean: Sequence[float], std: Sequence[float]) -> Arr
 
 
 def unnormalize(images: Array, mean: Sequence[float], std: Sequence[float]) -> Array:
-    """Pictures from standardized images: images * std + mean, clipped to [0, 1].
+    """Inverts `normalize`: returns images * std + mean, clipped to [0, 1].
 
     Args:
-        images: floating [..., c], as `normalize` returns; reconstructions, say.
+        images: floating [..., c], standardized, for instance reconstructions.
         mean: as in `normalize`.
         std: as in `normalize`.
 
@@ -155,9 +154,9 @@ def random_boxes(
     scale: Sequence[float],
     ratio: Sequence[float],
 ) -> Array:
-    """Boxes of random area, shape and place inside an image.
+    """Returns boxes of random area, aspect ratio and place inside an image.
 
-    Area is uniform in `scale`, the ratio width / height log-uniform in `ratio`, the place uniform.
+    The area is uniform in `scale`, width / height log-uniform in `ratio`, the place uniform.
     torchvision draws up to ten times until the box fits; here one draw is clipped to the image,
     and box corners are not rounded to pixels.
 
@@ -172,7 +171,7 @@ def random_boxes(
         float32 [count, 4]: top, left, height, width, in pixels.
     """
     height, width = size
-    # One draw for all four: every call of the generator is a program to compile.
+    # One draw for all four, because every call of the generator adds to the compile time.
     area, shape, top, left = jax.random.uniform(key, (4, count))
     area = height * width * (scale[0] + area * (scale[1] - scale[0]))
     bounds = [math.log(bound) for bound in ratio]
@@ -185,12 +184,12 @@ def random_boxes(
 
 
 def crop(images: Array, boxes: Array) -> Array:
-    """The content of one box per image, resized to the image's size by bilinear interpolation.
+    """Crops one box per image and resizes it to the image's size by bilinear interpolation.
 
-    Output pixel i of n looks at start + (i + 1/2) extent / n - 1/2, with pixel centres at the
-    integers; outside the image the border pixel counts. Equal to Pillow's
-    `resize(size, BILINEAR, box=...)` for boxes inside the image. Two products with banded
-    matrices, which suit matrix units, and on CPU are faster than `scale_and_translate`.
+    Output pixel i of n is sampled at start + (i + 1/2) extent / n - 1/2, with pixel centres at the
+    integers; outside the image the border pixel is repeated. The result equals Pillow's
+    `resize(size, BILINEAR, box=...)` for boxes inside the image. It is computed as two products
+    with banded matrices, which suit matrix units and on CPU are faster than `scale_and_translate`.
 
     Args:
         images: float32 [n, h, w, c] in [0, 1].
@@ -204,7 +203,7 @@ def crop(images: Array, boxes: Array) -> Array:
     top, left, height, width = (boxes[:, part, None, None] for part in range(4))
     rows = _interpolation(top, height, images.shape[1])
     columns = _interpolation(left, width, images.shape[2])
-    # The default precision of matrix units, bfloat16, would cost the image its last bits.
+    # The default precision of matrix units, bfloat16, would lose the last bits of the image.
     highest = jax.lax.Precision.HIGHEST
     resized = jnp.einsum("nyh,nhwc->nywc", rows, images, precision=highest)
     resized = jnp.einsum("nxw,nywc->nyxc", columns, resized, precision=highest)
@@ -212,7 +211,7 @@ def crop(images: Array, boxes: Array) -> Array:
 
 
 def _interpolation(start: Array, extent: Array, size: int) -> Array:
-    """Bilinear weights [n, size out, size in] of boxes; start and extent are [n, 1, 1]."""
+    """Returns bilinear weights of boxes, [n, size out, size in]; start and extent: [n, 1, 1]."""
     centres = (np.arange(size, dtype=np.float32) + 0.5) / np.float32(size)
     source = jnp.clip(start + extent * centres[None, :, None] - 0.5, 0.0, size - 1.0)
     pixels = np.arange(size, dtype=np.float32)[None, None, :]
@@ -220,7 +219,7 @@ def _interpolation(start: Array, extent: Array, size: int) -> Array:
 
 
 def _to_unit(images: Array, rank: int | None = 4) -> Array:
-    """Images as float32 in [0, 1]."""
+    """Returns images as float32 in [0, 1]."""
     images = jnp.asarray(images)
     if rank is not None and images.ndim != rank:
         raise ValueError(f"images: expected [n, h, w, c], got shape {images.shape}")
@@ -234,7 +233,7 @@ def _to_unit(images: Array, rank: int | None = 4) -> Array:
 def _statistics(
     images: Array, mean: Sequence[float], std: Sequence[float]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and std shaped to broadcast against images [..., c]."""
+    """Returns mean and std in a shape that broadcasts against images [..., c]."""
     shape = jnp.shape(images)
     for name, values in (("mean", mean), ("std", std)):
         if np.shape(values) != shape[-1:]:
@@ -255,7 +254,7 @@ def _interval(name: str, values: Sequence[float], high: float = math.inf) -> tup
 
 
 def _strengths(jitter: Sequence[float], channels: int) -> tuple[float, ...]:
-    """The four strengths, with those that mean nothing for one channel set to 0."""
+    """Returns the four strengths; saturation and hue are 0 for images of one channel."""
     jitter = tuple(jitter)
     if len(jitter) != 4 or not all(strength >= 0 for strength in jitter) or jitter[3] > 0.5:
         raise ValueError(

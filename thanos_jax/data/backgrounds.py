@@ -1,8 +1,9 @@
 """Grey images laid over photographs: two features that compete.
 
-With plain backgrounds the digit is all that tells images apart. Over photographs an instance-wise
-contrastive loss can be solved by the background alone, and the digit may not be learned: feature
-suppression (Chen, Luo and Li, "Intriguing Properties of Contrastive Losses", NeurIPS 2021).
+On a plain background, images differ by the digit only. Over photographs an instance-wise
+contrastive loss can be minimized from the background alone, and the digit may not be learned. This
+is feature suppression (Chen, Luo and Li, "Intriguing Properties of Contrastive Losses", NeurIPS
+2021).
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ _CHUNK = 4096  # images composed at a time
 
 @functools.cache
 def _photographs() -> np.ndarray:
-    """Those that come with scikit-learn, at half their brightness, uint8 [2, 427, 640, 3]."""
+    """Returns scikit-learn's two photographs at half brightness, uint8 [2, 427, 640, 3]."""
     from sklearn.datasets import load_sample_image
 
-    # White digits would not be seen before a white sky.
+    # White digits would be invisible in front of a white sky.
     return np.stack([load_sample_image(name) // 2 for name in ("china.jpg", "flower.jpg")])
 
 
@@ -31,11 +32,11 @@ def over_photographs(
 ) -> np.ndarray:
     """Lays grey images, in white, over random crops of two photographs.
 
-    A pixel of level a is a / 255 white and the rest background: the photograph at half its
-    brightness, so that white stands out anywhere. Crops are pieces of the original pixels, drawn
-    uniformly for each image by (seed, split, number): neither the other images nor their order
-    matter. Crops for "train" lie in the left half of the photographs and crops for
-    "test" in the right half, so that no background of the test is seen in training.
+    A pixel of level a becomes a / 255 white plus (1 - a / 255) background. The background is the
+    photograph at half its brightness, so that white stands out everywhere. Crops keep the original
+    pixels and are drawn uniformly for each image by (seed, split, number); they do not depend on
+    the other images or their order. Crops for "train" are from the left half of the photographs
+    and crops for "test" from the right half, so that no test background is seen in training.
 
     Args:
       images: uint8 [n, h, w, 1].
@@ -47,8 +48,8 @@ def over_photographs(
       uint8 [n, h, w, 3].
 
     Raises:
-      TypeError: images that are not uint8.
-      ValueError: an unknown split, or images of another shape or larger than the half of a
+      TypeError: images are not uint8.
+      ValueError: the split is unknown, or images have another shape or are larger than half a
         photograph, 427 x 320 pixels.
 
     Example:
@@ -72,7 +73,7 @@ def over_photographs(
     words = np.random.Philox(key=np.array([seed, PHOTOGRAPH[split]], np.uint64)).random_raw(
         3 * (int(numbers.max(initial=-1)) + 1)
     )
-    # A remainder by some hundreds of 64 random bits is as good as uniform.
+    # 64 random bits modulo a few hundred are uniform for all practical purposes.
     places = (words.reshape(-1, 3)[numbers] % np.array(crops.shape[:3], np.uint64)).astype(np.int64)
 
     def behind(rows: slice) -> np.ndarray:
@@ -85,12 +86,12 @@ def over_photographs(
 def white_over(
     images: np.ndarray, behind: Callable[[slice], np.ndarray], *, channels: int
 ) -> np.ndarray:
-    """Grey images, in white, over backgrounds: a pixel of level a is a / 255 white.
+    """Lays grey images, in white, over backgrounds; a pixel of level a is a / 255 white.
 
     Args:
       images: uint8 [n, h, w, 1].
-      behind: rows of the images -> their backgrounds, uint8, of a shape that broadcasts to theirs.
-      channels: of the backgrounds.
+      behind: slice of the images -> their backgrounds, uint8, broadcastable to [b, h, w, channels].
+      channels: number of channels of the backgrounds.
 
     Returns:
       uint8 [n, h, w, channels], rounded.
@@ -112,6 +113,6 @@ def check_grey(images: np.ndarray) -> None:
 
 
 def check_split(split: str) -> None:
-    """Raises ValueError unless a split has draws of its own: "train" or "test"."""
+    """Raises ValueError unless the split is "train" or "test"."""
     if split not in PHOTOGRAPH:
         raise ValueError(f"split: expected one of {', '.join(PHOTOGRAPH)}, got {split!r}")

@@ -1,8 +1,8 @@
-"""Class-balanced batches: some classes a batch, as many images of each.
+"""Class-balanced batches: some of the classes, with the same number of images of each.
 
-The order of the classes is the endless concatenation of passes, each a permutation of all classes.
-The images of each class have an order of the same kind. A step takes the next classes, and the next
-images of each. The pass that a class is in says how often it was drawn before, so that a batch is a
+The order of the classes is an endless concatenation of passes, each a permutation of all classes.
+The images of each class are ordered in the same way. A step takes the next classes, and the next
+images of each. The number of the pass is how often a class was drawn before, so that a batch is a
 function of seed and step alone. Passes are arranged so that no batch has a class or an image twice.
 """
 
@@ -22,31 +22,31 @@ from thanos_jax.permutations import CLASS_ORDER, IMAGE_ORDER, permutation, stret
 
 
 def pass_order(seed: int, stream: int, number: int, *, size: int, width: int) -> np.ndarray:
-    """One pass of a stream that is read `width` elements at a time.
+    """Returns one pass of a stream that is read `width` elements at a time.
 
-    Every pass has each of 0 .. size - 1 once. A reading of the stream, which may begin in one pass
-    and end in the next, has no element twice if `size` is at least `width`, and else each either
+    Every pass has each of 0 .. size - 1 once. A read of the stream may begin in one pass and end in
+    the next. It has no element twice if `size` is at least `width`; otherwise it has each element
     floor(width / size) or ceil(width / size) times.
 
     Args:
       seed: integer in [0, 2**64).
-      stream: with the numbers of passes added, a stream of `thanos_jax.permutations`.
-      number: of the pass, from 0.
+      stream: a stream of `thanos_jax.permutations`; the number of the pass is added to it.
+      number: number of the pass, from 0.
       size: elements of a pass, at least 1.
-      width: elements of a reading, at least 1.
+      width: elements of a read, at least 1.
 
     Returns:
       int64 [size].
     """
     if size < 2 * width - 1:
-        # One order, gone through again and again, until a reading and a pass end together.
+        # One order is repeated until a read and a pass end together.
         return permutation(seed, stream + number // (width // math.gcd(size, width)), size)
     order = permutation(seed, stream + number, size)
-    begun = number * size % width  # elements of the first reading that are in the pass before
+    begun = number * size % width  # elements of the first read that are in the previous pass
     if not begun:
         return order
-    # Those of them that come again at once are put off, within `width` places: the end of a pass,
-    # which is further on, stays as it was drawn, and no pass depends on more than the one before.
+    # Elements that would be repeated in this read are moved back, within the first `width` places.
+    # The end of the pass stays as drawn, so that a pass depends on the previous one only.
     head = order[:width]
     last = permutation(seed, stream + number - 1, size)[-begun:]
     put_off = np.argsort(np.isin(head, last), kind="stable")
@@ -54,24 +54,24 @@ def pass_order(seed: int, stream: int, number: int, *, size: int, width: int) ->
 
 
 class ClassBalance:
-    """The classes of a split, and how many images of each a batch has.
+    """Draws class-balanced batches from a split.
 
-    At any step, two classes differ by one draw at most, and so do two images of a class. A batch
-    has a class once. It has an image once too, unless the class has fewer than `images_per_class`:
-    it then has each of them equally often, but for one more of some. Classes without images are not
-    drawn.
+    At any step, the numbers of draws of two classes differ by at most one. So do the numbers of
+    draws of two images of a class. A batch has a class at most once. It has an image at most once
+    too, unless the class has fewer than `images_per_class` images; each is then repeated, and the
+    numbers of repeats differ by at most one. Classes without images are not drawn.
 
     Args:
       labels: integer [n], none negative: the class of each example.
-      images_per_class: of each class in a batch.
+      images_per_class: number of images of each class in a batch.
 
     Raises:
-      TypeError: labels or number are not integers.
-      ValueError: no labels, negative ones, or a number below 1.
+      TypeError: labels or images_per_class are not integers.
+      ValueError: there are no labels, a label is negative, or images_per_class is below 1.
 
     Attributes:
       images_per_class: as given.
-      sizes: int64 [classes with images], how many images each has.
+      sizes: int64 [number of classes with images], the number of images of each.
     """
 
     def __init__(self, labels: Any, *, images_per_class: int) -> None:
@@ -81,11 +81,11 @@ class ClassBalance:
         self._classes, self.sizes = np.unique(labels, return_counts=True)
         by_class = np.argsort(labels, kind="stable").astype(np.int64, copy=False)
         self._members = np.split(by_class, np.cumsum(self.sizes)[:-1])
-        # The pass that each class is in: the next step most often needs the same.
+        # The current pass of each class, kept because the next step usually needs the same one.
         self._passes: dict[int, tuple[tuple[int, int], np.ndarray]] = {}
 
     def draw(self, *, seed: int, step: int, batch_size: int, size: int) -> np.ndarray:
-        """The examples of one training step.
+        """Returns the examples of one training step.
 
         Args:
           seed: integer in [0, 2**64).
@@ -97,8 +97,8 @@ class ClassBalance:
           int64 [batch_size], positions in the split, class by class.
 
         Raises:
-          ValueError: another size than there are labels, or a batch size that is no multiple of
-            images_per_class or takes more classes than have images.
+          ValueError: size is not the number of labels, batch_size is not a multiple of
+            images_per_class, or the batch needs more classes than have images.
         """
         each, classes = self.images_per_class, len(self._classes)
         if size != self._length:
@@ -125,7 +125,7 @@ class ClassBalance:
         return np.concatenate(parts)
 
     def _images(self, seed: int, index: int, number: int) -> np.ndarray:
-        """Returns what the draw of that number takes of a class, positions in the split."""
+        """Returns the images in draw `number` of a class, as positions in the split."""
         members, each = self._members[index], self.images_per_class
         order = functools.partial(self._image_order, seed, index)
         return members[stretch(order, len(members), number * each, (number + 1) * each)]
@@ -141,15 +141,15 @@ class ClassBalance:
 
 
 def class_counts(batches: Iterable[np.ndarray]) -> dict[str, float]:
-    """Counts the images of a class in batches.
+    """Counts the classes in batches, and the images of each class.
 
     Args:
-      batches: the labels of each batch, integer [b]; at least one. Negative labels are of images
-        without a class, and not counted.
+      batches: the labels of each batch, integer [b]; at least one batch. Images with a negative
+        label have no class and are not counted.
 
     Returns:
-      "classes_in_batch", the mean number of classes in a batch, and "class_images_min",
-      "class_images_mean" and "class_images_max": images of a class, over the classes of each batch.
+      "classes_in_batch", the mean number of classes in a batch; and "class_images_min",
+      "class_images_mean" and "class_images_max", the number of images of a class in a batch.
     """
     counts = [np.unique(labels[labels >= 0], return_counts=True)[1] for labels in batches]
     images = np.concatenate(counts)

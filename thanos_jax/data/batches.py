@@ -1,10 +1,10 @@
 """Batches as a pure function of seed and step.
 
-The training stream is the endless concatenation of seeded epoch permutations. Step s takes its
-positions s * B to (s + 1) * B. So the state of the data is the step: nothing is lost or repeated
-when a run is stopped, or when it goes on with another number of processes, each of which reads its
-rows of a batch (`thanos_jax.sharding.LocalRows`). Class-balanced batches have another stream, of
-the same kind; see `thanos_jax.data.balanced`.
+The training stream is an endless concatenation of seeded epoch permutations. Step s takes positions
+s * B to (s + 1) * B of it. The step is thus the whole state of the data: nothing is lost or
+repeated when a run is stopped and resumed, also with another number of processes. Each process
+reads its rows of a batch (`thanos_jax.sharding.LocalRows`). Class-balanced batches have a similar
+stream; see `thanos_jax.data.balanced`.
 """
 
 import functools
@@ -24,22 +24,21 @@ from thanos_jax.permutations import permutation, stretch
 def sample_indices(
     *, seed: int, step: int, batch_size: int, size: int, balance: ClassBalance | None = None
 ) -> np.ndarray:
-    """The examples of one training step, as positions in the split.
+    """Returns the examples of one training step, as positions in the split.
 
     Args:
       seed: integer in [0, 2**64); orders the epochs.
       step: the training step, from 0.
       batch_size: examples per step, over all processes.
       size: number of examples of the split.
-      balance: the classes of the split, from which every batch takes as many images; None: all
-        examples are drawn alike.
+      balance: draws class-balanced batches; None: examples are drawn regardless of class.
 
     Returns:
       int64 [batch_size].
 
     Raises:
       TypeError: an argument is not an integer.
-      ValueError: an argument out of range, or a batch that the balance does not fit.
+      ValueError: an argument is out of range, or `balance` cannot draw a batch of this size.
     """
     check_at_least("batch_size", operator.index(batch_size), 1)
     check_at_least("step", operator.index(step), 0)
@@ -64,27 +63,27 @@ def train_batches(
     balance: ClassBalance | None = None,
     read_threads: int = 8,
 ) -> Iterator[Batch]:
-    """The batches of steps first_step .. last_step - 1.
+    """Returns the batches of steps first_step .. last_step - 1.
 
-    A split in memory is gathered on the spot. A split on disk is read ahead by Grain, whole steps
-    at a time; the values are the same.
+    A split in memory is indexed directly. A split on disk is prefetched by Grain, whole steps at a
+    time. The values are the same.
 
     Args:
-      split: where the examples are.
+      split: the training split.
       seed: integer in [0, 2**64); orders the epochs.
       batch_size: examples per step, over all processes.
-      first_step: the step to begin with; what a checkpoint stores.
-      last_step: the step to stop before.
+      first_step: the first step; a checkpoint stores it.
+      last_step: the step after the last one.
       balance: as for `sample_indices`.
-      read_threads: threads that read ahead from disk; 0 for none.
+      read_threads: threads that prefetch from disk; 0: none.
 
     Returns:
       An iterator of {"image": uint8 [b, h, w, c], "fine": int32 [b], "coarse": int32 [b]}.
 
     Raises:
-      ImportError: grain, which reads ahead, is not installed.
+      ImportError: grain, which prefetches, is not installed.
       TypeError: an argument is not an integer.
-      ValueError: an argument out of range.
+      ValueError: an argument is out of range.
     """
     check_at_least("batch_size", operator.index(batch_size), 1)
     if not 0 <= operator.index(first_step) <= operator.index(last_step):
@@ -99,7 +98,7 @@ def train_batches(
         return split.read(draw(step=step))
 
     if first_step < last_step:
-        # What is wrong with seed, size or balance shows here, not at the first `next`.
+        # An error in seed, size or balance is raised here, not at the first `next`.
         draw(step=first_step)
     return _each(read, first_step, last_step, split.in_memory, read_threads)
 
@@ -111,26 +110,26 @@ def evaluation_batches(
     parts: int = 1,
     read_threads: int = 8,
 ) -> Iterator[Batch]:
-    """Every example once; where there are too few, example 0 fills up a batch, marked as padding.
+    """Returns batches that have every example once; padding repeats example 0 and is marked.
 
-    Examples come in order, or in order within each of several stretches of the split: part i of
-    each batch is the next piece of stretch i. What a device makes of its part of the batches is
-    then a stretch of its own. Stretches are as long as all batches need; padding is past the end.
+    With one part, examples come in order. With several, the split is cut into contiguous parts of
+    equal length, and each batch has the next piece of every part. The results of one device are
+    then a contiguous part of the split. Padding stands after the last example.
 
     Args:
-      split: where the examples are.
+      split: the split to evaluate.
       batch_size: examples per batch, over all processes; a multiple of `parts`.
-      parts: stretches, at least 1.
-      read_threads: threads that read ahead from disk; 0 for none.
+      parts: number of contiguous parts, at least 1.
+      read_threads: threads that prefetch from disk; 0: none.
 
     Returns:
       An iterator of {"image": uint8 [b, h, w, c], "fine": int32 [b], "coarse": int32 [b],
       "where": bool [b], False on padding, "index": int64 [b], the position in the split}.
 
     Raises:
-      ImportError: grain, which reads ahead, is not installed.
+      ImportError: grain, which prefetches, is not installed.
       TypeError: an argument is not an integer.
-      ValueError: an argument out of range, or a split without examples.
+      ValueError: an argument is out of range, or the split has no examples.
     """
     check_at_least("batch_size", operator.index(batch_size), 1)
     check_at_least("parts", operator.index(parts), 1)
@@ -159,7 +158,7 @@ def _each(read: Any, first: int, last: int, in_memory: bool, read_threads: int) 
         import grain
     except ImportError as error:
         raise MissingDependencyError(
-            "a split on disk is read ahead by grain, which is not installed. Install it with:"
+            "a split on disk is prefetched by grain, which is not installed. Install it with:"
             " pip install '.[tfds]' in the project's folder, or pass read_threads=0"
         ) from error
     options = grain.ReadOptions(num_threads=read_threads, prefetch_buffer_size=read_threads + 2)
@@ -168,7 +167,7 @@ def _each(read: Any, first: int, last: int, in_memory: bool, read_threads: int) 
 
 
 def _closing(batches: Any) -> Iterator[Batch]:
-    """The same batches; the reading threads end when the consumer does."""
+    """Yields the batches; the reading threads end when this generator is closed."""
     try:
         yield from batches
     finally:

@@ -1,4 +1,4 @@
-"""Training images in which there is little to see: all of one colour, or all alike."""
+"""Warning about training images that hardly vary: each of one colour, or all alike."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import numpy as np
 from thanos_jax.data.splits import DataError, Split
 
 _LOOKED_AT = 256
-# Of 255 levels: an image, or a set, that varies no more than by this has nothing to learn from.
+# An image or a set that varies by no more than this, of 255 levels, has nothing to learn from.
 _LEVELS = 2.0
 _SHARE = 0.1
 _NAMED = 3
 
 
 def warn(dataset: str, split: Split) -> None:
-    """Says on stderr if the images of a split hardly vary, within themselves or among each other.
+    """Warns on stderr if the images of a split are of one colour or all alike.
 
-    Looks at 256 images that are spread over the split.
+    256 images, spread over the split, are examined.
 
     Args:
-      dataset: its name, for the message.
-      split: the training split, not empty. An image that cannot be read is left to training.
+      dataset: name of the data set, for the message.
+      split: the training split, not empty. If an image cannot be read, nothing is reported here.
     """
     numbers = np.unique(np.linspace(0, len(split) - 1, min(_LOOKED_AT, len(split))).astype(int))
     try:

@@ -2,15 +2,15 @@
 
 A cache is a folder:
 
-    cache.json                            what it is of, and what each split has
-    train-00000-of-00012.array_record     a record an image: its two labels, its pixels
-    train-00000-of-00012.npz              their fine labels and names
+    cache.json                            description of the data and of each split
+    train-00000-of-00012.array_record     a record per image: its two labels, its pixels
+    train-00000-of-00012.npz              fine labels and names of these images
 
-It holds what the loader of a set hands over (`thanos_jax.data.sources.as_stored`), before anything
-is held out, thinned out or laid over a background. So one cache serves every seed and method, and
-a run on it has the bits of a run on the set itself. A shard counts once both its files are there
-and hold as many images as they should; cache.json says at last that all do. ArrayRecord checks a
-hash of each record that it reads.
+It holds what the loader of a set returns (`thanos_jax.data.sources.as_stored`), before validation
+images are held out, classes are made rare or backgrounds are added. One cache thus serves every
+seed and method, and a run on it is bit-equal to a run on the set itself. A shard is complete once
+both its files exist and hold the right number of images. cache.json is marked complete after the
+last shard. ArrayRecord checks a hash of each record that it reads.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from thanos_jax.errors import MissingDependencyError
 DESCRIPTION = "cache.json"
 UNLABELLED = "unlabelled"
 LABELS = np.dtype("<i4")
-# Keys of cache.json: what a run knows its data again by; the stored files, if that says nothing of
-# them.
+# Keys of cache.json: the fingerprint by which a run recognizes its data, and a fingerprint of the
+# stored files if the first does not cover them.
 FINGERPRINTS = ("fingerprint", "files")
-# Keys of config.data that change what a loader hands over.
+# Keys of config.data that change what a loader returns.
 _KEYS = (
     *("name", "image_size", "decode", "matte", "deep_images", "unlabelled", "unlabelled_use"),
     *("max_megapixels", "tfds", "fine_key", "coarse_key", "test_split"),
@@ -49,10 +49,10 @@ class Shard(NamedTuple):
     """Some images of a split.
 
     Attributes:
-      split: its name.
-      rows: the numbers of the images in it.
-      records: path of the pixels.
-      labels: path of fine labels and names.
+      split: name of the split.
+      rows: numbers of the images in the split.
+      records: path of the file with the pixels.
+      labels: path of the file with fine labels and names.
     """
 
     split: str
@@ -62,19 +62,20 @@ class Shard(NamedTuple):
 
     @property
     def is_done(self) -> bool:
-        """Whether its files are there."""
+        """Whether both files exist."""
         return self.records.exists() and self.labels.exists()
 
 
 def load(config_data: ConfigDict) -> Dataset:
-    """Loads the data set of `config_data.cache`, as its loader left it.
+    """Loads the data set in the cache `config_data.cache`, as its loader returned it.
 
     Args:
-      config_data: `config.data`. Keys that change what a loader hands over must be those of the
-        cache; data_dir is not needed.
+      config_data: `config.data`. Keys that change what a loader returns must have the values with
+        which the cache was written; data_dir is not needed.
 
     Raises:
-      DataError: no whole cache, one of other keys, or a shard that cannot be read.
+      DataError: the cache is missing or incomplete, was written with other keys, or has a shard
+        that cannot be read.
       MissingDependencyError: array_record is not installed.
     """
     folder, described = _open(config_data)
@@ -115,7 +116,7 @@ def require_same_data(
     known_now: fingerprint.Fingerprint | None,
     files_now: fingerprint.Fingerprint | None,
 ) -> None:
-    """Checks that a cache is of the data as they are.
+    """Checks that a cache was made of the data as they are now.
 
     Args:
       config_data: as for `load`.
@@ -123,22 +124,22 @@ def require_same_data(
       files_now: from `thanos_jax.data.sources.files`.
 
     Raises:
-      DataError: it is of others; says what has changed. Or as `load`.
+      DataError: the data have changed, and the message says how; or as `load`.
     """
     folder, described = _open(config_data)
     found = changes(described, {"fingerprint": known_now, "files": files_now})
     if found:
         raise DataError(
-            f"data.cache: expected the images as they are now, got {folder}, which was made of "
-            f"others: {'; '.join(found)}. Write another cache"
+            f"data.cache: expected a cache of the images as they are now, got {folder}, made of "
+            f"others: {'; '.join(found)}. Write a new cache"
         )
 
 
 def changes(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Returns a line for each thing that the data of two caches have otherwise.
+    """Returns a line for each difference between the data of two caches.
 
     Args:
-      there: what a cache.json holds, or its keys in `FINGERPRINTS`.
+      there: the contents of a cache.json, or its keys in `FINGERPRINTS`.
       now: as `there`.
     """
     return [
@@ -150,7 +151,7 @@ def changes(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def require_array_record() -> None:
-    """Raises MissingDependencyError without the package."""
+    """Raises MissingDependencyError if array_record is not installed."""
     try:
         import array_record.python.array_record_data_source  # noqa: F401
     except ImportError as error:
@@ -161,9 +162,9 @@ def require_array_record() -> None:
 
 
 def settings(config_data: ConfigDict) -> dict[str, Any]:
-    """Returns the keys of config.data by which a cache is known."""
+    """Returns the keys of config.data that a cache depends on, with their values."""
     found = {key: config_data[key] for key in _KEYS}
-    # Its lines: the file may be elsewhere on another machine.
+    # The lines, not the path: the file may be elsewhere on another machine.
     found["coarse_map"] = coarse_map_text(config_data) if config_data.coarse_map else ""
     if config_data.name in SPECS and SPECS[config_data.name].kept:
         found["split_seed"] = config_data.split_seed  # draws the images that are kept
@@ -171,7 +172,7 @@ def settings(config_data: ConfigDict) -> dict[str, Any]:
 
 
 def shards_of(folder: pathlib.Path, described: Mapping[str, Any]) -> Iterator[Shard]:
-    """Yields the shards of a cache, split by split, by what its cache.json holds."""
+    """Yields the shards of a cache, split by split, as its cache.json describes them."""
     step = described["shard_rows"]
     for split, size in described["sizes"].items():
         count = -(-size // step)
@@ -183,7 +184,7 @@ def shards_of(folder: pathlib.Path, described: Mapping[str, Any]) -> Iterator[Sh
 
 
 def differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Returns a line for each key that two `settings` have otherwise."""
+    """Returns a line for each key whose value differs between two `settings`."""
     return [
         f"data.{key}: {there.get(key)!r} there, {now.get(key)!r} now"
         for key in sorted({*there, *now})
@@ -192,16 +193,16 @@ def differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def read(folder: pathlib.Path) -> dict[str, Any]:
-    """Returns what cache.json holds.
+    """Returns the contents of cache.json.
 
     Raises:
-      DataError: there is none.
+      DataError: it is missing or not the description of a cache.
     """
     path = folder / DESCRIPTION
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         if not {"complete", "settings", "sizes", *FINGERPRINTS} <= found.keys():
-            raise ValueError("it is of something else")
+            raise ValueError("cache.json does not describe a cache")
     except (OSError, ValueError, AttributeError) as error:
         raise DataError(
             f"data.cache: expected a folder written by {_COMMAND}, got {folder}: {error}"
@@ -210,21 +211,20 @@ def read(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def _open(config_data: ConfigDict) -> tuple[pathlib.Path, dict[str, Any]]:
-    """The folder of a cache and what its cache.json holds, if it is whole and of these keys."""
+    """Returns the folder and the cache.json of a cache that is complete and has these keys."""
     folder = pathlib.Path(config_data.cache).expanduser()
     described = read(folder)
     missing = [shard.records.name for shard in shards_of(folder, described) if not shard.is_done]
     if missing or not described["complete"]:
         raise DataError(
-            f"data.cache: expected a whole cache, got {folder}, where {len(missing)} shards are "
-            f"missing{f', such as {missing[0]}' if missing else ''}; the command that began it goes"
-            " on"
+            f"data.cache: expected a complete cache, got {folder}, where {len(missing)} shards are "
+            f"missing{f', such as {missing[0]}' if missing else ''}; the command that began it"
+            " continues it"
         )
     found = differences(described["settings"], settings(config_data))
     if described["skipped"] and config_data.on_damaged == "stop":
         found.append(
-            f"data.on_damaged: 'skip' there, which left {len(described['skipped'])} images out, "
-            "'stop' now"
+            f"data.on_damaged: 'skip' there, {len(described['skipped'])} images out, 'stop' now"
         )
     if found:
         raise DataError(f"data.cache: {folder} was made with other keys: {'; '.join(found)}")
@@ -252,45 +252,45 @@ def _open_split(described: Mapping[str, Any], name: str, shards: Sequence[Shard]
 
 
 def count_records(path: pathlib.Path) -> int:
-    """Returns how many records a file has; RuntimeError if that cannot be read from it."""
+    """Returns the number of records in a file; raises RuntimeError if it cannot be read."""
     from array_record.python.array_record_module import ArrayRecordReader
 
     reader = ArrayRecordReader(str(path))
-    count = int(reader.num_records())  # 0 of a damaged file, which `close` says
+    count = int(reader.num_records())  # 0 for a damaged file; `close` then raises
     reader.close()
     return count
 
 
 def read_shard(shard: Shard) -> dict[str, np.ndarray]:
-    """Reads what a shard has beside the pixels, and counts these.
+    """Reads the fine labels and names of a shard, and counts its records.
 
     Returns:
-      {"fine": integer [n], "names": [n]}, as `Split` has them.
+      {"fine": integer [n], "names": [n]}, as in `Split`.
 
     Raises:
-      DataError: a file of it is missing, damaged, or of another number of images.
+      DataError: a file of the shard is missing, damaged, or has another number of images.
     """
     try:
         count = count_records(shard.records)
         if count != len(shard.rows):
             raise ValueError(f"expected {len(shard.rows)} records, got {count}")
-    except Exception as error:  # of several kinds, from C++
+    except Exception as error:  # array_record raises several kinds, from C++
         raise _damaged(shard.records, error) from error
     try:
         with np.load(shard.labels, allow_pickle=False) as file:
             found = {name: file[name] for name in ("fine", "names")}
         if any(len(array) != len(shard.rows) for array in found.values()):
             raise ValueError(f"expected labels of {len(shard.rows)}, got {len(found['fine'])}")
-    except Exception as error:  # a damaged zip file has many
+    except Exception as error:  # a damaged zip file raises several kinds
         raise _damaged(shard.labels, error) from error
     return found
 
 
 def _damaged(path: pathlib.Path, error: Exception) -> DataError:
-    # A cut file may leave ArrayRecord without words.
+    # For a truncated file, the message of ArrayRecord may be empty.
     return DataError(
-        f"data.cache: {path}: {str(error) or 'damaged or cut short'}; the command that wrote the"
-        " cache writes it anew"
+        f"data.cache: {path}: {str(error) or 'damaged or truncated'}; the command that wrote the"
+        " cache writes it again"
     )
 
 

@@ -1,4 +1,4 @@
-"""Writes a data set as decoded, resized pixels; `thanos_jax.data.cached` says into which files."""
+"""Writes a cache of decoded, resized images; `thanos_jax.data.cached` describes its files."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from thanos_jax.data.splits import Batch, DataError, Split
 from thanos_jax.errors import ConfigError, UserError
 
 SHARD_ROWS = 8192
-# Every record by itself, so that one is read without its neighbours; pixels hardly shrink.
+# One record per group, so that a record is read without its neighbours; pixels hardly compress.
 _OPTIONS = "group_size:1,uncompressed"
 _CHUNK_BYTES = 2**24  # of pixels read at a time by a thread
 
 
 class CacheError(UserError):
-    """A cache that cannot be written."""
+    """A cache cannot be written."""
 
 
 class Done(NamedTuple):
-    """What a call of `write` has done.
+    """Result of `write`.
 
     Attributes:
-      images: in the cache.
-      written: of these, in this call.
+      images: number of images in the cache.
+      written: number of images written by this call.
     """
 
     images: int
@@ -49,17 +49,17 @@ def write(
     threads: int,
     shard_rows: int = SHARD_ROWS,
 ) -> Done:
-    """Writes a cache; called again, goes on with the shards that are missing, damaged or short.
+    """Writes a cache, or the shards of a cache that are missing, damaged or incomplete.
 
     Args:
       dataset: from `thanos_jax.data.sources.as_stored`.
-      config_data: from which it was loaded.
-      folder: made if need be.
-      threads: that read and decode.
+      config_data: the `config.data` from which it was loaded.
+      folder: folder of the cache; created if missing.
+      threads: number of threads that read and decode.
       shard_rows: images in a shard.
 
     Raises:
-      ConfigError: the folder holds something else, or too little space is free.
+      ConfigError: the folder holds something else, or the disk has too little free space.
       CacheError: a shard cannot be written.
       DataError: an image cannot be read.
       MissingDependencyError: array_record is not installed.
@@ -88,7 +88,7 @@ def write(
 def _describe(
     dataset: Dataset, config_data: ConfigDict, sizes: Mapping[str, int], shard_rows: int
 ) -> dict[str, Any]:
-    """What cache.json holds."""
+    """Returns the contents of cache.json."""
     described = {
         "complete": False,
         "settings": cached.settings(config_data),
@@ -110,7 +110,7 @@ def _describe(
 
 
 def _claim(folder: pathlib.Path, described: Mapping[str, Any]) -> None:
-    """Writes cache.json, or checks that the one that is there is of the same data and keys."""
+    """Writes cache.json, or checks that the existing one has the same data and keys."""
     path = folder / cached.DESCRIPTION
     if not path.exists():
         others = [one.name for one in folder.iterdir() if one.name != workdir.LOCK]
@@ -149,7 +149,7 @@ def _temporary(path: pathlib.Path) -> pathlib.Path:
 
 
 def _settle(temporary: pathlib.Path, path: pathlib.Path) -> None:
-    """Gives a file its name once it is on the disk: a machine that stops leaves it whole or not."""
+    """Renames a file after it is flushed to disk, so that a crash leaves it whole or absent."""
     with open(temporary, "r+b") as file:
         os.fsync(file.fileno())
     os.replace(temporary, path)
@@ -177,7 +177,7 @@ def _require_space(folder: pathlib.Path, images: int, shape: Sequence[int]) -> N
 
 
 def _write_shard(split: Split, shard: cached.Shard, shape: Sequence[int], threads: int) -> None:
-    """Writes a shard whole: the pixels first, then labels and names, by which it counts."""
+    """Writes a shard: first its pixels, then labels and names, which make it complete."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
     rows = shard.rows
@@ -196,13 +196,13 @@ def _write_shard(split: Split, shard: cached.Shard, shape: Sequence[int], thread
             raise RuntimeError(f"{count} of {len(rows)} records were written")
         _settle(temporary, shard.records)
         temporary = _temporary(shard.labels)
-        with open(temporary, "wb") as file:  # a name would get .npz appended
+        with open(temporary, "wb") as file:  # np.savez would append .npz to a path
             names = split.names[rows.start : rows.stop]
             np.savez(file, allow_pickle=False, fine=np.concatenate(fine), names=names)
         _settle(temporary, shard.labels)
     except (OSError, RuntimeError) as error:
         raise CacheError(
-            f"out: expected to write {shard.records}, got: {error}. The same command goes on there"
+            f"out: expected to write {shard.records}, got: {error}. The same command continues it"
         ) from error
 
 

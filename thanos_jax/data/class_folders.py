@@ -1,6 +1,6 @@
-"""Images without a table: folders say which class, and perhaps which split, an image is of.
+"""Images without a table: the class, and perhaps the split, of an image is given by its folder.
 
-DIR/CLASS/...                       coarse and fine class are one
+DIR/CLASS/...                       coarse and fine class are the same
 DIR/COARSE/FINE/...
 DIR/train|val|test/CLASS/...        or with COARSE/FINE
 """
@@ -20,26 +20,26 @@ _SPLITS = {
     **dict.fromkeys(("val", "valid", "validation"), "validation"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-# Left by systems and archives beside the images.
+# Files that operating systems and archives leave beside the images.
 _IGNORED = ("__MACOSX", "Thumbs.db", "desktop.ini")
-# What Pillow opens and cannot decode by itself: data, films, drawings.
+# Formats that Pillow opens but cannot decode by itself: data, films, drawings.
 _NO_PIXELS = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")
 _NAMED = 3
 
 
 def list_rows(folder: str, unlabelled: str = "") -> list[Row]:
-    """The images below a folder, in the order of their paths; [] if there are none.
+    """Returns the images below a folder, in the order of their paths; [] if there are none.
 
-    Names that begin with a point are passed over; files whose ending Pillow does not know are named
-    on stderr. With a folder for validation and none for test, the former is the test split.
+    Names that begin with a dot are ignored. Files whose extension Pillow does not know are reported
+    on stderr. If there is a validation folder but no test folder, it becomes the test split.
 
     Args:
-      folder: that holds the folders of classes or splits.
-      unlabelled: name of the class folder whose images have no label; "": none has.
+      folder: holds the folders of classes or splits.
+      unlabelled: name of the class folder whose images have no label; "": there is none.
 
     Raises:
-      DataError: an image in no class folder, below too many, or on another level than others; or
-        folders of splits beside others.
+      DataError: an image is in no class folder, too deep, or at another depth than the others; or
+        folders of splits are mixed with other folders.
     """
     paths = _images(folder)
     tops = sorted({path[0] for path in paths if len(path) > 1})
@@ -68,7 +68,7 @@ def list_rows(folder: str, unlabelled: str = "") -> list[Row]:
 
 
 def _images(folder: str) -> list[tuple[str, ...]]:
-    """The paths of the images below a folder, as their parts; in order."""
+    """Returns the paths of the images below a folder, each as a tuple of its parts; sorted."""
     found: list[tuple[str, ...]] = []
     others: list[tuple[str, ...]] = []
     for parent, folders, files in os.walk(folder, followlinks=True):
@@ -84,8 +84,8 @@ def _images(folder: str) -> list[tuple[str, ...]]:
     if found and others:
         first = ", ".join(os.path.join(*path) for path in others[:_NAMED])
         print(
-            f"WARNING: {folder}: {len(others)} files without the ending of an image are passed"
-            f" over; the first: {first}",
+            f"WARNING: {folder}: {len(others)} files without the extension of an image are ignored;"
+            f" the first: {first}",
             file=sys.stderr,
             flush=True,
         )
@@ -94,7 +94,7 @@ def _images(folder: str) -> list[tuple[str, ...]]:
 
 @functools.cache
 def _endings() -> frozenset[str]:
-    """The endings of the files that Pillow reads, in lower case."""
+    """Returns the extensions of the image files that Pillow reads, in lower case."""
     from PIL import Image
 
     kinds = Image.registered_extensions().items()
@@ -104,7 +104,7 @@ def _endings() -> frozenset[str]:
 
 
 def _leads_back(parent: str, name: str) -> bool:
-    """Whether a folder is a link to one that it lies in."""
+    """Returns whether a folder is a symbolic link to one of its parents."""
     path = os.path.join(parent, name)
     if not os.path.islink(path):
         return False
@@ -116,10 +116,11 @@ def _hidden(name: str) -> bool:
 
 
 def _splits(folder: str, tops: list[str]) -> dict[str, str]:
-    """The split of each folder at the top; {} if these are classes.
+    """Returns the split of each top-level folder; {} if the folders are classes.
 
     Raises:
-      DataError: train and test are there, and others too; or no folder is for training.
+      DataError: there are folders for train and test and other folders too, or there is no folder
+        for training.
     """
     split_of = {top: _SPLITS[top.lower()] for top in tops if top.lower() in _SPLITS}
     others = [top for top in tops if top not in split_of]
@@ -127,17 +128,17 @@ def _splits(folder: str, tops: list[str]) -> dict[str, str]:
     if others:
         if {"train", "test"} <= there:
             raise DataError(
-                f"data.data_dir: expected folders of splits alone in {folder}, beside"
-                f" {', '.join(split_of)}, got {others[0]!r} too"
+                f"data.data_dir: expected only folders of splits in {folder}, as"
+                f" {', '.join(split_of)} are, got {others[0]!r} too"
             )
-        return {}  # classes that happen to be called so
+        return {}  # classes that happen to have the name of a split
     if there and "train" not in there:
         raise DataError(
             f"data.data_dir: expected a folder train in {folder}, got {', '.join(split_of)}"
         )
     if "validation" in there and "test" not in there:
         names = ", ".join(top for top, split in split_of.items() if split == "validation")
-        print(f"{folder}: {names} is the test split, for there is no other", flush=True)
+        print(f"{folder}: {names} is the test split, because there is no other", flush=True)
         split_of = {
             top: "test" if split == "validation" else split for top, split in split_of.items()
         }
@@ -151,7 +152,7 @@ def _require_level(folder: str, path: tuple[str, ...], classes: tuple[str, ...])
         expected = "a folder of its class" if not classes else "CLASS/ or COARSE/FINE/"
         raise DataError(
             f"data.data_dir: expected each image of {folder} in {expected}, got"
-            f" {os.path.join(*path)!r}; a labels.csv may name images anywhere"
+            f" {os.path.join(*path)!r}; with a labels.csv, images may be anywhere below it"
         )
 
 

@@ -1,6 +1,6 @@
-"""Changes of colour: brightness, contrast, saturation, hue, grey, with torchvision's meanings.
+"""Changes of colour: brightness, contrast, saturation, hue, grey, as torchvision defines them.
 
-Images are float32 [n, h, w, c] in [0, 1], 3 channels unless said otherwise, and so are results. A
+Images and results are float32 [n, h, w, c] in [0, 1], with 3 channels unless stated otherwise. A
 factor is float32 and broadcasts to the images.
 """
 
@@ -18,12 +18,12 @@ _GREY = (0.299, 0.587, 0.114)
 
 
 def brightness(factor: Array, images: Array) -> Array:
-    """Images, of any channels, multiplied: factor * images, clipped to [0, 1]."""
+    """Returns factor * images, clipped to [0, 1]; any number of channels."""
     return jnp.clip(images * factor, 0.0, 1.0)
 
 
 def contrast(factor: Array, images: Array) -> Array:
-    """Mean grey blended in: factor * images + (1 - factor) * mean grey, clipped to [0, 1].
+    """Returns factor * images + (1 - factor) * the image's mean grey, clipped to [0, 1].
 
     Images have 1 or 3 channels.
     """
@@ -32,12 +32,12 @@ def contrast(factor: Array, images: Array) -> Array:
 
 
 def saturation(factor: Array, images: Array) -> Array:
-    """Grey blended in: factor * images + (1 - factor) * grey(images), clipped to [0, 1]."""
+    """Returns factor * images + (1 - factor) * grey(images), clipped to [0, 1]."""
     return _blend(images, _luma(images), factor)
 
 
 def hue(shift: Array, images: Array) -> Array:
-    """Colours turned on the colour circle, value and saturation (HSV) kept.
+    """Returns images with their hue (HSV) shifted; value and saturation stay the same.
 
     The shift is float32 [n, 1, 1, 1] or broadcastable, in turns: 1/3 takes red to green.
     """
@@ -57,7 +57,7 @@ def hue(shift: Array, images: Array) -> Array:
 
 
 def grey(images: Array) -> Array:
-    """Every channel replaced by the pixel's grey, 0.299 R + 0.587 G + 0.114 B."""
+    """Returns images with every channel replaced by the grey 0.299 R + 0.587 G + 0.114 B."""
     return jnp.broadcast_to(_luma(images), images.shape)
 
 
@@ -70,22 +70,23 @@ _CHANGES = {
 
 
 def jitter(key: Array, images: Array, strengths: Sequence[float], probability: float) -> Array:
-    """Random brightness, contrast, saturation and hue of a share of the images.
+    """Changes brightness, contrast, saturation and hue of a random share of the images.
 
-    Amounts are drawn per image; the order of the changes is drawn once for the batch.
+    Amounts are drawn per image, the order of the changes once for the batch.
 
     Args:
         key: a PRNG key.
         images: float32 [n, h, w, c] in [0, 1].
-        strengths: of brightness, contrast, saturation, hue, as in `augment`; a change of strength
-            0 is not traced. At least one is positive; with one channel the last two are 0.
-        probability: share of images changed.
+        strengths: strengths of brightness, contrast, saturation and hue, as in `augment`; a change
+            of strength 0 is not traced. At least one is positive; with one channel the last two
+            are 0.
+        probability: probability that an image is changed.
 
     Returns:
         float32 [n, h, w, c] in [0, 1].
     """
     order_key, key = jax.random.split(key)
-    # One draw for all amounts and the choice of images: every call is a program to compile.
+    # One draw for all amounts and the choice of images, because every call adds to compile time.
     *drawn, chosen = jax.random.uniform(key, (len(_CHANGES) + 1, images.shape[0], 1, 1, 1))
     changes = []
     for name, strength, amount in zip(_CHANGES, strengths, drawn, strict=True):
@@ -102,7 +103,7 @@ def jitter(key: Array, images: Array, strengths: Sequence[float], probability: f
 
 
 def _luma(images: Array) -> Array:
-    """Grey of each pixel, [..., 1]; a sum of channels, which is faster than a product with 3."""
+    """Returns the grey of each pixel, [..., 1]; a sum of channels is faster than a product."""
     red, green, blue = (images[..., channel : channel + 1] for channel in range(3))
     return _GREY[0] * red + _GREY[1] * green + _GREY[2] * blue
 

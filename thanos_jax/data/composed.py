@@ -1,4 +1,4 @@
-"""A data set over its background: which image lies on what, and the groups that this makes."""
+"""A data set with backgrounds: the background of each image, and the groups that result."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from thanos_jax.data.splits import ArraySplit, DataError, DerivedSplit, Split
 
 
 def over_background(dataset: Dataset, config_data: ConfigDict) -> Dataset:
-    """Lays the images of a set over the background of the config.
+    """Lays the images of a set over the background `config_data.background`.
 
     Args:
-      dataset: as its loader leaves it, thinned out.
+      dataset: from a loader, with rare classes already reduced.
       config_data: `config.data`.
 
     Returns:
-      The set, its moments to be measured; over backgrounds that go with classes, its fine labels
-      are the groups. With background "none" the set itself.
+      The set, with mean and std still to be measured. If backgrounds go with classes, its fine
+      labels are the groups. With background "none", the set itself.
 
     Raises:
-      DataError: a set whose images cannot be laid over a background.
+      DataError: the images of the set cannot be laid over a background.
     """
     background, splits = config_data.background, dict(dataset.splits)
     if background == "none":
@@ -76,7 +76,7 @@ def _compose(
     split: str,
     behind: np.ndarray | None,
 ) -> np.ndarray:
-    """Numbered images over photographs, or over the backgrounds assigned to their numbers."""
+    """Lays numbered images over photographs, or over the backgrounds assigned to them."""
     if behind is None:
         return backgrounds.over_photographs(images, seed, split, numbers=numbers)
     return spurious.over_backgrounds(
@@ -91,12 +91,12 @@ def with_images(
     *,
     first: int = 0,
 ) -> Split:
-    """The same examples with other images, changed at once if they are in memory.
+    """Returns a split with changed images; images in memory are changed at once.
 
     Args:
       split: n examples.
       change: (uint8 [b, h, w, c], int64 [b] their numbers) -> uint8 [b, h, w, other].
-      fine: int32 [n], the fine labels afterwards; None: as they were.
+      fine: int32 [n], the new fine labels; None: they stay the same.
       first: number of the first image.
 
     Returns:

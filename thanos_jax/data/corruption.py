@@ -1,4 +1,4 @@
-"""Label noise: a share of the labels made wrong on purpose."""
+"""Label noise: corrupts a share of the labels."""
 
 from __future__ import annotations
 
@@ -22,27 +22,28 @@ def corrupt(
     fine: Any = None,
     transition: Any = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Makes a share of the labels wrong.
+    """Corrupts a share of the labels.
 
         symmetric     another class, each of the num_classes - 1 others with equal probability.
-        asymmetric    the next class, and the first after the last; or the class transition[label].
+        asymmetric    the next class, the first one after the last; or the class transition[label].
         within_class  another fine label of the same coarse class, each with equal probability, for
                       training on fine labels. `labels` are coarse and stay as they are.
 
-    A changed label is always another one, so that the rate is the share of wrong labels. (By the
-    other convention for symmetric noise a chosen label is drawn anew from all classes, and only
-    rate (num_classes - 1) / num_classes of the labels are wrong.)
+    A corrupted label always differs from the original, so that the rate is the share of wrong
+    labels. (In the other convention for symmetric noise, a chosen label is drawn from all classes,
+    and only rate (num_classes - 1) / num_classes of the labels are wrong.)
 
     Exactly round(rate m) labels change (halves round to the even number), drawn uniformly from the
-    m labels that can change. These are all, but for classes that `transition` maps to themselves
-    and coarse classes of one fine label. With the same seed, labels changed at a lower rate are
-    changed at a higher one too, to the same class. The draw is the same under every NumPy.
+    m labels that can change. A label cannot change if `transition` maps its class to itself, or if
+    its coarse class has one fine label. With the same seed, labels changed at a lower rate are
+    changed at a higher rate too, to the same class. The draw does not depend on the version of
+    NumPy.
 
     Args:
       labels: integer [n], 0 to num_classes - 1.
       rate: in [0, 1].
       kind: "symmetric", "asymmetric" or "within_class".
-      num_classes: number of classes, at least 1; a class need not occur.
+      num_classes: number of classes, at least 1; classes may be empty.
       seed: in [0, 2**64).
       fine: for "within_class" only, integer [n], any values. The fine labels of a coarse class are
         those that occur with it.
@@ -54,8 +55,8 @@ def corrupt(
 
     Raises:
       TypeError: labels, fine or transition are not integers.
-      ValueError: an argument out of range, of the wrong shape or not meant for this kind; or a
-        rate above 0 where no label has another to change to.
+      ValueError: an argument is out of range, has the wrong shape or does not apply to this kind;
+        or the rate is above 0 and no label can change.
     """
     check_option("kind", kind, KINDS)
     check_at_least("num_classes", num_classes, 1)
@@ -66,7 +67,7 @@ def corrupt(
         ("transition", transition, "asymmetric"),
     ):
         if value is not None and kind != owner:
-            raise ValueError(f"{name}: expected None but with kind={owner!r}, got kind={kind!r}")
+            raise ValueError(f"{name}: expected None unless kind={owner!r}, got kind={kind!r}")
     labels = check_labels(labels, "labels", num_classes=num_classes, least=1)
 
     words = np.random.Philox(key=np.array([seed, NEW_LABELS], np.uint64)).random_raw(len(labels))
@@ -89,7 +90,7 @@ def corrupt(
             after[mine] = names[_another(place, len(names), words[mine])]
     can_change = np.flatnonzero(after != before)
     if rate > 0 and can_change.size == 0:
-        raise ValueError(f"rate: expected 0, for no label has another to change to, got {rate}")
+        raise ValueError(f"rate: expected 0, because no label can change, got {rate}")
     changed = np.zeros(len(labels), bool)
     if can_change.size:
         order = permutation(seed, CHANGED_LABELS, len(can_change))
@@ -98,6 +99,6 @@ def corrupt(
 
 
 def _another(place: np.ndarray, count: int, words: np.ndarray) -> np.ndarray:
-    """Returns int64 [n], numbers 0 .. count - 1 other than place, drawn by 64 random bits each."""
+    """Returns int64 [n]: numbers in [0, count) other than `place`, from 64 random bits each."""
     shift = 1 + (words % np.uint64(max(count - 1, 1))).astype(np.int64)
     return (place + shift) % count

@@ -1,4 +1,4 @@
-"""Tables with a header, as people and spreadsheets write them."""
+"""Reads CSV files with a header, in the variants that people and spreadsheets write."""
 
 from __future__ import annotations
 
@@ -22,25 +22,24 @@ _MARKS = {
 def read_table(
     path: str, required: Sequence[str] | Callable[[Sequence[str]], Sequence[str]]
 ) -> Iterator[tuple[int, dict[str, str]]]:
-    """The rows of a CSV file with a header, one by one.
+    """Yields the rows of a CSV file with a header.
 
-    The separator is the comma, semicolon or tab that gives the header the most cells; a first line
-    "sep=;", which Excel writes and reads, says it too. Lines end in LF, CR LF or CR. Names of
-    columns are compared in lower case.
+    The separator is the comma, semicolon or tab that splits the header into the most cells; a first
+    line "sep=;", as Excel writes it, sets the separator too. Lines end in LF, CR LF or CR. Column
+    names are compared in lower case.
 
     Args:
       path: a file in UTF-8, with or without a byte order mark, or in UTF-16 with one.
-      required: columns that the header must have, in any order and among others; or a function from
-        the header to these.
+      required: columns that the header must have, in any order and among others; or a function that
+        returns them for a header.
 
     Yields:
       (number of the row's last line in the file, column -> cell without surrounding spaces).
-      Lines that are empty, or have only empty cells, are skipped, and so are empty cells beyond the
-      header.
+      Empty lines, lines of empty cells, and empty cells beyond the header are skipped.
 
     Raises:
-      DataError: not UTF-8, not CSV, a required column that is missing or there twice, or a row
-        of another length than the header.
+      DataError: the file is not UTF-8 or not CSV, a required column is missing or repeated, or a
+        row has another number of cells than the header.
     """
     text, skipped, separator = _text(path), 0, ""
     first, _, rest = text.partition("\n")
@@ -73,15 +72,15 @@ def read_table(
 
 
 def _cells(text: str, separator: str) -> int:
-    """How many cells a separator gives the header; of equally good ones the first is taken."""
+    """Returns the number of cells of the header for a separator; 0 if it does not fit."""
     try:
         return len(next(_reader(text, separator), []))
-    except csv.Error:  # between quotes and another separator
+    except csv.Error:  # a quoted cell ends at another separator
         return 0
 
 
 def _reader(text: str, separator: str) -> Any:
-    # newline="": the reader itself ends lines, outside of quotes.
+    # newline="": the reader splits lines itself, except within quotes.
     lines = io.StringIO(text, newline="")
     return csv.reader(lines, delimiter=separator, strict=True, skipinitialspace=True)
 
@@ -93,5 +92,5 @@ def _text(path: str) -> str:
         return content.decode(next(encodings, "utf-8"))
     except UnicodeDecodeError as error:
         raise DataError(
-            f"{path}: expected text in UTF-8, got {error}; spreadsheets call it CSV UTF-8"
+            f"{path}: expected text in UTF-8, got {error}; spreadsheets can save as CSV UTF-8"
         ) from error

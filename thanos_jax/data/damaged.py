@@ -1,4 +1,4 @@
-"""What to do about stored examples that cannot be read: stop, or leave them out and say so."""
+"""Handling of stored examples that cannot be read: stop, or leave them out with a warning."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from thanos_jax.data.splits import DataError, RecordSplit, Split, in_threads, to
 
 OPTIONS = ("stop", "skip")
 
-# A split of which more than this share cannot be read is not damaged, but the wrong files.
+# If more than this share cannot be read, the files are probably the wrong ones.
 _MOST = 0.5
 _CHUNK = 64  # records read at a time
 _NAMED = 10
@@ -20,24 +20,25 @@ _NAMED = 10
 def open_records(
     records: RecordSplit, *, stream: bool, on_damaged: str, threads: int | None = None
 ) -> tuple[Split, tuple[str, ...]]:
-    """Opens a split as a config says.
+    """Opens a split, in memory or on disk, and handles unreadable records.
 
-    With "skip", a split that stays on disk is read through once, and later has the examples only
-    that could be read then. So every process, every start and a split in memory see the same ones.
+    With "skip", a split that stays on disk is read once in full, and keeps only the readable
+    examples. Every process and every start of a run thus see the same examples, as with a split in
+    memory.
 
     Args:
       records: all records of the split.
       stream: whether they stay on disk.
       on_damaged: "stop" or "skip".
-      threads: how many threads decode; None for one per processor, at most 16.
+      threads: number of threads that decode; None: one per processor, at most 16.
 
     Returns:
-      The split, and of each example that was left out its split and number, as in "train 17"; they
-      are named on stderr too.
+      The split; and the split and number of each example left out, as in "train 17". The latter are
+      reported on stderr too.
 
     Raises:
-      DataError: a record cannot be used, and the split is in memory; with "skip" if that is so of
-        more than half of them.
+      DataError: with "stop", a record cannot be read and the split is in memory; with "skip", more
+        than half of the records cannot be read.
     """
 
     def opened(split: Split) -> Split:
@@ -46,7 +47,7 @@ def open_records(
     if on_damaged == "stop":
         return opened(records), ()
     if not stream:
-        # Read once if nothing is wrong, as nearly always.
+        # In the usual case nothing is damaged, and this reads everything only once.
         with contextlib.suppress(DataError):
             return opened(records), ()
     errors = _errors(records, threads)
@@ -69,14 +70,14 @@ def open_records(
 
 
 def _errors(records: RecordSplit, threads: int | None) -> dict[int, DataError]:
-    """Reads every example; returns number -> error of those that cannot be read, rising."""
+    """Reads every example; returns number -> error of the unreadable ones, ascending."""
 
     def look(start: int) -> dict[int, DataError]:
         numbers = np.arange(start, min(start + _CHUNK, len(records)))
         try:
             records.read(numbers)
         except DataError:
-            pass  # which of them?
+            pass  # read one by one below
         else:
             return {}
         found = {}

@@ -1,4 +1,4 @@
-"""What a loader hands over, and what loaders share: draws of splits, channel moments."""
+"""The data set that a loader returns, and helpers of loaders: splits, channel moments, labels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from thanos_jax.data.fingerprint import Fingerprint
 from thanos_jax.data.splits import ArraySplit, DataError, DerivedSplit, Split, in_threads
 from thanos_jax.permutations import HOLD_OUT, MOMENTS, TEST_SPLIT, permutation
 
-# What one-channel images can be laid over -> channels of the images that result.
+# Background of one-channel images -> number of channels of the resulting images.
 BACKGROUND_CHANNELS = {"photographs": 3, "colour": 3, "texture": 1}
 
 
@@ -24,21 +24,21 @@ class Dataset(NamedTuple):
 
     Attributes:
       name: as in the config.
-      splits: "train", "validation" and "test". From a loader of one set, "validation" may be
-        missing: it is then held out of "train".
+      splits: "train", "validation" and "test" -> split. A loader may leave out "validation"; it is
+        then held out of "train".
       coarse_names: names of the coarse classes, in the order of their ids.
       fine_names: names of the fine classes, in the order of their ids.
       image_shape: (h, w, c).
-      mean: mean of each channel of images in [0, 1]; from a loader, () if it is to be measured.
+      mean: mean of each channel of images in [0, 1]; a loader returns () if it must be measured.
       std: standard deviation of each channel of images in [0, 1].
-      skipped: the stored examples left out because they cannot be read, as in "train 17"; see
+      skipped: stored examples left out because they cannot be read, as in "train 17"; see
         `thanos_jax.data.damaged`.
-      unlabelled: training images without labels, whose labels as read say nothing; None: there are
-        none.
-      unlabelled_dropped: how many images without labels are left out.
+      unlabelled: training images without labels; the labels that it reads are meaningless. None:
+        there are none.
+      unlabelled_dropped: number of images without labels that are left out.
       one_level: whether images have one label each, so that coarse and fine classes are the same.
-      fingerprint: what the data are known again by; see `thanos_jax.data.fingerprint`. None: they
-        are not compared.
+      fingerprint: identifies the data, to detect changes between runs; see
+        `thanos_jax.data.fingerprint`. None: data are not compared.
     """
 
     name: str
@@ -56,20 +56,20 @@ class Dataset(NamedTuple):
 
 
 def draw_test(fine: np.ndarray, fine_names: Sequence[str]) -> np.ndarray:
-    """Which images are the test split where a set has none: a fifth of each fine class.
+    """Draws the test split of a set that has none: a fifth of each fine class.
 
-    At least one of each; the same for every config's seed, so that the test split is the same for
-    everybody.
+    Every class has at least one test image. The draw does not depend on a config's seed, so that
+    the test split is the same for everybody.
 
     Args:
-      fine: int32 [n].
-      fine_names: of all fine classes.
+      fine: int32 [n], the fine label of each image.
+      fine_names: names of all fine classes.
 
     Returns:
-      bool [n].
+      bool [n], whether an image is in the test split.
 
     Raises:
-      DataError: a fine class of fewer than two images.
+      DataError: a fine class has fewer than two images.
     """
     test = np.zeros(len(fine), bool)
     for number, name in enumerate(fine_names):
@@ -87,20 +87,21 @@ def draw_test(fine: np.ndarray, fine_names: Sequence[str]) -> np.ndarray:
 def hold_out(
     size: int, fraction: float, seed: int, classes: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Which training examples stay and which become the validation split.
+    """Draws the validation split from the training examples.
 
     Args:
       size: number of training examples.
       fraction: share held out, in (0, 1).
-      seed: the draw.
-      classes: integer [size]: of each class one example stays at least, others or fewer being held
-        out in place of it, and one example at least is held out; None: classes are not looked at.
+      seed: seed of the draw.
+      classes: integer [size], the class of each example. At least one example of each class then
+        stays for training, and at least one example is held out; fewer than `fraction` may be held
+        out. None: classes are ignored.
 
     Returns:
-      Two int64 arrays, ascending and disjoint: for training, for validation.
+      Two int64 arrays of example numbers, ascending and disjoint: training, validation.
 
     Raises:
-      DataError: nothing would be left of one of the two.
+      DataError: one of the two would be empty.
     """
     held = round(size * fraction) if classes is None else max(1, round(size * fraction))
     if not 0 < held < size:
@@ -113,14 +114,14 @@ def hold_out(
     if classes is None:
         chosen[order[:held]] = True
     else:
-        # In the order of the draw, but for the last of each class in it.
+        # In the order of the draw, without the last example of each class.
         _, last = np.unique(classes[order][::-1], return_index=True)
         free = np.delete(order, size - 1 - last)
         if not free.size:
             raise DataError(
                 "data.validation_fraction: expected classes of which one image or more can be held"
                 f" out for validation, got {size} training images of {size} classes; add images, or"
-                " say in labels.csv, by a column split, which images are for validation"
+                " mark the validation images in a column split of labels.csv"
             )
         chosen[free[:held]] = True
     return np.flatnonzero(~chosen), np.flatnonzero(chosen)
@@ -129,17 +130,17 @@ def hold_out(
 def moments(
     split: Split, *, seed: int, limit: int = 10_000, chunk: int = 64
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel, over all pixels of a split.
+    """Returns mean and standard deviation of each channel, over all pixels of a split.
 
     Args:
       split: the split, not empty.
-      seed: draws the images that are looked at where there are more than `limit`.
-      limit: how many images are looked at at most.
+      seed: seed of the draw of images, if there are more than `limit`.
+      limit: largest number of images used.
       chunk: images read at a time.
 
     Returns:
-      (mean, std) of images in [0, 1]. The std of a channel without variation is given as 1, by
-      which it can be divided.
+      (mean, std) of images in [0, 1]. The std of a constant channel is returned as 1, so that
+      images can be divided by it.
 
     Raises:
       DataError: an image cannot be read.
@@ -152,7 +153,7 @@ def moments(
         channels = pixels.reshape(-1, pixels.shape[-1]).T
         return np.stack([np.bincount(channel, minlength=256) for channel in channels])
 
-    # Integers: neither the order nor the number of threads shows in the sum.
+    # Sums of integers do not depend on the order or the number of threads.
     counts = np.sum(in_threads(count, starts, 1 if split.in_memory else None), axis=0)
     levels = np.arange(256) / 255
     mean = counts @ levels / counts.sum(axis=1)
@@ -162,7 +163,7 @@ def moments(
 
 
 def labels(split: Split, chunk: int = 1024) -> tuple[np.ndarray, np.ndarray]:
-    """The labels of every example of a split; one on disk is read whole, by several threads.
+    """Returns the labels of every example; a split on disk is read in full, by several threads.
 
     Args:
       split: the split, not empty.
@@ -187,7 +188,7 @@ def labels(split: Split, chunk: int = 1024) -> tuple[np.ndarray, np.ndarray]:
 
 
 def known_coarse(split: Split) -> np.ndarray | None:
-    """Returns the coarse labels, int32 [n]; None if images would have to be read for them."""
+    """Returns the coarse labels, int32 [n]; None if they can only be read with the images."""
     if isinstance(split, ArraySplit):
         return split.coarse
     if not isinstance(split, DerivedSplit) or split.change is not None:
@@ -197,9 +198,9 @@ def known_coarse(split: Split) -> np.ndarray | None:
 
 
 def bytes_in_memory(dataset: Dataset) -> dict[str, int]:
-    """Returns split -> the bytes of its images and labels in memory; 0: it is read from disk.
+    """Returns split -> bytes of its images and labels in memory; 0 if it is read from disk.
 
-    A split that is part of a stored one has its share of the bytes.
+    A split that is a part of a stored split counts its share of the bytes.
     """
     held = {}
     for name, split in dataset.splits.items():
@@ -211,17 +212,17 @@ def bytes_in_memory(dataset: Dataset) -> dict[str, int]:
 
 
 def exceeds_memory(size: int, image_shape: tuple[int, int, int], config_data: ConfigDict) -> bool:
-    """Whether so many images stay on disk, by `memory_limit_gib`, with their background."""
+    """Returns whether `size` images with their background exceed data.memory_limit_gib."""
     height, width, channels = image_shape
     channels = BACKGROUND_CHANNELS.get(config_data.background, channels)
     return size * height * width * channels / 2**30 > config_data.memory_limit_gib
 
 
 def group_counts(dataset: Dataset) -> dict[str, np.ndarray]:
-    """How many examples of each fine class (group, stratum) the splits have.
+    """Counts the examples of each fine class (group, stratum) in each split.
 
-    No image is read: a split whose labels come with its images, and which stays on disk, is left
-    out. Only sets prepared by TFDS have such splits.
+    No image is read. Splits on disk whose labels are stored with the images are left out; only sets
+    prepared by TFDS have such splits.
 
     Args:
       dataset: the data set.
@@ -237,23 +238,23 @@ def group_counts(dataset: Dataset) -> dict[str, np.ndarray]:
 
 
 def read_coarse_map(path: str, column: str) -> dict[str, str]:
-    """The coarse class of each fine class, from `data.coarse_map`.
+    """Reads the coarse class of each fine class from a CSV file, `data.coarse_map`.
 
     Args:
-      path: a CSV with the columns `column` and coarse; others are ignored.
-      column: the one that has the fine classes.
+      path: a CSV with the columns `column` and coarse; other columns are ignored.
+      column: name of the column with the fine classes.
 
     Returns:
-      cell of the column -> name of its coarse class.
+      fine class -> name of its coarse class.
 
     Raises:
-      DataError: no such file, an empty cell, or a fine class in two lines.
+      DataError: the file is missing, a cell is empty, or a fine class is in two lines.
     """
     table = os.path.expanduser(path)
     if not os.path.isfile(table):
         raise DataError(
             f"data.coarse_map: expected a CSV with the columns {column} and coarse, got {path!r},"
-            " which is no file"
+            " which is not a file"
         )
     result: dict[str, str] = {}
     for line, cells in read_table(table, (column, "coarse")):
@@ -272,7 +273,7 @@ def read_coarse_map(path: str, column: str) -> dict[str, str]:
 
 
 def coarse_map_text(config_data: ConfigDict) -> str:
-    """Returns what the file `data.coarse_map` holds.
+    """Returns the text of the file `data.coarse_map`.
 
     Raises:
       DataError: it cannot be read, or is not UTF-8.
@@ -291,7 +292,7 @@ def number_coarse(coarse_of: Sequence[str]) -> tuple[tuple[str, ...], np.ndarray
       coarse_of: the name of the coarse class of each fine class.
 
     Returns:
-      Their names, and int32 [num_fine], the coarse class of each fine class.
+      The names of the coarse classes; and int32 [num_fine], the coarse class of each fine class.
     """
     names, coarse_of_fine = np.unique(list(coarse_of), return_inverse=True)
     return tuple(names.tolist()), coarse_of_fine.astype(np.int32)

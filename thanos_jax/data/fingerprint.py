@@ -1,7 +1,7 @@
-"""What a data set is known again by: names and sizes of its files, and labels, not pixels.
+"""Fingerprints of data sets: names and sizes of files, and labels, but not pixels.
 
-A fingerprint is a dictionary of lists, which JSON can hold, so that one can say what has changed
-since another was taken.
+A run compares fingerprints to detect that its data have changed. A fingerprint is a dictionary of
+lists that JSON can hold, so that the comparison can say what has changed.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ def of_images(
     fine: Sequence[int],
     classes: Sequence[str],
 ) -> Fingerprint:
-    """The fingerprint of n image files, in their order.
+    """Returns the fingerprint of n image files, in their order.
 
     Args:
-      names: of the files.
-      sizes: of the files, in bytes.
-      splits: of the images.
-      fine: numbers in `classes`; -1: no label.
-      classes: what the labels are called.
+      names: names of the files.
+      sizes: sizes of the files in bytes.
+      splits: split of each image.
+      fine: label of each image, a position in `classes`; -1: no label.
+      classes: names of the classes.
     """
     return {
         "names": list(names),
@@ -43,28 +43,28 @@ def of_images(
 def of_records(
     *, names: Sequence[str], sizes: Sequence[int], metadata: Sequence[str]
 ) -> Fingerprint:
-    """The fingerprint of a set in files of records.
+    """Returns the fingerprint of a set stored in record files.
 
     Args:
-      names: of the files.
-      sizes: of the files, in bytes.
-      metadata: lines that say what the files hold.
+      names: names of the files.
+      sizes: sizes of the files in bytes.
+      metadata: lines that describe the contents of the files.
     """
     return {"names": list(names), "sizes": list(sizes), "metadata": list(metadata)}
 
 
 def of_text(text: str) -> Fingerprint:
-    """The fingerprint of a table that gives the classes of a set whose images are as published."""
+    """Returns the fingerprint of a published set whose classes come from a table, its text."""
     return {"lines": text.splitlines()}
 
 
 def changes(before: Fingerprint, now: Fingerprint, *, sizes: bool = True) -> list[str]:
-    """What has changed between two fingerprints, a line each; [] if nothing has.
+    """Returns a line for each change between two fingerprints; [] if they agree.
 
     Args:
       before: the earlier fingerprint.
       now: the later fingerprint.
-      sizes: whether files of another size are a change.
+      sizes: whether the sizes of files are compared.
     """
     if before.keys() != now.keys():
         return ["other data altogether"]
@@ -99,7 +99,7 @@ def _differ(
     now: Fingerprint,
     values: Callable[[Fingerprint], list[Any]],
 ) -> str:
-    """The line of the names in both whose values differ."""
+    """Returns a line that lists the names in both fingerprints whose values differ."""
     place = {name: number for number, name in enumerate(now["names"])}
     then, later = values(before), values(now)
     common = [(number, name) for number, name in enumerate(before["names"]) if name in place]
@@ -112,7 +112,7 @@ def _without(names: list[str], others: list[str]) -> list[str]:
 
 
 def _labels(one: Fingerprint) -> list[str]:
-    # Of no label, the last.
+    # Label -1 stands for the last entry, "".
     classes = [*one["classes"], ""]
     return [classes[number] for number in one["fine"]]
 

@@ -1,9 +1,9 @@
-"""From an image file to pixels of a given size: how much of it is decoded, cropped and resized.
+"""Decodes, crops and resizes an image to a given size.
 
 A JPEG can be decoded at a half, a quarter or an eighth of its size, by an inverse cosine transform
-of fewer coefficients in each block (libjpeg's scaled decoding, Pillow's `draft`): most of the work
-on a large photograph is saved. At least `KEPT` times the final side is decoded, so that the resize
-that follows still averages over two pixels or more in each direction.
+of fewer coefficients in each block (libjpeg's scaled decoding, Pillow's `draft`). This saves most
+of the work on a large photograph. At least `KEPT` times the final side is decoded, so that the
+resize that follows still averages over two or more pixels in each direction.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ _SCALES = (8, 4, 2)
 def bring(
     image: Any, convert: Callable[[Any], Any], size: tuple[int, int] | None, decode: str = "full"
 ) -> Any:
-    """Decodes a picture, and resizes its largest centred box of a shape to that shape.
+    """Decodes an image, crops its largest centred box of the given shape, and resizes the box.
 
     Args:
-      image: a PIL image that was opened and not decoded; with "scaled" it is changed.
-      convert: makes of a PIL image one of mode "L" or "RGB", upright if it is to be.
-      size: (height, width) of the result, in pixels; None: as the picture is.
-      decode: "full": every pixel is decoded. "scaled": JPEG files whose box is 2 * KEPT times as
-        large as the result, or more, are decoded at a half, a quarter or an eighth; all other
-        pictures as with "full".
+      image: a PIL image, opened but not decoded; "scaled" changes it.
+      convert: converts a PIL image to mode "L" or "RGB", and turns it upright if needed.
+      size: (height, width) of the result, in pixels; None: the size of the image.
+      decode: "full": every pixel is decoded. "scaled": JPEG files whose box is at least 2 * KEPT
+        times as large as the result are decoded at a half, a quarter or an eighth; all other images
+        as with "full".
 
     Returns:
       A PIL image.
@@ -42,15 +42,15 @@ def bring(
 
 
 def square(side: int) -> tuple[int, int] | None:
-    """Returns the size that `bring` takes of `data.image_size`; None of 0."""
+    """Returns `data.image_size` as the `size` argument of `bring`: (side, side), or None for 0."""
     return (side, side) if side else None
 
 
 def fit(image: Any, height: int, width: int) -> Any:
-    """Resizes the largest centred box of a shape in a picture to that shape.
+    """Crops the largest centred box of the shape height x width and resizes it to that size.
 
-    The same as bringing the shorter side to its size and cropping the centre, in one pass:
-    bilinear, with Pillow's support over all source pixels when it shrinks.
+    This resizes the shorter side and crops the centre in one pass. Interpolation is bilinear; when
+    the image shrinks, Pillow averages over all source pixels.
 
     Args:
       image: a PIL image.
@@ -67,7 +67,7 @@ def fit(image: Any, height: int, width: int) -> Any:
 
 
 def _box(columns: int, rows: int, height: int, width: int) -> tuple[float, float, float, float]:
-    """Left, top, right and bottom of the largest centred box with the shape of height x width."""
+    """Returns left, top, right, bottom of the largest centred box of the shape height x width."""
     columns_kept, rows_kept = float(columns), float(rows)
     if columns * height <= rows * width:
         rows_kept = columns * height / width
@@ -84,8 +84,8 @@ def _resize(image: Any, height: int, width: int, box: tuple[float, ...]) -> Any:
 
 
 def _decode_scaled(image: Any, height: int, width: int) -> Any | None:
-    """As `fit` of the decoded picture, which still lies as it is stored; None: not worth it."""
-    # Colours of other modes are not linear in those of RGB: they are converted first.
+    """Decodes at a smaller scale, then `fit`s, without turning upright; None if not possible."""
+    # Other modes must be converted to RGB first, which is not linear in their channels.
     if image.format not in ("JPEG", "MPO") or image.mode not in ("L", "RGB"):
         return None
     columns, rows = image.size
@@ -95,6 +95,6 @@ def _decode_scaled(image: Any, height: int, width: int) -> Any | None:
     scale = next((scale for scale in _SCALES if scale * KEPT <= shrink), 1)
     if scale == 1 or image.draft(None, (columns // scale, rows // scale)) is None:
         return None
-    # The last pixels of a decoded row or column may lie beyond the picture in part.
+    # The last pixels of a decoded row or column may be partly outside the image.
     box = tuple(edge / scale for edge in _box(columns, rows, height, width))
     return _resize(image, height, width, box)

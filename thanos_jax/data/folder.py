@@ -1,9 +1,9 @@
-"""Sets of image files: class folders, or a folder and a table in it with a line for each image.
+"""Sets of image files: class folders, or a folder with a table that has a line per image.
 
-OWN is the layout of a user's own images. Its labels.csv has the columns filename (below its
-folder), coarse, fine and perhaps split; or one column label in place of coarse and fine. Classes
-are numbered in the order of their names. A fine class is a pair of a coarse and a fine name; where
-a fine name occurs below several coarse names, it is shown as "coarse / fine".
+OWN is the layout of a user's own images. Its labels.csv has the columns filename (relative to its
+folder), coarse, fine and perhaps split; or one column label instead of coarse and fine. Classes
+are numbered in the order of their names. A fine class is a pair of a coarse and a fine name; a fine
+name that occurs with several coarse names is shown as "coarse / fine".
 """
 
 from __future__ import annotations
@@ -24,28 +24,28 @@ from thanos_jax.data.splits import DataError, in_threads
 
 
 def load(layout: Layout, config_data: ConfigDict) -> Dataset:
-    """Loads a set of image files; see `list_images` for its classes and splits.
+    """Loads a set of image files; `list_images` describes its classes and splits.
 
-    Images become what `pixels.convert` makes of them. Mean and standard deviation are those of the
-    training images, or of 10,000 drawn from them, unless the layout has them.
+    Images are converted by `pixels.convert`. Mean and standard deviation are the layout's, or are
+    left to be measured on the training images.
 
     Args:
-      layout: of the set.
-      config_data: `config.data`. image_size may be 0 only if all images have one size.
+      layout: layout of the set.
+      config_data: `config.data`. image_size may be 0 only if all images have the same size.
 
     Returns:
       The data set; validation may be missing.
 
     Raises:
-      DatasetNotFound: there is no such set.
-      DataError: a table or an image that cannot be used; names the line and the file.
+      DatasetNotFound: there is no such set in data_dir.
+      DataError: a table or an image cannot be used; the message names the line and the file.
     """
     listing = list_images(layout, config_data)
     members = {name: [listing.rows[n] for n in numbers] for name, numbers in listing.splits.items()}
     labels = {name: (listing.fine[n], listing.coarse[n]) for name, n in listing.splits.items()}
     if listing.unlabelled:
         members["unlabelled"] = listing.unlabelled
-        # Nobody reads them.
+        # These labels are not used.
         labels["unlabelled"] = (np.zeros(len(listing.unlabelled), np.int32),) * 2
     files = {
         name: ImageFiles(
@@ -85,7 +85,7 @@ def load(layout: Layout, config_data: ConfigDict) -> Dataset:
 
 
 def fingerprint_of(listing: Listing) -> fingerprint.Fingerprint:
-    """What a set of files is known again by; see `thanos_jax.data.fingerprint`."""
+    """Returns the fingerprint of a set of files; see `thanos_jax.data.fingerprint`."""
     split_of = np.empty(len(listing.rows), object)
     for name, numbers in listing.splits.items():
         split_of[numbers] = name
@@ -99,7 +99,7 @@ def fingerprint_of(listing: Listing) -> fingerprint.Fingerprint:
         sizes=[row.size for row, _, _ in every],
         splits=[split for _, split, _ in every],
         fine=[fine for _, _, fine in every],
-        # As people know them: a fine name may be there below several coarse ones.
+        # With the coarse name, because a fine name may occur with several coarse ones.
         classes=[
             name
             if name == listing.coarse_names[coarse_of[number]]
@@ -110,7 +110,7 @@ def fingerprint_of(listing: Listing) -> fingerprint.Fingerprint:
 
 
 def _inspect(dataset: str, listing: Listing, config_data: ConfigDict) -> tuple[int, int, str]:
-    """(height, width, mode) of all images; the size only matters if image_size is 0."""
+    """Returns (height, width, mode) of all images; sizes must agree if image_size is 0."""
     image_size = config_data.image_size
     rows = [*listing.rows, *listing.unlabelled]
 
@@ -126,7 +126,7 @@ def _inspect(dataset: str, listing: Listing, config_data: ConfigDict) -> tuple[i
             return damage
 
     found = in_threads(header, range(len(rows)))
-    # The others are left out when they are read.
+    # Unreadable images are left out when they are read.
     headers = {n: one for n, one in enumerate(found) if not isinstance(one, DataError)}
     if not headers:
         raise DataError(f"no image can be read; the first: {found[0]}")

@@ -1,4 +1,4 @@
-"""Splits whose images are files, one each, in any format that Pillow reads."""
+"""Splits whose images are single files, in any format that Pillow reads."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from thanos_jax.data.dataset import exceeds_memory
 from thanos_jax.data.fitting import bring, square
 from thanos_jax.data.splits import RecordSplit, Split
 
-# Several times what cameras have; an image in colour of that size takes 1.5 GB.
+# Several times the size of camera images; a colour image of this size takes 1.5 GB.
 MAX_MEGAPIXELS = 500.0
 
 _LIMIT = threading.Lock()
@@ -26,14 +26,14 @@ _LIMIT = threading.Lock()
 
 @dataclasses.dataclass(frozen=True)
 class ImageFiles:
-    """The files of a split and their labels; item i is the bytes, fine and coarse label of file i.
+    """The files of a split and their labels; item i is (bytes, fine label, coarse label) of file i.
 
     Attributes:
-      paths: of n files.
-      fine: int32 [n].
-      coarse: int32 [n].
-      sources: n places to look at when a file cannot be used, as in "cats/1.png (line 7)".
-      names: str [n], of the files, for people; None: the paths.
+      paths: paths of n files.
+      fine: int32 [n], fine labels.
+      coarse: int32 [n], coarse labels.
+      sources: file and table line of each image, for messages, as in "cats/1.png (line 7)".
+      names: str [n], names of the files to show; None: the paths.
     """
 
     paths: Sequence[str]
@@ -66,17 +66,17 @@ def open_splits(
       config_data: `config.data`: image_size, decode, memory_limit_gib, background, on_damaged and
         max_megapixels.
       files: split -> its files.
-      convert: from the PIL image as it is read to one of mode "L" or "RGB".
+      convert: converts a PIL image as read to mode "L" or "RGB".
       dataset: name of the data set, for messages.
       num_fine: fine labels lie in [0, num_fine).
       num_coarse: coarse labels lie in [0, num_coarse).
-      image_shape: (h, w, c) of every image in the end.
+      image_shape: (h, w, c) of every converted image.
 
     Returns:
-      split -> its examples: all of them in memory, or none; and which were left out.
+      split -> its examples, either all splits in memory or none; and the examples left out.
 
     Raises:
-      DataError: a file that cannot be used, if it is read now.
+      DataError: a file that is read now cannot be used.
     """
 
     def decode(record: Any) -> tuple[np.ndarray, int, int]:
@@ -112,18 +112,18 @@ def open_splits(
 def open_image(file: Any, max_megapixels: float = MAX_MEGAPIXELS) -> Any:
     """Opens an image file and reads its header.
 
-    Pillow refuses images of more than 179 megapixels, which might be small files made to fill a
-    memory; here the limit is the caller's.
+    Pillow refuses images of more than 179 megapixels, as a guard against small files that expand to
+    fill the memory. Here the caller sets the limit.
 
     Args:
       file: a path or an open binary file.
-      max_megapixels: the most millions of pixels that an image may have.
+      max_megapixels: largest accepted size, in millions of pixels.
 
     Returns:
-      A PIL image, to be closed.
+      A PIL image; the caller closes it.
 
     Raises:
-      ValueError: not an image that Pillow knows, or one of too many pixels.
+      ValueError: the file is not an image that Pillow reads, or has too many pixels.
       OSError: the file cannot be read.
     """
     from PIL import Image, UnidentifiedImageError
@@ -151,7 +151,7 @@ def open_image(file: Any, max_megapixels: float = MAX_MEGAPIXELS) -> Any:
 
 @contextlib.contextmanager
 def _without_limit() -> Iterator[None]:
-    """Pillow's limit is a global: who lifts it, for a large image alone, must be the only one."""
+    """Lifts Pillow's limit, a global variable, for one thread at a time."""
     from PIL import Image
 
     with _LIMIT:

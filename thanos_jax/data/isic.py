@@ -1,14 +1,14 @@
-"""ISIC: skin lesions, benign or malignant; beside many of the benign ones is a coloured patch.
+"""ISIC: skin lesions, benign or malignant; many images of benign lesions show a coloured patch.
 
-The archive (isic-archive.com) has the images and diagnoses but does not say which images show a
-patch. A network that looks for patches (Rieger et al., "Interpretations are Useful: Penalizing
-Explanations to Align Neural Networks with Prior Knowledge", ICML 2020) does worse on benign lesions
-without: the groups of Sohoni et al., "No Subclass Left Behind", NeurIPS 2020.
+The archive (isic-archive.com) has images and diagnoses, but not which images show a patch. A
+network that relies on patches (Rieger et al., "Interpretations are Useful: Penalizing Explanations
+to Align Neural Networks with Prior Knowledge", ICML 2020) is less accurate on benign lesions
+without a patch. The groups are from Sohoni et al., "No Subclass Left Behind", NeurIPS 2020.
 
-The user puts together metadata.csv, with the columns filename (below its folder), benign_malignant
+The user writes metadata.csv, with the columns filename (relative to its folder), benign_malignant
 (benign or malignant, as in the archive) or malignant (0 or 1), patch (1 if the image shows one) and
 perhaps split (train, validation or test); other columns are ignored. The coarse label is benign or
-malignant, the fine label the group: benign without patch, benign with patch, malignant.
+malignant. The fine label is the group: benign without patch, benign with patch, or malignant.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def _classify(cells: Mapping[str, str], where: str) -> tuple[str, str, str]:
     malignant = _is_malignant(cells, where)
     patch = layout.one_of(cells, "patch", ("0", "1"), where) == "1"
     split = layout.one_of(cells, "split", layout.SPLITS, where) if "split" in cells else ""
-    # Malignant lesions beside a patch are no group of their own: the papers know of none.
+    # As in the papers, malignant lesions are one group, with or without a patch.
     return CLASSES[malignant], GROUPS[2 if malignant else int(patch)], split
 
 

@@ -1,4 +1,4 @@
-"""Several splits as one: one after the other, nothing copied."""
+"""Concatenation of splits, without copying them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from thanos_jax.data.splits import Batch, DerivedSplit, Split
 
 
 class JoinedSplit:
-    """The examples of several splits, in their order.
+    """The concatenation of several splits.
 
     Args:
-      parts: splits of images of one shape, one or more.
+      parts: one or more splits whose images have the same shape.
     """
 
     def __init__(self, parts: Sequence[Split]) -> None:
@@ -24,33 +24,33 @@ class JoinedSplit:
 
     @property
     def fine(self) -> np.ndarray | None:
-        """int32 [len(self)], the fine labels, if they are known without reading."""
+        """int32 [len(self)], the fine labels; None if they can only be read with the images."""
         found = [part.fine for part in self.parts]
         known = [fine for fine in found if fine is not None]
         return np.concatenate(known) if len(known) == len(found) else None
 
     @property
     def names(self) -> np.ndarray:
-        """[len(self)], the files of the examples, or their numbers as stored."""
+        """[len(self)], the file name of each example, or its number as stored."""
         return np.concatenate([part.names for part in self.parts])
 
-    # What lies on the devices, where a training set does.
+    # Arrays that are put on the devices if the training set is kept there.
 
     @property
     def images(self) -> np.ndarray:
-        """uint8 [len(self), h, w, c]."""
+        """uint8 [len(self), h, w, c], all images."""
         return self.read(np.arange(len(self)))["image"]
 
     @property
     def coarse(self) -> np.ndarray:
-        """int32 [len(self)]."""
+        """int32 [len(self)], the coarse labels."""
         return np.concatenate([labels(part)[1] for part in self.parts])
 
     def __len__(self) -> int:
         return int(self._ends[-1])
 
     def read(self, indices: np.ndarray) -> Batch:
-        """Examples by number; see `Split.read`."""
+        """Returns examples by number; see `Split.read`."""
         numbers = np.asarray(indices)
         owner = np.searchsorted(self._ends, numbers, side="right").clip(max=len(self.parts) - 1)
         batch: Batch = {}
@@ -65,5 +65,5 @@ class JoinedSplit:
         return batch
 
     def subset(self, indices: np.ndarray) -> DerivedSplit:
-        """The examples named, nothing read; see `Split.subset`."""
+        """Returns the split of some examples, without reading them; see `Split.subset`."""
         return DerivedSplit(self, numbers=np.arange(len(self))[indices])

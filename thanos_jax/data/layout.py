@@ -11,15 +11,15 @@ SPLITS = ("train", "validation", "test")
 
 
 class Row(NamedTuple):
-    """An image file, and what is said of it.
+    """An image file with its labels and split.
 
     Attributes:
-      filename: path below the folder of the set.
-      where: the place that says it, as in "DIR/labels.csv, line 3"; "" where folders do.
-      coarse: name of the coarse class; "" of an image without labels.
-      fine: name of the fine class; "" of an image without labels.
-      split: "train", "validation" or "test"; "" where nothing says so.
-      size: of the file, in bytes.
+      filename: path relative to the folder of the set.
+      where: file and line of its entry, as in "DIR/labels.csv, line 3"; "" for class folders.
+      coarse: name of the coarse class; "" for an image without labels.
+      fine: name of the fine class; "" for an image without labels.
+      split: "train", "validation" or "test"; "" if it is not given.
+      size: size of the file in bytes.
     """
 
     filename: str
@@ -31,7 +31,7 @@ class Row(NamedTuple):
 
     @property
     def source(self) -> str:
-        """The file, and the place that says what it is, for messages."""
+        """The file and the place of its entry, for messages."""
         return f"{self.filename}, {self.where}" if self.where else self.filename
 
 
@@ -39,19 +39,21 @@ class Layout(NamedTuple):
     """How a set of image files is stored: a table in a folder, one line for each image.
 
     Attributes:
-      name: of the data set.
-      table: name of the table's file.
+      name: name of the data set.
+      table: file name of the table.
       expected: what `config.data.data_dir` should be, for messages.
-      column: the column that has the files, below the folder of the table.
-      required: the other columns that are needed; or a function from the header to these.
-      classify: (column -> cell, file and line for messages) -> coarse class, fine class and split,
+      column: the column with the paths of images, relative to the folder of the table.
+      required: the other required columns; or a function that returns them for a header.
+      classify: (column -> cell, file and line for messages) -> (coarse class, fine class, split),
         as in `Row`; raises DataError.
-      pairs: (coarse, fine), as `classify` has them, of each fine class in the order of their ids;
-        (): in the order of their names, as coarse classes always are.
-      inside: name of the folder of the table where that is distributed; "" for any.
-      mode: "L" or "RGB", what images become; None for "L" if all files are grey, "RGB" otherwise.
-      units: (mean, std) of each channel; empty for those of the training images.
-      own: whether it is a user's own: class folders do without a table, and images without labels.
+      pairs: (coarse, fine) names of each fine class, in the order of the fine ids; (): classes are
+        numbered in the order of their names, as coarse classes always are.
+      inside: name of the folder of the table if the set is distributed with it; "" for any.
+      mode: mode that images are converted to, "L" or "RGB"; None: "L" if all files are grey, else
+        "RGB".
+      units: (mean, std) of each channel; empty: measured on the training images.
+      own: whether the images are a user's own; class folders may then replace the table, and images
+        may be unlabelled.
     """
 
     name: str
@@ -68,10 +70,16 @@ class Layout(NamedTuple):
 
 
 def one_of(cells: Mapping[str, str], column: str, options: Sequence[str], where: str) -> str:
-    """The cell of a column, if it is one of the options; `where` is for the message.
+    """Returns the cell of a column after checking that it is one of the options.
+
+    Args:
+      cells: column -> cell.
+      column: name of the column.
+      options: the accepted values.
+      where: file and line, for the message.
 
     Raises:
-      DataError: it is something else.
+      DataError: the cell is not one of the options.
     """
     if cells[column] not in options:
         raise DataError(

@@ -1,4 +1,4 @@
-"""What images a set of files has, before any of them is opened: names, labels, splits."""
+"""Lists the images of a set of files, with labels and splits, without opening them."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ class Listing(NamedTuple):
     """The images of a set of files.
 
     Attributes:
-      folder: that holds them.
-      place: the table, or the folder, for messages.
+      folder: folder of the images.
+      place: the table or the folder, for messages.
       rows: n images with labels.
-      fine: int32 [n].
-      coarse: int32 [n].
-      fine_names: in the order of ids.
-      coarse_names: in the order of ids.
-      splits: "train", perhaps "validation", and "test" -> the numbers of its rows.
-      unlabelled: training images without labels, to be trained on.
-      dropped: how many images without labels are left out.
+      fine: int32 [n], fine labels.
+      coarse: int32 [n], coarse labels.
+      fine_names: names of the fine classes, in the order of ids.
+      coarse_names: names of the coarse classes, in the order of ids.
+      splits: "train", "test" and perhaps "validation" -> positions in `rows`.
+      unlabelled: training images without labels that are used.
+      dropped: number of images without labels that are left out.
     """
 
     folder: str
@@ -48,23 +48,23 @@ class Listing(NamedTuple):
 
     @property
     def one_level(self) -> bool:
-        """Whether every image has one label, which is its coarse and its fine class."""
+        """Whether every image has one label, so that coarse and fine class are the same."""
         return all(row.coarse == row.fine for row in self.rows)
 
 
 def list_images(layout: Layout, config_data: ConfigDict) -> Listing:
-    """Lists a set of image files; opens none of them.
+    """Lists a set of image files without opening them.
 
-    Where nothing says what split an image is of, a fifth of each fine class (at least one image) is
-    the test split, the same for every seed.
+    If no splits are given, a fifth of each fine class (at least one image) is the test split, the
+    same for every seed.
 
     Args:
-      layout: of the set.
-      config_data: `config.data`: data_dir, unlabelled and unlabelled_use.
+      layout: layout of the set.
+      config_data: `config.data`: data_dir, unlabelled and unlabelled_use are used.
 
     Raises:
-      DatasetNotFound: there is no such set.
-      DataError: a table, row or class that cannot be used; names it.
+      DatasetNotFound: there is no such set in data_dir.
+      DataError: a table, row or class cannot be used; the message names it.
     """
     place, folder, every = _rows(layout, config_data)
     rows = [row for row in every if row.coarse]
@@ -94,16 +94,16 @@ def list_images(layout: Layout, config_data: ConfigDict) -> Listing:
 
 
 def find(data_dir: str, table: str, expected: str, *, inside: str = "") -> str:
-    """The path of a table.
+    """Returns the path of a table.
 
     Args:
-      data_dir: `config.data.data_dir`: the folder that holds the table, or `inside`.
-      table: name of the table's file.
+      data_dir: `config.data.data_dir`: the folder of the table, or the one that holds `inside`.
+      table: file name of the table.
       expected: what data_dir should be, for the message.
-      inside: name of the folder of the table where that is distributed; "" for any.
+      inside: name of the folder of the table if the set is distributed with it; "" for any.
 
     Raises:
-      DatasetNotFound: it is not there.
+      DatasetNotFound: there is no such table.
     """
     given = os.path.expanduser(data_dir)
     for root in (os.path.join(given, inside), given):
@@ -116,7 +116,7 @@ def find(data_dir: str, table: str, expected: str, *, inside: str = "") -> str:
 
 
 def _rows(layout: Layout, config_data: ConfigDict) -> tuple[str, str, list[Row]]:
-    """The place that says what images there are, their folder, and their rows, at least one."""
+    """Returns the table or folder that lists the images, their folder, and one or more rows."""
     mark = config_data.unlabelled
     try:
         table = find(config_data.data_dir, layout.table, layout.expected, inside=layout.inside)
@@ -130,7 +130,7 @@ def _rows(layout: Layout, config_data: ConfigDict) -> tuple[str, str, list[Row]]
 
 
 def _name_classes(rows: Sequence[Row]) -> tuple[list[tuple[str, str]], tuple[str, ...]]:
-    """The (coarse, fine) pair of each fine class and the name it is shown by, in order of names."""
+    """Returns (coarse, fine) and the shown name of each fine class, in the order of the names."""
     pairs = {(row.coarse, row.fine) for row in rows}
     count = collections.Counter(fine for _, fine in pairs)
     name_of = {pair: f"{pair[0]} / {pair[1]}" if count[pair[1]] > 1 else pair[1] for pair in pairs}
@@ -141,7 +141,7 @@ def _name_classes(rows: Sequence[Row]) -> tuple[list[tuple[str, str]], tuple[str
 def _split(
     place: str, rows: Sequence[Row], fine: np.ndarray, fine_names: tuple[str, ...]
 ) -> np.ndarray:
-    """The split of every row, before the hold-out."""
+    """Returns the split of every row, before validation images are held out."""
     if rows[0].split:
         split_of = np.array([row.split for row in rows], object)
         for name in ("train", "test"):

@@ -1,4 +1,4 @@
-"""From an image file as Pillow opens it to 8 bits in one or three channels, upright and opaque."""
+"""Converts PIL images to upright, opaque images of one or three channels of 8 bits."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-# What transparent pixels lie over -> its level in every channel.
+# Background of transparent pixels -> its level in every channel.
 MATTES = {"white": 255, "grey": 128, "black": 0}
 DEEP_OPTIONS = ("refuse", "scale")
 
 _GREY_MODES = ("1", "L", "LA", "La")
-_LOOKED_AT = 1 << 20  # bytes of a file in which its header is looked for
-_ORIENTATION = 0x0112  # of Exif, 1 to 8; readers take other values for 1
+_LOOKED_AT = 1 << 20  # bytes of a file that are searched for its header
+_ORIENTATION = 0x0112  # Exif tag with values 1 to 8; readers treat others as 1
 _ON_ITS_SIDE = (5, 6, 7, 8)
-# How Pillow's decoders name 16 bits a channel that it cuts to 8, as RGB;16B. RGB;15 and RGB;16 are
-# bits of a pixel.
+# Raw modes, such as RGB;16B, of channels of 16 bits that Pillow reduces to 8. In RGB;15 and RGB;16
+# the number is bits per pixel.
 _CUT = re.compile(r"[A-Za-z]+;16[BLNR]")
 
 
 class Header(NamedTuple):
-    """What is known of an image before it is decoded.
+    """Properties of an image that are known before it is decoded.
 
     Attributes:
-      height: in pixels, upright.
-      width: in pixels, upright.
+      height: height of the upright image, in pixels.
+      width: width of the upright image, in pixels.
       grey: whether it has no colour.
-      deep: how Pillow names its pixels if they have more than 8 bits in a channel; else "".
-      scalable: whether `convert` keeps their upper 8 bits, which are those of 16-bit integers.
+      deep: Pillow's name of the pixel format if a channel has more than 8 bits; else "".
+      scalable: whether `convert` can keep the upper 8 bits, as it can for 16-bit integers.
     """
 
     height: int
@@ -39,14 +39,14 @@ class Header(NamedTuple):
 
 
 def header(image: Any, *, with_size: bool = True) -> Header:
-    """Looks at a PIL image that was opened and not decoded.
+    """Returns the properties of a PIL image that was opened but not decoded.
 
     Args:
-      image: as from `thanos_jax.data.image_files.open_image`.
-      with_size: whether height and width must be those of the upright image.
+      image: from `thanos_jax.data.image_files.open_image`.
+      with_size: whether height and width must refer to the upright image.
     """
     width, height = image.size
-    # Of a PNG, reading Exif data means decoding the image.
+    # Reading the Exif data of a PNG decodes the image.
     deep, scalable = _depth(image)
     mode = image.mode
     if with_size and on_its_side(image):
@@ -55,15 +55,15 @@ def header(image: Any, *, with_size: bool = True) -> Header:
 
 
 def on_its_side(image: Any) -> bool:
-    """Whether the rows of a PIL image, as it is stored, are its columns once it is upright."""
+    """Returns whether turning a PIL image upright swaps its rows and columns."""
     return image.getexif().get(_ORIENTATION, 1) in _ON_ITS_SIDE
 
 
 def require_depth(found: Header, deep_images: str) -> None:
-    """Raises ValueError for pixels that `convert` would cut, unless they are to be scaled.
+    """Raises ValueError for channels of more than 8 bits, unless they may be scaled.
 
     Args:
-      found: of the image.
+      found: header of the image.
       deep_images: an element of `DEEP_OPTIONS`.
     """
     if found.deep and not (found.scalable and deep_images == "scale"):
@@ -72,22 +72,22 @@ def require_depth(found: Header, deep_images: str) -> None:
 
 
 def convert(image: Any, mode: str, *, matte: str = "white") -> Any:
-    """Turns an image upright, lays it over a background, and brings it to 8 bits a channel.
+    """Turns an image upright, lays it over a background, and converts it to 8 bits per channel.
 
-    Transparency is that of an alpha channel, of a palette's entries or of one colour. Of 16 bits
-    the upper 8 are kept.
+    Transparency may come from an alpha channel, from entries of a palette or from one colour. The
+    upper 8 of 16 bits are kept.
 
     Args:
-      image: a PIL image, not decoded yet or as `ImageOps` leaves it.
-      mode: "L" or "RGB", of the result.
-      matte: what it is laid over, a key of `MATTES`.
+      image: a PIL image, decoded or not.
+      mode: mode of the result, "L" or "RGB".
+      matte: background of transparent pixels, a key of `MATTES`.
 
     Returns:
       A PIL image.
     """
     from PIL import Image, ImageOps
 
-    image.load()  # of a PNG, Exif data may come after the pixels
+    image.load()  # in a PNG, Exif data may come after the pixels
     if image.getexif().get(_ORIENTATION, 1) != 1:
         image = ImageOps.exif_transpose(image)
     if image.mode[0] == "I":
@@ -102,12 +102,12 @@ def convert(image: Any, mode: str, *, matte: str = "white") -> Any:
 
 
 def in_mode(image: Any, mode: str) -> Any:
-    """Returns a PIL image in a mode, itself if it has it: Pillow's `convert` would copy it."""
+    """Returns a PIL image in a mode; an image that has the mode is not copied."""
     return image if image.mode == mode else image.convert(mode)
 
 
 def _depth(image: Any) -> tuple[str, bool]:
-    """How more than 8 bits a channel are named, and whether they are 16 of an unsigned integer."""
+    """Returns `Header.deep` and `Header.scalable` of a PIL image."""
     tiles = getattr(image, "tile", ())  # an image made in memory has none
     arguments = [_flat(tile[3]) for tile in tiles]
     raw = [word for words in arguments for word in words if isinstance(word, str)]
@@ -134,7 +134,7 @@ def _flat(arguments: Any) -> tuple[Any, ...]:
 
 
 def _start(file: Any) -> bytes:
-    """The beginning of an open file, whose position stays."""
+    """Returns the beginning of an open file without moving its position."""
     place = file.tell()
     file.seek(0)
     content = file.read(_LOOKED_AT)
@@ -143,7 +143,7 @@ def _start(file: Any) -> bytes:
 
 
 def _jpeg2000_bits(content: bytes) -> int:
-    """Bits of the deepest channel, by the SIZ marker of ISO 15444-1, A.5.1; 8 if there is none."""
+    """Returns the bits of the deepest channel, from the SIZ marker of ISO 15444-1, A.5.1; or 8."""
     place = content.find(b"\xff\x4f\xff\x51") + 4
     channels = int.from_bytes(content[place + 36 : place + 38])
     depths = content[place + 38 : place + 38 + 3 * channels : 3]
@@ -151,11 +151,11 @@ def _jpeg2000_bits(content: bytes) -> int:
 
 
 def _avif_bits(content: bytes) -> int:
-    """Bits of a channel, by the box av1C of the AV1 codec's ISO binding, 2.3.3; 8 if none."""
+    """Returns the bits of a channel, from the box av1C of AV1's ISO binding, 2.3.3; or 8."""
     place = content.find(b"av1C")
     flags = content[place + 6] if 0 <= place < len(content) - 6 else 0
     return (12 if flags & 0x20 else 10) if flags & 0x40 else 8
 
 
-# Formats whose decoders give 8 bits of any number -> the number, by the beginning of a file.
+# Formats whose decoders reduce any depth to 8 bits -> reads the depth from the start of a file.
 _BITS = {"JPEG2000": _jpeg2000_bits, "AVIF": _avif_bits}

@@ -1,7 +1,7 @@
-"""Data sets as TFDS leaves them on disk: a folder per version with metadata and record files.
+"""Data sets as TFDS prepares them on disk: a folder per version, with metadata and record files.
 
-Records are read by random access and decoded here, by Pillow: TFDS's own decoding of a CelebA
-record spends most of its time on attributes that nobody asked for.
+Records are read by random access and decoded here, by Pillow, because TFDS spends most of its time
+on a CelebA record on attributes that are not needed.
 """
 
 import functools
@@ -33,19 +33,19 @@ _INSTALL_PREPARE = "pip install '.[prepare]' in the project's folder"
 
 
 class DatasetNotFound(UserError, FileNotFoundError):  # noqa: N818
-    """There is no prepared copy of a data set where it was looked for."""
+    """There is no prepared copy of a data set in the given folder."""
 
 
 class Prepared(NamedTuple):
     """A data set on disk.
 
     Attributes:
-      name: TFDS's name of it.
+      name: its name in TFDS.
       folder: the folder of the version to read.
       format: "array_record" or "tfrecord".
       sizes: split -> number of records.
-      image_shape: (h, w, c) as stored; h and w are None where images differ in size.
-      builder: TFDS's reader of the folder.
+      image_shape: (h, w, c) as stored; h and w are None if images differ in size.
+      builder: TFDS's builder for the folder.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Prepared(NamedTuple):
 
 def _tfds() -> ModuleType:
     try:
-        # TFDS finds out late, and without a hint, that one of these is missing.
+        # TFDS reports late, and without a hint, that one of these is missing.
         for name in ("PIL.Image", "array_record.python.array_record_data_source"):
             importlib.import_module(name)
         return importlib.import_module("tensorflow_datasets")
@@ -70,16 +70,16 @@ def _tfds() -> ModuleType:
 
 
 def find(name: str, data_dir: str, version: str = "") -> Prepared:
-    """A data set under a TFDS data folder.
+    """Finds a prepared data set in a TFDS data folder.
 
     Args:
       name: TFDS's name, with the config if the set has any, as in "mnist" or "emnist/letters".
-      data_dir: the folder that holds NAME/VERSION; "" for the environment variable TFDS_DATA_DIR
-        or else ~/tensorflow_datasets.
+      data_dir: the folder that holds NAME/VERSION; "": the environment variable TFDS_DATA_DIR, or
+        ~/tensorflow_datasets.
       version: as in "3.0.1"; "" for the newest.
 
     Returns:
-      What is there.
+      The data set on disk.
 
     Raises:
       ImportError: tensorflow_datasets is not installed.
@@ -93,7 +93,7 @@ def find(name: str, data_dir: str, version: str = "") -> Prepared:
     root = epath.Path(data_dir or default).expanduser()
     home = root / name
     infos = home.glob("*/dataset_info.json") if home.exists() else ()
-    # Other folders are what an interrupted download leaves behind.
+    # Other folders are left by interrupted downloads.
     found = {
         tuple(int(part) for part in info.parent.name.split(".")): info.parent
         for info in infos
@@ -105,9 +105,9 @@ def find(name: str, data_dir: str, version: str = "") -> Prepared:
             f"no prepared copy of {name!r}: looked for {version or 'VERSION'}/dataset_info.json in"
             f" {home}"
             + (f", which holds the configs {', '.join(sorted(configs))}" if configs else "")
-            + f". Either prepare it: {_INSTALL_PREPARE} and then tfds build"
+            + f". Either prepare it: {_INSTALL_PREPARE}, then tfds build"
             f" {f'{name}:{version}' if version else name} --file_format=array_record"
-            f" --data_dir={shlex.quote(str(root))} (it downloads the data). Or say where it is:"
+            f" --data_dir={shlex.quote(str(root))} (it downloads the data). Or give its place:"
             f" --config.data.data_dir=DIR, the folder that holds {name}/"
         )
     folder = found[max(found)]
@@ -136,16 +136,16 @@ def find(name: str, data_dir: str, version: str = "") -> Prepared:
 
 
 def fingerprint_of(prepared: Prepared) -> fingerprint.Fingerprint:
-    """What a set on disk is known again by: names and sizes of its record files, and metadata.
+    """Returns the fingerprint of a set on disk: names and sizes of record files, and metadata.
 
-    The metadata are the version and each split's number of records and of bytes: files of records
-    may be padded, so that others have the same size.
+    The metadata are the version and each split's number of records and of bytes. They are included
+    because record files may be padded, so that different files have the same size.
 
     Args:
-      prepared: from `find`. A split that nobody reads may have no files.
+      prepared: from `find`. Files of splits that are not read may be missing.
     """
     splits = prepared.builder.info.splits
-    # TFDS names the files of the format that was written first.
+    # TFDS reports the files of the format that was written first.
     paths = [
         path
         for split in splits.values()
@@ -176,14 +176,14 @@ def _convert_command(prepared: Prepared) -> str:
 
 
 def integer_features(prepared: Prepared) -> dict[str, tuple[str, ...]]:
-    """The features of a record that can be labels.
+    """Returns the features of a record that can be labels.
 
     Args:
       prepared: from `find`.
 
     Returns:
-      name of each single integer (of a feature in another, OUTER/INNER) -> names of its classes, in
-      the order of their ids; () where the metadata has none.
+      name of each scalar integer feature (OUTER/INNER if nested) -> names of its classes, in the
+      order of their ids; () if the metadata has none.
     """
     features = _tfds().features
     found: dict[str, tuple[str, ...]] = {}
@@ -206,7 +206,7 @@ def integer_features(prepared: Prepared) -> dict[str, tuple[str, ...]]:
 
 
 def label_values(prepared: Prepared, splits: Sequence[str], key: str, on_damaged: str) -> list[int]:
-    """The values of an integer feature in some splits, ascending; every record is read.
+    """Returns the distinct values of an integer feature; every record is read.
 
     Args:
       prepared: from `find`.
@@ -215,10 +215,10 @@ def label_values(prepared: Prepared, splits: Sequence[str], key: str, on_damaged
       on_damaged: as in `thanos_jax.data.damaged`.
 
     Returns:
-      Each value once.
+      Each value once, ascending.
 
     Raises:
-      DataError: a record without the feature, or with one that is negative or above 2**31 - 2.
+      DataError: a record lacks the feature, or its value is negative or above 2**31 - 2.
     """
     nothing = np.zeros((0, 0, 1), np.uint8)
     values = set()
@@ -261,15 +261,15 @@ def open_split(
       num_fine: fine labels lie in [0, num_fine).
       num_coarse: coarse labels lie in [0, num_coarse).
       dataset: name of the data set, for messages.
-      stream: whether the records must stay on disk until they are asked for.
-      check_ends: whether the first and last record of each file are read at once.
+      stream: whether the records must stay on disk until they are read.
+      check_ends: whether the first and last record of each file are read now, as a check.
 
     Returns:
       The split.
 
     Raises:
-      DataError: no such split, files that are missing, damaged or cut short, or a file format that
-        does not allow what is asked; the message has the command that converts the files.
+      DataError: there is no such split; files are missing, damaged or truncated; or the file
+        format does not allow this access, and the message has the command that converts the files.
     """
     where = f"{dataset}, split {split!r}"
     if split not in prepared.sizes:
@@ -302,8 +302,8 @@ def open_split(
         file_of=functools.partial(_file_of, shards.file_instructions),
     )
     if check_ends and size:
-        # Every reader checks the end of its file first: a missing or cut file shows now, not at
-        # the step that happens to need it.
+        # Every reader checks the end of its file first, so that a missing or truncated file is
+        # found now and not at the step that needs it.
         ends = np.cumsum([0, *(shard.take for shard in shards.file_instructions)])
         result.read(np.unique(np.concatenate([ends[:-1], ends[1:] - 1])))
     return result
@@ -347,7 +347,7 @@ def _file_of(shards: Sequence[Any], number: int) -> str:
 
 
 def _features(record: bytes) -> Any:
-    """The features of a tf.train.Example."""
+    """Returns the features of a tf.train.Example."""
     from tensorflow_datasets.proto import tf_example_pb2
 
     return tf_example_pb2.Example.FromString(record).features.feature
@@ -367,10 +367,10 @@ def _image(features: Any) -> io.BytesIO:
 
 
 def encoded_image(record: bytes) -> io.BytesIO:
-    """Returns the image of a tf.train.Example as it is encoded there.
+    """Returns the encoded image of a tf.train.Example.
 
     Raises:
-      ValueError: the record has none, or several.
+      ValueError: the record does not have exactly one image.
     """
     return _image(_features(record))
 
@@ -381,13 +381,13 @@ def decoder(
     image_size: int,
     how: str = "full",
 ) -> Decode:
-    """Returns the function from a tf.train.Example to its image, fine label and coarse label.
+    """Returns a function that decodes a tf.train.Example to (image, fine label, coarse label).
 
     Args:
       spec: how labels are read.
-      stored_shape: (h, w, c) of stored images; None for what differs.
+      stored_shape: (h, w, c) of stored images; h and w are None if images differ in size.
       image_size: side of the square the images are resized to; 0 to leave them as stored.
-      how: images are decoded, an element of `fitting.DECODES`.
+      how: how images are decoded, an element of `fitting.DECODES`.
     """
     from PIL import Image
 

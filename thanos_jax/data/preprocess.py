@@ -1,4 +1,4 @@
-"""Any picture as a trained model takes it: upright, in the channels and the size of training."""
+"""Converts any image to the input of a trained model: upright, with its channels and size."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _MODES = {1: "L", 3: "RGB"}
 
 
 class Rule(NamedTuple):
-    """What a picture is brought to.
+    """How images are converted to the input of a trained model.
 
     Attributes:
       shape: (height, width, channels) of the training images; one or three channels.
-      matte, deep_images, max_megapixels, decode: of `config.data`.
+      matte, deep_images, max_megapixels, decode: as in `config.data`.
     """
 
     shape: tuple[int, int, int]
@@ -40,7 +40,7 @@ class Rule(NamedTuple):
 
 
 def rule(config_data: ConfigDict, shape: tuple[int, int, int]) -> Rule:
-    """Returns the rule of a training."""
+    """Returns the rule of a training, from its `config.data` and the shape of its images."""
     return Rule(
         shape,
         config_data.matte,
@@ -51,27 +51,27 @@ def rule(config_data: ConfigDict, shape: tuple[int, int, int]) -> Rule:
 
 
 def in_words(config_data: ConfigDict) -> str:
-    """Returns what `preprocess` does, for those who do it elsewhere."""
+    """Describes in words what `preprocess` does, for implementations in other programs."""
     scaled = _SCALED.format(kept=KEPT) if config_data.decode == "scaled" else ""
     return _IN_WORDS.format(matte=config_data.matte) + scaled
 
 
 def preprocess(picture: Any, to: Rule) -> np.ndarray:
-    """Brings a picture to the shape of the training images, as training does.
+    """Converts an image to the shape of the training images, as training does.
 
     Args:
       picture: a path, an open binary file, a PIL image, or uint8 [h, w, c] or [h, w] of any size,
-        with one, three or four channels. A PIL image is decoded in full, for it is the caller's;
-        files are decoded as the rule says.
-      to: what it is brought to.
+        with one, three or four channels. A PIL image is decoded in full, because scaled decoding
+        would change the caller's object; files are decoded as the rule says.
+      to: the rule of the training.
 
     Returns:
-      uint8 of this shape.
+      uint8 [height, width, channels], the shape in the rule.
 
     Raises:
-      TypeError: something else, or an array of another dtype.
-      ValueError: an array of another rank or number of channels, a file that is no image, or a
-        picture of too many pixels or too many bits in a channel.
+      TypeError: `picture` is none of these, or an array of another dtype.
+      ValueError: an array has another rank or number of channels, a file is not an image, or an
+        image has too many pixels or too many bits in a channel.
       OSError: a file cannot be read.
     """
     from PIL import Image

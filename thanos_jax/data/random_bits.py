@@ -1,7 +1,8 @@
-"""RandBit: an easy shared feature, added to every image on the device.
+"""RandBit: random bits that the views of an image share, appended to every image on the device.
 
-Both views of an image carry the same n bits, a hash of the image, which no augmentation touches. A
-contrastive loss of views can be minimized by looking at nothing else: feature suppression.
+Both views of an image have the same n bits, a hash of the image, which augmentation does not
+change. A contrastive loss between views can be minimized from these bits alone, which is feature
+suppression.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ FORMS = ("channels", "integer")
 
 
 def channels(bits: int, form: str) -> int:
-    """Returns how many channels `append` adds.
+    """Returns the number of channels that `append` adds.
 
     Args:
         bits: number of bits, 0 to 32.
@@ -34,10 +35,10 @@ def channels(bits: int, form: str) -> int:
 
 
 def hash_images(images: Array) -> Array:
-    """A hash of the pixels: the same image has the same one, anywhere and in any batch.
+    """Returns a hash of each image's pixels; it does not depend on the batch or the device.
 
-    A sum of pixels weighted by fixed random 32-bit numbers, modulo 2^32, whose bits are then mixed
-    as in the last step of MurmurHash3.
+    The hash is a sum of pixels weighted by fixed random 32-bit numbers, modulo 2^32, whose bits are
+    then mixed as in the last step of MurmurHash3.
 
     Args:
         images: uint8 [n, h, w, c].
@@ -65,12 +66,12 @@ def append(inputs: Array, images: Array, *, bits: int, form: str = "channels") -
         inputs: floating [n, views, h, w, c] or [n, h, w, c]: the images as the model sees them,
             augmented and normalized.
         images: uint8 [n, h', w', c']: the images as stored.
-        bits: how many bits, 0 to 32.
+        bits: number of bits, 0 to 32.
         form: "channels": n channels, each 0 or 1. "integer": one channel, the bits read as an
             integer and divided by 2^bits - 1.
 
     Returns:
-        As inputs, with `channels(bits, form)` more channels; every view of an image has the same.
+        The inputs with `channels(bits, form)` more channels, the same for every view of an image.
 
     Raises:
         TypeError: images are not uint8.

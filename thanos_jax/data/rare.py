@@ -1,4 +1,4 @@
-"""Rare strata: fine classes of which training has few images."""
+"""Rare strata: fine classes with few training images."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ import numpy as np
 from thanos_jax.data.splits import DataError
 from thanos_jax.permutations import SUBSAMPLE, permutation
 
-# Of the fine classes of each coarse class, the share that becomes rare: of five, the last two.
+# Share of the fine classes of each coarse class that become rare: the last two of five.
 _SHARE = 0.4
 
 
 def rare_counts(
     fine: np.ndarray, coarse: np.ndarray, fraction: float, names: tuple[str, ...]
 ) -> dict[int, int]:
-    """How many training images stay of the fine classes that are made rare.
+    """Returns the number of training images that each rare fine class keeps.
 
-    Those are the last 40 % of the fine classes of each coarse class, rounded, in the order of their
-    ids: of the digits 3, 4, 8 and 9. So every coarse class has common strata.
+    Rare are the last 40 % of the fine classes of each coarse class, rounded, in the order of their
+    ids: the digits 3, 4, 8 and 9. Every coarse class thus has common strata too.
 
     Args:
-      fine: int32 [n], the labels of the training images.
-      coarse: int32 [n].
-      fraction: share of the images that stays, in (0, 1].
-      names: of the fine classes.
+      fine: int32 [n], fine labels of the training images.
+      coarse: int32 [n], coarse labels.
+      fraction: share of the images that is kept, in (0, 1].
+      names: names of the fine classes.
 
     Returns:
-      fine class -> the whole number of images nearest to the fraction.
+      rare fine class -> number of images that it keeps, rounded.
 
     Raises:
       DataError: no fine class would be rare, or one would have no images.
@@ -53,20 +53,20 @@ def rare_counts(
 
 
 def thin_out(fine: np.ndarray, kept: Mapping[int, int], seed: int) -> np.ndarray:
-    """Which training images stay where fine classes are made smaller.
+    """Reduces the number of images of some fine classes.
 
-    Of each of these, images are drawn without replacement; all images of the others stay.
+    Images are drawn without replacement from the classes in `kept`; other classes keep all images.
 
     Args:
-      fine: int32 [n], the labels of the training images.
-      kept: fine class -> how many of its images stay.
-      seed: the draw.
+      fine: int32 [n], fine labels of the training images.
+      kept: fine class -> number of images that it keeps.
+      seed: seed of the draw.
 
     Returns:
-      int64, ascending: numbers of the images that stay.
+      int64, ascending: numbers of the images that are kept.
 
     Raises:
-      DataError: a class has fewer images than are to stay.
+      DataError: a class has fewer images than it should keep.
     """
     stays = ~np.isin(fine, list(kept))
     for label, count in kept.items():

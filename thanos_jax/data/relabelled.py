@@ -1,4 +1,4 @@
-"""Splits whose classes are other labels than those stored: fine labels, or wrong ones."""
+"""Splits with other coarse labels than those stored: the fine labels, or corrupted ones."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from thanos_jax.data.splits import INT32, ArraySplit, DerivedSplit, Split
 
 
 def relabel(split: Split, coarse: np.ndarray | None) -> Split:
-    """Returns the split with other coarse labels, its images not copied.
+    """Returns the split with other coarse labels; images are not copied.
 
     Args:
       split: n examples.
-      coarse: integer [n], none negative; None: the fine labels.
+      coarse: integer [n], none negative: the new coarse labels; None: the fine labels.
 
     Raises:
       TypeError: labels are not integers.
-      ValueError: negative labels, or not n of them.
+      ValueError: a label is negative, or there are not n labels.
     """
     labels = split.fine if coarse is None else check_labels(coarse, "coarse labels", **INT32)
     if labels is None:
@@ -31,6 +31,6 @@ def relabel(split: Split, coarse: np.ndarray | None) -> Split:
 
 
 def with_fine_classes(dataset: Dataset) -> Dataset:
-    """Returns the data set whose classes are the fine labels: nothing is hidden within them."""
+    """Returns the data set with the fine labels as coarse labels too."""
     splits = {name: relabel(split, None) for name, split in dataset.splits.items()}
     return dataset._replace(splits=splits, coarse_names=dataset.fine_names)

@@ -1,4 +1,4 @@
-"""Every data set the library can train on, by name."""
+"""Loads data sets by name."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from thanos_jax.data.splits import ArraySplit, DataError, Split
 
 BACKGROUNDS: tuple[str, ...] = ("none", *BACKGROUND_CHANNELS)
 CLASSES = ("coarse", "fine")
-# Options of some sets alone: key -> its value elsewhere, and the sets that read it.
+# Keys that only some sets read: key -> (its value for other sets, the sets that read it).
 _OPTIONS = {
     "coarse_map": ("", ("tiny_imagenet", "tfds")),
     "tfds": ("", ("tfds",)),
@@ -54,23 +54,22 @@ _FILES: dict[str, Layout] = {x.name: x for x in (folder.OWN, waterbirds.LAYOUT, 
 def load(config_data: ConfigDict) -> Dataset:
     """Loads a data set.
 
-    The digits come with scikit-learn; `tiny_imagenet`, `folder`, `waterbirds` and `isic` read files
-    of their own. The others are read from files prepared by TFDS. Images that exceed the memory
-    limit stay on disk and are read one by one. Where a set has no validation split, a seeded share
-    of the training set is held out, after it has been thinned out and laid over backgrounds; of
-    sets of image files one image of each class stays. Training images that hardly differ are said
-    on stderr.
+    The digits come with scikit-learn. `tiny_imagenet`, `folder`, `waterbirds` and `isic` are read
+    from image files, the other sets from files prepared by TFDS. Images that exceed the memory
+    limit stay on disk and are read one by one. If a set has no validation split, a seeded share of
+    the training set is held out, after rare classes are reduced and backgrounds added; in sets of
+    image files, every class keeps at least one training image. Training images that hardly differ
+    cause a warning on stderr.
 
     Args:
-      config_data: `config.data`, which passes `thanos_jax.config`; the schema there says what its
-        keys mean.
+      config_data: `config.data`, checked by `thanos_jax.config`, whose schema describes the keys.
 
     Returns:
       The data set.
 
     Raises:
-      DatasetNotFound: no prepared copy; the message says how to get one.
-      DataError: files or records that cannot be used, or options that do not fit the set.
+      DatasetNotFound: there is no prepared copy; the message says how to get one.
+      DataError: files or records cannot be used, or options do not apply to the set.
       ImportError: a package that this data set needs is missing.
     """
     _require_one_change(config_data)
@@ -84,17 +83,17 @@ def load(config_data: ConfigDict) -> Dataset:
 
 
 def stand_in(config_data: ConfigDict) -> Dataset | None:
-    """Returns what stands for a data set that is not there: its shapes, classes and sizes.
+    """Returns a placeholder of a data set that is not on disk: its shapes, classes and sizes.
 
     Args:
       config_data: as for `load`.
 
     Returns:
-      As `load`, with black images and moments of 0.5; None where only the images tell shapes or
-      classes.
+      As `load`, with black images and a mean and std of 0.5; None if shapes or classes are known
+      from images only.
 
     Raises:
-      DataError: options that do not fit the set.
+      DataError: options do not apply to the set.
     """
     _require_one_change(config_data)
     dataset = absent.stand_in(config_data)
@@ -115,14 +114,14 @@ def _require_one_change(config_data: ConfigDict) -> None:
 
 
 def _ready(dataset: Dataset, config_data: ConfigDict) -> Dataset:
-    """A set as its loader leaves it, thinned out, over its background, with validation held out."""
+    """Returns a loaded set with rare classes, backgrounds and validation split of the config."""
     name, splits = config_data.name, dict(dataset.splits)
     if config_data.rare_fraction != 1:
         fine, coarse = labels(splits["train"])
         kept = rare.rare_counts(fine, coarse, config_data.rare_fraction, dataset.fine_names)
         chosen = rare.thin_out(fine, kept, config_data.split_seed)
         splits["train"] = splits["train"].subset(chosen)
-    # Before the hold-out, so that it does not change an image.
+    # Backgrounds before the hold-out, so that the images do not depend on it.
     dataset = composed.over_background(dataset._replace(splits=splits), config_data)
     splits = dict(dataset.splits)
     if "validation" not in splits:
@@ -140,12 +139,12 @@ def _ready(dataset: Dataset, config_data: ConfigDict) -> Dataset:
 
 
 def as_stored(config_data: ConfigDict) -> Dataset:
-    """Loads a data set as its loader leaves it, from which `load` makes splits and backgrounds.
+    """Loads a data set as stored, before `load` adds rare classes, backgrounds and validation.
 
-    Args and Raises as `load`; data.cache is not looked at.
+    Args and Raises as `load`; data.cache is ignored.
 
     Returns:
-      The data set. Validation may be missing, and mean and std be ().
+      The data set. Validation may be missing, and mean and std may be ().
     """
     name = config_data.name
     for key, (usual, readers) in _OPTIONS.items():
@@ -161,12 +160,12 @@ def as_stored(config_data: ConfigDict) -> Dataset:
 
 
 def is_of_files(config_data: ConfigDict) -> bool:
-    """Whether a data set is one of image files, which can be read one by one."""
+    """Returns whether a data set consists of image files, which can be read one by one."""
     return config_data.name in (*_FILES, "tiny_imagenet")
 
 
 def _from_cache(config_data: ConfigDict) -> Dataset:
-    """The data set of data.cache, held against that of data.data_dir if it is given too."""
+    """Loads the data set in data.cache; compares it with data.data_dir if that is given too."""
     dataset = cached.load(config_data)
     if config_data.data_dir:
         cached.require_same_data(config_data, _known(config_data), files(config_data))
@@ -174,15 +173,15 @@ def _from_cache(config_data: ConfigDict) -> Dataset:
 
 
 def known(config_data: ConfigDict) -> fingerprint.Fingerprint | None:
-    """The fingerprint of a data set, as `load` would find it, without opening an image.
+    """Returns the fingerprint of a data set, without opening an image.
 
     Args:
       config_data: as for `load`.
 
     Returns:
-      As `Dataset.fingerprint`: names, sizes and labels of a set of image files; of another the
-      lines of data.coarse_map, if it has one, or else None. Where data.cache is set, that of the
-      data it was made of.
+      As `Dataset.fingerprint`: names, sizes and labels for a set of image files; the lines of
+      data.coarse_map for another set, or None without one. With data.cache, the fingerprint of the
+      data from which the cache was made.
 
     Raises:
       DatasetNotFound, DataError: as `load`.
@@ -191,15 +190,15 @@ def known(config_data: ConfigDict) -> fingerprint.Fingerprint | None:
 
 
 def files(config_data: ConfigDict) -> fingerprint.Fingerprint | None:
-    """The fingerprint of the stored files of a set whose `Dataset.fingerprint` is not of files.
+    """Returns the fingerprint of the stored files, for sets whose own fingerprint lacks them.
 
-    A cache is compared by it. A run is not: it may go on where the files were converted.
+    It is compared for caches only. A run may continue after the files were converted.
 
     Args:
       config_data: as for `load`.
 
     Returns:
-      The fingerprint; None for sets that `Dataset.fingerprint` knows by their files, and for the
+      The fingerprint; None for sets whose `Dataset.fingerprint` covers the files, and for the
       digits.
 
     Raises:

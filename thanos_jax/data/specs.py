@@ -1,8 +1,8 @@
-"""What is particular to each data set of fixed classes: one entry each.
+"""Classes and storage of each data set with fixed classes, one entry each.
 
-A network is trained on the coarse label; the fine label (the stratum) is what a good embedding
-keeps all the same. Tiny ImageNet, users' own images and any other set of TFDS bring their names
-along.
+A network is trained on the coarse label; a good embedding also separates the fine labels, the
+strata. The class names of Tiny ImageNet, of users' own images and of other TFDS sets are read from
+their files.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ class Spec:
     Attributes:
       fine_names: names of the fine classes, in the order of their ids.
       coarse_names: names of the coarse classes, in the order of their ids.
-      coarse_of_fine: int32 [num_fine], the coarse class of each fine class; None: every record has
-        its coarse label.
-      tfds: TFDS's name of the set; "" for one that does not come from TFDS.
+      coarse_of_fine: int32 [num_fine], the coarse class of each fine class; None: the coarse label
+        is read from the record.
+      tfds: name of the set in TFDS; "" if it does not come from TFDS.
       splits: the stored splits that are read.
       mean: mean of each channel of images in [0, 1]; (): measured on the training images.
       std: standard deviation of each channel.
-      fine_keys: the feature of a record that is its fine label; of several, each is one bit.
-      coarse_key: the feature that is the coarse label, and must agree with `coarse_of_fine` where
-        both are given; "": none.
-      values: feature -> the values that stand for its classes, in the order of ids; a feature that
-        is not here holds the ids.
-      kept: fine class -> how many of its training images are kept; all of a class not here.
+      fine_keys: the feature with the fine label; several features are the bits of the label.
+      coarse_key: the feature with the coarse label, which must agree with `coarse_of_fine` if both
+        are given; "": none.
+      values: feature -> the stored values of its classes, in the order of ids; a feature that is
+        not here stores the ids.
+      kept: fine class -> number of training images that are kept; other classes keep all.
     """
 
     fine_names: tuple[str, ...]
@@ -51,12 +51,12 @@ class Spec:
 def _grouped(
     groups: Mapping[str, Sequence[str]], fine_names: Sequence[str] = (), **others: Any
 ) -> Spec:
-    """The spec of a set whose coarse classes are groups of fine ones.
+    """Returns the spec of a set whose coarse classes are groups of fine classes.
 
     Args:
       groups: coarse class -> its fine classes, in the order of the coarse ids.
-      fine_names: in the order of their ids; (): that of the groups.
-      **others: further attributes.
+      fine_names: fine classes in the order of their ids; (): the order in `groups`.
+      **others: further attributes of the spec.
     """
     coarse_of = {fine: number for number, group in enumerate(groups.values()) for fine in group}
     names = tuple(fine_names or coarse_of)
@@ -102,8 +102,8 @@ _cifar100 = _grouped(
     **_CIFAR_MOMENTS,
 )
 
-# MNIST's and CIFAR's moments are those of the official code, the digits' and Fashion-MNIST's those
-# of their training images. CelebA's bring images to [-1, 1].
+# Mean and std of MNIST and CIFAR are from the official code; for the digits and Fashion-MNIST they
+# are measured on the training images. CelebA's map images to [-1, 1].
 SPECS: dict[str, Spec] = {
     "digits": _grouped(_DIGITS, mean=(0.3053,), std=(0.3760,)),
     "mnist": _grouped(_DIGITS, tfds="mnist", mean=(0.1307,), std=(0.3081,)),

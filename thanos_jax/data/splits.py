@@ -1,4 +1,4 @@
-"""A split: numbered examples, in memory or read record by record."""
+"""Splits: numbered examples, in memory or read record by record."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ from thanos_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
 Result = TypeVar("Result")
-# From a stored record to its image [h, w, c], fine label and coarse label.
+# Decodes a stored record to (image [h, w, c], fine label, coarse label).
 Decode = Callable[[bytes], tuple[np.ndarray, int, int]]
 
-# Options of `check_labels` for labels as splits hold them.
+# Options of `check_labels` for the int32 labels of splits.
 INT32: dict[str, Any] = {"num_classes": 2**31 - 1, "dtype": np.int32}
 
 _CHUNK = 256  # records per task when a split is read into memory
 
 
 class DataError(UserError, ValueError):
-    """A stored example that cannot be used; the message names data set, split, record and file."""
+    """Stored data cannot be used; for a record, the message names set, split, record and file."""
 
 
 class Split(Protocol):
     """Numbered examples.
 
     Attributes:
-      in_memory: whether `read` is a mere gather, which needs no threads.
+      in_memory: whether examples are in memory, so that `read` needs no threads.
     """
 
     in_memory: bool
 
     @property
     def fine(self) -> np.ndarray | None:
-        """int32 [len(self)], the fine labels; None if images would have to be read for them."""
+        """int32 [len(self)], the fine labels; None if they can only be read with the images."""
         ...
 
     @property
     def names(self) -> np.ndarray:
-        """[len(self)], str: the files of the examples; or int64: their numbers as stored."""
+        """[len(self)], the file name of each example, str; or its number as stored, int64."""
         ...
 
     def __len__(self) -> int:
@@ -52,7 +52,7 @@ class Split(Protocol):
         ...
 
     def read(self, indices: np.ndarray) -> Batch:
-        """Examples by number.
+        """Returns examples by number.
 
         Args:
           indices: integer [b], each in [0, len(self)).
@@ -61,14 +61,14 @@ class Split(Protocol):
           {"image": uint8 [b, h, w, c], "fine": int32 [b], "coarse": int32 [b]}.
 
         Raises:
-          DataError: an example cannot be read or breaks what its data set declares.
-          IndexError: an index out of range.
-          TypeError: indices that are not integers.
+          DataError: an example cannot be read or does not fit its data set.
+          IndexError: an index is out of range.
+          TypeError: indices are not integers.
         """
         ...
 
     def subset(self, indices: np.ndarray) -> Split:
-        """The split of the examples named, in that order.
+        """Returns the split of the given examples, in the given order.
 
         Args:
           indices: integer [n], each in [0, len(self)).
@@ -77,8 +77,8 @@ class Split(Protocol):
           A split of length n.
 
         Raises:
-          IndexError: an index out of range.
-          TypeError: indices that are not integers.
+          IndexError: an index is out of range.
+          TypeError: indices are not integers.
         """
         ...
 
@@ -105,8 +105,8 @@ class ArraySplit:
       names: [n], as `Split.names`; None: 0 to n - 1.
 
     Raises:
-      TypeError: wrong dtype.
-      ValueError: wrong rank, lengths that differ, or negative labels.
+      TypeError: an array has the wrong dtype.
+      ValueError: images have the wrong rank, lengths differ, or a label is negative.
     """
 
     in_memory = True
@@ -123,7 +123,7 @@ class ArraySplit:
             raise TypeError(f"images: expected uint8, got {images.dtype}")
         if images.ndim != 4:
             raise ValueError(f"images: expected shape [n, h, w, c], got {images.shape}")
-        # Rows in one piece make the gather several times as fast.
+        # Contiguous rows make indexing several times as fast.
         self.images = np.ascontiguousarray(images)
         self.fine = check_labels(fine, "fine labels", **INT32)
         self.coarse = check_labels(coarse, "coarse labels", **INT32)
@@ -145,7 +145,7 @@ class ArraySplit:
         return self.images.nbytes + self.fine.nbytes + self.coarse.nbytes
 
     def read(self, indices: np.ndarray) -> Batch:
-        """Examples by number; see `Split.read`."""
+        """Returns examples by number; see `Split.read`."""
         indices = _check_indices(indices, len(self))
         return {
             "image": np.take(self.images, indices, axis=0),
@@ -154,7 +154,7 @@ class ArraySplit:
         }
 
     def subset(self, indices: np.ndarray) -> ArraySplit:
-        """A copy of the examples named; see `Split.subset`."""
+        """Returns a copy of the given examples; see `Split.subset`."""
         part = self.read(indices)
         return ArraySplit(part["image"], part["fine"], part["coarse"], self.names[indices])
 
@@ -162,10 +162,10 @@ class ArraySplit:
 class RecordSplit:
     """A split whose records are fetched and decoded on each read.
 
-    Reading is safe from several threads.
+    Several threads may read at the same time.
 
     Args:
-      records: random access to the stored bytes: `len`, `[i]`, and `__getitems__` where it has it.
+      records: random access to the stored bytes: `len`, `[i]`, and optionally `__getitems__`.
       decode: bytes -> (image uint8 [h, w, c], fine label, coarse label).
       image_shape: (h, w, c) of a decoded image.
       num_fine: fine labels lie in [0, num_fine).
@@ -173,7 +173,7 @@ class RecordSplit:
       dataset: name of the data set, for messages.
       split: name of the split, for messages.
       file_of: record number -> name of the file that holds it, for messages.
-      fine: int32 [len(records)], the fine labels if they are known without reading the records.
+      fine: int32 [len(records)], the fine labels; None if they are known from the records only.
       names: [len(records)], as `Split.names`; None: the numbers of the records.
     """
 
@@ -202,7 +202,7 @@ class RecordSplit:
         return len(self._records)
 
     def read(self, indices: np.ndarray) -> Batch:
-        """Examples by number; see `Split.read`."""
+        """Returns examples by number; see `Split.read`."""
         numbers = _check_indices(indices, len(self))
         images = np.empty((len(numbers), *self.image_shape), np.uint8)
         labels = np.empty((2, len(numbers)), np.int32)
@@ -211,7 +211,7 @@ class RecordSplit:
         return {"image": images, "fine": labels[0], "coarse": labels[1]}
 
     def subset(self, indices: np.ndarray) -> DerivedSplit:
-        """The records named, nothing read; see `Split.subset`."""
+        """Returns the split of the given records, without reading them; see `Split.subset`."""
         return DerivedSplit(self, numbers=_check_indices(indices, len(self)))
 
     def _fetch(self, numbers: np.ndarray) -> Sequence[bytes]:
@@ -221,7 +221,7 @@ class RecordSplit:
                 return [self._records[number] for number in numbers.tolist()]
             return many(numbers.tolist())
         except Exception as error:
-            # One record of many cannot be read: ask for them singly, to name it.
+            # A record cannot be read: fetch them one by one, to name it.
             for number in numbers.tolist():
                 try:
                     self._records[number]
@@ -251,14 +251,14 @@ class RecordSplit:
 
 
 class DerivedSplit:
-    """A split with other columns, with some of its examples, or changed as it is read.
+    """A split derived from another one: other columns, a choice of examples, or changed batches.
 
     Args:
       split: n examples.
-      columns: name -> [n, ...], what `read` adds to a batch or puts in place of its own.
-      numbers: integer [r], each in [0, n): the examples of this split, in order; None: all, once.
-      change: (batch, int64 [b] numbers of its examples in `split`) -> batch; None: as it is. It
-        leaves the fine labels alone.
+      columns: name -> [n, ...]; `read` adds them to a batch or replaces columns of the same name.
+      numbers: integer [r], each in [0, n): the examples of this split, in order; None: each once.
+      change: (batch, int64 [b] numbers of its examples in `split`) -> changed batch, with the same
+        fine labels; None: batches are not changed.
     """
 
     def __init__(
@@ -274,27 +274,27 @@ class DerivedSplit:
 
     @property
     def fine(self) -> np.ndarray | None:
-        """int32 [len(self)], the fine labels, if they are known without reading."""
+        """int32 [len(self)], the fine labels; None if they can only be read with the images."""
         fine = self.columns.get("fine", self.split.fine)
         return None if fine is None else fine[self.numbers]
 
     @property
     def names(self) -> np.ndarray:
-        """[len(self)], the files of the examples, or their numbers as stored."""
+        """[len(self)], the file name of each example, or its number as stored."""
         return self.split.names[self.numbers]
 
     def __len__(self) -> int:
         return len(self.numbers)
 
     def read(self, indices: np.ndarray) -> Batch:
-        """Examples by number, with their columns, changed; see `Split.read`."""
+        """Returns examples by number, with columns and changes; see `Split.read`."""
         numbers = self.numbers[_check_indices(indices, len(self))]
         own = {name: np.take(column, numbers, axis=0) for name, column in self.columns.items()}
         batch = {**self.split.read(numbers), **own}
         return batch if self.change is None else self.change(batch, numbers)
 
     def subset(self, indices: np.ndarray) -> Self:
-        """The examples named, nothing read; see `Split.subset`."""
+        """Returns the split of the given examples, without reading them; see `Split.subset`."""
         part = copy.copy(self)
         part.numbers = self.numbers[_check_indices(indices, len(self))]
         return part
@@ -305,7 +305,7 @@ def to_memory(split: Split, *, threads: int | None = None) -> ArraySplit:
 
     Args:
       split: the split to read.
-      threads: how many threads decode; None for one per processor, at most 16.
+      threads: number of threads that decode; None: one per processor, at most 16.
 
     Returns:
       The same examples in memory.
@@ -329,12 +329,14 @@ def to_memory(split: Split, *, threads: int | None = None) -> ArraySplit:
 def in_threads(
     function: Callable[[int], Result], numbers: Iterable[int], threads: int | None = None
 ) -> list[Result]:
-    """Returns the results of a function of each number, in order; stops at the first error.
+    """Maps a function over numbers with threads; returns the results in order.
+
+    The first error ends the map and is raised.
 
     Args:
-      function: runs in several threads.
-      numbers: its arguments.
-      threads: how many; None for one per processor, at most 16.
+      function: called in several threads.
+      numbers: the arguments.
+      threads: number of threads; None: one per processor, at most 16.
     """
     pool = ThreadPoolExecutor(threads or min(os.cpu_count() or 1, 16))
     try:

@@ -1,10 +1,10 @@
-"""Grey images on backgrounds that go with their class: a spurious feature, and its groups.
+"""Grey images on backgrounds that correlate with their class: a spurious feature, and its groups.
 
-In training most images of a class lie on the background of that class, so that a classifier may
-look at the background alone; it then fails on the few others. The groups, class x background, are
-known, and of one size in each class of the test split: the setting of Waterbirds (Sagawa et al.,
-"Distributionally Robust Neural Networks for Group Shifts", ICLR 2020) on images that train in
-minutes.
+Most training images of a class are on the background of that class. A classifier may rely on the
+background alone, and then fails on the few others. The groups, class x background, are known, and
+in the test split the two groups of a class are of equal size. This is the setting of Waterbirds
+(Sagawa et al., "Distributionally Robust Neural Networks for Group Shifts", ICLR 2020), on images
+that train in minutes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from thanos_jax.data.backgrounds import check_grey, check_split, white_over
 from thanos_jax.permutations import BACKGROUND, STRIPES, permutation
 
-# Kind -> its two backgrounds. Classes own them in turns: class c has background c % 2.
+# Kind -> its two backgrounds. They alternate between classes: class c has background c % 2.
 BACKGROUNDS = {
     "colour": ("red", "green"),
     "texture": ("horizontal stripes", "vertical stripes"),
@@ -24,18 +24,18 @@ BACKGROUNDS = {
 
 _LEVEL = 128  # half brightness: white stands out
 _COLOURS = np.array([[_LEVEL, 0, 0], [0, _LEVEL, 0]], np.uint8)
-_STRIPE = 2  # pixels; a period, of twice that, divides the sides of both data sets
+_STRIPE = 2  # pixels; the period, twice this, divides the image sides of both data sets
 
 
 def assign(coarse: np.ndarray, *, correlation: float, seed: int, split: str) -> np.ndarray:
     """Draws the background of every image.
 
-    Class c owns background c % 2. A class of n images has exactly round(correlation * n) of them,
-    halves up, on its own background, and the rest on the other. (seed, split) draws an order of all
-    images; the first ones of a class get its own background.
+    The own background of class c is c % 2. In a class of n images, exactly round(correlation * n),
+    with halves rounded up, are on the own background and the rest on the other one. (seed, split)
+    determines an order of all images; the first ones of a class get the own background.
 
     Args:
-      coarse: integer [n], not negative, of a whole split in the order of its numbers.
+      coarse: integer [n], not negative: the coarse labels of a whole split, in order.
       correlation: share of each class on its own background, in [0, 1].
       seed: integer in [0, 2**64).
       split: "train" (validation included) or "test".
@@ -44,7 +44,7 @@ def assign(coarse: np.ndarray, *, correlation: float, seed: int, split: str) -> 
       int32 [n], the background of each image, 0 or 1.
 
     Raises:
-      ValueError: a correlation, split or class out of range.
+      ValueError: correlation, split or a class is out of range.
     """
     check_split(split)
     if not 0 <= correlation <= 1:
@@ -71,11 +71,11 @@ def over_backgrounds(
 ) -> np.ndarray:
     """Lays grey images, in white, over backgrounds.
 
-    A pixel of level a is a / 255 white and the rest background. Colours are red or green at half
-    brightness, the same for all images. Textures are stripes of two pixels, black and grey in turn,
-    horizontal or vertical; which pixel they begin with is drawn uniformly for each image by
-    (seed, split, number). Any pixel is thus grey with probability 1/2 in both textures, and neither
-    the levels of an image nor their mean tell them apart. Where four divides the side of the
+    A pixel of level a becomes a / 255 white plus (1 - a / 255) background. Colours are red or green
+    at half brightness, the same for all images. Textures are horizontal or vertical stripes of two
+    pixels, alternately black and grey. Their phase is drawn uniformly for each image by (seed,
+    split, number). In both textures any pixel is thus grey with probability 1/2, so that neither
+    the levels of an image nor their mean distinguish the textures. If four divides the side of the
     images, half the pixels of every background are grey.
 
     Args:
@@ -90,8 +90,8 @@ def over_backgrounds(
       uint8 [n, h, w, 3] of kind "colour", [n, h, w, 1] of kind "texture".
 
     Raises:
-      TypeError: images that are not uint8.
-      ValueError: an unknown kind or split, or images of another shape.
+      TypeError: images are not uint8.
+      ValueError: kind or split is unknown, or images have another shape.
 
     Example:
       >>> digits = np.zeros((2, 4, 4, 1), np.uint8)
@@ -114,7 +114,7 @@ def over_backgrounds(
 
 
 def group_names(coarse_names: Sequence[str], kind: str) -> tuple[str, ...]:
-    """Names of the groups, in the order of their ids.
+    """Returns the names of the groups, in the order of their ids.
 
     Args:
       coarse_names: names of the classes.
@@ -129,15 +129,15 @@ def group_names(coarse_names: Sequence[str], kind: str) -> tuple[str, ...]:
 
 
 def _phases(seed: int, split: str, numbers: np.ndarray) -> np.ndarray:
-    """int64 [n], in [0, period)."""
-    # Philox is a counter: word i is the same however many are asked for.
+    """Returns the phase of the stripes of each image, int64 [n], in [0, period)."""
+    # Philox is counter-based: word i does not depend on how many words are drawn.
     generator = np.random.Philox(key=np.array([seed, STRIPES[split]], np.uint64))
     words = generator.random_raw(int(numbers.max(initial=-1)) + 1)
     return (words[numbers] % np.uint64(2 * _STRIPE)).astype(np.int64)
 
 
 def _stripes(background: np.ndarray, phases: np.ndarray, height: int, width: int) -> np.ndarray:
-    """uint8 [n, h, w, 1]."""
+    """Returns stripes, uint8 [n, h, w, 1]."""
     along = np.arange(max(height, width))
     grey = (along[None] + phases[:, None]) // _STRIPE % 2 == 1
     rows, columns = grey[:, :height, None], grey[:, None, :width]

@@ -1,4 +1,4 @@
-"""The rows of a table of image files, each checked against the files that are there."""
+"""Reads the rows of a table of image files and checks them against the existing files."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from thanos_jax.data.csv_table import read_table
 from thanos_jax.data.layout import SPLITS, Layout, Row, one_of
 from thanos_jax.data.splits import DataError
 
-# What a user's own table may say of an image.
+# Columns of labels in a user's own table.
 LABELS = ("coarse", "fine", "label")
 
 
 def read_rows(table: str, layout: Layout, unlabelled: str = "") -> list[Row]:
-    """The rows of a table, checked, in order; at least one.
+    """Returns the rows of a table after checking them, in order; at least one.
 
-    A filename may have backslashes, and its letters another normal form of Unicode than the file's.
+    A filename in the table may have backslashes, or another Unicode normal form than the file.
 
     Args:
       table: path of the table.
-      layout: of the set.
-      unlabelled: what a label is where there is none, besides empty; in a user's own table.
+      layout: layout of the set.
+      unlabelled: the label that, like an empty one, marks unlabelled images in a user's own table.
 
     Raises:
-      DataError: a row that cannot be used, a path that leaves the folder, a file in two rows, or
-        one that is not there.
+      DataError: a row cannot be used, a path leaves the folder, a file is in two rows, or a file is
+        missing.
     """
     column, folder = layout.column, os.path.dirname(table)
     files = _Files(folder)
@@ -57,7 +57,7 @@ def read_rows(table: str, layout: Layout, unlabelled: str = "") -> list[Row]:
         filename, size = files.find(cells[column], where)
         if filename in line_of:
             raise DataError(
-                f"{where}: {column}: {filename!r} was labelled before, in line {line_of[filename]}"
+                f"{where}: {column}: {filename!r} is listed before, in line {line_of[filename]}"
             )
         line_of[filename] = line
         rows.append(Row(filename, where, coarse, fine, split, size))
@@ -67,10 +67,10 @@ def read_rows(table: str, layout: Layout, unlabelled: str = "") -> list[Row]:
 
 
 def _has_no_label(cells: Mapping[str, str], mark: str, where: str) -> bool:
-    """Whether all labels are empty or the mark.
+    """Returns whether all labels of a row are empty or the mark of unlabelled images.
 
     Raises:
-      DataError: one is the mark, and another is a label.
+      DataError: one label is the mark and another one is not.
     """
     found = {name: cells[name] for name in LABELS if name in cells}
     if all(label in ("", mark) for label in found.values()):
@@ -89,15 +89,15 @@ def _escapes(filename: str) -> bool:
 
 
 class _Files:
-    """The files below a folder, found by names that need not be spelt as theirs are."""
+    """Finds files below a folder, also if their names are spelt in another way."""
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
-        # Normal form of a name -> the names of a folder that have it; each folder is read once.
+        # Normal form -> the names in a folder that have it; each folder is read once.
         self._names = functools.lru_cache(maxsize=None)(self._read)
 
     def find(self, filename: str, where: str) -> tuple[str, int]:
-        """Returns the path below the folder of a file, normalized, and its size.
+        """Returns the normalized relative path of a file, and its size in bytes.
 
         Raises:
           DataError: there is no such file.
@@ -110,11 +110,11 @@ class _Files:
         if found:
             return found, os.path.getsize(os.path.join(self._folder, found))
         hint = self._spelt_otherwise(path, str.casefold)
-        hint = f"; there is {hint!r}, in other letters" if hint else self._other_ending(path)
+        hint = f"; there is {hint!r}, spelt differently" if hint else self._other_ending(path)
         raise DataError(f"{where}: no file {os.path.join(self._folder, path)}{hint}")
 
     def _spelt_otherwise(self, path: str, fold: Callable[[str], str]) -> str:
-        """The file whose path is this one in normal form and folded; "" if there is not one."""
+        """Returns the only file whose folded normal form equals the path's; "" if there is none."""
         found = ""
         for part in pathlib.PurePath(path).parts:
             names = self._names(found, fold).get(fold(_normal(part)), [])
@@ -124,7 +124,7 @@ class _Files:
         return found if os.path.isfile(os.path.join(self._folder, found)) else ""
 
     def _other_ending(self, path: str) -> str:
-        """Words on a file that has this name and another ending."""
+        """Returns a hint at a file with the same name and another extension, or ""."""
         parent, name = os.path.split(path)
         stem = os.path.splitext(name)[0]
         for names in self._names(parent, str).values():

@@ -1,4 +1,4 @@
-"""Sets of TFDS: those with an entry in `specs`, and any other set of images with integer labels."""
+"""TFDS sets: those with an entry in `specs`, and any other image set with integer labels."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def load(config_data: ConfigDict) -> Dataset:
 
     Raises:
       DatasetNotFound: there is no prepared copy.
-      DataError: files or records that cannot be used.
+      DataError: files or records cannot be used.
     """
     name, spec = config_data.name, SPECS[config_data.name]
     stored = prepared.find(spec.tfds, config_data.data_dir)
@@ -55,17 +55,17 @@ def load(config_data: ConfigDict) -> Dataset:
 
 
 def load_any(config_data: ConfigDict) -> Dataset:
-    """Loads `config_data.tfds`, any set of images with integer labels.
+    """Loads `config_data.tfds`, any image set with integer labels.
 
     The fine label is the feature `fine_key`. The coarse label is the feature `coarse_key`, or comes
-    from a CSV, `coarse_map`, with the columns fine (names or ids of fine classes) and coarse; with
-    neither, it is the fine label. Classes have the names of TFDS's metadata. Where there are none,
-    the classes are the values that the splits hold, for which every record is read once.
+    from the CSV file `coarse_map` with the columns fine (names or ids of fine classes) and coarse;
+    without either, it is the fine label. Class names are from TFDS's metadata. If the metadata has
+    none, the classes are the values in the splits, and every record is read once to find them.
 
-    The stored validation split is used where there is one. `test_split` names the stored split that
-    is the test; with "train", a fifth of each fine class of the training images is.
+    The stored validation split is used if there is one. `test_split` names the stored split used
+    for testing; with "train", a fifth of each fine class of the training images is held out.
 
-    Args, Returns and Raises as `load`; DataError also for a key that does not fit the set.
+    Args, Returns and Raises as `load`; DataError also if a key does not apply to the set.
     """
     name, test = config_data.tfds, config_data.test_split
     stored = _find_any(config_data)
@@ -99,7 +99,7 @@ def load_any(config_data: ConfigDict) -> Dataset:
 
 
 def fingerprint_of(config_data: ConfigDict) -> fingerprint.Fingerprint:
-    """What the stored files are known again by; arguments and errors as `load` and `load_any`."""
+    """Returns the fingerprint of the stored files; arguments and errors as `load`, `load_any`."""
     if config_data.name in SPECS:
         stored = prepared.find(SPECS[config_data.name].tfds, config_data.data_dir)
     else:
@@ -108,7 +108,7 @@ def fingerprint_of(config_data: ConfigDict) -> fingerprint.Fingerprint:
 
 
 def _find_any(config_data: ConfigDict) -> prepared.Prepared:
-    """What is stored of `config_data.tfds`."""
+    """Finds the prepared files of `config_data.tfds`."""
     match = re.fullmatch(PATTERN, config_data.tfds)
     if not match:
         raise DataError(
@@ -122,11 +122,11 @@ def _open(config_data: ConfigDict, stored: prepared.Prepared, spec: Spec, name: 
     """Opens the splits of a spec as they are stored."""
     height, width, channels = stored.image_shape
     size = config_data.image_size
-    # Without image_size, sizes are known.
+    # Without image_size, the stored images have one size.
     shape = (size or int(height or 0), size or int(width or 0), channels)
     total = sum(stored.sizes.get(split, 0) for split in spec.splits)
     stream = exceeds_memory(total, shape, config_data)
-    # Small images cost more in Python than in Pillow, and Python runs one thread at a time.
+    # Small images spend more time in Python, which runs one thread at a time, than in Pillow.
     small = height is not None and width is not None and height * width <= 64 * 64
     splits: dict[str, Split] = {}
     skipped: tuple[str, ...] = ()
@@ -155,7 +155,7 @@ def _open(config_data: ConfigDict, stored: prepared.Prepared, spec: Spec, name: 
 
 
 def _describe(config_data: ConfigDict, stored: prepared.Prepared, splits: tuple[str, ...]) -> Spec:
-    """The spec of a set without an entry: its classes as the config and the metadata have them."""
+    """Returns the spec of a set without an entry, from the config and the metadata."""
     fine_key, coarse_key = config_data.fine_key, config_data.coarse_key
     names = prepared.integer_features(stored)
     for option, key in (("fine_key", fine_key), ("coarse_key", coarse_key)):

@@ -25,12 +25,12 @@ def load(config_data: ConfigDict) -> Dataset:
     """Loads Tiny ImageNet.
 
     The distributed validation images are the test split; the distributed test images have no
-    labels and are left alone. The validation split is held out of the training images.
+    labels and are not used. The validation split is held out of the training images.
 
-    Fine classes are numbered in the order of their WordNet ids and have the first of their names in
-    words.txt. Their superclasses are read from `coarse_map`, a CSV with the columns wnid and
-    coarse, or else from a table of this package: a grouping of our own along WordNet's hypernyms,
-    not that of the paper. Mean and standard deviation are those of 10,000 training images.
+    Fine classes are numbered in the order of their WordNet ids and named by their first name in
+    words.txt. Superclasses are read from `coarse_map`, a CSV with the columns wnid and coarse, or
+    from a table of this package, a grouping of our own along WordNet's hypernyms, which differs
+    from the paper's. Mean and standard deviation are measured on 10,000 training images.
 
     Args:
       config_data: `config.data`. data_dir is the folder tiny-imagenet-200 or
@@ -41,7 +41,7 @@ def load(config_data: ConfigDict) -> Dataset:
 
     Raises:
       DatasetNotFound: there is no wnids.txt.
-      DataError: files that are missing or cannot be used.
+      DataError: files are missing or cannot be used.
     """
     listing = _list(config_data)
     fine_names, coarse_names = listing.fine_names, listing.coarse_names
@@ -49,7 +49,7 @@ def load(config_data: ConfigDict) -> Dataset:
     splits, skipped = open_splits(
         config_data,
         {name: _files(labelled, listing.coarse_of_fine) for name, labelled in listing.images},
-        # Some are grey.
+        # Some images are grey.
         lambda image: in_mode(image, "RGB"),
         dataset="tiny_imagenet",
         num_fine=len(fine_names),
@@ -62,7 +62,7 @@ def load(config_data: ConfigDict) -> Dataset:
 
 
 def fingerprint_of(config_data: ConfigDict) -> fingerprint.Fingerprint:
-    """What the image files are known again by; arguments and errors as `load`."""
+    """Returns the fingerprint of the image files; arguments and errors as `load`."""
     listing = _list(config_data)
     every = [(path, split, fine) for split, labelled in listing.images for path, fine in labelled]
     return fingerprint.of_images(
@@ -78,14 +78,14 @@ def fingerprint_of(config_data: ConfigDict) -> fingerprint.Fingerprint:
 
 
 class _Listing(NamedTuple):
-    """What there is.
+    """The classes and image files of Tiny ImageNet.
 
     Attributes:
       root: the folder that holds wnids.txt.
-      fine_names: of the fine classes.
-      coarse_names: of the coarse classes.
-      coarse_of_fine: int32 [fine classes].
-      images: (split, (path, fine label) of each of its images).
+      fine_names: names of the fine classes.
+      coarse_names: names of the coarse classes.
+      coarse_of_fine: int32 [num_fine], the coarse class of each fine class.
+      images: for each split, its name and (path, fine label) of each image.
     """
 
     root: str
@@ -96,7 +96,7 @@ class _Listing(NamedTuple):
 
 
 def _list(config_data: ConfigDict) -> _Listing:
-    """The classes and images of a folder; errors as `load`."""
+    """Lists the classes and images; errors as `load`."""
     table = find(
         config_data.data_dir,
         "wnids.txt",
@@ -120,16 +120,16 @@ def _list(config_data: ConfigDict) -> _Listing:
 
 
 def superclasses(path: str = "") -> dict[str, str]:
-    """The superclass of each WordNet id.
+    """Reads the superclass of each WordNet id.
 
     Args:
-      path: a CSV with the columns wnid and coarse, others being ignored; "" for the package's own.
+      path: a CSV with the columns wnid and coarse, others are ignored; "": the package's table.
 
     Returns:
       wnid -> name of its superclass.
 
     Raises:
-      DataError: no such file, an empty cell, or a wnid in two lines.
+      DataError: the file is missing, a cell is empty, or a wnid is in two lines.
     """
     own = importlib.resources.files("thanos_jax.data") / "tiny_imagenet_superclasses.csv"
     with importlib.resources.as_file(own) as own_path:
@@ -137,7 +137,7 @@ def superclasses(path: str = "") -> dict[str, str]:
 
 
 def _lines(path: str) -> list[tuple[int, str]]:
-    """(number, text) of each line that is not empty."""
+    """Returns (number, text) of each line that is not empty."""
     try:
         with open(path, encoding="utf-8") as file:
             numbered = [(number, line.rstrip("\r\n")) for number, line in enumerate(file, 1)]
@@ -161,7 +161,7 @@ def _read_wnids(root: str) -> list[str]:
 
 
 def _fine_names(root: str, wnids: list[str]) -> tuple[str, ...]:
-    """First synonyms; of a name that several wnids have, each is told by its wnid."""
+    """Returns the first synonym of each wnid, with the wnid appended if it is not unique."""
     path = os.path.join(root, "words.txt")
     words = dict(line.split("\t", 1) for _, line in _lines(path) if "\t" in line)
     for wnid in wnids:
@@ -180,7 +180,7 @@ def _images(folder: str) -> list[str]:
 
 
 def _training_images(root: str, wnids: list[str]) -> list[tuple[str, int]]:
-    """(path, fine label) of each."""
+    """Returns (path, fine label) of each training image."""
     labelled = []
     for fine, wnid in enumerate(wnids):
         folder = os.path.join(root, "train", wnid, "images")
@@ -192,7 +192,7 @@ def _training_images(root: str, wnids: list[str]) -> list[tuple[str, int]]:
 
 
 def _labelled_images(root: str, wnids: list[str]) -> list[tuple[str, int]]:
-    """(path, fine label) of each image in val."""
+    """Returns (path, fine label) of each image in val."""
     folder = os.path.join(root, "val", "images")
     annotations = os.path.join(root, "val", "val_annotations.txt")
     fine_of = {wnid: fine for fine, wnid in enumerate(wnids)}
@@ -200,7 +200,7 @@ def _labelled_images(root: str, wnids: list[str]) -> list[tuple[str, int]]:
     labelled = []
     for number, line in _lines(annotations):
         where = f"tiny_imagenet: {annotations}, line {number}"
-        # The box that follows is of no use here.
+        # The bounding box that follows is not used.
         name, *rest = line.split("\t")
         if not rest or rest[0] not in fine_of:
             raise DataError(f"{where}: expected an image and a wnid of wnids.txt, got {line!r}")

@@ -1,4 +1,4 @@
-"""Training images with labels and without, as one split."""
+"""Joins labelled and unlabelled training images into one split."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ NO_LABEL = -1
 
 
 def with_unlabelled(labelled: Split, unlabelled: Split) -> JoinedSplit:
-    """The images of a training split, and after them those that have no label, which is -1.
+    """Returns a training split followed by the unlabelled images, whose labels are -1.
 
     Args:
       labelled: n images.
-      unlabelled: m images of the same shape; their labels as read are not looked at.
+      unlabelled: m images of the same shape; the labels that it reads are ignored.
     """
     none = np.full(len(unlabelled), NO_LABEL, np.int32)
     return JoinedSplit([labelled, DerivedSplit(unlabelled, {"fine": none, "coarse": none})])

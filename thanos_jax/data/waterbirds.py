@@ -1,9 +1,9 @@
-"""Waterbirds: birds on backgrounds that go with their class, in the layout of group DRO's code.
+"""Waterbirds: birds on backgrounds that correlate with their class, as in group DRO's code.
 
-metadata.csv has the columns img_filename (below its folder), y (1 for a waterbird), place (1 for
-water) and split (0 training, 1 validation, 2 test); the others that are distributed with it are not
-read. The coarse label is y, the fine label the group 2 * y + place. The images distributed differ
-in size, so that `image_size` must not be 0.
+metadata.csv has the columns img_filename (relative to its folder), y (1 for a waterbird), place (1
+for water) and split (0 training, 1 validation, 2 test); its other columns are not read. The coarse
+label is y, the fine label the group 2 * y + place. The distributed images differ in size, so that
+`image_size` must not be 0.
 
 Sagawa, Koh, Hashimoto and Liang, "Distributionally Robust Neural Networks for Group Shifts",
 ICLR 2020.
@@ -38,6 +38,6 @@ LAYOUT = layout.Layout(
     pairs=[(CLASSES[group // 2], name) for group, name in enumerate(GROUPS)],
     inside=FOLDER,
     mode="RGB",
-    # ImageNet's, with which the papers normalize.
+    # Mean and std of ImageNet, as in the papers.
     units=((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 )

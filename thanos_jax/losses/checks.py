@@ -1,7 +1,7 @@
-"""What every loss asks of its arguments, checked on shapes and dtypes before anything is compiled.
+"""Argument checks of the losses, on shapes and dtypes, before anything is compiled.
 
-Values are looked at only where they are at hand: under `jax.jit` a traced temperature cannot be
-compared with zero, a Python float can.
+Values are checked only if they are concrete: under `jax.jit` a Python float can be compared with
+zero, but a traced temperature cannot.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 
 def describe(value: Any) -> str:
-    """What a value is, for messages: numbers of lists of a few, never those of arrays."""
+    """Describes a value for messages: short lists with their numbers, arrays by dtype and shape."""
     shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
     if shape is not None and dtype is not None:
         return f"{dtype}{list(shape)}"
@@ -31,10 +31,10 @@ def describe(value: Any) -> str:
 
 
 def held(value: Any) -> Any:
-    """What a framework's variable holds: nnx's, or another object with `__jax_array__`."""
+    """Returns the value of a framework's variable, of nnx or with `__jax_array__`; else `value`."""
     if isinstance(value, jax.Array | np.ndarray):
         return value
-    for method in ("get_value", "__jax_array__"):  # of nnx's, the first may be a tree of arrays
+    for method in ("get_value", "__jax_array__"):  # get_value of nnx may return a tree of arrays
         if hasattr(value, method):
             return getattr(value, method)()
     return value
@@ -48,16 +48,16 @@ def option(name: str, value: str, allowed: Sequence[str]) -> None:
 
 
 def boolean(name: str, value: Any) -> None:
-    """Raises TypeError unless `value` is True or False: "no" and 0.5 are true to Python."""
+    """Raises TypeError unless `value` is True or False; "no" and 0.5 would count as true."""
     if not isinstance(value, bool | np.bool_):
         raise TypeError(f"{name}: expected True or False, got {describe(value)}")
 
 
 def listed(name: str, value: Any) -> Any:
-    """Returns a list or tuple as an array, what a variable holds, anything else as it is.
+    """Returns a list or tuple as an array, a variable as its value, anything else unchanged.
 
     Raises:
-      TypeError: a list of lists of several lengths.
+      TypeError: the lists in a list differ in length.
     """
     value = held(value)
     if not isinstance(value, Sequence):
@@ -76,11 +76,15 @@ def floating(name: str, value: Any) -> None:
 
 
 def embeddings(value: Any) -> jax.Array:
-    """Returns float [batch, views, dim]; [batch, dim] becomes one view, a list of them views.
+    """Returns embeddings as float [batch, views, dim].
+
+    Args:
+      value: float [batch, views, dim]; or [batch, dim], one view; or a list of views [batch, dim].
 
     Raises:
-      TypeError: not a floating point array, nor a list of them.
-      ValueError: neither two nor three axes, an axis of length 0, or views that differ.
+      TypeError: it is neither a floating point array nor a list of them.
+      ValueError: it has neither two nor three axes, or an axis of length 0; or views differ in
+        shape or dtype.
     """
     value = held(value)
     if isinstance(value, list | tuple):
@@ -101,31 +105,31 @@ def _stacked(views: Sequence[Any]) -> jax.Array:
     if not views or any(getattr(view, "ndim", None) != 2 for view in views):
         raise TypeError(
             "embeddings: expected an array [batch, views, dim], or a list of views, arrays "
-            f"[batch, dim], got {describe(views)}; stack what is one array: jnp.stack(rows)"
+            f"[batch, dim], got {describe(views)}; stack the rows of one array: jnp.stack(rows)"
         )
     if len({describe(view) for view in views}) > 1:
         raise ValueError(
-            f"embeddings: expected views of one shape and dtype, got {describe(views)}; a view "
-            "that some images lack is padded, and False in `where` [batch, views]"
+            f"embeddings: expected views of one shape and dtype, got {describe(views)}; pad views "
+            "that images lack, and mark them False in `where` [batch, views]"
         )
     return jnp.stack([jnp.asarray(view) for view in views], axis=1)
 
 
 def labels(value: Any, batch: int, *, name: str = "labels", rename: bool = True) -> jax.Array:
-    """Returns integer [batch].
+    """Returns labels as integer [batch].
 
-    64-bit labels beyond 32 bits, NumPy's or made with x64 on, are renamed to their ranks where jax
-    would cut them off, which could merge two classes; only their equality means anything here.
+    64-bit labels that do not fit 32 bits are replaced by their ranks if jax would truncate them,
+    because truncation could merge two classes. Only the equality of labels matters.
 
     Args:
-      value: what the caller gave.
-      batch: how many labels there must be.
+      value: the caller's labels.
+      batch: the expected number of labels.
       name: the argument's name, for messages.
-      rename: whether labels may be renamed; not where they are compared with those of elsewhere.
+      rename: whether labels may be replaced by ranks; False if they are compared with other labels.
 
     Raises:
-      TypeError: not an integer array.
-      ValueError: another shape than [batch], or labels beyond 32 bits that may not be renamed.
+      TypeError: the labels are not an integer array.
+      ValueError: the shape is not [batch], or labels do not fit 32 bits and `rename` is False.
     """
     value = listed(name, value)
     if not hasattr(value, "dtype") or not jnp.issubdtype(value.dtype, jnp.integer):
@@ -149,31 +153,31 @@ def labels(value: Any, batch: int, *, name: str = "labels", rename: bool = True)
 
 
 def comparable(labels: jax.Array, others: jax.Array, name: str) -> tuple[jax.Array, jax.Array]:
-    """Returns two arrays of labels in one dtype, in which equal means equal.
+    """Returns two arrays of labels converted to a common dtype, so that they can be compared.
 
     Args:
       labels: integer, the argument `labels`.
       others: integer.
-      name: what `others` are, for messages.
+      name: name of `others`, for messages.
 
     Raises:
-      TypeError: no integer dtype that jax has at hand holds both.
+      TypeError: jax has no integer dtype that holds both.
     """
     both = np.promote_types(labels.dtype, others.dtype)
     if not np.issubdtype(both, np.integer) or jax.dtypes.canonicalize_dtype(both) != both:
         raise TypeError(
             f"labels: expected a dtype that can be compared with the {others.dtype} of {name}, "
-            f"got {describe(labels)}; no integer dtype at hand holds both"
+            f"got {describe(labels)}; no available integer dtype holds both"
         )
     return labels.astype(both), others.astype(both)
 
 
 def where(value: Any, batch: int, views: int | None = None) -> jax.Array:
-    """Returns bool [batch], or as given [batch, views]; None means that every row is real.
+    """Returns bool [batch] or [batch, views], as given; None means that no row is padding.
 
     Raises:
-      TypeError: not a bool array.
-      ValueError: another shape than [batch] and, if views are given, [batch, views].
+      TypeError: it is not a bool array.
+      ValueError: the shape is neither [batch] nor, if `views` is given, [batch, views].
     """
     if value is None:
         return jnp.ones(batch, bool)
@@ -191,8 +195,8 @@ def scalar(name: str, value: Any) -> jax.Array | float:
     """Returns a real scalar: a Python number, or a floating point array of shape [].
 
     Raises:
-      TypeError: not a real number or floating point array.
-      ValueError: an array of another shape.
+      TypeError: it is neither a real number nor a real array.
+      ValueError: it is an array of another shape.
     """
     value = held(value)
     number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -208,7 +212,7 @@ def scalar(name: str, value: Any) -> jax.Array | float:
 
 
 def temperature(value: Any) -> jax.Array | float:
-    """Returns a scalar; a value that is at hand must be positive and finite."""
+    """Returns a scalar; raises ValueError if it is concrete and not positive and finite."""
     checked = scalar("temperature", value)
     if not isinstance(checked, jax.core.Tracer) and not 0.0 < float(checked) < float("inf"):
         raise ValueError(f"temperature: expected a positive finite number, got {float(checked):g}")
@@ -216,7 +220,7 @@ def temperature(value: Any) -> jax.Array | float:
 
 
 def weight(name: str, value: Any) -> jax.Array | float:
-    """Returns a scalar; a value that is at hand must lie in [0, 1]."""
+    """Returns a scalar; raises ValueError if it is concrete and not in [0, 1]."""
     checked = scalar(name, value)
     if not isinstance(checked, jax.core.Tracer) and not 0.0 <= float(checked) <= 1.0:
         raise ValueError(f"{name}: expected a number in [0, 1], got {float(checked):g}")

@@ -1,6 +1,6 @@
-"""The contrastive losses, each a line or two over the pair statistics.
+"""The contrastive losses, each a short formula of pair statistics.
 
-The arguments they share are described in `thanos_jax.losses`.
+`thanos_jax.losses` describes the arguments that they share.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from thanos_jax.losses.reduction import reduce
 VIEWS = ("all", "cross")
 DENOMINATORS = ("all", "one_positive")
 
-# In place of labels: an object that no caller can pass by mistake, as None could be.
+# Stands for labels that differ for every image. An object, because None could be passed by mistake.
 EVERY_IMAGE_ITS_OWN = object()
 
-# The terms that losses are made of, per anchor: a pair statistic, or the first less the second.
+# The terms of a loss, per anchor: one pair statistic, or the first minus the second.
 Term = tuple[str, ...]
 INFO_NCE: Term = ("log_sum_all", "mean_own")
 CLASS_CONDITIONAL: Term = ("log_sum_same", "mean_own")
@@ -36,7 +36,7 @@ _SUPCON: dict[str, Term] = {
 
 
 class Shared(NamedTuple):
-    """The keywords that all contrastive losses take, in the order of their signatures."""
+    """The keywords that all contrastive losses share, in the order of their signatures."""
 
     temperature: Any
     views: str
@@ -60,9 +60,9 @@ def info_nce(
     implementation: str = "auto",
     reduction: str = "mean",
 ) -> jax.Array:
-    """InfoNCE: an anchor's own other views against everything else; no labels.
+    """InfoNCE: attracts an anchor to the other views of its image, repels all others; no labels.
 
-    Per anchor i, averaged over its own other views a(i):
+    Per anchor i, averaged over the other views a(i) of its image:
       -s_{i,a(i)} + log sum_{j in A(i)} exp s_ij
 
     Args:
@@ -114,7 +114,7 @@ def supcon(
     implementation: str = "auto",
     reduction: str = "mean",
 ) -> jax.Array:
-    """Supervised contrastive loss: an anchor's class against everything else.
+    """Supervised contrastive loss: attracts an anchor to its class and repels all others.
 
     Per anchor i, averaged over its positives p in P(i):
       denominator="all":           -s_ip + log sum_{j in A(i)} exp s_ij            (L_out of Khosla)
@@ -124,7 +124,8 @@ def supcon(
       embeddings: float [batch, views, dim] or [batch, dim].
       labels: integer [batch].
       temperature: see `thanos_jax.losses`, as for the other keywords.
-      denominator: whether an anchor's other positives stand in the denominator too.
+      denominator: "all": all candidates are in the denominator; "one_positive": only the positive
+        of the numerator and the negatives are.
       views: "all" or "cross".
       where: bool [batch] or [batch, views], or None.
       normalize: whether embeddings are divided by their length.
@@ -174,11 +175,11 @@ def class_conditional_info_nce(
     implementation: str = "auto",
     reduction: str = "mean",
 ) -> jax.Array:
-    """Class-conditional InfoNCE: tells the images of one class from each other.
+    """Class-conditional InfoNCE: spreads the images of a class apart.
 
-    Per anchor i, averaged over its own other views a(i):
-      -s_{i,a(i)} + log sum_{j in P(i)} exp s_ij,    P(i) holds a(i)
-    L_cNCE of Thanos, L_repel of The Details Matter.
+    Per anchor i, averaged over the other views a(i) of its image:
+      -s_{i,a(i)} + log sum_{j in P(i)} exp s_ij,    P(i) contains a(i)
+    It is L_cNCE of Thanos and L_repel of The Details Matter.
 
     Args:
       embeddings: float [batch, views, dim], at least two views.
@@ -235,14 +236,14 @@ def spread(
 ) -> jax.Array:
     """The spread loss: (1 - alpha) `supcon` + alpha `class_conditional_info_nce`, in one pass.
 
-    alpha weighs the spreading term, as in Thanos. The Details Matter writes
-    alpha L_attract + (1 - alpha) L_repel: its alpha is one minus this one, and its L_attract is
-    denominator="one_positive".
+    alpha is the weight of the spreading term, as in Thanos. The Details Matter writes
+    alpha L_attract + (1 - alpha) L_repel: its alpha is 1 - alpha here, and its L_attract is
+    `supcon` with denominator="one_positive".
 
     Args:
       embeddings: float [batch, views, dim], at least two views.
       labels: integer [batch].
-      alpha: scalar in [0, 1]; 0 is supcon, 1 spreads only.
+      alpha: scalar in [0, 1]; 0: `supcon` only, 1: the spreading term only.
       temperature: see `thanos_jax.losses`, as for the other keywords.
       denominator: as in `supcon`.
       views: "all" or "cross".
@@ -302,7 +303,7 @@ def joint(
     Args:
       embeddings: float [batch, views, dim], at least two views.
       labels: integer [batch].
-      beta: scalar in [0, 1]; 1 is supcon, 0 is InfoNCE.
+      beta: scalar in [0, 1]; 1: `supcon` only, 0: `info_nce` only.
       temperature: see `thanos_jax.losses`, as for the other keywords.
       denominator: as in `supcon`.
       views: "all" or "cross".
@@ -342,23 +343,23 @@ def joint(
 
 
 def supcon_term(denominator: str) -> Term:
-    """The supervised term with the denominator that the caller named."""
+    """Returns the supervised term for a denominator."""
     checks.option("denominator", denominator, DENOMINATORS)
     return _SUPCON[denominator]
 
 
 class _Form(NamedTuple):
-    """What a loss is made of and how it is computed; static.
+    """The terms of a loss and how it is computed; static.
 
     Attributes:
-      terms: one or more; of the second and further ones there are weights.
-      views: as the callers have it.
-      normalize: as the callers have it.
-      implementation: as the callers have it.
-      reduction: as the callers have it.
-      coldest: what the temperature is known not to be below, or None.
-      queue: whether first views are the anchors, and their candidates their second views, each its
-        own, and the memory bank.
+      terms: one or more terms; all but the first have a weight.
+      views: as in the loss.
+      normalize: as in the loss.
+      implementation: as in the loss.
+      reduction: as in the loss.
+      coldest: a known lower bound of the temperature, or None.
+      queue: whether the anchors are the first views only, and the candidates of each are its own
+        second view and the memory bank.
     """
 
     terms: tuple[Term, ...]
@@ -378,7 +379,11 @@ def mixture(
     *others: tuple[jax.Array | float, Term],
     queue: bool = False,
 ) -> jax.Array:
-    """The loss made of a term; with each other one: (1 - weight) what there is + weight other."""
+    """Computes a loss from its terms, after checking the arguments.
+
+    The loss starts as `term`. Each (weight, other) in `others` replaces it by
+    (1 - weight) loss + weight other. With `queue`, anchors are the first views; see `_Form`.
+    """
     checks.option("views", shared.views, VIEWS)
     checks.option("reduction", shared.reduction, REDUCTIONS)
     checks.boolean("normalize", shared.normalize)
@@ -425,12 +430,12 @@ def mixture(
 def _computed(
     form: _Form, rows: dict[str, Any], shared: dict[str, Any], axis_name: AxisName | None
 ) -> jax.Array:
-    """The loss of what lies on this device, among the global batch."""
+    """Computes the loss of this device's rows as part of the global batch."""
     embeddings, labels = rows["embeddings"], rows["labels"]
     bank = shared["bank"]
     if bank is not None:
         labels, bank = candidates(bank, embeddings, labels, normalized=form.normalize)
-    # In order: that of a set differs between processes, and with it the program and its last bits.
+    # Sorted, because the order of a set differs between processes, and the program with it.
     names = sorted({"has_same", "has_own"}.union(*form.terms))
 
     def entries(embeddings: jax.Array, where: jax.Array) -> pairs.Entries:
@@ -467,11 +472,11 @@ def _computed(
     def reduced(values: jax.Array, counted: str) -> jax.Array:
         return reduce(values, found[counted], reduction=form.reduction, axis_name=axis_name)
 
-    # An average over the anchors that have a positive; the others are worth 0.
+    # The mean is over the anchors that have a positive; the values of the others are 0.
     if rows["where"].ndim == 1:
         loss = reduced(mixed([value(term) for term in form.terms]), "has_same")
     else:
-        # Where images lack views, each term has anchors of its own.
+        # If images lack views, each term has its own anchors.
         own = ["has_own" if "mean_own" in term else "has_same" for term in form.terms]
         loss = mixed([reduced(value(t), name) for t, name in zip(form.terms, own, strict=True)])
     return loss.reshape(len(embeddings), -1) if form.reduction == "none" else loss
@@ -484,12 +489,12 @@ def _of_queue(
     where: jax.Array,
     names: Collection[str],
 ) -> dict[str, jax.Array]:
-    """The statistics of queries, whose candidates are their own keys and the bank."""
+    """Computes the statistics of queries, whose candidates are their own key and the bank."""
     there = jnp.broadcast_to(where.reshape(len(where), -1), embeddings.shape[:2])
     paired = there[:, 0] & there[:, 1]
     query = entries(embeddings[:, :1], there[:, 0])
     key = entries(lax.stop_gradient(embeddings[:, 1:]), paired)
-    # Entries of one view are no candidates of each other: what is left is the bank.
+    # Entries of one view are not candidates of each other, so that the bank remains.
     in_bank = {"log_sum_all", "log_sum_same", "mean_same"}.intersection(names)
     found = statistics(query, names=sorted(in_bank))
     dtype, temperature = query.embedding.dtype, statistics.keywords["temperature"]

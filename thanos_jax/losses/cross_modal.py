@@ -1,4 +1,4 @@
-"""The contrastive losses of two towers: an image and a text encoder, say."""
+"""Contrastive losses between two towers, such as an image and a text encoder."""
 
 from __future__ import annotations
 
@@ -38,46 +38,47 @@ def cross_modal(
 ) -> jax.Array:
     """Contrasts every image with all texts and every text with all images, symmetrically.
 
-    Row i of `image` and of `text` are a pair. An anchor of one modality has its candidates in the
-    other alone: image i the texts of the whole batch, text i the images. With s_ij the cosine of
-    image i and text j over the temperature, and the same with the roles changed:
+    Row i of `image` and row i of `text` are a pair. The candidates of an anchor are all entries of
+    the other modality: the texts of the whole batch for image i, the images for text i. s_ij is the
+    cosine similarity of image i and text j divided by the temperature. The loss of image i is given
+    below; the loss of text i is the same with the roles exchanged.
 
-      without labels:         -s_ii + log sum_j exp s_ij: the loss of CLIP, the mean of its two
-                              cross-entropies
+      without labels:         -s_ii + log sum_j exp s_ij. This is the loss of CLIP, the mean of its
+                              two cross-entropies.
       with labels, alpha = 0: the mean over the texts p of image i's class of
-                              -s_ip + log sum_j exp s_ij: the loss of UniCL, which sums over the
-                              batch and both directions where this takes the mean
-      with labels, alpha > 0: (1 - alpha) of that and alpha of
-                              -s_ii + log sum_{p of image i's class} exp s_ip, which tells apart the
-                              pairs of a class: `losses.spread` across modalities
-      with labels, beta < 1:  beta of the supervised loss and 1 - beta of the one without labels,
-                              `losses.joint` across modalities: with types as labels and entities as
-                              pairs the loss of TABi, whose alpha is this beta
+                              -s_ip + log sum_j exp s_ij. This is the loss of UniCL, except that
+                              UniCL sums over the batch and both directions instead of averaging.
+      with labels, alpha > 0: (1 - alpha) times the loss for alpha = 0, plus alpha times
+                              -s_ii + log sum_{p of image i's class} exp s_ip, which spreads the
+                              pairs of a class apart: `losses.spread` across modalities.
+      with labels, beta < 1:  beta times the loss for beta = 1, plus 1 - beta times the loss without
+                              labels: `losses.joint` across modalities. With types as labels and
+                              entities as pairs it is the loss of TABi, whose alpha is this beta.
 
-    It is `losses.info_nce`, `losses.supcon`, `losses.joint` or `losses.spread` with views="cross"
-    and the two modalities as views; with alpha and beta at once,
+    The result equals `losses.info_nce`, `losses.supcon`, `losses.joint` or `losses.spread` with
+    views="cross" and the two modalities as views. With both alpha and beta it is
     (1 - alpha) (beta supcon + (1 - beta) info_nce) + alpha class_conditional_info_nce.
 
-    With a memory bank it is the loss of MoCo: `image` holds queries, `text` the keys that another
-    encoder has of them, and the bank earlier keys. Queries alone are anchors. Candidates of query i
-    are key i and the bank, not the other keys of the batch. Keys get no gradient, as the bank
-    has none. Labels, alpha and beta mean what they mean above. Push the keys afterwards:
+    With a memory bank it is the loss of MoCo. `image` has the queries, `text` the keys of the same
+    images from another encoder, and the bank earlier keys. Only queries are anchors. Candidates of
+    query i are key i and the bank, but not the other keys of the batch. Keys and bank have no
+    gradient. Labels, alpha and beta have the same meaning as above. Push the keys afterwards:
     `losses.memory_bank.push(bank, keys, labels)`.
 
     Args:
       image: float [batch, dim].
       text: float [batch, dim], of the dtype of `image`.
-      labels: integer [batch], the class of each pair; pairs without a class need a label of their
-        own. None: every pair is.
-      alpha: scalar in [0, 1], the weight of the spreading term. 0 unless asked for, as no published
-        result for two modalities has it; without labels there is no class to spread.
-      beta: scalar in [0, 1], the weight of the supervised term against the one without labels. 1
-        unless asked for. Without labels there is none.
-      temperature: positive number or scalar array, differentiable. 0.07 is where CLIP's begins; it
-        learns the logarithm of the inverse: `temperature=jax.numpy.exp(-log_scale)`.
-      denominator: "all" or "one_positive", as in `losses.supcon`; the same without labels. With a
-        memory bank, "all".
-      where: bool [batch] or [batch, 2], or None; False is padding, or the missing half of a pair.
+      labels: integer [batch], the class of each pair; a pair without a class needs a unique label.
+        None: every pair is its own class.
+      alpha: scalar in [0, 1], the weight of the spreading term. The default is 0, because no
+        published result for two modalities uses it. Without labels it must be 0.
+      beta: scalar in [0, 1], the weight of the supervised term against the term without labels.
+        Without labels it must be 1.
+      temperature: positive number or scalar array, differentiable. CLIP starts at 0.07 and learns
+        the logarithm of the inverse: `temperature=jax.numpy.exp(-log_scale)`.
+      denominator: "all" or "one_positive", as in `losses.supcon`; both are the same without labels.
+        With a memory bank it must be "all".
+      where: bool [batch] or [batch, 2], or None; False marks padding or the missing half of a pair.
       normalize: whether embeddings are divided by their length.
       memory_bank: keys of earlier batches, made by `losses.memory_bank`, or None.
       axis_name: the axis over which the batch is sharded, or None.
@@ -89,10 +90,10 @@ def cross_modal(
       memory bank). float32, float64 for float64 embeddings.
 
     Raises:
-      TypeError: an argument of the wrong dtype, or image and text of different ones.
-      ValueError: a wrong shape, or image and text of different ones; an unknown option, a
-        temperature that is not positive, an alpha or beta outside [0, 1] or without
-        labels, "one_positive" with a memory bank.
+      TypeError: an argument has the wrong dtype, or image and text differ in dtype.
+      ValueError: an argument has the wrong shape, or image and text differ in shape; an option is
+        unknown; the temperature is not positive; alpha or beta is outside [0, 1] or set without
+        labels; or denominator is "one_positive" with a memory bank.
 
     Example:
       >>> import jax.numpy as jnp
@@ -147,7 +148,7 @@ def _may_differ(weight: jax.Array | float, number: float) -> bool:
 
 
 def _stacked(image: Any, text: Any) -> jax.Array:
-    """Checks the two modalities; returns float [batch, 2, dim]."""
+    """Checks the two modalities and returns them as float [batch, 2, dim]."""
     for name, value in (("image", image), ("text", text)):
         checks.floating(name, value)
         if value.ndim != 2 or 0 in value.shape:

@@ -6,18 +6,18 @@
     loss = losses.supcon(embeddings, labels, memory_bank=bank)
     bank = losses.memory_bank.push(bank, embeddings, labels)  # after the loss
 
-A bank is a queue of fixed size: what is pushed replaces what has been there longest. Every entry in
-it is a candidate of every anchor, with views="cross" too; a positive where its label is the
-anchor's, and for `losses.info_nce`, which knows no labels, always a negative. Entries are no
-anchors and get no gradient. A batch belongs into the bank after its loss: before, each embedding
-would be its own candidate.
+A bank is a queue of fixed size: pushed entries replace the oldest ones. Every entry is a candidate
+of every anchor, also with views="cross". It is a positive if its label equals the anchor's; for
+`losses.info_nce`, which has no labels, it is always a negative. Entries are never anchors and have
+no gradient. Push a batch after computing its loss; otherwise each embedding would be its own
+candidate.
 
-What to push is the method's choice: the embeddings themselves (Wang et al.), or those of a slowly
-moving copy of the encoder (He et al.), which Khosla et al. try for the supervised loss.
+The method decides what to push: the embeddings themselves (Wang et al.), or the embeddings of a
+slowly moving copy of the encoder (He et al.), which Khosla et al. try for the supervised loss.
 
-Everything here is a pure function and works under `jax.jit`; donate the bank, and it is changed in
-place: `jax.jit(losses.memory_bank.push, donate_argnums=0)`. Inside `jax.pmap` or `jax.shard_map`
-the bank is whole on every device; `push` with an axis name keeps it the same everywhere.
+All functions are pure and work under `jax.jit`. A donated bank is changed in place:
+`jax.jit(losses.memory_bank.push, donate_argnums=0)`. Inside `jax.pmap` or `jax.shard_map` the bank
+is replicated on every device; `push` with an axis name keeps it the same everywhere.
 
 References:
   He et al., Momentum Contrast for Unsupervised Visual Representation Learning, CVPR 2020,
@@ -47,16 +47,15 @@ __all__ = ["MemoryBank", "init", "push"]
 
 
 class MemoryBank(NamedTuple):
-    """A queue of embeddings; a pytree, which serializers of trees save as it is. Made by `init`.
+    """A queue of embeddings, made by `init`; a pytree, which any pytree serializer can save.
 
-    What a serializer restores without a target, as a dictionary, is a bank again by
-    `MemoryBank(**restored)`.
+    If a serializer restores a dictionary, `MemoryBank(**restored)` is the bank.
 
     Attributes:
-      embeddings: float [size, dim], as they were pushed, not normalized.
+      embeddings: float [size, dim], as pushed, not normalized.
       labels: integer [size], or None for a bank without labels.
-      filled: bool [size], whether there is an entry.
-      position: int32 [], where the next entry goes.
+      filled: bool [size], whether a place has an entry.
+      position: int32 [], the place of the next entry.
     """
 
     embeddings: jax.Array
@@ -74,19 +73,19 @@ def init(size: int, dim: int, *, dtype: Any = jnp.float32, label_dtype: Any = in
     """Makes an empty bank.
 
     Args:
-      size: how many entries it holds; with several views of an image, each is one.
+      size: number of entries; every view of an image is an entry.
       dim: length of an embedding.
-      dtype: floating dtype in which embeddings are kept. A loss computes in that of its embeddings,
-        whatever the bank's.
-      label_dtype: integer dtype of the labels. `int` is jax's own: int32, or int64 with x64 on.
+      dtype: floating dtype in which embeddings are stored. A loss computes in the dtype of its own
+        embeddings.
+      label_dtype: integer dtype of the labels. `int` is jax's default: int32, or int64 with x64.
         None: a bank without labels, for `losses.info_nce`.
 
     Returns:
-      A MemoryBank without entries; to a loss, no bank at all.
+      A MemoryBank without entries. A loss with it equals the loss without a bank.
 
     Raises:
-      TypeError: a size or dim that is no integer, or a wrong dtype.
-      ValueError: a size or dim that is not positive.
+      TypeError: size or dim is not an integer, or a dtype is of the wrong kind.
+      ValueError: size or dim is not positive.
     """
     for name, value in (("size", size), ("dim", dim)):
         if not isinstance(value, int) or isinstance(value, bool):
@@ -113,25 +112,27 @@ def push(
     where: Any = None,
     axis_name: AxisName | None = None,
 ) -> MemoryBank:
-    """Puts a batch into the bank, in place of the entries that have been there longest.
+    """Pushes a batch into the bank; it replaces the oldest entries.
 
-    Of more entries than the bank holds, the last are kept.
+    If the batch has more entries than the bank, the last ones are kept.
 
     Args:
-      bank: the same on every device.
+      bank: the bank, the same on every device.
       embeddings: float [batch, views, dim] or [batch, dim]; every view becomes an entry.
       labels: integer [batch]; None for a bank without labels.
-      where: bool [batch]; False is padding and is not put in. None: every row is.
+      where: bool [batch] or [batch, views]; False marks padding, which is not pushed. None: every
+        row is pushed.
       axis_name: inside `jax.pmap`, `jax.shard_map` or `jax.vmap`, the axis over which the batch is
-        sharded; every device then puts in the whole batch, in the order of devices.
+        sharded; every device then pushes the whole batch, in the order of devices.
 
     Returns:
-      The bank afterwards. No gradient flows through it. Embeddings that are not finite are put in
-      like others, and make losses not finite for as long as they stay.
+      The updated bank. No gradient flows through it. Non-finite embeddings are pushed too, and make
+      losses non-finite for as long as they are in the bank.
 
     Raises:
-      TypeError: no MemoryBank, an argument of the wrong dtype, labels missing or one too many.
-      ValueError: a wrong shape, or labels that the bank's dtype may not hold.
+      TypeError: `bank` is not a MemoryBank, an argument has the wrong dtype, labels are missing, or
+        labels are given for a bank without labels.
+      ValueError: an argument has the wrong shape.
 
     Example:
       >>> import jax.numpy as jnp
@@ -165,7 +166,7 @@ def push(
 def _pushed(
     _: None, rows: dict[str, Any], bank: MemoryBank, axis_name: AxisName | None
 ) -> MemoryBank:
-    """The bank with the rows of all devices put in."""
+    """Returns the bank after pushing the rows of all devices."""
     batch, views, dim = rows["embeddings"].shape
     filled = rows["where"].reshape(batch, -1)
     new = {
@@ -177,10 +178,10 @@ def _pushed(
     if axis_name is not None:
         new = {name: gather_same(array, axis_name) for name, array in new.items()}
     size, number = len(bank.filled), len(new["filled"])
-    rank = jnp.cumsum(new["filled"], dtype=jnp.int32)  # 1, 2, ... of what is put in
+    rank = jnp.cumsum(new["filled"], dtype=jnp.int32)  # 1, 2, ... for the rows that are pushed
     count = rank[-1]
     kept = new["filled"] & (rank > count - size)
-    # What is not kept goes to places beyond the bank, each to another, and is dropped there.
+    # Rows that are not kept get distinct places beyond the bank, where they are dropped.
     beyond = size + jnp.arange(number, dtype=jnp.int32)
     place = jnp.where(kept, (bank.position + rank - 1) % size, beyond)
 
@@ -199,7 +200,7 @@ def _pushed(
 def candidates(
     bank: Any, embeddings: jax.Array, labels: jax.Array | None, *, normalized: bool
 ) -> tuple[jax.Array | None, Entries]:
-    """The bank as a loss meets it; `bank` is the argument `memory_bank` of the caller.
+    """Returns the bank as candidates of a loss; `bank` is the argument `memory_bank`.
 
     Args:
       bank: a MemoryBank of the embeddings' dim.
@@ -211,9 +212,9 @@ def candidates(
       The labels, in a dtype in which they can be compared with the bank's, and the bank's entries.
 
     Raises:
-      TypeError: no MemoryBank, or one without labels, or with labels of a dtype that cannot be
-        compared with that of `labels`.
-      ValueError: another dim than the embeddings'.
+      TypeError: `bank` is not a MemoryBank, has no labels, or has labels of a dtype that cannot be
+        compared with the dtype of `labels`.
+      ValueError: the bank and the embeddings differ in dim.
     """
     bank = checked("memory_bank", bank, embeddings.shape[-1])
     theirs = None
@@ -232,7 +233,7 @@ def candidates(
 
 
 def checked(name: str, value: Any, dim: int) -> MemoryBank:
-    """Returns a MemoryBank of that dim whose arrays are jax's and fit together."""
+    """Returns a bank of this dim with jax arrays, after checking that its arrays fit together."""
     value = checks.held(value)
     if not isinstance(value, MemoryBank):
         raise TypeError(
@@ -270,7 +271,7 @@ def checked(name: str, value: Any, dim: int) -> MemoryBank:
 
 
 def _fitting(labels: Any, batch: int, dtype: Any) -> jax.Array:
-    """Returns the labels in the bank's dtype, if it holds all values of theirs."""
+    """Returns the labels in the bank's dtype; raises TypeError if that could lose values."""
     checked = checks.labels(labels, batch, rename=False)
     if not np.can_cast(checked.dtype, dtype, "safe"):
         raise TypeError(

@@ -1,8 +1,8 @@
-"""Where the rows of a batch lie, and a loss computed there: the one room that knows of meshes.
+"""Computes a loss on the devices that hold the batch; the only module that knows of meshes.
 
 A loss is written as a function of one device's rows and the axis over which the batch is sharded.
-Inside `jax.pmap`, `jax.shard_map` and `jax.vmap` the caller gives both. Anywhere else the arrays
-are the global batch, and `place` wraps the function in a shard_map over the axes that they lie on.
+Inside `jax.pmap`, `jax.shard_map` and `jax.vmap` the caller gives both. Elsewhere the arrays are
+the global batch, and `place` wraps the function in a shard_map over the axes of their sharding.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ def place(
     divide: bool = False,
     check_vma: bool = True,
 ) -> Any:
-    """Calls compute(form, rows, shared, axis_name) where the rows lie.
+    """Calls compute(form, rows, shared, axis_name) on the devices that hold the rows.
 
     Args:
-      compute: a function of a module, not a closure: outside `jax.jit` it is the key under which
-        the compiled program is found again.
+      compute: a function of a module, not a closure, because outside `jax.jit` it is the cache key
+        of the compiled program.
       form: static choices.
-      rows: arrays [batch, ...]; the first says where the batch lies, "where" which rows are real.
-      shared: a tree of arrays and numbers that are the same on every device.
-      axis_name: the caller's.
-      per_row: whether results are arrays [batch, ...], and not the same on every device.
-      divide: whether rows are spread over all axes of the mesh where nothing is said about them.
+      rows: arrays [batch, ...]; the first one determines the sharding, "where" marks padding.
+      shared: a pytree of arrays and numbers that are the same on every device.
+      axis_name: the axis name that the caller gave.
+      per_row: whether results are arrays [batch, ...]; otherwise they are the same on every device.
+      divide: whether rows without a sharding are spread over all Auto axes of the mesh.
       check_vma: as in `jax.shard_map`.
 
     Raises:
-      ValueError: an axis that is neither around this call nor of the mesh in context.
+      ValueError: axis_name is neither bound around this call nor an axis of the mesh in context.
     """
     names = _names(axis_name)
     if names and all(map(_is_bound, names)):
@@ -80,11 +80,11 @@ def _mapped(
     rows: dict[str, Any],
     shared: Any,
 ) -> Any:
-    """The function in a shard_map over all axes of the mesh, with rows over those named."""
+    """Calls the function in a shard_map over all axes of the mesh; `names` shard the rows."""
     kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
     batch = len(rows["where"])
     missing = -batch % math.prod(mesh.shape[name] for name in names)
-    if missing:  # False in `where`, so that nothing else of these rows matters
+    if missing:  # `where` is False for these rows, so that their other values do not matter
         rows = jax.tree.map(lambda x: jnp.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1)), rows)
     spec, everywhere = PartitionSpec(names or None), PartitionSpec()
     if AxisType.Explicit in kinds.values():
@@ -110,7 +110,7 @@ def _names(axis_name: AxisName | None) -> tuple[Any, ...]:
 
 
 def _is_bound(name: Any) -> bool:
-    """Whether pmap, shard_map or vmap has an axis of that name around this call."""
+    """Returns whether a pmap, shard_map or vmap around this call has an axis of this name."""
     try:
         lax.axis_size(name)
     except NameError:
@@ -121,7 +121,7 @@ def _is_bound(name: Any) -> bool:
 def _home(
     names: tuple[Any, ...], rows: dict[str, Any], shared: Any, divide: bool
 ) -> tuple[Any, tuple[Any, ...]]:
-    """The mesh on which a global batch lies, and the axes over which its rows do; None: no mesh."""
+    """Returns the mesh of a global batch (None: no mesh), and the axes that shard its rows."""
     embeddings = next(iter(rows.values()))
     leaves = [x for x in jax.tree.leaves((rows, shared)) if isinstance(x, jax.Array)]
     meshes = [jax.sharding.get_abstract_mesh(), *(_type(x).mesh for x in leaves)]
@@ -140,7 +140,7 @@ def _home(
         return None, ()
     if any(map(_is_split, leaves)):
         return mesh, _split_over(_type(embeddings).spec)
-    # An array at hand, also while it is differentiated, knows where it lies on Auto axes.
+    # A concrete array, also during differentiation, has its sharding over Auto axes.
     array = at_hand(embeddings)
     if array is not None:
         sharding = array.sharding
@@ -165,7 +165,7 @@ def _split_over(spec: PartitionSpec) -> tuple[Any, ...]:
 
 
 def _whole(array: Any) -> Any:
-    """Not split over axes that are Explicit beside those of a shard_map."""
+    """Returns an array that is replicated over Explicit axes outside of a shard_map."""
     if isinstance(array, jax.Array) and _is_split(array):
         return reshard(array, PartitionSpec())
     return array

@@ -1,4 +1,4 @@
-"""The autoencoder's loss."""
+"""The reconstruction loss of the autoencoder."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def reconstruction(
 ) -> jax.Array:
     """Mean squared error over all elements of the images.
 
-    The reconstruction half of the class-conditional autoencoder; the other half is cross-entropy
-    on the coarse label (Chen et al. 2022, section 4.2).
+    The class-conditional autoencoder adds it to the cross-entropy of the coarse label (Chen et al.
+    2022, section 4.2).
 
     Args:
       images: float [batch, ...], the (augmented, normalized) input of the encoder.
       reconstructions: float, the shape of `images`.
-      where: bool [batch]; False is padding and is left out. None: every image counts.
+      where: bool [batch]; False marks padding, which is left out. None: there is no padding.
       axis_name: inside `jax.pmap` or `jax.shard_map`, the axis over which the batch is sharded;
         the mean is then over the global batch.
       reduction: "mean", or "none" for one value per image.

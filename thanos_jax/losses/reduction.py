@@ -1,4 +1,4 @@
-"""From one value per item to what a loss returns: the one place that decides about empty sets."""
+"""Reduces one value per item to the result of a loss, 0 if there are no items."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def reduce(
 
     Args:
       values: float [items].
-      counted: bool [items]; the others are worth 0 and left out of the mean.
+      counted: bool [items]; other items have the value 0 and are left out of the mean.
       reduction: "mean" or "none".
       axis_name: the axis over which items are sharded, if any.
 
     Returns:
-      "mean": scalar, the same on every device, 0 where nothing is counted; "none": float [items].
+      "mean": scalar, the same on every device, 0 if no item is counted; "none": float [items].
     """
     values = jnp.where(counted, values, 0.0)
     if reduction == "none":

@@ -1,24 +1,24 @@
-"""Losses against rare groups and wrong labels, from one value or one row of logits per image.
+"""Losses for rare groups and wrong labels, computed from one loss or logits row per image.
 
     import jax
     import jax.numpy as jnp
     from thanos_jax import losses
 
     def objective(params, weights):
-        values = ...  # [batch], the cross-entropy of each image, say
+        values = ...  # [batch], for instance the cross-entropy of each image
         return losses.robust.group_dro(values, groups, weights, axis_name="data")
 
     weights = jnp.full(num_groups, 1 / num_groups)
     (loss, weights), gradient = jax.value_and_grad(objective, has_aux=True)(params, weights)
 
-Groups rare in training: `group_dro` (group distributionally robust optimization), `weighted_mean`
-(reweighting; Just Train Twice). Labels that are wrong: `early_learning_regularization`, to be added
-to the cross-entropy, and `small_loss_selection` (Co-teaching).
+For groups that are rare in training: `group_dro` (group distributionally robust optimization) and
+`weighted_mean` (reweighting; Just Train Twice). For wrong labels: `early_learning_regularization`,
+which is added to the cross-entropy, and `small_loss_selection` (Co-teaching).
 
-`where` and `axis_name` are those of the other losses: see `thanos_jax.losses`. What a function
-returns is of the global batch and the same on every device, but for `small_loss_selection` and
-`update_targets`, which return a row for each row. State that goes from step to step (the weights of
-groups, the targets of images) is an argument and a result; no gradient flows through it.
+`where` and `axis_name` are as in the other losses; see `thanos_jax.losses`. Results are computed
+over the global batch and are the same on every device. The exceptions are `small_loss_selection`
+and `update_targets`, which return one row per row. State that is carried from step to step (weights
+of groups, targets of images) is an argument and a result; no gradient flows through it.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ __all__ = [
     "weighted_mean",
 ]
 
-# The official code of early-learning regularization keeps probabilities this far from 0 and 1.
+# The official code of early-learning regularization clamps probabilities this far from 0 and 1.
 _CLAMP = 1e-4
 
 
@@ -57,20 +57,20 @@ def group_means(
     where: Any = None,
     axis_name: AxisName | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """The mean of the values of each group.
+    """Returns the mean of the values of each group, and the number of rows of each group.
 
     Args:
       values: float [batch].
-      groups: integer [batch], 0 to num_groups - 1. While traced, values cannot be checked: rows of
-        other groups are then left out.
-      num_groups: how many groups there are, in this batch or not.
+      groups: integer [batch], 0 to num_groups - 1. Traced values cannot be checked; rows with
+        another group are then left out.
+      num_groups: number of groups, including those that are not in this batch.
       where: bool [batch]; False is padding and is left out. None: every row counts.
       axis_name: inside `jax.pmap` or `jax.shard_map`, the axis over which the batch is sharded; the
         means are then over the global batch.
 
     Returns:
       Means, float32 (float64 for float64 values) [num_groups], 0 with gradient 0 for a group that
-      the global batch does not hold; and counts of rows, int32 [num_groups].
+      is not in the global batch; and counts of rows, int32 [num_groups].
 
     Raises:
       TypeError: an argument of the wrong dtype.
@@ -102,7 +102,7 @@ def _group_means(
     values, groups, where = rows["values"], rows["groups"], rows["where"]
     every = jnp.arange(num_groups, dtype=groups.dtype)
     member = where[:, None] & (groups[:, None] == every[None, :])
-    # Sums of a masked matrix, not scattered ones: those of some devices depend on the order.
+    # Sums of a masked matrix, because scattered sums depend on the order on some devices.
     totals = jnp.sum(jnp.where(member, values[:, None], 0.0), axis=0)
     counts = jnp.sum(member, axis=0, dtype=jnp.int32)
     if axis_name is not None:
@@ -119,33 +119,34 @@ def group_dro_weights(
     adjustment: Any = 0.0,
     group_sizes: Any = None,
 ) -> jax.Array:
-    """One step up in the weights of groups: those of a high loss gain.
+    """Updates the weights of group DRO by one exponentiated gradient ascent step.
 
-    q_g is multiplied by exp(step_size (loss_g + adjustment / sqrt(n_g))), then all are divided by
+    q_g is multiplied by exp(step_size (loss_g + adjustment / sqrt(n_g))), then all q are divided by
     their sum.
 
-    A group that the batch does not hold has a loss of 0, as in the authors' code, and not none: it
-    is multiplied by exp(step_size adjustment / sqrt(n_g)), so it loses weight against groups of
-    positive loss. Batches drawn in equal shares from all groups, as theirs are, seldom lack one.
+    A group that is not in the batch has a loss of 0, as in the authors' code. Its weight is still
+    multiplied by exp(step_size adjustment / sqrt(n_g)), so that it decreases relative to groups of
+    positive loss. Batches drawn equally from all groups, as theirs are, rarely lack a group.
 
-    Weights do not fall below the smallest normal number (about 1e-38), unless they are 0 already:
-    from 0, where thousands of steps would round them to, no later loss could bring them back.
+    Weights do not fall below the smallest normal number (about 1e-38), unless they are 0 already.
+    Without this bound, thousands of steps would round a weight to 0, from which it cannot grow.
 
     Args:
-      weights: float [num_groups], q, not negative; their sum need not be 1. At first 1 / num_groups
-        each.
-      group_losses: float [num_groups], of the global batch, as `group_means` returns them.
-      counts: integer or float [num_groups], rows of each group in the batch; where it is 0, the
-        loss is taken to be 0, whatever it is.
-      step_size: scalar, not negative. 0 leaves weights as they are, up to their sum.
-      adjustment: scalar, not negative, C in the paper: for the generalization gap, which is larger
-        in smaller groups.
-      group_sizes: integer or float [num_groups], n_g, how many training images (not rows of the
-        batch) each group has; needed unless adjustment is 0. A group of none has no adjustment.
+      weights: float [num_groups], q, not negative; the sum need not be 1. Start with 1 / num_groups
+        for each.
+      group_losses: float [num_groups], of the global batch, as returned by `group_means`.
+      counts: integer or float [num_groups], rows of each group in the batch; if it is 0, the loss
+        of the group is replaced by 0.
+      step_size: scalar, not negative. 0 leaves the weights unchanged, except for dividing by their
+        sum.
+      adjustment: scalar, not negative, C in the paper. It accounts for the generalization gap,
+        which is larger in smaller groups.
+      group_sizes: integer or float [num_groups], n_g, the number of training images (not of rows of
+        the batch) of each group; needed unless adjustment is 0. An empty group has no adjustment.
 
     Returns:
-      The weights afterwards, with a sum of 1, float32 (float64 for float64 weights) [num_groups].
-      No gradient flows through them.
+      The updated weights, with a sum of 1, float32 (float64 for float64 weights) [num_groups]. No
+      gradient flows through them.
 
     Raises:
       TypeError: an argument of the wrong dtype.
@@ -207,14 +208,14 @@ def group_dro(
     where: Any = None,
     axis_name: AxisName | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """Group distributionally robust optimization: the losses of groups, weighed for the worst.
+    """Group distributionally robust optimization: a weighted sum of the losses of groups.
 
     sum_g q_g loss_g,    loss_g the mean of the values of group g
-    with the weights q after their step, `group_dro_weights`: they see this batch before the loss
-    does. For the gradient they are constants.
+    The weights q are updated by `group_dro_weights` with this batch before the loss is computed.
+    They are constants for the gradient.
 
-    So in the paper's algorithm and the authors' code. Their code also adds the adjustment to the
-    loss that it reports, sum_g q_g C / sqrt(n_g); that changes no gradient and is left out here.
+    This follows the paper's algorithm and the authors' code. Their code also adds the adjustment
+    sum_g q_g C / sqrt(n_g) to the reported loss; it has no gradient and is left out here.
 
     Args:
       values: float [batch], the loss of each image.
@@ -228,12 +229,12 @@ def group_dro(
 
     Returns:
       The loss, a float32 (float64 for float64 values) scalar, 0 for a batch without rows; and the
-      weights for the next step, as `group_dro_weights` returns them.
+      weights for the next step, from `group_dro_weights`.
 
     Raises:
       TypeError: an argument of the wrong dtype.
-      ValueError: a wrong shape, a group that is not one of num_groups, and what
-        `group_dro_weights` refuses.
+      ValueError: a wrong shape, a group that is not one of num_groups, or as
+        `group_dro_weights`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -242,7 +243,7 @@ def group_dro(
       >>> weights = jnp.array([0.5, 0.5])
       >>> for _ in range(300):
       ...     loss, weights = losses.robust.group_dro(values, groups, weights)
-      >>> round(float(loss), 3)  # that of the worst group
+      >>> round(float(loss), 3)  # the loss of the worst group
       4.0
 
     References:
@@ -265,23 +266,23 @@ def group_dro(
 def weighted_mean(
     values: Any, sample_weights: Any, *, where: Any = None, axis_name: AxisName | None = None
 ) -> jax.Array:
-    """The mean of the values times their weights, over rows: for reweighting and Just Train Twice.
+    """Mean over rows of values times weights, for reweighting and Just Train Twice.
 
     sum_i w_i values_i / N,    N the number of rows, not the sum of their weights
 
-    Just Train Twice puts an image that a first training got wrong lambda times into the training
-    set. Drawing batches from that set has the same expectation as drawing them from the original
-    one and taking this mean, if weights have a mean of 1 over the training set:
+    Just Train Twice repeats an image that a first training got wrong lambda times in the training
+    set. Drawing batches from that set has the same expectation as drawing from the original set and
+    taking this mean, if the weights have a mean of 1 over the training set:
 
         weights = np.where(wrong, up_weight, 1.0)
         weights = weights / weights.mean()
 
-    Dividing by the sum of the weights of a batch would not: rows would count for less in the very
-    batches that hold many of a large weight. An epoch of the larger set has weights.mean() (before
-    the division) times as many steps.
+    Dividing by the sum of the weights of a batch would change the expectation, because rows would
+    count less in batches with many large weights. An epoch of the repeated set has weights.mean()
+    (before the division) times as many steps.
 
-    With weights of 1, and the rows that `small_loss_selection` chose as `where`, this is the loss
-    of Co-teaching.
+    With weights of 1, and the rows chosen by `small_loss_selection` as `where`, this is the loss of
+    Co-teaching.
 
     Args:
       values: float [batch], the loss of each image.
@@ -328,21 +329,21 @@ def _mean(
 def early_learning_regularization(
     logits: Any, targets: Any, *, where: Any = None, axis_name: AxisName | None = None
 ) -> jax.Array:
-    """Early-learning regularization: keeps predictions near those of early training.
+    """Early-learning regularization: keeps predictions close to earlier predictions.
 
     mean_i log(1 - <p_i, t_i>),    p_i the softmax of the logits, t_i the target of image i
-    To be added to the cross-entropy, times a factor (the authors' is 3 on CIFAR10, 7 on CIFAR100).
-    Targets are averages of earlier p_i: `update_targets` makes them, from the logits of this batch
-    too, before the loss.
+    It is added to the cross-entropy, times a factor (the authors use 3 on CIFAR10, 7 on CIFAR100).
+    Targets are running averages of p_i. Compute them with `update_targets` before the loss, with
+    the logits of this batch.
 
-    Computed as log sum_c p_ic (1 - t_ic) in log space, which loses no digits where <p_i, t_i> is
-    nearly 1; its gradient is bounded. The authors' code clamps p_i to [1e-4, 1 - 1e-4] instead,
-    with no gradient beyond; here only targets are clamped.
+    The value is computed as log sum_c p_ic (1 - t_ic) in log space, which loses no digits if
+    <p_i, t_i> is nearly 1 and has a bounded gradient. The authors' code clamps p_i to
+    [1e-4, 1 - 1e-4] instead, without gradient outside; here only targets are clamped.
 
     Args:
       logits: float [batch, classes], at least two classes.
-      targets: float [batch, classes], in [0, 1]; rows need not have a sum of 1, but one of ones
-        throughout has the loss log 0. Constant for the gradient.
+      targets: float [batch, classes], in [0, 1]; rows need not sum to 1, but the loss of a row of
+        ones is log 0. Constant for the gradient.
       where: bool [batch]; False is padding and is left out. None: every row counts.
       axis_name: inside `jax.pmap` or `jax.shard_map`, the axis over which the batch is sharded; the
         mean is then over the global batch.
@@ -379,24 +380,24 @@ def early_learning_regularization(
 
 
 def update_targets(targets: Any, logits: Any, momentum: Any = 0.7) -> jax.Array:
-    """The targets of `early_learning_regularization`: a moving average of what the model says.
+    """Updates the targets of `early_learning_regularization`, moving averages of predictions.
 
     momentum t_i + (1 - momentum) c(p_i),    p_i the softmax of the logits
     c clamps to [1e-4, 1 - 1e-4] and divides by the sum, as the authors' code does.
 
-    Targets are kept for every image of the training set, and are 0 at first:
+    Keep targets for every image of the training set, starting at 0:
 
         new = losses.robust.update_targets(table[index], logits)
         loss = loss + factor * losses.robust.early_learning_regularization(logits, new)
         table = table.at[index].set(new)
 
     Args:
-      targets: float [batch, classes], those of the images of this batch.
+      targets: float [batch, classes], the targets of the images in this batch.
       logits: float [batch, classes], at least two classes.
-      momentum: scalar in [0, 1]; the authors' is 0.7 on CIFAR10, 0.9 on CIFAR100.
+      momentum: scalar in [0, 1]; the authors use 0.7 on CIFAR10, 0.9 on CIFAR100.
 
     Returns:
-      The targets afterwards, [batch, classes], float32, or float64 if an argument is float64. No
+      The updated targets, [batch, classes], float32, or float64 if an argument is float64. No
       gradient flows through them.
 
     Raises:
@@ -428,11 +429,11 @@ def update_targets(targets: Any, logits: Any, momentum: Any = 0.7) -> jax.Array:
 def small_loss_selection(
     values: Any, keep_rate: Any, *, where: Any = None, axis_name: AxisName | None = None
 ) -> jax.Array:
-    """The rows of the smallest losses, whose labels are the most likely to be right.
+    """Selects the rows with the smallest losses, whose labels are most likely to be right.
 
-    Of N rows of the global batch, keep_rate N are chosen, rounded up to a whole number: no batch is
-    left without rows by a small rate. (The authors' code rounds down.) Of equal losses the first
-    rows are taken, in the order of devices; NaN is the largest of all.
+    keep_rate N of the N rows of the global batch are chosen, rounded up, so that a small rate still
+    chooses a row. (The authors' code rounds down.) Among equal losses the first rows are chosen, in
+    the order of devices; NaN counts as the largest.
 
     Co-teaching trains two models, each on the rows that the other chose:
 
@@ -441,14 +442,14 @@ def small_loss_selection(
 
     Args:
       values: float [batch], the loss of each image.
-      keep_rate: scalar in [0, 1], the share that is kept. It is taken to be 2.4e-7 (for float64
-        values 4.4e-16) less than it is, so that rounding cannot make 8 rows of 0.7 times 10.
-      where: bool [batch]; False is padding, not among the N and never chosen.
+      keep_rate: scalar in [0, 1], the share that is kept. It is reduced by 2.4e-7 (4.4e-16 for
+        float64 values), so that rounding errors cannot turn 0.7 times 10 into 8 rows.
+      where: bool [batch]; False marks padding, which is not among the N rows and never chosen.
       axis_name: inside `jax.pmap` or `jax.shard_map`, the axis over which the batch is sharded; the
         losses of all devices are then compared.
 
     Returns:
-      bool [batch], whether this device's row is chosen. No gradient flows through it.
+      bool [batch], whether each row of this device is chosen. No gradient flows through it.
 
     Raises:
       TypeError: an argument of the wrong dtype.
@@ -494,7 +495,7 @@ def _small_losses(
 def _vector(
     name: str, value: Any, axis: str, length: int | None = None, *, integers: bool = False
 ) -> jax.Array:
-    """Returns a float array of one axis that is not empty; with `integers` also an integer one."""
+    """Returns a non-empty float array of one axis; with `integers`, an integer array too."""
     expected = f"array [{axis}]" if length is None else f"array [{axis}={length}]"
     if integers:
         value = checks.listed(name, value)
@@ -509,7 +510,7 @@ def _vector(
 
 
 def _groups(value: Any, batch: int, num_groups: int) -> jax.Array:
-    """Returns integer [batch], signed, of 32 or 64 bits; what is at hand must be a group."""
+    """Returns groups as int32 or int64 [batch], after checking concrete values."""
     value = checks.listed("groups", value)
     expected = f"array [batch={batch}], one group for each of values"
     if not hasattr(value, "dtype") or not jnp.issubdtype(value.dtype, jnp.integer):
@@ -523,12 +524,12 @@ def _groups(value: Any, batch: int, num_groups: int) -> jax.Array:
             f"got {checks.describe(value)} from {seen.min()} to {seen.max()}"
         )
     groups = jnp.asarray(value)
-    # Unsigned values that do not fit become negative, and stay no group.
+    # Unsigned values that do not fit become negative, and thus are still no valid group.
     return groups.astype(jnp.int64 if groups.dtype.itemsize == 8 else jnp.int32)
 
 
 def _logits_and_targets(logits: Any, targets: Any) -> tuple[jax.Array, jax.Array]:
-    """Returns two float arrays [batch, classes], not empty, of one shape."""
+    """Returns logits and targets as non-empty float arrays [batch, classes] of equal shape."""
     for name, value in (("logits", logits), ("targets", targets)):
         checks.floating(name, value)
     if logits.ndim != 2 or logits.shape[0] < 1 or logits.shape[1] < 2:
@@ -545,7 +546,7 @@ def _logits_and_targets(logits: Any, targets: Any) -> tuple[jax.Array, jax.Array
 
 
 def _not_negative(name: str, value: Any) -> Any:
-    """Returns the value, of which nothing that is at hand may be negative, infinite or NaN."""
+    """Returns the value; raises ValueError if it is concrete and negative, infinite or NaN."""
     seen = _at_hand(value)
     if seen is not None and not np.all((seen >= 0) & (seen < np.inf)):
         shown = f"{seen.item():g}" if seen.ndim == 0 else checks.describe(value)
@@ -556,7 +557,7 @@ def _not_negative(name: str, value: Any) -> Any:
 
 
 def _at_hand(value: Any) -> np.ndarray | None:
-    """The values as NumPy's, or None while they are traced or partly on other machines."""
+    """Returns the values as a NumPy array; None if they are traced or partly on other machines."""
     if isinstance(value, jax.core.Tracer) or not getattr(value, "is_fully_addressable", True):
         return None
     return np.asarray(value)

@@ -1,7 +1,7 @@
 """A small convolutional network that is fast on CPUs, and the decoder that mirrors it.
 
-On CPUs XLA's convolutions reach a small part of the speed of its matrix products. There a
-convolution is the product of the matrix of patches and the kernel; elsewhere it is XLA's own.
+On CPUs XLA's convolutions are much slower than its matrix products. There a convolution is computed
+as the product of the matrix of patches and the kernel; elsewhere XLA's convolution is used.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,12 +20,12 @@ class ConvNet(nn.Module):
     """Strided convolutions with ReLU, then linear layers over the whole feature map.
 
     Attributes:
-        channels: channels of each convolution's result.
+        channels: number of output channels of each convolution.
         kernels: side of each convolution's kernel, in pixels.
-        strides: step of each convolution, in pixels.
+        strides: stride of each convolution, in pixels.
         widths: sizes of the linear layers, with ReLU between them; the last is the size of the
-            embedding. With one layer alone nothing but a linear map would lie between the
-            convolutions and the linear classifiers, and classes are told apart less well.
+            embedding. A single layer separates classes less well, because the map from the
+            convolutions to the linear classifiers is then linear.
         dtype: dtype of the computation; parameters are float32.
     """
 
@@ -37,7 +37,7 @@ class ConvNet(nn.Module):
 
     @nn.compact
     def __call__(self, images: Array, *, train: bool) -> Array:
-        """Embeddings of images.
+        """Returns embeddings of images.
 
         Args:
             images: floating [n, h, w, c], normalized.
@@ -48,7 +48,7 @@ class ConvNet(nn.Module):
 
         Raises:
             ValueError: channels, kernels and strides differ in length, or one of them or widths is
-                empty or not positive.
+                empty or has an element that is not positive.
         """
         del train
         _check(self.channels, self.kernels, self.strides, self.widths)
@@ -69,14 +69,14 @@ class ConvNet(nn.Module):
 
 
 class ConvNetDecoder(nn.Module):
-    """`ConvNet` run backwards: its linear layers, then transposed convolutions, with ReLU between.
+    """The mirror of `ConvNet`: linear layers, then transposed convolutions, with ReLU between.
 
     Attributes:
         image_shape: height, width, channels of the reconstruction.
         channels: as in the encoder.
         kernels: as in the encoder.
         strides: as in the encoder.
-        widths: sizes of the hidden linear layers; the encoder's, without the last, in reverse.
+        widths: sizes of the hidden linear layers: the encoder's without the last, reversed.
         dtype: dtype of the computation; parameters are float32.
     """
 
@@ -89,14 +89,14 @@ class ConvNetDecoder(nn.Module):
 
     @nn.compact
     def __call__(self, embeddings: Array, *, train: bool) -> Array:
-        """Reconstructions from embeddings.
+        """Returns reconstructions of images from embeddings.
 
         Args:
             embeddings: floating [n, d].
             train: unused; the layers behave alike in training and evaluation.
 
         Returns:
-            float32 [n, h, w, c], unbounded: the scale is that of normalized images.
+            float32 [n, h, w, c], unbounded, on the scale of normalized images.
 
         Raises:
             ValueError: as `ConvNet`; widths may be empty.
@@ -128,10 +128,10 @@ class Convolution(nn.Module):
     """A convolution with bias, padded as "SAME".
 
     Attributes:
-        channels: channels of the result.
-        kernel: side of the kernel.
-        stride: step in both directions.
-        dtype: dtype of the computation.
+        channels: number of output channels.
+        kernel: side of the kernel, in pixels.
+        stride: stride in both directions.
+        dtype: dtype of the computation; parameters are float32.
     """
 
     channels: int
@@ -141,7 +141,7 @@ class Convolution(nn.Module):
 
     @nn.compact
     def __call__(self, maps: Array) -> Array:
-        """Feature maps [n, h, w, c] to [n, ceil(h / stride), ceil(w / stride), channels]."""
+        """Maps [n, h, w, c] to [n, ceil(h / stride), ceil(w / stride), channels]."""
         shape = (self.kernel, self.kernel, maps.shape[-1], self.channels)
         kernel = self.param("kernel", nn.initializers.he_normal(), shape)
         bias = self.param("bias", nn.initializers.zeros, (self.channels,))
@@ -150,14 +150,14 @@ class Convolution(nn.Module):
 
 
 class TransposedConvolution(nn.Module):
-    """The transpose of `Convolution`, with a bias of its own.
+    """The transpose of `Convolution`, plus a bias.
 
     Attributes:
-        channels: channels of the result.
-        kernel: side of the kernel.
-        stride: factor of height and width.
-        size: height and width of the result, which `Convolution` would reduce to the input's.
-        dtype: dtype of the computation.
+        channels: number of output channels.
+        kernel: side of the kernel, in pixels.
+        stride: factor by which height and width grow.
+        size: height and width of the output; `Convolution` would map them to the input's.
+        dtype: dtype of the computation; parameters are float32.
     """
 
     channels: int
@@ -168,10 +168,10 @@ class TransposedConvolution(nn.Module):
 
     @nn.compact
     def __call__(self, maps: Array) -> Array:
-        """Feature maps [n, rows, columns, c] to [n, *size, channels]."""
+        """Maps [n, rows, columns, c] to [n, *size, channels]."""
         shape = (self.kernel, self.kernel, self.channels, maps.shape[-1])
-        # (kernel / stride)^2 values of each input channel meet in one of the result: He et al.'s
-        # variance, 2 over what is summed up.
+        # An output value sums (kernel / stride)^2 values of each input channel; He et al.'s
+        # variance is 2 over the number of summed values.
         scale = 2.0 * min(1.0, self.stride / self.kernel) ** 2
         initializer = nn.initializers.variance_scaling(
             scale, "fan_out", "normal", in_axis=(0, 1, 2), out_axis=3
@@ -183,12 +183,12 @@ class TransposedConvolution(nn.Module):
 
 
 def convolve(maps: Array, kernel: Array, stride: int) -> Array:
-    """A convolution, padded as "SAME": patches times the kernel on CPUs, XLA's elsewhere.
+    """Convolves with "SAME" padding: by a product with patches on CPUs, by XLA elsewhere.
 
     Args:
         maps: floating [n, h, w, c].
         kernel: [k, k, c, channels], of the dtype of maps.
-        stride: step in both directions.
+        stride: stride in both directions.
 
     Returns:
         [n, ceil(h / stride), ceil(w / stride), channels].
@@ -204,13 +204,13 @@ def convolve(maps: Array, kernel: Array, stride: int) -> Array:
 
 
 def convolve_transposed(maps: Array, kernel: Array, stride: int, size: Sequence[int]) -> Array:
-    """The transpose of `convolve` as a linear map of its input.
+    """Applies the transpose of `convolve`, as a linear map of its input.
 
     Args:
         maps: floating [n, rows, columns, channels], as `convolve` returns.
         kernel: as in `convolve`, [k, k, c, channels].
         stride: as in `convolve`.
-        size: h and w.
+        size: height h and width w of the result.
 
     Returns:
         [n, h, w, c].
@@ -229,10 +229,10 @@ def convolve_transposed(maps: Array, kernel: Array, stride: int, size: Sequence[
 
 
 def patches(maps: Array, size: int, stride: int) -> Array:
-    """The patch under each place of a convolution padded as "SAME", its pixels in reading order.
+    """Returns the patches under a convolution with "SAME" padding, pixels in reading order.
 
-    Width is cut into blocks of stride pixels, so that the pixels of a block, with their channels,
-    lie side by side in memory: they are copied at once, and in the gradient added at once.
+    The width is cut into blocks of `stride` pixels. The pixels of a block are contiguous in memory,
+    with their channels, so that they are copied together, and added together in the gradient.
 
     Args:
         maps: [n, h, w, c].

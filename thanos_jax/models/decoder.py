@@ -1,4 +1,4 @@
-"""Decoders: embeddings to reconstructions of the normalized images."""
+"""Decoders: modules that reconstruct normalized images from embeddings."""
 
 import functools
 import math
@@ -15,21 +15,21 @@ from thanos_jax.models.resnet import SHORTCUT, convolve
 
 Array = jax.Array
 
-# A ResNet with the ImageNet stem halves its input five times; its mirror doubles no more often.
+# A ResNet with the ImageNet stem halves its input five times; its mirror doubles as often at most.
 _MOST_DOUBLINGS = 5
 
 
 class ConvDecoder(nn.Module):
-    """ResNet18 run backwards: a small feature map, doubled and narrowed to the image.
+    """The mirror of ResNet18: a small feature map, enlarged in stages to the size of the image.
 
-    A linear layer makes a map of 2 * channels[0] channels: 4 x 4 for images of up to 128 pixels,
-    1 / 32 of the image beyond. Every stage but the last doubles height and width while doublings
-    are needed; the rest are done before the output convolution, as the stem of ResNet halves them
-    before its first stage. What exceeds image_shape is cropped at the borders.
+    A linear layer computes a map of 2 * channels[0] channels. It is 4 x 4 for images of up to 128
+    pixels and 1 / 32 of the image for larger ones. Every stage but the last doubles height and
+    width while doublings are needed. Further doublings come before the output convolution, where
+    they mirror the stem of ResNet. Pixels beyond image_shape are cropped at the borders.
 
     Attributes:
         image_shape: height, width, channels of the reconstruction.
-        channels: channels of each stage's result.
+        channels: number of output channels of each stage.
         dtype: dtype of the computation; parameters and batch statistics are float32.
 
     Source: Thanos, arXiv 2204.07596, decoder for 32 x 32 images (4 x 4 x 512; 256, 128, 64, 64).
@@ -41,14 +41,14 @@ class ConvDecoder(nn.Module):
 
     @nn.compact
     def __call__(self, embeddings: Array, *, train: bool) -> Array:
-        """Reconstructions from embeddings.
+        """Returns reconstructions of images from embeddings.
 
         Args:
             embeddings: floating [n, d].
             train: whether BatchNorm normalizes by the batch, as in `ResNet`.
 
         Returns:
-            float32 [n, h, w, c], unbounded: the scale is that of normalized images.
+            float32 [n, h, w, c], unbounded, on the scale of normalized images.
         """
         height, width, channels = self.image_shape
         doublings = number_of_doublings(height, width)
@@ -61,7 +61,7 @@ class ConvDecoder(nn.Module):
         for stage, width_out in enumerate(self.channels):
             factor = 2 if doublings > 0 and stage < len(self.channels) - 1 else 1
             doublings -= factor - 1
-            # ResNet18 has two blocks a stage; mirrored, the second one changes the shape.
+            # ResNet18 has two blocks per stage; in the mirror, the second one changes the shape.
             for index, shape in enumerate([(maps.shape[-1], 1), (width_out, factor)]):
                 block = UpBlock(*shape, dtype=self.dtype, name=f"stage_{stage}_block_{index}")
                 maps = block(maps, train=train)
@@ -78,12 +78,13 @@ class ConvDecoder(nn.Module):
 
 
 class UpBlock(nn.Module):
-    """A residual block that may enlarge the map: ResNet's basic block, mirrored.
+    """The mirror of ResNet's basic block: a residual block that may enlarge the map.
 
     Attributes:
-        channels: channels of the result.
-        factor: factor of height and width, by repeating pixels before the second convolution.
-        dtype: dtype of the computation.
+        channels: number of output channels.
+        factor: factor by which height and width grow; pixels are repeated before the second
+            convolution.
+        dtype: dtype of the computation; parameters and batch statistics are float32.
     """
 
     channels: int
@@ -92,7 +93,7 @@ class UpBlock(nn.Module):
 
     @nn.compact
     def __call__(self, maps: Array, *, train: bool) -> Array:
-        """Feature maps [n, h, w, c] to [n, factor * h, factor * w, channels]."""
+        """Maps [n, h, w, c] to [n, factor * h, factor * w, channels]."""
         apply = functools.partial(convolve, train=train, dtype=self.dtype)
         out = apply(maps, maps.shape[-1], 3, 1, names=("conv_0", "norm_0"))
         out = enlarge(nn.relu(out), self.factor)
@@ -105,7 +106,7 @@ class UpBlock(nn.Module):
 
 
 class MLPDecoder(nn.Module):
-    """Linear layers with ReLU between them, the last as wide as the image has values.
+    """Linear layers with ReLU between them; the output size is the number of values of the image.
 
     Attributes:
         image_shape: height, width, channels of the reconstruction.
@@ -119,14 +120,14 @@ class MLPDecoder(nn.Module):
 
     @nn.compact
     def __call__(self, embeddings: Array, *, train: bool) -> Array:
-        """Reconstructions from embeddings.
+        """Returns reconstructions of images from embeddings.
 
         Args:
             embeddings: floating [n, d].
             train: unused; the layers behave alike in training and evaluation.
 
         Returns:
-            float32 [n, h, w, c], unbounded: the scale is that of normalized images.
+            float32 [n, h, w, c], unbounded, on the scale of normalized images.
         """
         del train
         hidden = layers(embeddings.astype(self.dtype), self.widths, dtype=self.dtype)
@@ -136,7 +137,7 @@ class MLPDecoder(nn.Module):
 
 
 def enlarge(maps: Array, factor: int) -> Array:
-    """Every pixel repeated factor x factor times: [n, h, w, c] to [n, factor h, factor w, c]."""
+    """Repeats every pixel factor x factor times: [n, h, w, c] to [n, factor h, factor w, c]."""
     if factor == 1:
         return maps
     count, height, width, channels = maps.shape
@@ -146,8 +147,8 @@ def enlarge(maps: Array, factor: int) -> Array:
 
 
 def number_of_doublings(height: int, width: int) -> int:
-    """How often the decoder doubles its map for an image of height x width pixels.
+    """Returns how often the decoder doubles its map for an image of height x width pixels.
 
-    From 4 x 4, at most five times: min(5, ceil(log2(max(height, width) / 4))), at least 0.
+    The number is min(5, ceil(log2(max(height, width) / 4))), at least 0: from 4 x 4 to the image.
     """
     return min(_MOST_DOUBLINGS, max(0, math.ceil(math.log2(max(height, width) / 4))))

@@ -25,7 +25,7 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, images: Array, *, train: bool) -> Array:
-        """Embeddings of images.
+        """Returns embeddings of images.
 
         Args:
             images: floating [n, ...], normalized; flattened to [n, pixels].
@@ -52,7 +52,7 @@ def layers(
     name: str = "layer",
     kernel_init: nn.initializers.Initializer = _HE_NORMAL,
 ) -> Array:
-    """Linear layers NAME_0, NAME_1, ... with ReLU between them: [n, d] to [n, widths[-1]]."""
+    """Applies linear layers NAME_0, NAME_1, ... with ReLU between: [n, d] to [n, widths[-1]]."""
     for index, width in enumerate(widths):
         hidden = nn.Dense(width, dtype=dtype, kernel_init=kernel_init, name=f"{name}_{index}")(
             nn.relu(hidden) if index else hidden

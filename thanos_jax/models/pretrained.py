@@ -1,6 +1,6 @@
-"""Parameters of an encoder out of a file: one trained here, or torchvision's ResNet.
+"""Reads and writes the parameters of an encoder, with our names or torchvision's (ResNet).
 
-Nothing is unpickled: files are .safetensors or .npz.
+Files are .safetensors or .npz; nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from thanos_jax.models.safetensors import WeightsError, read_safetensors
 
 PyTree = Any
 
-_EMBEDDING = "embedding/"  # of our names, a layer after the encoder
+_EMBEDDING = "embedding/"  # prefix of a layer after the encoder, in our names
 _PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
 
-# Our layers and parameters under torchvision's names; conv_0 is conv1, and norm_0 is bn1.
+# Our names of layers and parameters -> torchvision's; conv_0 is conv1, and norm_0 is bn1.
 _LAYERS = {
     "stem": "conv1",
     "stem_norm": "bn1",
@@ -47,17 +47,18 @@ def load(
     """Reads an encoder's parameters and batch statistics; compiles nothing.
 
     Args:
-        path: .safetensors or .npz, with the names of `to_ours` or `save_npz`; or, for a ResNet,
-            with torchvision's. A layer after the encoder, "embedding/..." or torchvision's fc, is
-            not looked at.
+        path: a .safetensors or .npz file with the names of `to_ours` or `save_npz`; for a ResNet,
+            torchvision's names are accepted too. A layer after the encoder, "embedding/..." or
+            torchvision's fc, is ignored.
         encoder: any of `thanos_jax.models.ENCODERS`.
         image_shape: (height, width, channels) of its input.
 
     Returns:
-        {"params": ..., "batch_stats": ...} as of `encoder.init`, of float32 NumPy arrays.
+        {"params": ..., "batch_stats": ...} as returned by `encoder.init`, float32 NumPy arrays.
 
     Raises:
-        WeightsError: the file is not there or damaged, of another kind, or of another network.
+        WeightsError: the file is missing or damaged, has another format, or belongs to another
+            network.
     """
     tensors = read(path)
     shapes = jax.eval_shape(
@@ -68,7 +69,7 @@ def load(
     try:
         if not ours and not isinstance(encoder, ResNet):
             raise WeightsError(
-                "expected names such as params/..., of an encoder trained here, for "
+                "expected names such as params/..., from an encoder trained here, for "
                 f"{type(encoder).__name__}, got {next(iter(tensors), 'no tensor')!r}"
             )
         return from_ours(tensors, like) if ours else from_torchvision(tensors, like)
@@ -77,14 +78,14 @@ def load(
 
 
 def replace_encoders(tree: Mapping[str, PyTree], encoder: PyTree) -> dict[str, PyTree]:
-    """Puts one encoder's parameters in the place of every encoder's.
+    """Replaces the parameters of every encoder of a model by the parameters of one encoder.
 
     Args:
         tree: "params" or "batch_stats" of a `thanos_jax.models.Thanos`.
-        encoder: the same of one encoder.
+        encoder: "params" or "batch_stats" of one encoder.
 
     Returns:
-        The tree with new encoders, each with arrays of its own, so that they may be donated.
+        The tree with new encoders. Each has its own copy of the arrays, which may be donated.
     """
     return {
         name: jax.tree.map(jnp.array, encoder) if name.startswith("encoders_") else part
@@ -93,21 +94,21 @@ def replace_encoders(tree: Mapping[str, PyTree], encoder: PyTree) -> dict[str, P
 
 
 def from_torchvision(tensors: Mapping[str, np.ndarray], like: PyTree) -> PyTree:
-    """Takes a ResNet's variables out of a state dictionary of torchvision's.
+    """Converts a state dictionary of torchvision's ResNet to our variables.
 
-    The last layer (fc) and the counts of batches are not looked at.
+    The last layer (fc) and the numbers of batches are ignored.
 
     Args:
         tensors: name -> array, such as conv1.weight [out, in, height, width].
-        like: {"params": ..., "batch_stats": ...}, of which shapes are read.
+        like: {"params": ..., "batch_stats": ...} with the expected shapes.
 
     Returns:
-        Of the same structure, float32 NumPy arrays, kernels [height, width, in, out]. float16 and
-        bfloat16 become float32 exactly, float64 is rounded.
+        A tree with the structure of `like`, float32 NumPy arrays, kernels [height, width, in, out].
+        float16 and bfloat16 are converted exactly, float64 is rounded.
 
     Raises:
-        WeightsError: a tensor is missing, not one of the network's, of another shape, not of
-            floating numbers, or not finite; names the first.
+        WeightsError: a tensor is missing or unexpected, has another shape, is not floating point,
+            or is not finite; the message names the first such tensor.
     """
     leaves, structure = jax.tree_util.tree_flatten_with_path(like)
     wanted = {torchvision_name([key.key for key in path[1:]]): leaf for path, leaf in leaves}
@@ -118,7 +119,7 @@ def from_torchvision(tensors: Mapping[str, np.ndarray], like: PyTree) -> PyTree:
     }
     _require_names(list(wanted), list(given))
     found = {}
-    # The stem first: what is wrong with it is what the config can mend.
+    # The stem first, because its errors can be corrected in the config.
     for name in sorted(wanted, key=lambda name: (name != "conv1.weight", name)):
         shape = wanted[name].shape
         turned = (shape[3], shape[2], shape[0], shape[1]) if len(shape) == 4 else shape
@@ -136,13 +137,13 @@ def from_torchvision(tensors: Mapping[str, np.ndarray], like: PyTree) -> PyTree:
 
 
 def torchvision_name(path: Sequence[str]) -> str:
-    """The name in torchvision's ResNet of a variable of ours.
+    """Returns torchvision's name of one of our variables.
 
     Args:
-        path: its keys, such as ("stage_0_block_1", "norm_0", "mean").
+        path: the keys of our variable, such as ("stage_0_block_1", "norm_0", "mean").
 
     Returns:
-        Such as "layer1.1.bn1.running_mean".
+        The name, such as "layer1.1.bn1.running_mean".
     """
     *block, layer, leaf = path
     prefix = ""
@@ -160,14 +161,14 @@ def torchvision_name(path: Sequence[str]) -> str:
 def to_torchvision(
     variables: PyTree, embedding: Mapping[str, Any] | None = None
 ) -> dict[str, np.ndarray]:
-    """Returns a ResNet's variables as a state dictionary of torchvision's; bit for bit.
+    """Returns a ResNet's variables as a state dictionary of torchvision, with the same bits.
 
     Args:
         variables: {"params": ..., "batch_stats": ...} of a `thanos_jax.models.ResNet`.
         embedding: "kernel" and "bias" of a linear layer after it, which becomes fc; None: no fc.
 
     Returns:
-        Name -> array, kernels [out, in, height, width]; what `from_torchvision` reads.
+        name -> array, kernels [out, in, height, width]; `from_torchvision` reads it.
     """
     found: dict[str, np.ndarray] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(dict(variables)):
@@ -185,14 +186,15 @@ def to_torchvision(
 
 
 def to_ours(variables: PyTree, embedding: Mapping[str, Any] | None = None) -> dict[str, np.ndarray]:
-    """Returns the variables of any encoder by name, such as params/layer_0/kernel; bit for bit.
+    """Returns the variables of any encoder by name, such as params/layer_0/kernel.
 
     Args:
         variables: {"params": ..., "batch_stats": ...}; the latter may be missing.
-        embedding: "kernel" and "bias" of a linear layer after it; None: none.
+        embedding: "kernel" and "bias" of a linear layer after it; None: there is none.
 
     Returns:
-        Name -> array; what `from_ours` reads, and embedding/kernel and embedding/bias.
+        name -> array, with the same bits; with `embedding`, also embedding/kernel and
+        embedding/bias. `from_ours` reads it.
     """
     leaves = jax.tree_util.tree_leaves_with_path(dict(variables))
     layer = {} if embedding is None else embedding
@@ -202,18 +204,18 @@ def to_ours(variables: PyTree, embedding: Mapping[str, Any] | None = None) -> di
 
 
 def from_ours(tensors: Mapping[str, np.ndarray], like: PyTree) -> PyTree:
-    """Takes variables out of what `save_npz` wrote, bit for bit.
+    """Converts named arrays, as `to_ours` returns and `save_npz` writes them, to variables.
 
     Args:
         tensors: name -> array, such as params/stem/kernel.
-        like: {"params": ..., "batch_stats": ...}, of which shapes and dtypes are read.
+        like: {"params": ..., "batch_stats": ...} with the expected shapes and dtypes.
 
     Returns:
-        Of the same structure, NumPy arrays.
+        A tree with the structure of `like`, NumPy arrays with the same bits.
 
     Raises:
-        WeightsError: an array is missing, not one of the network's, or of another shape or dtype;
-            names the first.
+        WeightsError: an array is missing or unexpected, or has another shape or dtype; the message
+            names the first such array.
     """
     leaves, structure = jax.tree_util.tree_flatten_with_path(like)
     wanted = {_our_name(path): leaf for path, leaf in leaves}
@@ -230,15 +232,16 @@ def from_ours(tensors: Mapping[str, np.ndarray], like: PyTree) -> PyTree:
 
 
 def save_npz(path: str | os.PathLike[str], params: PyTree, batch_stats: PyTree) -> None:
-    """Writes an encoder's parameters and batch statistics, for `load`; whole or not at all.
+    """Writes an encoder's parameters and batch statistics atomically, for `load`.
 
     Args:
-        path: ends in .npz; a file that is there is replaced.
+        path: path that ends in .npz; an existing file is replaced.
         params: nested dictionaries of arrays, such as state.params["encoders_0"].
-        batch_stats: the same of model_state["batch_stats"]; {} if there are none.
+        batch_stats: batch statistics in the same form, such as
+            model_state["batch_stats"]["encoders_0"]; {} if there are none.
 
     Raises:
-        WeightsError: the path ends otherwise, an array is of a dtype that NumPy lacks, or the
+        WeightsError: the path does not end in .npz, an array has a dtype that NumPy lacks, or the
             folder cannot be written.
     """
     path = pathlib.Path(path)
@@ -246,7 +249,7 @@ def save_npz(path: str | os.PathLike[str], params: PyTree, batch_stats: PyTree) 
         raise WeightsError(f"path: expected a name that ends in .npz, got {path}")
     arrays: dict[str, Any] = to_ours({"params": params, "batch_stats": batch_stats})
     for name, array in arrays.items():
-        if array.dtype.kind not in "fiub":  # bfloat16 would be read back as bytes
+        if array.dtype.kind not in "fiub":  # bfloat16 would be read as raw bytes
             raise WeightsError(
                 f"{name}: expected an array of NumPy's own numbers, got {array.dtype}"
             )
@@ -260,18 +263,18 @@ def save_npz(path: str | os.PathLike[str], params: PyTree, batch_stats: PyTree) 
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Reads the arrays of a .safetensors or .npz file by name.
+    """Reads the arrays of a .safetensors or .npz file: name -> array.
 
     Raises:
-        WeightsError: no such file, one of another kind (with how to convert PyTorch's), or one
-            that is damaged.
+        WeightsError: the file is missing, damaged or of another format; for a PyTorch file, the
+            message says how to convert it.
     """
     path = pathlib.Path(path).expanduser()
     suffix = path.suffix.lower()
     if suffix in _PICKLES:
         raise WeightsError(
             f"config.model.weights: {path} is a pickle, which can run code when it is read; "
-            "expected .safetensors or .npz. Where torch is installed, convert it once:\n"
+            "expected .safetensors or .npz. Convert it once, where torch is installed:\n"
             "  import safetensors.torch, torch\n"
             f"  safetensors.torch.save_file(torch.load({str(path)!r}, weights_only=True), "
             f"{str(path.with_suffix('.safetensors'))!r})"
@@ -294,10 +297,10 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
 
 def read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """Reads the arrays of a .npz file; objects, which would be pickled, are refused.
+    """Reads the arrays of a .npz file: name -> array. Pickled objects are refused.
 
     Raises:
-        WeightsError: not such a file, damaged, or with objects.
+        WeightsError: the file is not a .npz file, is damaged, or has pickled objects.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -308,7 +311,7 @@ def read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def _require_names(wanted: Sequence[str], given: Sequence[str]) -> None:
-    other = "the file is not of the network that config.model.encoder names"
+    other = "the file does not belong to the network that config.model.encoder names"
     missing = sorted(set(wanted) - set(given), key=lambda name: (name != "conv1.weight", name))
     if missing:
         first = f", the first {given[0]!r}" if given else ""
@@ -319,35 +322,35 @@ def _require_names(wanted: Sequence[str], given: Sequence[str]) -> None:
     unexpected = sorted(set(given) - set(wanted))
     if unexpected:
         raise WeightsError(
-            f"unexpected {unexpected[0]}, one of {len(unexpected)} that the encoder has no place "
-            f"for: {other}"
+            f"unexpected {unexpected[0]}, one of {len(unexpected)} that the encoder does "
+            f"not have: {other}"
         )
 
 
 def _mend(name: str, expected: tuple[int, ...], got: tuple[int, ...]) -> str:
-    """What may be changed for a first convolution of another shape to fit; "" for the others."""
+    """Returns a hint how the config can fit the shape of the first convolution; "" for others."""
     if name != "conv1.weight" or len(got) != 4:
         return ""
     stem = {(7, 7): "imagenet", (3, 3): "small"}.get((got[2], got[3]))
     if got[2:] != expected[2:] and stem:
-        return f"; it is that of config.model.resnet.stem={stem!r}"
+        return f"; it fits config.model.resnet.stem={stem!r}"
     if got[0] != expected[0]:
-        return f"; it is that of config.model.resnet.width={got[0]}"
+        return f"; it fits config.model.resnet.width={got[0]}"
     if got[1] != expected[1]:
         return (
-            f"; it is for images of {got[1]} channels, and these have {expected[1]}, random bits "
-            "included"
+            f"; it is for images of {got[1]} channels, but these have {expected[1]}, including "
+            "random bits"
         )
     return ""
 
 
 def _as_float32(name: str, array: np.ndarray) -> np.ndarray:
-    # A float8 means little without the scale that is kept elsewhere.
+    # float8 values need a scale that is stored elsewhere.
     if not jnp.issubdtype(array.dtype, jnp.floating) or array.dtype.itemsize < 2:
         raise WeightsError(
             f"{name}: expected float16, bfloat16, float32 or float64, got {array.dtype}"
         )
-    with np.errstate(over="ignore"):  # found next
+    with np.errstate(over="ignore"):  # reported below
         array = array.astype(np.float32)
     _require_finite(name, array)
     return array

@@ -19,19 +19,21 @@ SHORTCUT = ("shortcut", "shortcut_norm")
 
 
 class ResNet(nn.Module):
-    """Residual network, ended by the average over the image.
+    """Residual network with global average pooling at the end.
 
     Attributes:
-        stage_sizes: blocks per stage; each stage after the first halves height and width.
-        bottleneck: blocks of 1x1, 3x3, 1x1 convolutions (ResNet50) and not two of 3x3 (ResNet18).
-        width: channels of the first stage; doubled at each stage. The number of features is
+        stage_sizes: number of blocks of each stage; each stage after the first halves height and
+            width.
+        bottleneck: True: blocks of 1x1, 3x3 and 1x1 convolutions (ResNet50); False: blocks of two
+            3x3 convolutions (ResNet18).
+        width: channels of the first stage, doubled at each further stage. The number of features is
             width * 2 ** (stages - 1), times 4 with bottleneck.
         stem: "small": one 3x3 convolution at full size, for images of about 32 pixels;
             "imagenet": 7x7 with stride 2 and 3x3 max pooling with stride 2.
         dtype: dtype of the computation; parameters and batch statistics are float32.
 
     Source: He et al., arXiv 1512.03385, section 3.3; small stem: SimCLR, arXiv 2002.05709, B.9.
-    Strides of bottleneck blocks sit in the 3x3 convolution, as in torchvision.
+    The stride of a bottleneck block is in its 3x3 convolution, as in torchvision.
     """
 
     stage_sizes: Sequence[int]
@@ -42,18 +44,18 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, images: Array, *, train: bool) -> Array:
-        """Embeddings of images.
+        """Returns embeddings of images.
 
         Args:
             images: floating [n, h, w, c], normalized.
-            train: whether BatchNorm normalizes by the batch and updates the averages in
-                collection "batch_stats"; otherwise it uses the averages.
+            train: whether BatchNorm normalizes by the batch and updates the running averages in the
+                collection "batch_stats"; otherwise it uses the running averages.
 
         Returns:
             float32 [n, features].
 
         Raises:
-            ValueError: unknown stem.
+            ValueError: the stem is unknown.
         """
         check_option("stem", self.stem, ("small", "imagenet"))
         maps = images.astype(self.dtype)
@@ -78,16 +80,16 @@ class ResNet(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Convolutions beside a shortcut: relu(f(x) + shortcut(x)).
+    """Residual block: relu(f(x) + shortcut(x)).
 
-    Two 3x3 convolutions, or, with bottleneck, 1x1, 3x3 and 1x1, the last with 4 times the channels.
-    The shortcut is a 1x1 convolution where shapes differ.
+    f has two 3x3 convolutions; with bottleneck it has 1x1, 3x3 and 1x1 convolutions, the last with
+    4 times the channels. The shortcut is the identity, or a 1x1 convolution if shapes differ.
 
     Attributes:
-        channels: channels of all convolutions but the last of a bottleneck.
-        bottleneck: three convolutions, not two.
+        channels: output channels of the convolutions, except the last one of a bottleneck.
+        bottleneck: whether the block has three convolutions instead of two.
         stride: stride of the first 3x3 convolution and of the shortcut.
-        dtype: dtype of the computation.
+        dtype: dtype of the computation; parameters and batch statistics are float32.
     """
 
     channels: int
@@ -97,7 +99,7 @@ class ResidualBlock(nn.Module):
 
     @nn.compact
     def __call__(self, maps: Array, *, train: bool) -> Array:
-        """Feature maps [n, h, w, c] to [n, h / stride, w / stride, channels or 4 * channels]."""
+        """Maps [n, h, w, c] to [n, h / stride, w / stride, channels or 4 * channels]."""
         channels, stride = self.channels, self.stride
         layers = [(channels, 3, stride), (channels, 3, 1)]
         if self.bottleneck:
@@ -113,12 +115,12 @@ class ResidualBlock(nn.Module):
 
 
 def resnet18(*, width: int = 64, stem: str = "small", dtype: DTypeLike = jnp.float32) -> ResNet:
-    """ResNet18: 8 * width features, 11.17 million parameters at width 64; Args as `ResNet`."""
+    """Returns a ResNet18: 8 * width features, 11.17 million parameters at width 64."""
     return ResNet((2, 2, 2, 2), bottleneck=False, width=width, stem=stem, dtype=dtype)
 
 
 def resnet50(*, width: int = 64, stem: str = "imagenet", dtype: DTypeLike = jnp.float32) -> ResNet:
-    """ResNet50: 32 * width features, 23.5 million parameters at width 64; Args as `ResNet`."""
+    """Returns a ResNet50: 32 * width features, 23.5 million parameters at width 64."""
     return ResNet((3, 4, 6, 3), bottleneck=True, width=width, stem=stem, dtype=dtype)
 
 
@@ -132,19 +134,20 @@ def convolve(
     dtype: DTypeLike,
     names: tuple[str, str],
 ) -> Array:
-    """A convolution without bias, padded alike on all sides, and batch normalization.
+    """Applies a convolution without bias, equally padded on all sides, and batch normalization.
 
-    "SAME" would pad one side only where the stride is 2, which shifts the image. Under `jit` over a
-    sharded batch the statistics are the global ones.
+    "SAME" would pad one side only if the stride is 2, which shifts the image. Under `jit` the
+    statistics of a sharded batch are computed over the global batch.
 
     Args:
         maps: feature maps [n, h, w, c].
-        channels: output channels.
+        channels: number of output channels.
         kernel: side of the kernel, odd.
-        stride: step in both directions.
-        train: normalize by the batch and update the averages, or use the averages.
-        dtype: dtype of the computation; statistics are taken in float32.
-        names: of the parameters of the convolution and of the normalization.
+        stride: stride in both directions.
+        train: whether to normalize by the batch and update the running averages; otherwise the
+            running averages are used.
+        dtype: dtype of the computation; statistics are computed in float32.
+        names: names of the parameters of the convolution and of the normalization.
 
     Returns:
         Feature maps [n, h / stride, w / stride, channels].

@@ -1,7 +1,7 @@
-"""Files in the format of safetensors, read and written without its library.
+"""Reads and writes safetensors files, without the library safetensors.
 
-8 bytes, the length of the header; the header, JSON: name -> dtype, shape and place in the data; the
-data. Every byte of the data is one tensor's.
+A file has three parts: 8 bytes with the length of the header; the header, JSON that maps each name
+to dtype, shape and place in the data; the data. Every byte of the data belongs to one tensor.
 
 Source: https://github.com/huggingface/safetensors, section Format.
 """
@@ -43,20 +43,18 @@ _LARGEST_HEADER = 100_000_000  # bytes, as in the format's own library
 
 
 class WeightsError(UserError, ValueError):
-    """A file of parameters that cannot be used; the message names the file and the tensor."""
+    """A file of parameters cannot be used; the message names the file and the tensor."""
 
 
 def read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
     """Reads the tensors of a .safetensors file.
 
-    8 bytes, the length of the header; the header, JSON: name -> dtype, shape and place in the data;
-    the data. Every byte of the data is one tensor's.
-
     Returns:
-        Name -> array, not writable, in the order of the header.
+        name -> array, not writable, in the order of the header.
 
     Raises:
-        WeightsError: not such a file, cut short, or longer than its header says.
+        WeightsError: the file is not a .safetensors file, or its length differs from what the
+            header says.
 
     Source: https://github.com/huggingface/safetensors, section Format.
     """
@@ -65,7 +63,7 @@ def read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > min(size - 8, _LARGEST_HEADER):
             raise WeightsError(
-                f"not a whole .safetensors file: a header of {length} bytes in a file of {size}"
+                f"not a complete .safetensors file: a header of {length} bytes in a file of {size}"
             )
         header = _parse_header(file.read(length))
         data = size - 8 - length
@@ -78,7 +76,7 @@ def read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
                 )
             end = stop
         if end != data:
-            raise WeightsError(f"{data} bytes of data, of which the header knows {end}")
+            raise WeightsError(f"{data} bytes of data, but the header describes {end}")
         found = {}
         for name, ((dtype, shape), begin, stop) in header.items():
             file.seek(8 + length + begin)
@@ -91,12 +89,12 @@ def read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def _parse_header(text: bytes) -> dict[str, tuple[tuple[np.dtype, tuple[int, ...]], int, int]]:
-    """Name -> ((dtype, shape), first byte of the data, byte after the last), checked."""
+    """Returns name -> ((dtype, shape), first byte in the data, byte after the last), checked."""
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) < len(pairs):
-            raise ValueError("a name is there twice")
+            raise ValueError("a name occurs twice")
         return found
 
     def is_count(value: Any) -> bool:
@@ -107,7 +105,7 @@ def _parse_header(text: bytes) -> dict[str, tuple[tuple[np.dtype, tuple[int, ...
         if not isinstance(header, dict):
             raise ValueError("expected an object")
     except (ValueError, RecursionError) as error:
-        raise WeightsError(f"the header is not that of a .safetensors file: {error}") from error
+        raise WeightsError(f"not the header of a .safetensors file: {error}") from error
     header.pop("__metadata__", None)
     found = {}
     for name, entry in header.items():
@@ -134,15 +132,15 @@ def write_safetensors(
     tensors: Mapping[str, np.ndarray],
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Writes tensors to a .safetensors file that is there whole or not at all.
+    """Writes tensors to a .safetensors file, atomically.
 
     Args:
-        path: replaced if it is there.
-        tensors: name -> array of any dtype that the format has.
-        metadata: words to keep with them.
+        path: path of the file; an existing file is replaced.
+        tensors: name -> array of any dtype that the format supports.
+        metadata: key -> text, stored in the header.
 
     Raises:
-        WeightsError: a dtype that the format lacks; names the tensor.
+        WeightsError: the format does not support a dtype; the message names the tensor.
     """
     path = pathlib.Path(path)
     codes = {dtype: code for code, dtype in _DTYPES.items()}
@@ -159,7 +157,7 @@ def write_safetensors(
         }  # fmt: skip
         end += array.nbytes
     text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)  # so that numbers lie at multiples of 8 bytes
+    text += b" " * (-len(text) % 8)  # aligns the data to 8 bytes
     temporary = path.with_name(path.name + ".tmp")
     with open(temporary, "wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)

@@ -17,7 +17,7 @@ from thanos_jax.models.vit import ViT
 
 Array = jax.Array
 
-# How many encoders each arrangement has.
+# Arrangement -> number of encoders.
 ARRANGEMENTS = {"shared": 1, "joint": 2, "separate": 2}
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -27,10 +27,10 @@ class Thanos(nn.Module):
 
     Arrangements:
         "shared": one encoder serves both losses.
-        "joint": the first encoder has the contrastive loss, the second the autoencoder; one
-            classifier on the concatenation of their embeddings trains both.
-        "separate": as "joint", but each encoder has a classifier of its own, so that the losses of
-            one have no gradient in the other: both are trained as if alone, in one step.
+        "joint": the contrastive loss trains the first encoder and the autoencoder the second; one
+            classifier on their concatenated embeddings trains both.
+        "separate": as "joint", but each encoder has its own classifier, so that the losses of one
+            have no gradient in the other. One step thus trains both independently.
 
     Attributes:
         encoders: modules called as encoder(images, train=...) -> [n, d]; one for "shared", two
@@ -38,15 +38,15 @@ class Thanos(nn.Module):
         decoder: module called as decoder(embedding, train=...) -> images, or None.
         num_classes: number of coarse classes.
         arrangement: "shared", "joint" or "separate".
-        embedding_dim: width of each encoder's embedding, by a linear layer after it; 0 leaves the
-            encoder's own width.
-        projection: widths of the layers of a projection head, with ReLUs between them, through
-            which the contrastive loss sees the embedding; () is none.
-        dtype: dtype in which those layers compute; parameters are float32, and the
+        embedding_dim: width of each encoder's embedding, set by a linear layer after the encoder;
+            0: the encoder's own width, without that layer.
+        projection: layer widths of a projection head, with ReLU between them, between the embedding
+            and the contrastive loss; (): no head.
+        dtype: dtype in which these layers compute; parameters are float32, and the
             classifiers compute in float32.
 
-    Source: Chen, Fu et al., Perfectly Balanced, arXiv 2204.07596; "shared" and "joint" are shipped
-    by its official code. The projection head is Khosla et al.'s, arXiv 2004.11362.
+    Source: Chen, Fu et al., Perfectly Balanced, arXiv 2204.07596; its official code has "shared"
+    and "joint". The projection head is from Khosla et al., arXiv 2004.11362.
     """
 
     encoders: Sequence[nn.Module]
@@ -59,24 +59,26 @@ class Thanos(nn.Module):
 
     @nn.compact
     def __call__(self, images: Array, *, train: bool) -> dict[str, Any]:
-        """Embeddings, coarse logits and reconstructions of images.
+        """Returns embeddings, coarse logits and reconstructions of images.
 
         Args:
             images: floating [n, h, w, c], normalized.
-            train: whether dropout, stochastic depth and the batch statistics of BatchNorm act.
+            train: whether dropout and stochastic depth are on, and BatchNorm normalizes by the
+                batch.
 
         Returns:
             A dictionary of float32 arrays:
-            "embedding" [n, D]: what downstream tasks use: the embeddings of all encoders, side by
-                side; constant under differentiation for "separate", where no loss may use it.
-            "contrastive" [n, d]: for the contrastive loss: the first encoder's embedding, or what
-                the projection head makes of it.
-            "logits": a tuple of [n, num_classes]: one for "shared" and "joint", of "embedding";
-                two for "separate", of each encoder's embedding.
-            "reconstruction" [n, h, w, c]: of the last encoder's embedding; absent without decoder.
+            "embedding" [n, D]: the concatenated embeddings of all encoders, for downstream tasks;
+                for "separate" without gradient, because no loss may use it.
+            "contrastive" [n, d]: input of the contrastive loss: the first encoder's embedding, or
+                the output of the projection head.
+            "logits": a tuple of [n, num_classes]: for "shared" and "joint" the logits from
+                "embedding"; for "separate" the logits from each encoder's embedding.
+            "reconstruction" [n, h, w, c]: from the last encoder's embedding; absent without a
+                decoder.
 
         Raises:
-            ValueError: unknown arrangement, or a number of encoders that does not fit it.
+            ValueError: the arrangement is unknown, or the number of encoders does not fit it.
         """
         _check(self.arrangement, len(self.encoders), self.num_classes, self.embedding_dim)
         parts = []
@@ -112,22 +114,22 @@ class Thanos(nn.Module):
 def build(
     config: Any, *, image_shape: Sequence[int], num_classes: int, reconstruct: bool
 ) -> Thanos:
-    """The model a config describes.
+    """Builds the model that a config describes.
 
     Args:
-        config: config.model, with keys encoder, arrangement, embedding_dim, decoder ("conv", "mlp",
-            "convnet" or "auto": of the encoder's name, if there is one, conv otherwise),
-            projection, dtype ("float32", "bfloat16"), and the sections vit, resnet, mlp, convnet.
+        config: config.model, with the keys encoder, arrangement, embedding_dim, decoder ("conv",
+            "mlp", "convnet", or "auto": the decoder with the encoder's name, or conv), projection,
+            dtype ("float32", "bfloat16"), and the sections vit, resnet, mlp, convnet.
         image_shape: height, width, channels.
         num_classes: number of coarse classes, at least 1.
-        reconstruct: whether there is a decoder.
+        reconstruct: whether the model has a decoder.
 
     Returns:
         The module, without parameters.
 
     Raises:
-        ValueError: unknown encoder, arrangement, decoder or dtype; image_shape not of length 3;
-            num_classes < 1; embedding_dim < 0.
+        ValueError: encoder, arrangement, decoder or dtype is unknown; image_shape is not of length
+            3; num_classes < 1; embedding_dim < 0.
     """
     encoder = _choose("encoder", config.encoder, ENCODERS)
     dtype = _choose("dtype", config.dtype, DTYPES)
@@ -159,7 +161,7 @@ ENCODERS: dict[str, Callable[[Any, DTypeLike], nn.Module]] = {
     "convnet": lambda config, dtype: ConvNet(**config.convnet, dtype=dtype),
 }
 # Name in the config -> (config.model, image_shape, dtype) -> decoder. mlp and convnet mirror the
-# encoder of their name, whose last width is the embedding itself.
+# encoder of the same name, without its last width, which is the embedding.
 DECODERS: dict[str, Callable[[Any, tuple[int, ...], DTypeLike], nn.Module]] = {
     "conv": lambda config, shape, dtype: ConvDecoder(shape, dtype=dtype),
     "mlp": lambda config, shape, dtype: MLPDecoder(
@@ -192,10 +194,10 @@ def _check(arrangement: str, encoders: int, num_classes: int, embedding_dim: int
 
 
 def predict_coarse(logits: tuple[jax.Array, ...]) -> jax.Array:
-    """Returns the class of the largest probability, averaged over the classifiers.
+    """Returns the class with the largest probability, averaged over the classifiers.
 
     Args:
-      logits: float [rows, classes] of each classifier.
+      logits: for each classifier, float [rows, classes].
 
     Returns:
       int32 [rows].

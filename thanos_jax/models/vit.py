@@ -1,4 +1,4 @@
-"""A small vision transformer: images to the embedding of the class token."""
+"""A small vision transformer, whose embedding is the output of the class token."""
 
 import flax.linen as nn
 import jax
@@ -11,12 +11,12 @@ Array = jax.Array
 
 
 class ViT(nn.Module):
-    """Vision transformer, pre-norm, with a class token and learned positions.
+    """Pre-norm vision transformer with a class token and learned position embeddings.
 
-    Dropout sits where torchvision has it: after the positions and after each linear layer of a
-    block's two branches, not on the attention weights. Stochastic depth drops a branch of block l
-    of L for a whole image with probability `stochastic_depth` * l / L, and scales what it keeps so
-    that the expectation is unchanged.
+    Dropout is applied as in torchvision: after the position embeddings and after each linear layer
+    of a block's two branches, but not to the attention weights. Stochastic depth drops a branch of
+    block l of L for a whole image with probability `stochastic_depth` * l / L. Branches that are
+    kept are scaled, so that the expectation is unchanged.
 
     Attributes:
         patch: side of the square patches, in pixels; a divisor of the image's height and width.
@@ -24,7 +24,7 @@ class ViT(nn.Module):
         depth: number of blocks.
         heads: attention heads; a divisor of width.
         mlp_width: hidden size of each block's MLP.
-        dropout: probability of dropout while training; random numbers from rng "dropout".
+        dropout: probability of dropout in training; random numbers are from the rng "dropout".
         stochastic_depth: probability of dropping a branch of the last block; same rng.
         dtype: dtype of the computation; parameters are float32.
 
@@ -43,11 +43,11 @@ class ViT(nn.Module):
 
     @nn.compact
     def __call__(self, images: Array, *, train: bool) -> Array:
-        """Embeddings of images.
+        """Returns embeddings of images.
 
         Args:
             images: floating [n, h, w, c], normalized.
-            train: whether dropout and stochastic depth act.
+            train: whether dropout and stochastic depth are on.
 
         Returns:
             float32 [n, width].
@@ -86,12 +86,12 @@ class Block(nn.Module):
     """One pre-norm transformer block: x + attention(norm(x)), then x + mlp(norm(x)).
 
     Attributes:
-        heads: attention heads.
+        heads: number of attention heads.
         mlp_width: hidden size of the MLP.
         dropout: probability of dropout.
         drop_branch: probability of dropping a whole branch, per image.
-        class_token_only: return only the first token. Nothing reads the others after the last
-            block, so it need not compute their MLP.
+        class_token_only: whether only the first token is returned. The other tokens of the last
+            block are not used, so that their MLP need not be computed.
         dtype: dtype of the computation; parameters are float32.
     """
 
@@ -104,11 +104,11 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, tokens: Array, *, train: bool) -> Array:
-        """Tokens after the block.
+        """Applies the block to tokens.
 
         Args:
             tokens: [n, t, width].
-            train: whether dropout and stochastic depth act.
+            train: whether dropout and stochastic depth are on.
 
         Returns:
             [n, t, width], or [n, 1, width] with class_token_only.
@@ -139,7 +139,7 @@ class Block(nn.Module):
 
 
 def patches(images: Array, size: int) -> Array:
-    """Non-overlapping square patches of images, in reading order, as rows.
+    """Returns non-overlapping square patches of images, flattened, in reading order.
 
     Args:
         images: [n, h, w, c].

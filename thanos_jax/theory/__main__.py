@@ -1,4 +1,4 @@
-"""The command: python -m thanos_jax.theory --workdir=DIR."""
+"""Command that runs the experiments: python -m thanos_jax.theory --workdir=DIR."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ for _field in dataclasses.fields(Settings):
 
 
 def main(argv: Sequence[str]) -> None:
-    """Measures, draws, and prints the main numbers."""
+    """Runs the experiments, draws pictures, and prints the main numbers."""
     given: Any = {name: flags.FLAGS[name].value for name in Settings.__dataclass_fields__}
     found = run(Settings(**given), str(_WORKDIR.value))
     for name, values in found["learned_then_unlearned"].items():

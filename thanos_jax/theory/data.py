@@ -1,7 +1,7 @@
 """The model's inputs: class, subclass and irrelevant features, and noise that augmentation redraws.
 
-Features are the standard basis: v_k is axis k - 1. Another orthonormal basis would turn the inputs
-and the encoder with them; losses, minimizers and the law of the initial weights stay the same.
+Features are the standard basis: v_k is axis k - 1. Another orthonormal basis would rotate inputs
+and encoder together; losses, minimizers and the distribution of the initial weights stay the same.
 """
 
 from __future__ import annotations
@@ -20,33 +20,33 @@ NOISES = ("rest", "all")
 
 
 class ModelError(UserError, ValueError):
-    """A setting that the model does not allow; names it, what was got and what is expected."""
+    """A setting is not allowed; the message names it, the expected and the given value."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """The law of the inputs; the defaults are the setting of the learned, then unlearned subclass.
+    """The distribution of inputs; with the defaults, a subclass is learned and then unlearned.
 
     x = y phi_1 v_1 + (y_sub phi_2 + mu) v_2 + rho phi_k v_k + xi, and a constant 1 appended, with
     class y, subclass y_sub and rho in {-1, 1}, k in 3 .. K, and xi = sigma v_j. An augmentation of
     an image redraws j and keeps everything else.
 
     Attributes:
-      samples: images n, a multiple of 8, so that all combinations of signs are equally frequent.
-        Over a multiple of 8 (K - 2) images so are those of signs and k.
-      augmentations: m of each image.
+      samples: number of images n, a multiple of 8, so that all combinations of signs are equally
+        frequent. With a multiple of 8 (K - 2), all combinations of signs and k are.
+      augmentations: number m of augmentations of each image.
       dim: number of directions d, without the constant.
-      features: K, at least 3 and less than dim.
+      features: number of features K, at least 3 and less than dim.
       phi_1: strength of the class feature.
       phi_2: strength of the subclass feature.
       phi_k: strength of each irrelevant feature.
-      mu: mean of the subclass feature, which ties it to the constant.
+      mu: mean of the subclass feature, which correlates it with the constant.
       sigma: strength of the noise.
-      noise: where j is drawn from, uniformly: "rest", v_{K+1} .. v_d, orthogonal to all features;
-        or "all", v_1 .. v_d, so that a few augmentations disturb a feature.
+      noise: directions from which j is drawn uniformly: "rest", v_{K+1} .. v_d, orthogonal to all
+        features; or "all", v_1 .. v_d, so that a few augmentations disturb a feature.
 
     Raises:
-      ModelError: a value outside these ranges, or not finite.
+      ModelError: a value is out of range or not finite.
 
     Source: Xue et al., ICML 2023, https://arxiv.org/abs/2305.16536
     """
@@ -80,14 +80,14 @@ class Model:
 
 
 class Sample(NamedTuple):
-    """Images drawn from a model, with what each was made of.
+    """Images drawn from a model: the class, features and noise of each.
 
     Attributes:
       model: the model.
       y: int64 [n], -1 or 1, the class.
       y_sub: int64 [n], -1 or 1, the subclass.
       rho: int64 [n], -1 or 1, sign of the irrelevant feature.
-      k: int64 [n], 3 .. K, which irrelevant feature.
+      k: int64 [n], 3 .. K, number of the irrelevant feature.
       j: int64 [n, m], 1 .. d, direction of each augmentation's noise.
     """
 
@@ -103,9 +103,9 @@ class Covariances(NamedTuple):
     """Uncentred covariances, each float64 [d + 1, d + 1].
 
     Attributes:
-      everything: M, of all n m augmentations.
-      class_means: M+, of the means of the two classes.
-      image_means: M~, of the means of the n images, each over its augmentations.
+      everything: M, the covariance of all n m augmentations.
+      class_means: M+, the covariance of the means of the two classes.
+      image_means: M~, the covariance of the means of the n images over their augmentations.
     """
 
     everything: np.ndarray
@@ -114,17 +114,17 @@ class Covariances(NamedTuple):
 
 
 def draw(model: Model, seed: int = 0) -> Sample:
-    """Draws images; a function of its arguments alone.
+    """Draws images; the result depends on the arguments only.
 
-    Signs and k are dealt, not drawn, so that they are balanced as the paper assumes; chance decides
-    the noise only. The order of images carries no meaning.
+    Signs and k cycle through all values, so that they are balanced as the paper assumes; only the
+    noise is random. The order of images has no meaning.
 
     Args:
-      model: the law of the inputs.
-      seed: of the noise, at least 0.
+      model: the distribution of the inputs.
+      seed: seed of the noise, at least 0.
 
     Raises:
-      ModelError: a negative seed.
+      ModelError: the seed is negative.
 
     Source: Xue et al., ICML 2023
     """
@@ -168,7 +168,7 @@ def without_noise(sample: Sample) -> np.ndarray:
 
 
 def covariances(sample: Sample) -> Covariances:
-    """Calculates M, M+ and M~ as they are defined, in time O(n m d^2).
+    """Calculates M, M+ and M~ by their definitions, in time O(n m d^2).
 
     Args:
       sample: the images.

@@ -1,4 +1,4 @@
-"""Gradient descent, with what has been learnt after every step."""
+"""Gradient descent on the model's loss, with the learned features after every step."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from thanos_jax.theory.structure import Structure, times_covariance
 
 
 class Curve(NamedTuple):
-    """A descent, step by step; entry 0 is the start.
+    """The course of a descent; entry 0 is the start.
 
     Attributes:
       lengths: [steps + 1, K], |W v_k| of each feature.
-      losses: [steps + 1].
+      losses: [steps + 1], the loss.
       weights: [rows, d + 1], the last W.
     """
 
@@ -32,16 +32,16 @@ def initial_weights(rows: int, dim: int, *, scale: float = 0.001, seed: int = 0)
     """Draws W with entries from N(0, scale^2 / dim).
 
     Args:
-      rows: of W.
-      dim: d.
-      scale: standard deviation of an entry times the root of dim.
-      seed: at least 0; independent of the data's of the same number.
+      rows: number of rows of W.
+      dim: number of directions d.
+      scale: standard deviation of an entry times the square root of dim.
+      seed: at least 0; the draw is independent of the data drawn with the same seed.
 
     Returns:
       float32 [rows, dim + 1].
 
     Raises:
-      ModelError: an argument out of its range.
+      ModelError: an argument is out of range.
 
     Source: Xue et al., ICML 2023, https://arxiv.org/abs/2305.16536
     """
@@ -56,20 +56,20 @@ def initial_weights(rows: int, dim: int, *, scale: float = 0.001, seed: int = 0)
 def descend(parts: Structure, weights: Any, *, steps: int, step_size: float = 0.05) -> Curve:
     """Minimizes the loss by gradient descent, W - step_size (-4 W P + 4 W M W'W M).
 
-    The gradient is exact; what makes it quick is that `parts` holds M and P without their zeros.
-    One step takes O(rows d (K + r + rows)).
+    The gradient is exact. It is fast because `parts` stores M and P without their zeros: one step
+    takes O(rows d (K + r + rows)).
 
     Args:
       parts: M and a factor of P.
-      weights: the first W, floating point [rows, d + 1].
-      steps: at least 1.
-      step_size: positive. Too long a step ends in values that are not finite.
+      weights: the initial W, floating point [rows, d + 1].
+      steps: number of steps, at least 1.
+      step_size: positive. If it is too large, descent diverges to non-finite values.
 
     Returns:
-      The curve, of W's dtype.
+      The curve, in W's dtype.
 
     Raises:
-      ModelError: an argument out of its range, weights of a wrong shape or dtype.
+      ModelError: an argument is out of range, or weights have a wrong shape or dtype.
 
     Source: Xue et al., ICML 2023
     """

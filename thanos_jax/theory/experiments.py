@@ -1,4 +1,4 @@
-"""The model's three results, from settings to theory.json and pictures."""
+"""Runs the model's three experiments and writes theory.json and pictures."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from thanos_jax.theory.descent import descend, initial_weights
 from thanos_jax.theory.structure import structure
 from thanos_jax.workdir import write_atomically
 
-# Strengths of the irrelevant features over the threshold, and betas of the joint loss.
+# Strengths of the irrelevant features divided by the threshold, and betas of the joint loss.
 _RATIOS = (0.5, 0.7, 0.85, 0.95, 0.99, 1.01, 1.05, 1.15, 1.3, 1.5)
 _BETAS = (0.0, 0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98, 1.0)
-# How many features the narrow encoders meet, and the share of the threshold for the sweep of beta:
-# 1.1 phi_1 lies between phi_1 = 0.8, so that v_1 is suppressed, and phi_2 = 1.
+# Numbers of features for narrow encoders, and the strength over the threshold in the sweep of beta:
+# 1.1 phi_1 is between phi_1 = 0.8, so that v_1 is suppressed, and phi_2 = 1.
 _FEATURES = (3, 50)
 _SUPPRESSING = 1.1
 
@@ -33,7 +33,7 @@ def _setting(default: float, meaning: str) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What the command's flags set, each with the meaning that `--help` prints."""
+    """Settings of the command's flags; `--help` prints their meanings."""
 
     seed: int = _setting(0, "Seed of data and initial weights.")
     dim: int = _setting(2000, "Number of directions d; at least 51.")
@@ -52,24 +52,23 @@ class Settings:
 
 
 def run(settings: Settings, workdir: str | os.PathLike[str]) -> dict[str, Any]:
-    """Measures everything and draws it.
+    """Runs all experiments and writes their results and pictures.
 
     Args:
-      settings: of the data and of descent.
-      workdir: gets theory.json, learned_then_unlearned.png, suppression.png and joint.png.
+      settings: settings of the data and of descent.
+      workdir: folder for theory.json, learned_then_unlearned.png, suppression.png and joint.png.
 
     Returns:
-      What theory.json holds.
+      The contents of theory.json.
 
     Raises:
-      ModelError: a setting out of its range, descent that diverged, or a workdir that is empty or
-        a file.
+      ModelError: a setting is out of range, descent diverged, or workdir is "" or a file.
 
     Source: Xue et al., ICML 2023, https://arxiv.org/abs/2305.16536
     """
     started = time.perf_counter()
     _check(settings)
-    # An empty path would be the current folder.
+    # An empty path would mean the current folder.
     if not os.fspath(workdir):
         raise ModelError("workdir: expected a folder, got ''")
     folder = pathlib.Path(workdir).expanduser()
@@ -95,7 +94,7 @@ def run(settings: Settings, workdir: str | os.PathLike[str]) -> dict[str, Any]:
     figures.suppression(swept, thresholds).savefig(folder / "suppression.png")
     figures.joint(betas).savefig(folder / "joint.png")
     found["seconds"] = time.perf_counter() - started
-    # Last: where theory.json is, everything is.
+    # Written last, so that theory.json exists only if everything does.
     write_atomically(folder / "theory.json", json.dumps(found, indent=2) + "\n")
     return found
 

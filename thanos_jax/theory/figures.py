@@ -1,4 +1,4 @@
-"""Pictures of the model; none of them touches pyplot's global figures."""
+"""Pictures of the model's experiments; pyplot's global figures are not used."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def learned_then_unlearned(curves: Mapping[str, Any], *, steps: int) -> Figure:
     """Draws |W v_1| and |W v_2| against the step of supervised descent, a panel for each curve.
 
     Args:
-      curves: by title, |W v_k| of the steps, [s, K].
-      steps: how many steps are shown, at most.
+      curves: title -> |W v_k| after each step, [s, K].
+      steps: largest number of steps shown.
 
     Source: Xue et al., ICML 2023, https://arxiv.org/abs/2305.16536
     """
@@ -42,13 +42,13 @@ def suppression(
     """Draws |W v_1| of minimizers against phi_k, a panel for each number of features.
 
     Args:
-      sweeps: by title, strengths [s] and, by name of the loss, |W v_k| [s, K].
-      thresholds: by title, the strength from which v_1 is expected to be lost.
+      sweeps: title -> (strengths [s], name of the loss -> |W v_k| [s, K]).
+      thresholds: title -> the strength from which v_1 is expected to be lost.
 
     Source: Xue et al., ICML 2023
     """
     figure, grid = _panels(len(sweeps))
-    # Filled and open: the two losses agree below the threshold.
+    # Filled and open markers, because the two losses agree below the threshold.
     looks: tuple[dict[str, Any], ...] = (
         {"color": _SUBCLASS, "markersize": 3},
         {"color": _CLASS, "markersize": 5, "markerfacecolor": "none"},
@@ -67,7 +67,7 @@ def joint(sweeps: Mapping[str, tuple[Sequence[float], Any]]) -> Figure:
     """Draws |W v_1| and |W v_2| of the joint loss's minimizer against beta.
 
     Args:
-      sweeps: by title, betas [b] and |W v_k| [b, K].
+      sweeps: title -> (betas [b], |W v_k| [b, K]).
 
     Source: Xue et al., ICML 2023
     """

@@ -1,8 +1,9 @@
-"""The spectral contrastive loss of a linear encoder, written in covariances.
+"""The spectral contrastive loss of a linear encoder, computed from covariances.
 
-Over pairs of augmentations it is -2 E[f(x)'f(x+)] + E[(f(x)'f(x-))^2] with f(x) = W x: x+ of the
-same class (supervised) or image (unsupervised) as x, x- any augmentation, all drawn independently
-of each other, x itself among them. Expectations of products are covariances, which gives
+Over pairs of augmentations it is -2 E[f(x)'f(x+)] + E[(f(x)'f(x-))^2] with f(x) = W x. x+ is an
+augmentation of the same class (supervised) or image (unsupervised) as x, x- any augmentation. All
+are drawn independently, so that x+ and x- may equal x. Expectations of products are covariances,
+which gives
 
     -2 Tr(W P W') + Tr(M W'W M W'W).
 """
@@ -22,14 +23,14 @@ def loss(weights: Any, covariance: Any, positives: Any) -> jax.Array:
 
     Args:
       weights: W, floating point [rows, d + 1].
-      covariance: M, symmetric [d + 1, d + 1]; taken to W's dtype.
-      positives: P, symmetric [d + 1, d + 1]; taken to W's dtype.
+      covariance: M, symmetric [d + 1, d + 1]; converted to W's dtype.
+      positives: P, symmetric [d + 1, d + 1]; converted to W's dtype.
 
     Returns:
       Scalar of W's dtype.
 
     Raises:
-      ModelError: weights not floating point, or a wrong shape.
+      ModelError: weights are not floating point, or a shape is wrong.
 
     Source: Xue et al., ICML 2023, https://arxiv.org/abs/2305.16536; over pairs: HaoChen
     et al., https://arxiv.org/abs/2106.04156
@@ -44,13 +45,13 @@ def loss(weights: Any, covariance: Any, positives: Any) -> jax.Array:
 def gradient(weights: Any, covariance: Any, positives: Any) -> jax.Array:
     """Returns the loss's gradient with respect to W: -4 W P + 4 W M W'W M.
 
-    Arguments and errors are those of `loss`; the result is [rows, d + 1], of W's dtype.
+    Arguments and errors are as in `loss`; the result is [rows, d + 1], in W's dtype.
 
     Source: Xue et al., ICML 2023
     """
     weights, covariance, positives = _checked(weights, covariance, positives)
     with jax.default_matmul_precision("highest"):
-        # W M first: multiplying from the left keeps every product as thin as W.
+        # W M first, so that every product has only as many rows as W.
         moved = weights @ covariance
         return -4 * (weights @ positives) + 4 * ((moved @ weights.T) @ moved)
 
@@ -59,7 +60,7 @@ def positives(covariances: Covariances, beta: float) -> Any:
     """Returns P = beta M+ + (1 - beta) M~ of the joint loss; beta 1 is supervised, 0 unsupervised.
 
     Args:
-      covariances: of a sample.
+      covariances: covariances of a sample.
       beta: in [0, 1].
 
     Returns:
@@ -75,12 +76,12 @@ def positives(covariances: Covariances, beta: float) -> Any:
 
 
 def joint(weights: Any, covariances: Covariances, beta: float) -> jax.Array:
-    """Returns beta supervised + (1 - beta) unsupervised.
+    """Returns the joint loss, beta supervised + (1 - beta) unsupervised.
 
     Args:
       weights: W, floating point [rows, d + 1].
-      covariances: of a sample.
-      beta: in [0, 1]; 1 pulls the augmentations of a class together, 0 those of an image alone.
+      covariances: covariances of a sample.
+      beta: in [0, 1]; 1 attracts all augmentations of a class, 0 only within an image.
 
     Returns:
       Scalar of W's dtype.
@@ -94,7 +95,7 @@ def joint(weights: Any, covariances: Covariances, beta: float) -> jax.Array:
 
 
 def check_weights(weights: Any, columns: int) -> jax.Array:
-    """Returns W as a jax array; ModelError unless floating point [rows, columns]."""
+    """Returns W as a jax array; raises ModelError unless it is floating point [rows, columns]."""
     weights = jnp.asarray(weights)
     if weights.ndim != 2 or weights.shape[1] != columns:
         raise ModelError(f"weights: expected shape [rows, {columns}], got {weights.shape}")

@@ -1,11 +1,11 @@
-"""What the losses are minimized by: of all global minimizers the one of least norm.
+"""The minimizer of the losses: the global minimizer with the least norm.
 
-With enough rows it is W'W = M^+ P M^+. With fewer the loss is, but for a constant, the squared
-distance of M^(1/2) W'W M^(1/2) to Q = M^(+1/2) P M^(+1/2), and the best W has Q's leading
-eigenvectors. Any feature that augmentation leaves alone has eigenvalue 1 in the unsupervised Q, so
-that leading eigenvectors are tied, and it is the norm that decides which features are learnt:
-strong ones, for they need small weights. This is the paper's simplicity bias. Features of equal
-strength are tied in norm too: which of them a narrow encoder holds is then left open.
+With enough rows it satisfies W'W = M^+ P M^+. With fewer rows, the loss is, up to a constant, the
+squared distance of M^(1/2) W'W M^(1/2) to Q = M^(+1/2) P M^(+1/2), and the best W has Q's leading
+eigenvectors. In the unsupervised Q, every feature that augmentation does not change has eigenvalue
+1, so that the leading eigenvectors are tied. The norm then decides which features are learned:
+strong ones, because they need small weights. This is the paper's simplicity bias. Features of equal
+strength are tied in norm too, and it is undetermined which of them a narrow encoder learns.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import numpy as np
 from thanos_jax.theory.data import ModelError, check_integer
 from thanos_jax.theory.structure import Structure, solve
 
-# Shares of the largest eigenvalue: below the first an eigenvalue is 0, within the second two are
-# tied. Rounding is near 1e-14; what is not tied differs by 1e-3 in the model's settings.
+# Relative to the largest eigenvalue: an eigenvalue below the first is 0, and two eigenvalues within
+# the second are tied. Rounding is near 1e-14; untied eigenvalues differ by 1e-3 in these models.
 _ZERO = 1e-10
 _TIED = 1e-8
 
 
 class Spectrum(NamedTuple):
-    """Of R M^+ R', which shares its eigenvalues other than 0 with Q.
+    """Eigenvalues and eigenvectors of R M^+ R', whose nonzero eigenvalues equal Q's.
 
     Attributes:
       values: float64 [r], descending.
@@ -36,18 +36,18 @@ class Spectrum(NamedTuple):
 
 
 def dense(covariance: Any, positives: Any, rows: int) -> np.ndarray:
-    """Calculates the minimizer of least norm from matrices written down.
+    """Calculates the minimizer of least norm from dense matrices.
 
     Args:
-      covariance: M, symmetric, no negative eigenvalue, [d + 1, d + 1].
-      positives: P, symmetric, no negative eigenvalue, [d + 1, d + 1], its range within that of M.
-      rows: of W, at least 1. With at least as many as P has rank, W'W = M^+ P M^+.
+      covariance: M, positive semidefinite, [d + 1, d + 1].
+      positives: P, positive semidefinite, [d + 1, d + 1], with its range in the range of M.
+      rows: number of rows of W, at least 1. If it is at least the rank of P, W'W = M^+ P M^+.
 
     Returns:
       W, float64 [rows, d + 1]; rows that are not needed are 0.
 
     Raises:
-      ModelError: a wrong shape, or rows < 1.
+      ModelError: a shape is wrong, or rows < 1.
 
     Source: Xue et al., ICML 2023, https://arxiv.org/abs/2305.16536
     """
@@ -70,12 +70,12 @@ def structured(parts: Structure, rows: int, known: Spectrum | None = None) -> np
 
     Args:
       parts: M and a factor of P.
-      rows: of W, at least 1.
-      known: `spectrum` of a sample that differs in phi_1, phi_2, phi_k or mu alone, without noise
-        on features: it is the same, and need not be calculated again.
+      rows: number of rows of W, at least 1.
+      known: the `spectrum` of a sample that differs only in phi_1, phi_2, phi_k or mu, without
+        noise on features. It is the same for both samples, so that it is not calculated again.
 
     Returns:
-      W, float64 [rows, d + 1], as `dense` has it but for a rotation of W's rows.
+      W, float64 [rows, d + 1], equal to `dense` up to a rotation of W's rows.
 
     Raises:
       ModelError: rows < 1.
@@ -87,12 +87,12 @@ def structured(parts: Structure, rows: int, known: Spectrum | None = None) -> np
 
 
 def spectrum(factor: np.ndarray, solutions: np.ndarray) -> Spectrum:
-    """Decomposes R M^+ R'.
+    """Calculates the eigendecomposition of R M^+ R'.
 
-    Other strengths of features multiply inputs by an invertible matrix S: R becomes R S and M
-    becomes S'MS, one of whose generalized inverses is that of M between inverses of S. R M^+ R'
-    does not depend on which generalized inverse it has, as R's rows lie in the range of M, and so
-    stays what it was.
+    It does not depend on the strengths of features. Other strengths multiply inputs by an
+    invertible matrix S: R becomes R S and M becomes S'MS, which has the generalized inverse
+    S^-1 M^+ S'^-1. R M^+ R' is the same for every generalized inverse, because R's rows are in the
+    range of M.
 
     Args:
       factor: R, [r, d + 1].
@@ -104,7 +104,7 @@ def spectrum(factor: np.ndarray, solutions: np.ndarray) -> Spectrum:
 
 
 def _leading(decomposed: Spectrum, solutions: np.ndarray, rows: int) -> np.ndarray:
-    """Returns W: leading eigenvectors, and of those tied for the last rows the least in norm."""
+    """Returns W from the leading eigenvectors; among tied ones, the least in norm are used."""
     check_integer("rows", rows, least=1)
     values, vectors = decomposed
     # With R M^(+1/2) = G L^(1/2) U', Q = U L U', and W = L^(1/2) U' M^(+1/2) = G' R M^+.
@@ -118,7 +118,7 @@ def _leading(decomposed: Spectrum, solutions: np.ndarray, rows: int) -> np.ndarr
     certain = int(np.sum(values > least + margin))
     tied = candidates[certain : int(np.sum(values >= least - margin))]
     found[:certain] = candidates[:certain]
-    # Eigenvalues ascend: the first have the smallest norms.
+    # Eigenvalues are ascending, so that the first ones have the smallest norms.
     norms = np.linalg.eigh(tied @ tied.T)[1]
     found[certain:] = norms[:, : rows - certain].T @ tied
     return found

@@ -1,14 +1,14 @@
-"""The covariances without writing them down: exact, and linear in the number of directions.
+"""Exact covariances in structured form, linear in the number of directions.
 
-An augmentation has noise in one direction, so that two directions of noise never meet in one input
-and the noise's block of M is diagonal. What remains of M are the rows of the K features and the
+An augmentation has noise in one direction. Two directions of noise thus never occur in the same
+input, and the noise's block of M is diagonal. The rest of M are the rows of the K features and the
 constant:
 
         [ features  cross ]
     M = [                 ],   and   P = R'R with the scaled class and image means as rows of R.
         [ cross'    noise ]
 
-No entry is approximated or left out.
+No entry is approximated or omitted.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 
 from thanos_jax.theory.data import Sample, check_beta, without_noise
 
-# An eigenvalue below this share of the largest is rounding: features have shares of 1e-3 and more.
+# Eigenvalues below this share of the largest are rounding errors; features have 1e-3 or more.
 _RELATIVE_ZERO = 1e-10
 
 
@@ -30,8 +30,8 @@ class Structure(NamedTuple):
 
     Attributes:
       features: float64 [K + 1, K + 1], M's block of the features and the constant.
-      cross: float64 [K + 1, d - K], features and constant against noise.
-      noise: float64 [d - K], the diagonal of the rest.
+      cross: float64 [K + 1, d - K], M's block of features and constant against noise.
+      noise: float64 [d - K], the diagonal of M's block of noise.
       factor: R with P = R'R, float64 [r, d + 1], in the inputs' order of directions.
     """
 
@@ -107,10 +107,11 @@ def times_covariance(weights: jax.Array, parts: Structure) -> jax.Array:
 def solve(parts: Structure) -> np.ndarray:
     """Returns R M^+, float64 [r, d + 1], with M^+ the pseudo-inverse, in time O(r d K).
 
-    M is singular at least where every augmentation has noise in the rest: the directions of noise
-    then add up to a constant. Eliminating the diagonal block leaves a matrix S of the features'
-    size. S^+ gives a generalized inverse G of M, and S's null vectors give M's; the projection onto
-    what is orthogonal to them turns G R' into M^+ R', for R's rows lie in the range of M.
+    M is singular if every augmentation has noise in the rest, because the noise directions then add
+    up to a constant. Eliminating the diagonal block leaves a matrix S of the size of the features.
+    S^+ gives a generalized inverse G of M, and S's null vectors give the null vectors of M. The
+    projection onto their orthogonal complement turns G R' into M^+ R', because R's rows are in the
+    range of M.
 
     Args:
       parts: M and R.

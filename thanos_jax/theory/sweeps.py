@@ -1,4 +1,4 @@
-"""What the minimizers learn, as the irrelevant features' strength or the loss's beta varies."""
+"""Features that the minimizers learn, against the strength of irrelevant features or beta."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from thanos_jax.theory.structure import solve, structure
 
 
 def threshold(model: Model) -> float:
-    """Returns the phi_k above which a narrow unsupervised encoder leaves out v_1.
+    """Returns the phi_k above which a narrow unsupervised encoder does not learn v_1.
 
     An irrelevant feature occurs in one of K - 2 images, so that its mean square is
-    phi_k^2 / (K - 2). Of K + 1 features, the constant among them, K rows hold all but the weakest:
-    v_1 if phi_k^2 / (K - 2) > phi_1^2, given that v_1 is weaker than v_2 and the constant.
+    phi_k^2 / (K - 2). With the constant there are K + 1 features, and K rows learn all but the
+    weakest. This is v_1 if phi_k^2 / (K - 2) > phi_1^2, given that v_1 is weaker than v_2 and the
+    constant.
 
     Args:
-      model: its phi_1 and features count.
+      model: the model; phi_1 and features are used.
 
     Returns:
       phi_1 sqrt(K - 2).
@@ -35,20 +36,20 @@ def threshold(model: Model) -> float:
 def strength(
     model: Model, phi_k: Sequence[float], *, beta: float, rows: int, seed: int = 0
 ) -> np.ndarray:
-    """Measures what the minimizer learns at each strength of the irrelevant features.
+    """Calculates how strongly the minimizer learns each feature, for each phi_k.
 
     Args:
-      model: its own phi_k is not used.
-      phi_k: strengths [s], at least one.
-      beta: of the joint loss; 0 is unsupervised.
-      rows: of W.
-      seed: of the data; the noise is the same at every strength.
+      model: the model; its own phi_k is not used.
+      phi_k: strengths of the irrelevant features [s], at least one.
+      beta: weight of the joint loss; 0 is unsupervised.
+      rows: number of rows of W.
+      seed: seed of the data; the noise is the same at every strength.
 
     Returns:
       |W v_k|, float64 [s, K].
 
     Raises:
-      ModelError: an argument out of its range, or no strengths.
+      ModelError: an argument is out of range, or there are no strengths.
 
     Source: Xue et al., ICML 2023
     """
@@ -60,7 +61,7 @@ def strength(
     with _one_thread():
         for one in models:
             parts = structure(draw(one, seed), beta)
-            # Noise on a feature does not grow with the feature, and the spectrum then varies.
+            # With noise on features the spectrum varies, because noise does not scale with phi_k.
             if known is None or model.noise != "rest":
                 known = spectrum(parts.factor, solve(parts))
             weights = structured(parts, rows, known)
@@ -69,19 +70,19 @@ def strength(
 
 
 def weight(model: Model, betas: Sequence[float], *, rows: int, seed: int = 0) -> np.ndarray:
-    """Measures what the minimizer of the joint loss learns at each beta.
+    """Calculates how strongly the minimizer of the joint loss learns each feature, for each beta.
 
     Args:
-      model: the law of the inputs.
+      model: the distribution of the inputs.
       betas: [b], each in [0, 1], at least one.
-      rows: of W.
-      seed: of the data.
+      rows: number of rows of W.
+      seed: seed of the data.
 
     Returns:
       |W v_k|, float64 [b, K].
 
     Raises:
-      ModelError: an argument out of its range, or no betas.
+      ModelError: an argument is out of range, or there are no betas.
 
     Source: Xue et al., ICML 2023
     """

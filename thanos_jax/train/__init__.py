@@ -1,1 +1,1 @@
-"""The optimizer's state, the step, the loop and checkpoints."""
+"""Training: state, optimizers, objectives, steps, the loop and checkpoints."""

@@ -1,4 +1,4 @@
-"""What a training is made of: model, optimizer, schedule, and the state before the first step."""
+"""Builds a training: model, optimizer, schedule, and the state before the first step."""
 
 from __future__ import annotations
 
@@ -28,19 +28,18 @@ class Training(NamedTuple):
 
     Attributes:
       config: the whole config.
-      dataset: its coarse labels are the classes.
-      mesh: devices, one axis "data".
+      dataset: the data set; its coarse labels are the classes.
+      mesh: mesh of the devices, with one axis "data".
       model: the encoders, decoder and classifiers.
       optimizer: the gradient transformation of state.opt_state.
       schedule: step -> learning rate.
-      state: before the first step, on every device of the mesh.
-      inputs: (images, stored images) -> what the model sees.
-      forward: (variables, images uint8) -> outputs of the frozen model, jitted.
-      steps: updates of the whole training.
-      steps_per_epoch: need not be whole.
-      input_shape: (h, w, c) of what the model sees, c with the random bits.
-      balance: the classes of the training images, if every batch has as many images of each class
-        in it.
+      state: state before the first step, replicated on the devices of the mesh.
+      inputs: (images, stored images) -> input of the model.
+      forward: (variables, images uint8) -> outputs of the model in evaluation, jitted.
+      steps: number of updates of the whole training.
+      steps_per_epoch: steps per epoch, not necessarily whole.
+      input_shape: (h, w, c) of the model's input; c includes the random bits.
+      balance: draws class-balanced batches; None: images are drawn regardless of class.
     """
 
     config: ml_collections.ConfigDict
@@ -59,11 +58,11 @@ class Training(NamedTuple):
 
 
 def count_steps(config: Any, size: int) -> tuple[int, float]:
-    """Returns the steps of a whole training, and of an epoch, which need not be whole.
+    """Returns the number of steps of a training, and the steps per epoch, not necessarily whole.
 
     Args:
       config: config.train.
-      size: images in the training split.
+      size: number of images of the training split.
     """
     steps_per_epoch = size / config.batch_size
     steps = max(1, round(config.epochs * steps_per_epoch))
@@ -71,12 +70,12 @@ def count_steps(config: Any, size: int) -> tuple[int, float]:
 
 
 def some_unlabelled(config: ml_collections.ConfigDict, dataset: Dataset) -> bool:
-    """Whether config.method learns from images without labels, and there are any."""
+    """Returns whether there are unlabelled images that config.method can learn from."""
     return dataset.unlabelled is not None and METHODS[config.method].learns_without_labels
 
 
 def training_split(config: ml_collections.ConfigDict, dataset: Dataset) -> Any:
-    """Returns the images that config.method learns from: those without labels too, if it can."""
+    """Returns the training split, with the unlabelled images if config.method can use them."""
     train = dataset.splits["train"]
     if dataset.unlabelled is None or not some_unlabelled(config, dataset):
         return train
@@ -91,18 +90,18 @@ def build(
     resumes: bool = False,
     shapes_only: bool = False,
 ) -> Training:
-    """Makes the model, its state and all else that a training needs.
+    """Builds the model, its state and everything else that a training needs.
 
     Args:
       config: a checked config.
       dataset: from `thanos_jax.data.sources.load`.
       mesh: from `thanos_jax.sharding.make_mesh`.
-      resumes: a checkpoint will replace the state, so that config.model.weights is not read.
-      shapes_only: the state is one of `jax.ShapeDtypeStruct`, and nothing is compiled.
+      resumes: whether a checkpoint will replace the state; config.model.weights is then not read.
+      shapes_only: whether the state has `jax.ShapeDtypeStruct` leaves; nothing is then compiled.
 
     Raises:
       ConfigError: a class-balanced batch would have more classes than there are.
-      WeightsError: config.model.weights cannot be used for the encoder; before anything compiles.
+      WeightsError: config.model.weights does not fit the encoder; raised before compilation.
     """
     balance = balanced_classes(config, dataset)
     model, input_shape = make_model(config, dataset)
@@ -112,12 +111,12 @@ def build(
     weights = None
     if config.model.weights and not (resumes or shapes_only):
         weights = pretrained.load(config.model.weights, model.encoders[0], input_shape)
-    # rbg: its programs compile several times as fast as the default's, and nothing here is sharded.
+    # rbg compiles several times as fast as the default generator, and nothing here is sharded.
     key = jax.random.key(config.seed, impl="rbg")
     make: Any = functools.partial(train_state.create, model, optimizer, image_shape=input_shape)
     state: Any = jax.eval_shape(make, key) if shapes_only else make(key)
     if weights is not None:
-        # Not every encoder has averages, nor every model.
+        # Some encoders, and some models, have no running averages.
         averages = {
             name: pretrained.replace_encoders(part, weights[name]) if weights.get(name) else part
             for name, part in state.model_state.items()
@@ -143,18 +142,18 @@ def build(
 
 
 def balanced_classes(config: ml_collections.ConfigDict, dataset: Dataset) -> ClassBalance | None:
-    """Returns the classes that the batches of a training balance; None: its batches do not.
+    """Returns the sampler of class-balanced batches; None if batches are not balanced.
 
-    The classes are the coarse labels, those of the contrastive loss and of the cross-entropy. A
-    split on disk is read whole for them.
+    The classes are the coarse labels, as in the contrastive loss and the cross-entropy. A split on
+    disk is read in full to find them.
 
     Args:
       config: the whole config.
-      dataset: what is trained on.
+      dataset: the data set.
 
     Raises:
-      ConfigError: a batch would have more classes than there are, or images without a label are
-        trained on.
+      ConfigError: a batch would have more classes than there are, or the training uses unlabelled
+        images.
     """
     each = config.train.images_per_class
     if not each:
@@ -164,7 +163,7 @@ def balanced_classes(config: ml_collections.ConfigDict, dataset: Dataset) -> Cla
             "config.train.images_per_class: expected 0 with training images that have no label, "
             f"got {each}; data.unlabelled_use=drop leaves them out"
         )
-    # Those that are named first: they are known without reading.
+    # First by the number of class names, which is known without reading the split.
     _require_classes(config, dataset, len(dataset.coarse_names))
     balance = ClassBalance(labels(dataset.splits["train"])[1], images_per_class=each)
     _require_classes(config, dataset, len(balance.sizes))
@@ -186,11 +185,11 @@ def _require_classes(config: ml_collections.ConfigDict, dataset: Dataset, classe
 def make_model(
     config: ml_collections.ConfigDict, dataset: Dataset
 ) -> tuple[nn.Module, tuple[int, int, int]]:
-    """Returns the model of a config, without what its method has no use for, and its input shape.
+    """Returns the model of a config and its input shape; parts unused by the method are left out.
 
     Args:
       config: a checked config.
-      dataset: what it is trained on.
+      dataset: the data set.
     """
     height, width, channels = dataset.image_shape
     bits = random_bits.channels(config.data.random_bits, config.data.random_bits_form)
@@ -198,7 +197,7 @@ def make_model(
     method = METHODS[config.method]
     model_config = config.model.copy_and_resolve_references()
     if method.contrastive is None or not method.reconstruct:
-        # One encoder is all that a method with one kind of loss needs.
+        # A method with one kind of loss needs only one encoder.
         model_config.arrangement = "shared"
     if method.contrastive is None:
         model_config.projection = ()
@@ -212,12 +211,12 @@ def make_model(
 
 
 def describe(config: ml_collections.ConfigDict, dataset: Dataset, *, images: int) -> list[str]:
-    """Returns lines on what a training would be; builds and compiles nothing.
+    """Returns lines that describe a training; initializes and compiles nothing.
 
     Args:
-      config: of the training.
-      dataset: what it is trained on.
-      images: of an epoch.
+      config: the config of the training.
+      dataset: the data set.
+      images: number of images of an epoch.
 
     Raises:
       ConfigError: a class-balanced batch would have more classes than there are.

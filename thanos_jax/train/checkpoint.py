@@ -1,11 +1,11 @@
-"""Checkpoints that can be trusted: written whole or not at all, and checked when they are read.
+"""Checkpoints, written atomically by Orbax and verified by checksums when they are read.
 
-The only module that knows Orbax. A checkpoint of step 200 is the folder 200 with
+This is the only module that uses Orbax. The checkpoint of step 200 is the folder 200 with
 
-    arrays/         every array of the state by its name, such as params.encoder.kernel; by Orbax
+    arrays/         every array of the state by name, such as params.encoder.kernel; by Orbax
     checksums.json  digests of every array and file, the step, date and metrics
 
-It is written as 200.tmp by a thread of its own and renamed when all of it is there.
+A background thread writes it as 200.tmp and renames it when it is complete.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ _SYSTEM_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.E
 
 
 class CheckpointError(UserError):
-    """A checkpoint that could not be written, or cannot be used."""
+    """A checkpoint could not be written, or cannot be used."""
 
 
 class DamagedError(CheckpointError):
-    """A checkpoint whose files or arrays are not what was written."""
+    """The files or arrays of a checkpoint differ from what was written."""
 
 
 class Checkpoints:
     """The checkpoints of one run, in one folder; a context manager.
 
-    Of several processes all make the same calls, the first writes, and each reads for itself. A run
-    that is killed while saving continues from the save before.
+    All processes must make the same calls; only the first one writes, and each reads for itself. A
+    run that is killed while saving continues from the previous checkpoint.
     """
 
     def __init__(
@@ -59,16 +59,16 @@ class Checkpoints:
         best: str | None = None,
         keep_every: int = 0,
     ) -> None:
-        """Opens a folder, made if need be; removes what an interrupted save left.
+        """Opens or creates a folder, and removes the remains of interrupted saves.
 
         Args:
-          folder: where checkpoints lie.
-          keep: how many of the newest stay.
-          best: the metric of `save` whose highest checkpoint stays too; None for none.
-          keep_every: the first checkpoint of every so many steps stays too; 0 for none.
+          folder: folder of the checkpoints.
+          keep: number of newest checkpoints that are kept.
+          best: the metric of `save` whose highest checkpoint is kept too; None: none is.
+          keep_every: the first checkpoint in every `keep_every` steps is kept too; 0: none is.
 
         Raises:
-          CheckpointError: the folder cannot be made.
+          CheckpointError: the folder cannot be created.
         """
         self._folder = pathlib.Path(os.path.abspath(folder))
         self._retention: dict[str, Any] = {"newest": keep, "best": best, "every": keep_every}
@@ -87,22 +87,22 @@ class Checkpoints:
             shutil.rmtree(leftover, ignore_errors=True)
 
     def save(self, state: Any, step: int, metrics: Mapping[str, float] | None = None) -> None:
-        """Begins to save a pytree of arrays under its step.
+        """Starts saving a pytree of arrays under its step.
 
-        A step already saved stays as it is, but that metrics are added where it has none: a run
-        that is stopped saves before it evaluates.
+        A step that is already saved is not written again. Metrics are added to it if it has none,
+        because a run that is stopped saves before it evaluates.
 
-        Waits for the save before, and copies the state to the host; the rest is done beside the
-        steps that follow, which may therefore donate the state.
+        The call waits for the previous save and copies the state to the host. The rest runs in the
+        background, so that the following steps may donate the state.
 
         Args:
-          state: pytree of arrays, on devices or not, wherever they lie.
-          step: a number >= 0.
-          metrics: numbers to keep with it.
+          state: pytree of arrays, on the host or on devices.
+          step: number of the step, >= 0.
+          metrics: numbers to store with the checkpoint.
 
         Raises:
-          NonFiniteError: the state has a value that is not a number or infinite.
-          CheckpointError: the save before failed.
+          NonFiniteError: the state has a NaN or infinite value.
+          CheckpointError: the previous save failed.
         """
         self.wait()
         if step in steps(self._folder):
@@ -110,7 +110,7 @@ class Checkpoints:
                 self._annotate(step, metrics)
             return
         arrays = _on_host(named(state))
-        # On the copy, in milliseconds; a program for it would compile for seconds.
+        # Checked on the host copy, in milliseconds; a device program would take seconds to compile.
         for name, array in arrays.items():
             if jnp.issubdtype(array.dtype, jnp.inexact) and not np.isfinite(array).all():
                 count = int(array.size - np.isfinite(array).sum())
@@ -124,16 +124,17 @@ class Checkpoints:
         self._saving = (step, self._executor.submit(self._write, arrays, step, numbers))
 
     def check(self) -> None:
-        """Raises the error of a save that has failed by now; cheap enough for every step.
+        """Raises the error of a save that has failed; cheap enough for every step.
 
         Raises:
-          CheckpointError: names the folder, the step and the cause. Later saves are tried anew.
+          CheckpointError: the message names the folder, the step and the cause. Later saves are
+            still tried.
         """
         if self._saving is not None and self._saving[1].done():
             self.wait()
 
     def wait(self) -> None:
-        """Waits for the save under way, if any.
+        """Waits for the save in progress, if any.
 
         Raises:
           CheckpointError: as `check`.
@@ -155,16 +156,17 @@ class Checkpoints:
         return restore(self._folder, like, step)
 
     def restore_latest(self, like: Any) -> tuple[Any, int] | None:
-        """Returns the newest state that is undamaged, and its step; None if none was ever saved.
+        """Returns the newest undamaged state and its step; None if there is no checkpoint.
 
-        Damaged ones are named on stderr, and set aside as STEP.damaged once a good one is found.
+        Damaged checkpoints are reported on stderr, and renamed to STEP.damaged once an undamaged
+        one is found.
 
         Args:
           like: as for `restore`.
 
         Raises:
-          CheckpointError: there are checkpoints, and all are damaged; or, as for `restore`, the
-            newest undamaged one holds another state.
+          CheckpointError: all checkpoints are damaged; or, as for `restore`, the newest undamaged
+            one has another state.
         """
         self.wait()
         skipped: dict[int, str] = {}
@@ -175,7 +177,7 @@ class Checkpoints:
                 skipped[step] = str(error)
                 print(f"WARNING: skipping a damaged {error}", file=sys.stderr, flush=True)
                 continue
-            # Its step will come again, and its name must be free by then.
+            # The run will reach these steps again, and their names must be free by then.
             for number in skipped if jax.process_index() == 0 else ():
                 _set_aside(self._folder / str(number))
             return state, step
@@ -188,7 +190,7 @@ class Checkpoints:
         return None
 
     def _write(self, arrays: dict[str, np.ndarray], step: int, metrics: dict[str, float]) -> None:
-        """Writes a checkpoint, then removes those that need not stay; runs beside the steps."""
+        """Writes a checkpoint, then removes those not kept; runs in a background thread."""
         temporary = self._folder / f"{step}{_TEMPORARY}"
         shutil.rmtree(temporary, ignore_errors=True)
         try:
@@ -212,7 +214,7 @@ class Checkpoints:
         self._remove()
 
     def _annotate(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Adds metrics to a checkpoint without any."""
+        """Adds metrics to a checkpoint that has none."""
         path = self._folder / str(step)
         contents = read_contents(path)
         if contents["metrics"]:
@@ -223,7 +225,7 @@ class Checkpoints:
         self._remove()
 
     def _remove(self) -> None:
-        """Removes the checkpoints that need not stay."""
+        """Removes the checkpoints that are not kept."""
         there = steps(self._folder)
         for number in there:
             if number not in self._metrics:
@@ -232,7 +234,7 @@ class Checkpoints:
                 except DamagedError:
                     self._metrics[number] = {}
         for number in set(there) - kept(there, self._metrics, **self._retention):
-            # Renamed first: half a checkpoint must not look like a whole one.
+            # Renamed first, so that a partly removed checkpoint never looks complete.
             leaving = self._folder / f"{number}{_TEMPORARY}"
             os.rename(self._folder / str(number), leaving)
             shutil.rmtree(leaving, ignore_errors=True)
@@ -241,7 +243,7 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind: object, value: object, traceback: object) -> None:
-        """Waits for the save under way; its error does not hide one that is on its way."""
+        """Waits for the save in progress; its error does not replace one already being raised."""
         try:
             self.wait()
         except CheckpointError as error:
@@ -260,17 +262,17 @@ def kept(
     best: str | None,
     every: int,
 ) -> set[int]:
-    """Returns the steps whose checkpoints stay.
+    """Returns the steps whose checkpoints are kept.
 
     Args:
-      steps: all there are, rising.
-      metrics: step -> what was saved with it.
-      newest: how many of the last stay.
-      best: the metric whose highest stays, the latest of equals; None for none.
-      every: the first step of n, n + 1, ... 2n - 1 stays, of 2n, ... 3n - 1, and so on; 0 for none.
+      steps: all saved steps, ascending.
+      metrics: step -> the metrics saved with it.
+      newest: number of last steps that are kept.
+      best: the metric whose highest step is kept, the latest one among equals; None: none is.
+      every: n; the first step of n .. 2n - 1 is kept, of 2n .. 3n - 1, and so on; 0: none is.
     """
     stay = set(steps[-newest:])
-    # Of a metric that is NaN nothing is the highest.
+    # NaN metrics are ignored.
     measured = [s for s in steps if metrics[s].get(best or "", np.nan) > -np.inf]
     if best and measured:
         stay.add(max(measured, key=lambda step: (metrics[step][best], step)))
@@ -281,19 +283,19 @@ def kept(
 
 
 def steps(folder: pathlib.Path) -> list[int]:
-    """Returns the steps of the complete checkpoints in a folder, rising; [] without one."""
+    """Returns the steps of the complete checkpoints in a folder, ascending; [] without a folder."""
     if not folder.is_dir():
         return []
-    # Only names that `save` gives: str.isdigit alone takes 007 and digits of other scripts.
+    # Only names that `save` writes: str.isdecimal alone accepts 007 and digits of other scripts.
     names = [path.name for path in folder.iterdir() if path.is_dir() and path.name.isdecimal()]
     return sorted(int(name) for name in names if str(int(name)) == name)
 
 
 def named(tree: Any) -> dict[str, Any]:
-    """Returns name -> leaf of a pytree, in its order; names are paths, such as opt_state.0.mu.
+    """Returns the leaves of a pytree by name, in order; names are paths such as opt_state.0.mu.
 
     Raises:
-      ValueError: two leaves have one name.
+      ValueError: two leaves have the same name.
     """
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     found = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
@@ -303,23 +305,23 @@ def named(tree: Any) -> dict[str, Any]:
 
 
 def restore(folder: pathlib.Path, like: Any, step: int) -> Any:
-    """Returns the state saved at `step`, exactly; changes nothing in the folder.
+    """Returns the state saved at `step`, with the same bits; changes nothing in the folder.
 
     Args:
-      folder: of the checkpoints; a run may be writing to it.
-      like: a state of the same structure, shapes and dtypes; says where arrays are to lie, on
-        whichever devices.
-      step: one that was saved.
+      folder: folder of the checkpoints; a run may be writing to it.
+      like: a state with the same structure, shapes and dtypes, and with the sharding that the
+        restored arrays should have.
+      step: a saved step.
 
     Raises:
-      DamagedError: the checkpoint is not what was written; names the file or array.
-      CheckpointError: it holds another state; names the first array that differs.
+      DamagedError: the checkpoint is damaged; the message names the file or array.
+      CheckpointError: it has another state; the message names the first array that differs.
     """
     return _restore(folder, like, step, part=False)
 
 
 def restore_part(folder: pathlib.Path, like: Any, step: int) -> Any:
-    """As `restore`, for a part of a state: of what was saved, `like` names some arrays only."""
+    """As `restore`, for a part of the saved state: `like` has only some of the arrays."""
     return _restore(folder, like, step, part=True)
 
 
@@ -335,13 +337,13 @@ def _restore(folder: pathlib.Path, like: Any, step: int, *, part: bool) -> Any:
 
 
 def read_contents(path: pathlib.Path) -> dict[str, Any]:
-    """Returns what a checkpoint's file of checksums holds, itself checked.
+    """Returns the contents of a checkpoint's checksums.json, after checking its own digest.
 
     Args:
       path: the checkpoint's folder, named by its step.
 
     Raises:
-      DamagedError: the file is missing, changed, or another step's.
+      DamagedError: the file is missing, damaged, or belongs to another step.
     """
     try:
         contents = checksums.loads((path / checksums.FILE).read_text(encoding="utf-8"))
@@ -355,17 +357,17 @@ def read_contents(path: pathlib.Path) -> dict[str, Any]:
 
 
 def read_arrays(path: pathlib.Path, contents: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Returns name -> array of a checkpoint, every byte checked.
+    """Returns the arrays of a checkpoint by name, after checking every byte.
 
     Args:
       path: the checkpoint's folder.
       contents: from `read_contents`.
 
     Raises:
-      DamagedError: a file or array is not what was written.
-      CheckpointError: they are, but Orbax cannot read them.
+      DamagedError: a file or array is damaged.
+      CheckpointError: Orbax cannot read the undamaged files.
     """
-    # Files first: their names tell more, and no damaged byte gets as far as a parser.
+    # Files first, so that no damaged byte reaches a parser, and the message names the file.
     damage = checksums.damaged_file(path, contents["files"])
     if damage:
         raise DamagedError(f"checkpoint {path}: {damage}")
@@ -391,11 +393,11 @@ def read_arrays(path: pathlib.Path, contents: Mapping[str, Any]) -> dict[str, np
 
 
 def damaged(folder: pathlib.Path, step: int) -> str | None:
-    """Reads all of a checkpoint; returns what is wrong with it, or None.
+    """Reads a checkpoint in full; returns a description of its damage, or None.
 
     Args:
-      folder: of the checkpoints.
-      step: of the checkpoint.
+      folder: folder of the checkpoints.
+      step: step of the checkpoint.
     """
     path = folder / str(step)
     try:
@@ -406,7 +408,7 @@ def damaged(folder: pathlib.Path, step: int) -> str | None:
 
 
 def _orbax() -> ocp.Checkpointer:
-    """Orbax for this process alone, which waits for no other."""
+    """Returns an Orbax checkpointer of this process alone, which waits for no other process."""
     here = jax.process_index()
     options = ocp.options.MultiprocessingOptions(
         primary_host=here, active_processes={here}, barrier_sync_key_prefix=f"process_{here}"
@@ -416,7 +418,7 @@ def _orbax() -> ocp.Checkpointer:
 
 
 def _on_host(leaves: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Returns copies that no later step can change."""
+    """Returns host copies of arrays by name, which later steps cannot change."""
     local = {}
     for name, leaf in leaves.items():
         if isinstance(leaf, jax.Array):
@@ -433,14 +435,14 @@ def _placed(array: np.ndarray, like: Any) -> Any:
     sharding = getattr(like, "sharding", None)
     if sharding is None:
         return array
-    # Every process gives its own devices' share.
+    # Every process provides the shards of its own devices.
     return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
 
 def _require_same(
     path: pathlib.Path, there: Mapping[str, Mapping[str, Any]], here: Mapping[str, Any]
 ) -> None:
-    """Raises CheckpointError naming the first array in which two states differ."""
+    """Raises CheckpointError if two states differ; the message names the first such array."""
 
     def described(names: Mapping[str, Any], name: str) -> str:
         if name not in names:
@@ -478,7 +480,7 @@ def _newest(folder: pathlib.Path) -> str:
 
 
 def _cause(error: BaseException) -> str:
-    # Orbax says what the system said in the middle of a long line, where it says it.
+    # Orbax quotes the system's message, if at all, in the middle of a long line.
     for code in _SYSTEM_ERRORS:
         if getattr(error, "errno", None) == code or os.strerror(code) in str(error):
             return os.strerror(code)

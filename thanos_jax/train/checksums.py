@@ -1,9 +1,8 @@
-"""What a checkpoint is held against when it is read: a digest of every array and every file.
+"""Checksums of checkpoints: a SHA-256 digest of every array and every file.
 
-SHA-256, because what is read must be what was written whatever happened in between, and because
-`sha256sum` checks it too. It runs at 1.3 GB/s on a core with SHA instructions, twice as fast as
-BLAKE2; a 32-bit CRC is twice as fast again, but misses one damage in 4 billion that is not a burst,
-and a save hashes in the background, where nobody waits for it.
+SHA-256 detects any damage, and `sha256sum` can check it too. It runs at 1.3 GB/s on a core with SHA
+instructions, twice as fast as BLAKE2. A 32-bit CRC is twice as fast again, but misses one in 4
+billion damages that are not bursts. Saves hash in the background, where speed matters little.
 """
 
 from __future__ import annotations
@@ -16,22 +15,22 @@ from typing import Any
 
 import numpy as np
 
-# The file of digests in a checkpoint's folder.
+# Name of the file of digests in a checkpoint's folder.
 FILE = "checksums.json"
 _FORMAT = 1
 
 
 def of_arrays(arrays: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
-    """Returns name -> {"dtype", "shape", "sha256" of the bytes in C order}, in the order given.
+    """Returns name -> {"dtype", "shape", "sha256" of the bytes in C order}, in the same order.
 
     Args:
-      arrays: of any shape and dtype but object.
+      arrays: name -> array of any shape and dtype except object.
     """
     return {
         name: {
             "dtype": array.dtype.name,
             "shape": list(array.shape),
-            # By way of bytes: bfloat16 is no buffer that hashlib knows.
+            # As bytes, because hashlib does not accept bfloat16.
             "sha256": hashlib.sha256(
                 np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
             ).hexdigest(),
@@ -41,7 +40,7 @@ def of_arrays(arrays: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
 
 
 def of_files(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
-    """Returns relative path -> {"bytes", "sha256"} of the files below a folder, but for FILE."""
+    """Returns relative path -> {"bytes", "sha256"} of the files below a folder, except FILE."""
     found = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
@@ -51,27 +50,27 @@ def of_files(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
 
 
 def dumps(**contents: Any) -> str:
-    """Returns the text of FILE, with a digest of its own.
+    """Returns the text of FILE, including a digest of the text itself.
 
     Args:
-      **contents: step; saved, date and time; metrics, numbers kept with it; arrays, from
-        `of_arrays`; files, from `of_files`.
+      **contents: step; saved, date and time; metrics, the stored numbers; arrays, from `of_arrays`;
+        files, from `of_files`.
     """
     return _text({"format": _FORMAT, **contents})
 
 
 def loads(text: str) -> dict[str, Any]:
-    """Returns what `dumps` was given, with "format".
+    """Returns the contents given to `dumps`, and "format".
 
     Raises:
-      ValueError: not a text of `dumps` to the last character, or of a format not known here.
+      ValueError: the text differs from a result of `dumps`, or has an unknown format.
     """
     try:
         found = json.loads(text)
     except ValueError as error:
         raise ValueError(f"not JSON: {error}") from None
     body = {key: found[key] for key in found if key != "sha256"} if isinstance(found, dict) else {}
-    # Written again it must be the same: no change of the text goes unnoticed, of a space neither.
+    # The text is written again and compared, so that even a changed space is detected.
     if _text(body) != text:
         raise ValueError("its text is not what its own digest says")
     if body.get("format") != _FORMAT:
@@ -80,11 +79,11 @@ def loads(text: str) -> dict[str, Any]:
 
 
 def damaged_file(folder: pathlib.Path, expected: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """Returns what is wrong with the first file at fault, or None.
+    """Returns a description of the first damaged file, or None.
 
     Args:
-      folder: the checkpoint's.
-      expected: from `of_files`, when it was written. Files it does not name do not matter.
+      folder: folder of the checkpoint.
+      expected: from `of_files`, when it was written. Other files are ignored.
     """
     for name, known in expected.items():
         path = folder / name
@@ -104,10 +103,10 @@ def damaged_file(folder: pathlib.Path, expected: Mapping[str, Mapping[str, Any]]
 def damaged_array(
     arrays: Mapping[str, np.ndarray], expected: Mapping[str, Mapping[str, Any]]
 ) -> str | None:
-    """Returns what is wrong with the first array at fault, or None.
+    """Returns a description of the first damaged array, or None.
 
     Args:
-      arrays: as read.
+      arrays: name -> array, as read.
       expected: from `of_arrays`, when they were written.
     """
     found = of_arrays(arrays)

@@ -1,6 +1,6 @@
-"""The objectives of a classifier: cross-entropy on one view of each image, weighted and robust.
+"""Objectives of a classifier: weighted and robust cross-entropies on one view of each image.
 
-Each is the loss of the whole batch, however it is spread over devices.
+Each is the loss of the global batch, for any number of devices.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from thanos_jax.train.state import TrainState
 
 
 def weighted(training: Training) -> update.Objective:
-    """Returns the objective of a mean over images of "weight" times the cross-entropy.
+    """Returns the objective: the mean over images of "weight" times the cross-entropy.
 
     Args:
-      training: of a classifier; the batch has "weight" float32 [batch].
+      training: training of a classifier; the batch must have "weight" float32 [batch].
     """
     forward = _one_view(training)
 
@@ -42,13 +42,13 @@ def weighted(training: Training) -> update.Objective:
 
 
 def group_dro(training: Training, group_sizes: np.ndarray) -> update.Objective:
-    """Returns the objective of group DRO, which moves state.group_weights too.
+    """Returns the objective of group DRO, which also updates state.group_weights.
 
     A group may be absent from a device or a batch.
 
     Args:
-      training: of a classifier; the batch has "group" int32 [batch].
-      group_sizes: integer [groups], training images of each group.
+      training: training of a classifier; the batch must have "group" int32 [batch].
+      group_sizes: integer [groups], number of training images of each group.
 
     Source: Sagawa, Koh et al., "Distributionally Robust Neural Networks for Group Shifts", arXiv
     1911.08731, algorithm 1.
@@ -73,11 +73,12 @@ def group_dro(training: Training, group_sizes: np.ndarray) -> update.Objective:
 
 
 def with_group_weights(training: Training, group_sizes: np.ndarray) -> TrainState:
-    """Returns the state before the first step of group DRO: groups with images weigh the same.
+    """Returns the state before the first step of group DRO, with equal weights of groups.
 
     Args:
-      training: of a classifier.
-      group_sizes: integer [groups]. A group without training images never has a loss, and weighs 0.
+      training: training of a classifier.
+      group_sizes: integer [groups], number of training images of each group. Empty groups have
+        weight 0, because they never have a loss.
     """
     weights = np.asarray(group_sizes > 0, np.float32) / np.float32(np.count_nonzero(group_sizes))
     weights = sharding.replicate(training.mesh, weights)
@@ -85,21 +86,21 @@ def with_group_weights(training: Training, group_sizes: np.ndarray) -> TrainStat
 
 
 def early_learning_regularization(training: Training) -> update.Objective:
-    """Returns the objective of early-learning regularization, which moves state.targets too.
+    """Returns the objective of early-learning regularization, which also updates state.targets.
 
     The loss is the mean cross-entropy, plus config.noise.elr_weight times
-    `losses.robust.early_learning_regularization` at the targets of the batch's images. As in the
-    authors' code, the step first moves the targets of its images, with config.noise.elr_momentum,
-    and then uses them. Where an image is in the batch twice, the first occurrence moves the target,
+    `losses.robust.early_learning_regularization` with the targets of the batch's images. As in the
+    authors' code, the step first updates the targets of its images, with config.noise.elr_momentum,
+    and then uses them. If an image is in the batch twice, its first occurrence updates the target,
     and both use it.
 
     Args:
-      training: of one classifier, as config.method "ce" builds; the batch has "row" int32 [batch],
-        each image's number among the training images.
+      training: training of a model with one classifier, as config.method "ce" builds it; the batch
+        must have "row" int32 [batch], each image's number among the training images.
 
     Raises:
-      ValueError: by the step, as it is traced: a state without targets, or a model of several
-        classifiers.
+      ValueError: raised when the step is traced, if the state has no targets or the model has
+        several classifiers.
 
     Source: Liu et al., "Early-Learning Regularization Prevents Memorization of Noisy Labels", arXiv
     2007.00151; the authors' code, https://github.com/shengliu66/ELR, ELR/model/loss.py.
@@ -110,7 +111,7 @@ def early_learning_regularization(training: Training) -> update.Objective:
         if state.targets is None:
             raise ValueError("state: expected one with targets, as with_targets returns, got None")
         row = batch["row"]
-        # The place in the batch where each image is first: argmax finds the first True.
+        # First position of each image in the batch: argmax finds the first True.
         first = jnp.argmax(row[:, None] == row[None, :], axis=1)
         outputs, _, model_state = forward(params, state.model_state, batch)
         logits = _only(outputs["logits"])
@@ -118,7 +119,7 @@ def early_learning_regularization(training: Training) -> update.Objective:
         values, metrics = _cross_entropies((logits,), batch["coarse"])
         regularization = losses.robust.early_learning_regularization(logits, targets[first])
         metrics["early_learning_regularization"] = regularization
-        # Later occurrences are dropped: which of several writes wins is up to the backend.
+        # Later occurrences are dropped, because the backend decides which of several writes wins.
         written = jnp.where(first == jnp.arange(len(row)), row, len(state.targets))
         moved = {"model_state": model_state, "targets": update.Rows(written, targets)}
         return values.mean() + config.elr_weight * regularization, (metrics, moved)
@@ -127,10 +128,10 @@ def early_learning_regularization(training: Training) -> update.Objective:
 
 
 def with_targets(training: Training) -> TrainState:
-    """Returns the state before the first step, its targets 0: float32 [images, classes].
+    """Returns the state before the first step, with targets 0, float32 [images, classes].
 
     Args:
-      training: of a classifier.
+      training: training of a classifier.
     """
     shape = (len(training.dataset.splits["train"]), len(training.dataset.coarse_names))
     targets = sharding.replicate(training.mesh, np.zeros(shape, np.float32))
@@ -142,19 +143,20 @@ def co_teaching(
 ) -> update.Objective:
     """Returns the objective of Co-teaching, whose state is a `pair` of networks.
 
-    Both networks see the same view of each image, with dropout of their own. The loss of each is
-    its mean cross-entropy over those images on which the other's is smallest, a share
-    keep_rate(state.step) of the batch: see `losses.robust.small_loss_selection`. "loss" is the sum
-    of both, "gradient_norm" the norm over both; "cross_entropy" and "coarse_accuracy" are the first
-    network's, on the whole batch.
+    Both networks get the same view of each image, with independent dropout. Each network minimizes
+    its mean cross-entropy over the images on which the other network's cross-entropy is smallest, a
+    share keep_rate(state.step) of the batch; see `losses.robust.small_loss_selection`. The metric
+    "loss" is the sum of both losses and "gradient_norm" the norm over both networks;
+    "cross_entropy" and "coarse_accuracy" are the first network's, on the whole batch.
 
     Args:
-      training: of one classifier, as config.method "ce" builds. An optimizer that acts on each
-        parameter by itself is to the pair what two are.
-      keep_rate: int32 scalar, state.step -> scalar in [0, 1]; as from `keep_rate_schedule`.
+      training: training of a model with one classifier, as config.method "ce" builds it. One
+        optimizer updates the pair; if it acts on each parameter separately, this equals two
+        optimizers.
+      keep_rate: state.step, int32 scalar -> scalar in [0, 1]; for instance `keep_rate_schedule`.
 
     Raises:
-      ValueError: by the step, as it is traced: a model of several classifiers.
+      ValueError: raised when the step is traced, if the model has several classifiers.
 
     Source: Han et al., "Co-teaching: Robust Training of Deep Neural Networks with Extremely Noisy
     Labels", arXiv 1804.06872, algorithm 1.
@@ -183,19 +185,21 @@ def co_teaching(
 
 
 def keep_rate_schedule(forget_rate: float, forget_steps: float) -> Callable[[Any], jax.Array]:
-    """Returns step -> the share of a batch that Co-teaching keeps, a float32 scalar.
+    """Returns the schedule step -> share of a batch that Co-teaching keeps, a float32 scalar.
 
     R(t) = 1 - forget_rate min(t / forget_steps, 1),    t the step, from 0
 
     The paper counts t in epochs.
 
     Args:
-      forget_rate: the share that is forgotten in the end, in [0, 1]: the share of wrong labels.
-      forget_steps: over which it rises from 0, need not be whole; with 0 it is reached at once.
+      forget_rate: the final share of forgotten images, in [0, 1]; usually the share of wrong
+        labels.
+      forget_steps: number of steps over which the share rises from 0, not necessarily whole; 0: it
+        starts at forget_rate.
 
     Raises:
-      TypeError: an argument that is not a number.
-      ValueError: a forget_rate outside [0, 1]; forget_steps negative or not finite.
+      TypeError: an argument is not a number.
+      ValueError: forget_rate is outside [0, 1], or forget_steps is negative or not finite.
     """
     forget_rate = float(checks.weight("forget_rate", forget_rate))
     forget_steps = float(checks.scalar("forget_steps", forget_steps))
@@ -210,20 +214,20 @@ def keep_rate_schedule(forget_rate: float, forget_steps: float) -> Callable[[Any
 
 
 def pair(training: Training, second: TrainState) -> TrainState:
-    """Returns the state of two networks that teach each other, before the first step.
+    """Returns the state of the two networks of Co-teaching, before the first step.
 
     Args:
-      training: of the first network.
-      second: of the same model and devices; its parameters are from another seed, or both networks
-        would see the same small losses.
+      training: training of the first network.
+      second: state of the second network, with the same model and devices. Its parameters must be
+        from another seed; otherwise both networks would have the same small losses.
 
     Returns:
-      A state whose params and model_state are {"first": ..., "second": ...}, and whose optimizer
-      state is of all parameters of the pair. Its arrays are those of the states given.
+      A state whose params and model_state are {"first": ..., "second": ...}, with one optimizer
+      state for all parameters. It shares the arrays of the given states.
     """
     first = training.state
     params = {"first": first.params, "second": second.params}
-    # Placed like all else, or a state restored in its likeness would lie on other devices in part.
+    # Placed like the other arrays, so that a restored state has all arrays on the same devices.
     initial = jax.jit(training.optimizer.init, out_shardings=first.step.sharding)
     return TrainState(
         step=first.step,
@@ -234,13 +238,13 @@ def pair(training: Training, second: TrainState) -> TrainState:
 
 
 def first_of(state: TrainState) -> TrainState:
-    """Returns the first network of a pair as a state of its own, to embed and evaluate with.
+    """Returns the state of the first network of a pair, for embedding and evaluation.
 
     Args:
-      state: of `pair`, or of a step since.
+      state: state of a pair, from `pair` or a later step.
 
     Returns:
-      A state without an optimizer's, which cannot be trained. Its arrays are the pair's.
+      A state without optimizer state, which cannot be trained. It shares the arrays of the pair.
     """
     return TrainState(
         step=state.step,
@@ -270,7 +274,7 @@ def _only(logits: tuple[jax.Array, ...]) -> jax.Array:
 def _cross_entropies(
     logits: tuple[jax.Array, ...], labels: jax.Array
 ) -> tuple[jax.Array, update.Metrics]:
-    """Returns the cross-entropy of each image, over classifiers, and the metrics of the batch."""
+    """Returns the cross-entropy of each image, summed over classifiers, and batch metrics."""
     values = jnp.zeros(len(labels))
     for each in logits:
         values += optax.softmax_cross_entropy_with_integer_labels(each, labels)

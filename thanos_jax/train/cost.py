@@ -1,4 +1,4 @@
-"""What a step costs before it is run: shapes, parameters, FLOPs, memory, and a time to measure."""
+"""The cost of a training step: shapes, parameters, FLOPs, memory, and measured time."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from thanos_jax.train.build import Training
 from thanos_jax.train.loop import Advance
 from thanos_jax.train.state import TrainState
 
-# Modules deeper in the model are counted with the one that holds them.
+# Modules below this depth are counted with their parent.
 _DEPTH = 2
-# Steps that are timed, and the seconds after which no further one begins.
+# Number of timed steps, and the seconds after which no further step is started.
 _STEPS, _SECONDS = 4, 5.0
-_WINDOW_SECONDS = 2.0  # of the steps of one program that are timed
+_WINDOW_SECONDS = 2.0  # duration of a timed window of steps
 
 
 class Module(NamedTuple):
@@ -31,8 +31,8 @@ class Module(NamedTuple):
 
     Attributes:
       name: its path, parts joined by "/".
-      outputs: shape of each array that it returns, for a batch.
-      parameters: in it and all modules below it.
+      outputs: shape of each output array, for a batch.
+      parameters: number of parameters, including all modules below it.
     """
 
     name: str
@@ -45,8 +45,8 @@ class Memory(NamedTuple):
 
     Attributes:
       arguments: state, batch and seed.
-      results: those that do not take the place of an argument.
-      temporaries: what the program needs beside its arguments and results.
+      results: results that do not reuse the memory of an argument.
+      temporaries: further memory of the program.
     """
 
     arguments: int
@@ -55,11 +55,11 @@ class Memory(NamedTuple):
 
 
 def modules(training: Training, rows: int) -> list[Module]:
-    """Returns the modules of a model down to the second level, in the order of their names.
+    """Returns the modules of a model down to the second level, ordered by name.
 
     Args:
-      training: its state may be shapes.
-      rows: images that the model is called on, views included.
+      training: the training; its state may be shapes.
+      rows: number of images in a call of the model, including views.
     """
     model, state = training.model, training.state
 
@@ -92,26 +92,26 @@ def _modules(found: Mapping[str, Any], params: Any, path: tuple[str, ...]) -> li
 
 
 def size(tree: Any) -> int:
-    """Returns the numbers in a pytree of arrays, or of their shapes."""
+    """Returns the number of elements in a pytree of arrays or shapes."""
     return sum(math.prod(x.shape) for x in jax.tree.leaves(tree))
 
 
 def nbytes(tree: Any) -> int:
-    """Returns the bytes of a pytree of arrays, or of their shapes."""
+    """Returns the number of bytes of a pytree of arrays or shapes."""
     return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
 def compiled(
     training: Training, step: Any, state: TrainState, batch: Mapping[str, Any], *rest: Any
 ) -> Any:
-    """Compiles a step, and runs nothing. The program is kept as a run's is: the run finds it.
+    """Compiles a step without running it. A run finds the program in the compilation cache.
 
     Args:
-      training: of the step.
+      training: the training of the step.
       step: from `thanos_jax.train.update.make_step`, or `thanos_jax.train.resident.make_program`.
-      state: arrays, or `jax.ShapeDtypeStruct`.
-      batch: name -> `jax.ShapeDtypeStruct`, with its placement.
-      *rest: what the step takes after the seed.
+      state: pytree of arrays or `jax.ShapeDtypeStruct`.
+      batch: name -> `jax.ShapeDtypeStruct` with sharding.
+      *rest: further arguments of the step, after the seed.
 
     Returns:
       A `jax.stages.Compiled` of (state, batch, seed, *rest).
@@ -124,7 +124,7 @@ def compiled(
 
 
 def memory(program: Any) -> Memory | None:
-    """Returns what a compiled program needs on each device; None: the backend does not say."""
+    """Returns the memory of a compiled program on each device; None if the backend has no data."""
     found = program.memory_analysis()
     if found is None:
         return None
@@ -136,24 +136,24 @@ def memory(program: Any) -> Memory | None:
 
 
 def flops(program: Any) -> float | None:
-    """Returns what a compiled program computes on each device; None: the backend does not say.
+    """Returns the FLOPs of a compiled program on each device; None if the backend has no data.
 
-    The compiler's count of all operations; it counts the body of a loop once.
+    This is the compiler's count of all operations; it counts the body of a loop once.
     """
     found = (program.cost_analysis() or {}).get("flops")
     return None if found is None or found < 0 else float(found)
 
 
 def seconds(program: Any, state: TrainState, batch: Mapping[str, jax.Array]) -> float:
-    """Runs a few steps and returns the median of their times; every process makes this call.
+    """Runs a few steps and returns their median time; every process must make this call.
 
-    The first step does not count, unless it takes so long that it is the only one. The clock of the
-    first process says how many there are: each step waits for all processes.
+    The first step is not counted, unless it takes so long that it is the only one. The clock of the
+    first process decides the number of steps, because each step waits for all processes.
 
     Args:
       program: from `compiled`.
-      state: arrays, which are donated.
-      batch: arrays, placed.
+      state: pytree of arrays, which are donated.
+      batch: name -> array on the devices.
     """
     times: list[float] = []
     while agree.value_of_first(lambda: len(times) < _STEPS and sum(times) < _SECONDS):
@@ -164,12 +164,15 @@ def seconds(program: Any, state: TrainState, batch: Mapping[str, jax.Array]) -> 
 
 
 def seconds_in_windows(advance: Advance, state: TrainState, longest: int) -> float:
-    """Runs steps of one program and returns the time of a step; every process makes this call.
+    """Times steps that run in one program; every process must make this call.
 
     Args:
       advance: from `thanos_jax.train.loop.make_advance`.
-      state: arrays, which are donated.
-      longest: the most steps of a call.
+      state: pytree of arrays, which are donated.
+      longest: largest number of steps of a call.
+
+    Returns:
+      The time of a step in seconds.
     """
 
     def timed(state: TrainState, steps: int) -> tuple[TrainState, float]:
@@ -177,8 +180,8 @@ def seconds_in_windows(advance: Advance, state: TrainState, longest: int) -> flo
         state, _ = jax.block_until_ready(advance(state, 0, steps))
         return state, time.perf_counter() - started
 
-    state, _ = timed(state, 1)  # which compiles
+    state, _ = timed(state, 1)  # compiles
     state, one = timed(state, 1)
-    # Many: a call takes time beside its steps.
+    # Many steps, because a call has overhead.
     steps = agree.value_of_first(lambda: min(longest, int(_WINDOW_SECONDS / one)))
     return timed(state, steps)[1] / steps if steps > 1 else one

@@ -1,17 +1,17 @@
-"""model.json: what it takes to use a trained model without its data set, beside its checkpoints.
+"""model.json: what is needed, besides a checkpoint, to use a trained model without its data set.
 
-    part            of the run: "representation", "classifier", ...
-    dataset         its name
-    sizes           images by split
-    classes         names, in the order of the model's outputs
-    fine_classes    names
-    images          height, width, channels, mean and std of each channel (of pixels in [0, 1]), and
-                    in words how any picture is brought to this shape
-    batch_size      of evaluations
-    config          of the training, whole
-    versions        of thanos_jax and jax
+    part            name of the training in the run: "representation", "classifier", ...
+    dataset         name of the data set
+    sizes           number of images of each split
+    classes         class names, in the order of the model's outputs
+    fine_classes    fine class names
+    images          height, width, channels; mean and std of each channel (of pixels in [0, 1]); and
+                    in words how an image is converted to this shape
+    batch_size      batch size of evaluations
+    config          the whole config of the training
+    versions        versions of thanos_jax and jax
 
-Each training of a run has one in its own folder.
+Each training of a run has a model.json in its folder.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ REPRESENTATION = "representation"
 
 
 def describe(training: Training, name: str) -> dict[str, Any]:
-    """Returns what model.json holds of a training.
+    """Returns the contents of model.json for a training.
 
     Args:
       training: from `thanos_jax.train.build.build`.
-      name: of its stage; "" for the only training of a run, which is its representation.
+      name: name of its stage; "" for the only training of a run, which is its representation.
     """
     dataset = training.dataset
     height, width, channels = dataset.image_shape
@@ -63,7 +63,7 @@ def describe(training: Training, name: str) -> dict[str, Any]:
 
 
 def evaluation_batch_size(config: ml_collections.ConfigDict) -> int:
-    """Returns the images that are embedded at a time, over all devices."""
+    """Returns the number of images that are embedded at a time, over all devices."""
     return config.train.micro_batch_size or config.train.batch_size
 
 
@@ -74,10 +74,10 @@ def write(folder: pathlib.Path, training: Training, name: str) -> None:
 
 
 def read(folder: pathlib.Path) -> dict[str, Any]:
-    """Returns what model.json of a training's folder holds.
+    """Returns the contents of model.json in a training's folder.
 
     Raises:
-      NotARunError: there is none, or it is not one.
+      NotARunError: the file is missing or does not describe a model.
     """
     path = folder / MODEL
     try:
@@ -92,7 +92,7 @@ def read(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def dataset_of(described: dict[str, Any]) -> Dataset:
-    """Returns the data set of a model without its splits: names, shape and moments."""
+    """Returns the data set of a model without splits: names, image shape, mean and std."""
     images = described["images"]
     return Dataset(
         described["dataset"],

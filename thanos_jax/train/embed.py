@@ -1,4 +1,4 @@
-"""The frozen encoder over a whole split: every image once, no augmentation, no dropout."""
+"""Embeds a whole split with a frozen encoder: every image once, without augmentation or dropout."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from thanos_jax.train.description import evaluation_batch_size
 from thanos_jax.train.state import TrainState
 
 OUTPUTS = ("embedding", "prediction")
-_ROWS = "embedding"  # what may stay on devices
+_ROWS = "embedding"  # the output that may stay on the devices
 
 
 def embed(
@@ -33,19 +33,20 @@ def embed(
     keep: tuple[str, ...] = OUTPUTS,
     on_devices: bool | None = None,
 ) -> dict[str, Any]:
-    """Runs a split through the encoder, in order; in every process, with the same result.
+    """Computes the model's outputs for a split, in order; every process gets the same result.
 
     Args:
       training: from `thanos_jax.train.build.build`.
-      state: its params and model_state are used.
+      state: the state; params and model_state are used.
       split: a `thanos_jax.data.splits.Split` of n images.
-      keep: which of the outputs of `thanos_jax.train.forward.make_forward` to keep.
-      on_devices: whether rows of "embedding" stay where they were made. None: where several
-        processes share the devices.
+      keep: names of outputs of `thanos_jax.train.forward.make_forward` that are returned.
+      on_devices: whether rows of "embedding" stay on the devices that computed them. None: only if
+        there are several processes.
 
     Returns:
-      The kept outputs and "fine", "coarse" int32 [n]; all float outputs float32. NumPy arrays; but
-      "embedding" is a `thanos_jax.downstream.placing.Placed` if rows stay on devices.
+      The kept outputs, and "fine" and "coarse", int32 [n]; float outputs are float32. All are NumPy
+      arrays, except that "embedding" is a `thanos_jax.downstream.placing.Placed` if rows stay on
+      the devices.
     """
     config, mesh = training.config, training.mesh
     several = jax.process_count() > 1
@@ -73,7 +74,7 @@ def embed(
             rows = _write(rows, some, np.int32(number), mesh=mesh)
         given = {name: batch[name] for name in labels}
         if several:
-            # By way of the devices, so that labels and outputs come in one order.
+            # Gathered together from the devices, so that labels and outputs have the same order.
             found = multihost_utils.process_allgather(
                 found | sharding.shard(mesh, given), tiled=True
             )
@@ -98,7 +99,7 @@ def _empty(count: int, width: int, *, mesh: Mesh) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnames="mesh", donate_argnums=0)
 def _write(rows: jax.Array, some: jax.Array, number: jax.Array, *, mesh: Mesh) -> jax.Array:
-    """Writes each device's part of a batch behind those of the batches before."""
+    """Writes each device's part of a batch after its parts of earlier batches."""
 
     def local(rows: jax.Array, some: jax.Array, number: jax.Array) -> jax.Array:
         some = some.astype(rows.dtype)
@@ -110,11 +111,11 @@ def _write(rows: jax.Array, some: jax.Array, number: jax.Array, *, mesh: Mesh) -
 
 
 class Embedded:
-    """Outputs on the splits of a training's data set, computed once for the state of a step.
+    """Outputs for the splits of a training's data set, cached for the state of one step.
 
     Args:
       training: from `thanos_jax.train.build.build`.
-      network: which network of a state is embedded with.
+      network: selects the network of a state that is used.
     """
 
     def __init__(
@@ -125,12 +126,12 @@ class Embedded:
         self._known: dict[str, dict[str, Any]] = {}
 
     def __call__(self, state: TrainState, split: str, *keep: str) -> dict[str, Any]:
-        """Returns what `embed` does of a split, by name; embedding and prediction are always kept.
+        """Returns the outputs of `embed` for a split, including "embedding" and "prediction".
 
         Args:
-          state: of this training; states of one step are the same.
+          state: a state of this training; states of the same step are assumed to be equal.
           split: "train", "validation" or "test".
-          *keep: further outputs, as "probability".
+          *keep: names of further outputs, such as "probability".
         """
         if self._step != int(state.step):
             self._step, self._known = int(state.step), {}
@@ -147,10 +148,10 @@ class Embedded:
 
 
 class Outputs(NamedTuple):
-    """Outputs of one state, by split and further outputs.
+    """Outputs of one state: a function of the split and the names of further outputs.
 
     Attributes:
-      embedded: of the training.
+      embedded: cached outputs of the training.
       state: the state.
     """
 
@@ -158,5 +159,5 @@ class Outputs(NamedTuple):
     state: TrainState
 
     def __call__(self, split: str, *keep: str) -> dict[str, Any]:
-        """Returns the outputs on a split; see `Embedded`."""
+        """Returns the outputs for a split; see `Embedded`."""
         return self.embedded(self.state, split, *keep)

@@ -1,4 +1,4 @@
-"""From stored images to the model's outputs: augmented in training, as they are in evaluation."""
+"""Forward passes from stored images to the model's outputs, in training and in evaluation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from thanos_jax.data import augment, random_bits
 from thanos_jax.data.dataset import Dataset
 from thanos_jax.models.thanos import predict_coarse
 
-# (images in [0, 1] or uint8, the stored images uint8) -> what the model sees.
+# (images in [0, 1] or uint8, the stored images uint8) -> input of the model.
 Inputs = Callable[[jax.Array, jax.Array], jax.Array]
 # (variables, images uint8 [n, h, w, c]) -> outputs.
 Forward = Callable[[Mapping[str, Any], Any], dict[str, jax.Array]]
@@ -23,11 +23,11 @@ TrainForward = Callable[[Any, Any, Mapping[str, jax.Array]], tuple[Any, jax.Arra
 
 
 def make_inputs(config: Any, dataset: Dataset) -> Inputs:
-    """Returns the function that normalizes images and appends the random bits of the stored ones.
+    """Returns the function that normalizes images and appends random bits of the stored images.
 
     Args:
       config: config.data.
-      dataset: has the moments of the channels.
+      dataset: the data set, with mean and std of the channels.
     """
 
     def inputs(images: jax.Array, stored: jax.Array) -> jax.Array:
@@ -40,11 +40,12 @@ def make_inputs(config: Any, dataset: Dataset) -> Inputs:
 
 
 def make_forward(model: nn.Module, inputs: Inputs) -> Forward:
-    """Returns the jitted (variables, images uint8 [n, h, w, c]) -> outputs of the frozen model.
+    """Returns the jitted evaluation: (variables, images uint8 [n, h, w, c]) -> outputs.
 
-    The outputs are "embedding" float32 [n, D], "prediction" int32 [n] (the coarse class),
-    "probability" float32 [n, classes] (of the coarse classes, averaged over classifiers) and, where
-    the model has a decoder, "input" and "reconstruction" float32 [n, h, w, c] in normalized units.
+    The outputs are "embedding" float32 [n, D], "prediction" int32 [n] (the coarse class) and
+    "probability" float32 [n, classes] (of the coarse classes, averaged over classifiers). If the
+    model has a decoder, there are also "input" and "reconstruction" float32 [n, h, w, c], both
+    normalized.
 
     Args:
       model: a `thanos_jax.models.thanos.Thanos`.
@@ -68,9 +69,10 @@ def make_forward(model: nn.Module, inputs: Inputs) -> Forward:
 
 
 def make_projection(model: nn.Module, inputs: Inputs) -> Forward:
-    """Returns the jitted (variables, images) -> "contrastive" float32 [n, d] of the frozen model.
+    """Returns the jitted function (variables, images) -> {"contrastive": float32 [n, d]}.
 
-    What the contrastive loss sees; a program of its own, so that evaluations keep theirs.
+    "contrastive" is the input of the contrastive loss, here without dropout. This is a separate
+    program, so that the program of evaluations does not change.
 
     Args:
       model: a `thanos_jax.models.thanos.Thanos`.
@@ -88,18 +90,18 @@ def make_projection(model: nn.Module, inputs: Inputs) -> Forward:
 def make_train_forward(
     model: nn.Module, inputs: Inputs, augmentation: Mapping[str, Any], mesh: Mesh, *, views: int
 ) -> TrainForward:
-    """Returns (params, model_state, batch) -> (outputs, views, model_state), with dropout.
+    """Returns the training pass: (params, model_state, batch) -> (outputs, views, model_state).
 
-    The batch has "image" uint8 [batch, h, w, c] and the keys "augment" and "dropout". Views are
-    float32 [batch, views, h, w, channels]: augmented, normalized, with random bits, and on the
-    devices of their images. The outputs are of all views, batch * views rows.
+    The batch has "image" uint8 [batch, h, w, c] and the PRNG keys "augment" and "dropout". Views
+    are float32 [batch, views, h, w, channels]: augmented, normalized, with random bits, and sharded
+    like their images. The outputs have batch * views rows.
 
     Args:
       model: a `thanos_jax.models.thanos.Thanos`.
       inputs: from `make_inputs`.
       augmentation: config.augment as a dictionary.
-      mesh: one axis, "data".
-      views: of each image.
+      mesh: mesh with one axis, "data".
+      views: number of views of each image.
     """
 
     def forward(params: Any, model_state: Any, batch: Mapping[str, jax.Array]) -> Any:

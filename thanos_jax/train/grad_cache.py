@@ -1,14 +1,15 @@
-"""Gradients of a loss over more rows than fit in memory at once: gradient caching.
+"""Gradient caching: gradients of a loss over more rows than fit in memory at once.
 
-A contrastive loss compares every row of the batch with every other, so that it does not split into
-micro-batches; but all it needs of a row is its embedding. Hence three stages (Gao et al. 2021):
+A contrastive loss compares every row of the batch with every other row, so that it is not a sum
+over micro-batches. But it depends on each row only through its embedding. Hence there are three
+stages (Gao et al. 2021):
 
-  1. embed chunk after chunk, keeping the embeddings and nothing that a backward pass would need;
-  2. take the loss of all embeddings, and its gradient with respect to each of them;
-  3. embed each chunk again and pull its part of that gradient back to the parameters.
+  1. embed one chunk after the other, and keep the embeddings but no residuals;
+  2. compute the loss of all embeddings, and its gradient with respect to each of them;
+  3. embed each chunk again and propagate its part of that gradient back to the parameters.
 
-The gradient is that of the whole batch, no approximation. It costs a second forward pass, and the
-memory of one chunk and of all embeddings. Nothing here knows of a model library or a mesh.
+The gradient is exact for the whole batch. It costs a second forward pass, and the memory of one
+chunk and of all embeddings. This module depends on no model library and no mesh.
 
 Source: Gao, Zhang, Han, Callan, Scaling Deep Contrastive Learning Batch Size under Memory Limited
 Setup, RepL4NLP 2021, https://arxiv.org/abs/2101.06983
@@ -24,28 +25,28 @@ import jax.numpy as jnp
 from jax import lax
 
 PyTree = Any
-# (params, chunk) -> embeddings, the loss of the chunk alone, anything else.
+# (params, chunk) -> (embeddings, own loss of the chunk, any further output).
 Encode = Callable[[PyTree, PyTree], tuple[PyTree, jax.Array | float, PyTree]]
-# Embeddings of all chunks -> their loss, anything else.
+# Embeddings of all chunks -> (their loss, any further output).
 Loss = Callable[[PyTree], tuple[jax.Array, PyTree]]
 
 
 def split(batch: PyTree, size: int) -> PyTree:
-    """Cuts a batch into n = rows / size chunks: row i goes to chunk i % n, place i // n.
+    """Splits a batch into n = rows / size chunks: row i goes to chunk i % n, place i // n.
 
-    Where devices hold consecutive rows each, every device has an equal part of every chunk if their
-    number divides `size`: nothing is sent. Chunks of consecutive rows would lie on one device each.
-    Which rows share a chunk does not depend on the number of devices.
+    If each device has consecutive rows and the number of devices divides `size`, every device has
+    an equal part of every chunk, and no data are sent. Chunks of consecutive rows would be on one
+    device each. The rows of a chunk do not depend on the number of devices.
 
     Args:
       batch: pytree of arrays [rows, ...].
-      size: rows of a chunk; divides the number of rows.
+      size: number of rows of a chunk; a divisor of the number of rows.
 
     Returns:
-      The pytree of arrays [n, size, ...]; over devices it is sharded along the second axis.
+      The pytree of arrays [n, size, ...]; on several devices it is sharded along the second axis.
 
     Raises:
-      ValueError: arrays of different numbers of rows, or a size that does not divide them.
+      ValueError: the arrays differ in the number of rows, or `size` does not divide it.
     """
     rows = _length(batch, "batch", "rows")
     if size < 1 or rows % size:
@@ -54,42 +55,45 @@ def split(batch: PyTree, size: int) -> PyTree:
 
 
 def merge(chunks: PyTree) -> PyTree:
-    """Undoes `split`: arrays [n, size, ...] to [n * size, ...], rows in the batch's order."""
+    """Inverts `split`: arrays [n, size, ...] to [n * size, ...], rows in the batch's order."""
     return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), chunks)
 
 
 def value_and_grad(
     encode: Encode, loss: Loss | None
 ) -> Callable[[PyTree, PyTree], tuple[tuple[jax.Array, tuple[PyTree, PyTree]], PyTree]]:
-    """Differentiates loss(embeddings of all chunks) + mean over chunks of their own losses.
+    """Returns a function for value and gradient of a loss, computed chunk by chunk.
 
-    `encode` runs twice on each chunk and must do the same both times: all its random numbers come
-    from keys in the chunk. What it returns beside the embeddings is that of the second run; in the
-    first, the compiler drops all that the embeddings do not need. Without `loss` there is no first
-    run, and this is gradient accumulation.
+    The value is loss(embeddings of all chunks) + mean over chunks of their own losses.
 
-    The compiled program is the same for any number of chunks. Gradients are added up in float32 at
-    least. A layer that mixes rows, as BatchNorm does, mixes those of one chunk: the gradient is the
-    exact one of the function that encodes chunk by chunk.
+    `encode` runs twice on each chunk and must be deterministic: all its random numbers must come
+    from keys in the chunk. Its outputs other than embeddings are taken from the second run; in the
+    first run the compiler drops everything that the embeddings do not need. Without `loss` there is
+    no first run, and this is gradient accumulation.
 
-    Inside `jax.pmap` and `jax.shard_map` the recipe is that of `thanos_jax.losses`: `loss` takes
-    the axis name, own losses are averaged over the axis by `lax.pmean`, and so is the gradient.
+    The compiled program is the same for any number of chunks. Gradients are accumulated in float32
+    or wider. A layer that mixes rows, such as BatchNorm, mixes the rows of one chunk. The gradient
+    is exact for the function that encodes chunk by chunk.
+
+    Inside `jax.pmap` and `jax.shard_map`, proceed as `thanos_jax.losses` describes: `loss` takes
+    the axis name; own losses and the gradient are averaged over the axis by `lax.pmean`.
 
     Args:
-      encode: (params, chunk) -> (embeddings, own, extra): a pytree of floating arrays; a scalar,
-        the chunk's mean of the losses that need one row at a time, 0.0 if there are none; any
+      encode: (params, chunk) -> (embeddings, own, extra). Embeddings are a pytree of floating
+        arrays; own is a scalar, the chunk's mean of losses of single rows, or 0.0; extra is any
         pytree.
-      loss: (embeddings, each with a leading axis of chunks) -> (scalar, extra); None if there is
-        nothing to minimize but the chunks' own losses.
+      loss: (embeddings, each with a leading axis of chunks) -> (scalar, extra); None if only the
+        chunks' own losses are minimized.
 
     Returns:
-      A function of params (pytree of floating arrays) and chunks (pytree of arrays [n, ...], to be
-      taken apart along the first axis). It returns ((value, (extra, extras)), gradient): the extra
-      of `loss`, or None, and those of `encode`, stacked to [n, ...]; the gradient has the shapes
-      and dtypes of params.
+      A function (params, chunks) -> ((value, (extra, extras)), gradient). params is a pytree of
+      floating arrays, chunks a pytree of arrays [n, ...] that is iterated along the first axis.
+      extra is the extra of `loss`, or None; extras are the extras of `encode`, stacked to [n, ...].
+      The gradient has the shapes and dtypes of params.
 
     Raises:
-      ValueError: by that function: chunks of different lengths, or own losses that are no scalars.
+      ValueError: raised by that function, if arrays of chunks differ in length or own losses are
+        not scalars.
 
     Example:
       >>> import jax
@@ -141,7 +145,7 @@ def value_and_grad(
 
 
 def _scalar(own: jax.Array | float) -> jax.Array:
-    """A chunk's own loss, in float32 at least."""
+    """Returns a chunk's own loss in float32 or wider."""
     if jnp.shape(own):
         raise ValueError(
             f"encode: expected a scalar as the chunk's own loss, got shape {list(jnp.shape(own))}"
@@ -151,7 +155,7 @@ def _scalar(own: jax.Array | float) -> jax.Array:
 
 
 def _length(tree: PyTree, name: str, unit: str) -> int:
-    """The length of the first axis that all arrays have in common."""
+    """Returns the length of the first axis, which must be the same for all arrays."""
     shapes = [jnp.shape(x) for x in jax.tree.leaves(tree)]
     if not shapes or any(not shape or shape[0] != shapes[0][0] for shape in shapes):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""What checkpoints a folder holds, and whether they are undamaged; the run may go on meanwhile."""
+"""Lists and verifies the checkpoints in a folder, also while the run is in progress."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from thanos_jax.train import checkpoint
 
 
 def find(folder: pathlib.Path, step: int | None = None) -> tuple[pathlib.Path, list[int]]:
-    """Returns the folder of the checkpoints, and their steps or the one asked for.
+    """Returns the folder of the checkpoints, and their steps or the given one.
 
     Args:
       folder: the workdir of a run, or its checkpoints folder.
-      step: None for all.
+      step: a step; None: all steps.
 
     Raises:
-      UserError: there is none.
+      UserError: there is no checkpoint, or none of this step.
     """
     if (folder / "checkpoints").is_dir():
         folder = folder / "checkpoints"
@@ -48,7 +48,7 @@ def listed(folder: pathlib.Path, steps: Sequence[int]) -> Iterator[str]:
 
 
 def verified(folder: pathlib.Path, steps: Sequence[int]) -> Iterator[tuple[int, str | None]]:
-    """Yields the steps of checkpoints and how they are damaged, after reading all of each."""
+    """Reads each checkpoint in full; yields its step and a description of its damage, or None."""
     for step in steps:
         damage = checkpoint.damaged(folder, step)
         if damage is None or (folder / str(step)).exists():  # else the run has removed it

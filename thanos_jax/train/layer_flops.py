@@ -1,4 +1,4 @@
-"""What a model costs by definition: the multiply-adds of its layers, whoever computes them how."""
+"""FLOPs of a model by definition: the multiply-adds of its layers, independent of the backend."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from thanos_jax.train.two_views import NUM_VIEWS
 
 
 def model_flops(training: Training, *, views: int = NUM_VIEWS) -> float:
-    """Returns the FLOPs of a training step by definition: thrice the forward pass of its views.
+    """Returns the FLOPs of a training step: three times the forward pass of all views.
 
-    Forwards a product, backwards two. The first layer computes one of them less, since nothing
-    needs the gradient by the images; it counts all the same, as is usual. Augmentation, losses and
-    optimizer do not count.
+    A layer computes one product forward and two backward. The first layer computes only one
+    backward, because the gradient with respect to images is not needed; it is counted in full, as
+    is usual. Augmentation, losses and optimizer are not counted.
 
     Args:
-      training: its state may be shapes.
-      views: of each image.
+      training: the training; its state may be shapes.
+      views: number of views of each image.
     """
     return 3 * forward_flops(training) * training.config.train.batch_size * views
 
@@ -32,7 +32,7 @@ def model_flops(training: Training, *, views: int = NUM_VIEWS) -> float:
 def forward_flops(training: Training) -> float:
     """Returns the FLOPs of products and convolutions in the forward pass of one image.
 
-    A multiply-add is two.
+    A multiply-add counts as two FLOPs.
     """
 
     def forward(variables: Any, image: jax.Array) -> Any:
@@ -48,16 +48,16 @@ def forward_flops(training: Training) -> float:
 def multiply_adds(function: Callable[..., Any], *arguments: Any) -> int:
     """Returns the multiply-adds of the matrix products and convolutions of a function.
 
-    A convolution counts the pixels that its kernel meets. Padding does not count, and neither do
-    the zeros between the pixels of a transposed convolution. Where a platform has a way of its own
-    to compute a layer, the one with the fewest counts. A loop counts as often as it runs.
+    A convolution counts the pixels under its kernel, but not padding or the zeros between the
+    pixels of a transposed convolution. If platforms compute a layer in different ways, the cheapest
+    one is counted. The body of a loop counts once per iteration.
 
     Args:
-      function: traced, not run.
-      *arguments: arrays, or `jax.ShapeDtypeStruct` in their place.
+      function: the function; it is traced, not run.
+      *arguments: arrays or `jax.ShapeDtypeStruct`.
 
     Raises:
-      ValueError: a loop whose length, or a branch whose cost, is not known without running it.
+      ValueError: the length of a loop or the cost of a branch is unknown without running it.
     """
     return _of_jaxpr(jax.make_jaxpr(function)(*arguments).jaxpr)
 
@@ -77,7 +77,7 @@ def _of_jaxpr(jaxpr: core.Jaxpr) -> int:
 
 
 def _of_branches(equation: core.JaxprEqn, by_platform: bool) -> int:
-    """Returns what a `cond` counts; `by_platform`: its branches are ways to compute the same."""
+    """Returns the count of a `cond`; with `by_platform`, its branches compute the same result."""
     counts = {_of_jaxpr(branch.jaxpr) for branch in equation.params["branches"]}
     if len(counts) > 1 and not by_platform:
         raise ValueError(f"function: expected branches of one cost, got costs {sorted(counts)}")

@@ -1,4 +1,4 @@
-"""What a training writes down: the metrics of its steps, records, and the time it took."""
+"""Bookkeeping of a training: metrics of steps, records in metrics.jsonl, and time."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from thanos_jax.train.build import Training
 from thanos_jax.train.checkpoint import Checkpoints
 from thanos_jax.train.state import TrainState
 
-# How many calls may wait for the devices: enough to keep them busy, few enough to stop soon.
+# Number of calls in flight: enough to keep the devices busy, few enough to stop soon.
 _AHEAD = 4
 
 
 class Ledger:
-    """The metrics since the last record, the records, and the clock of a training.
+    """The metrics since the last record, all records, and the clock of a training.
 
-    Every process counts; the first one writes.
+    Every process keeps it; only the first one writes files.
 
     Args:
-      training: what is trained.
-      split: what it is trained on.
-      folder: of the training.
-      first: the step from which this start goes on.
-      constants: what every record says too.
+      training: the training.
+      split: the training split.
+      folder: folder of the training.
+      first: the step from which this start continues.
+      constants: numbers that are added to every record.
 
     Attributes:
-      records: all of the training, those of earlier starts too.
+      records: all records of the training, including earlier starts.
 
     Raises:
       WorkdirError: metrics.jsonl cannot be written.
@@ -59,7 +59,7 @@ class Ledger:
         self._seconds = self.records[-1]["seconds"] if self.records else 0.0
         self._pending: list[Any] = []
         kept = unlogged.read(folder, first)
-        # Unless the record it waited for was written before the run ended again.
+        # Unless the next record was written before the run ended again.
         if kept and not (self.records and self.records[-1]["step"] == first):
             found, self._seconds = kept
             self._pending = [nonfinite.as_configured(found, training.config)] if found else []
@@ -71,19 +71,19 @@ class Ledger:
 
     @property
     def open(self) -> bool:
-        """Whether there are steps that no record has yet."""
+        """Whether there are steps that are in no record yet."""
         return bool(self._pending)
 
     def restart_clock(self) -> None:
-        """Leaves out the time since the last record was closed: evaluating and saving."""
+        """Restarts the clock, to exclude the time since the last record (evaluating, saving)."""
         self._start = time.perf_counter()
 
     def leave_out(self, seconds: float) -> None:
-        """Leaves out time since the clock was started in which no step was taken."""
+        """Excludes some seconds, in which no step was taken, from the measured time."""
         self._start += seconds
 
     def add(self, found: Any, begin: int) -> None:
-        """Takes the metrics of the steps from `begin` on; waits where too many are under way."""
+        """Adds the metrics of the steps from `begin` on; waits if too many calls are in flight."""
         self._pending.append(found)
         if begin == self._first:
             jax.block_until_ready(found)
@@ -92,7 +92,7 @@ class Ledger:
             jax.block_until_ready(self._pending[-_AHEAD])
 
     def close(self, step: int) -> dict[str, Any]:
-        """Returns the record of the steps up to `step`, averages of their metrics.
+        """Returns the record of the steps up to `step`, with the averages of their metrics.
 
         Raises:
           NonFiniteError: as `thanos_jax.train.nonfinite.Guard.check`.
@@ -107,7 +107,7 @@ class Ledger:
             **self._constants,
             "seconds": self._seconds,
         }
-        # Without the first step of a start, which compiled.
+        # Without the first step of a start, which includes compilation.
         timed = step - self._last_record - (self._last_record == self._first)
         self._last_record = step
         if timed > 0:
@@ -118,7 +118,7 @@ class Ledger:
         """Appends a record to metrics.jsonl.
 
         Raises:
-          WorkdirError: it cannot be written.
+          WorkdirError: the file cannot be written.
         """
         self.records.append(record)
         if self._file:
@@ -126,10 +126,10 @@ class Ledger:
                 self._file.append(record)
 
     def leave(self, state: TrainState, step: int, checkpoints: Checkpoints) -> None:
-        """Saves the state and what no record has yet, and raises Interrupted.
+        """Saves the state and the metrics that are in no record yet, and raises Interrupted.
 
         Raises:
-          Interrupted: says how to go on.
+          Interrupted: always; the message says how to continue.
           NonFiniteError, CheckpointError, WorkdirError: as in training.
         """
         numbers = self._fetch(step)
@@ -150,14 +150,14 @@ class Ledger:
         )
 
     def _count_seconds(self) -> float:
-        """Adds the time since the clock was started, starts it again and returns that time."""
+        """Adds the time since the clock was started, restarts the clock, and returns the time."""
         now = time.perf_counter()
         elapsed, self._start = now - self._start, now
         self._seconds += elapsed
         return elapsed
 
     def _fetch(self, step: int) -> dict[str, np.ndarray]:
-        """Waits for the metrics of the steps up to `step`; returns name -> [steps], checked."""
+        """Waits for the metrics of the steps up to `step`, checks them, returns name -> [steps]."""
         windows = jax.device_get(self._pending)
         numbers = {
             name: np.concatenate([np.atleast_1d(window[name]) for window in windows])

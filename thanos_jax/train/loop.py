@@ -1,4 +1,4 @@
-"""From the first step, or the last checkpoint, to the end."""
+"""The training loop, from the first step or the last checkpoint to the end."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from thanos_jax.train.progress import progress
 from thanos_jax.train.state import TrainState
 from thanos_jax.train.update import Step
 
-# (state, first step, step to stop before) -> (state, metrics: scalars of one step, or arrays [n]).
+# (state, first step, end step) -> (state, metrics: scalars of one step, or arrays [n]).
 Advance = Callable[[TrainState, int, int], tuple[TrainState, Any]]
-# The epochs between two evaluations, and state -> named numbers for the record.
+# (epochs between evaluations, function from a state to numbers for the record).
 Evaluation = tuple[float, Callable[[TrainState], dict[str, float]]]
 
 
@@ -33,13 +33,13 @@ class Stage(NamedTuple):
     """A training of a run, ready to start.
 
     Attributes:
-      name: its folder in the run's; "" is the run's own.
-      training: what it is made of.
-      step: the update, of a state and what `inputs` names of a batch.
-      inputs: names in a batch.
-      split: what is trained on.
-      state: before the first step.
-      network: which network of a state is evaluated.
+      name: name of its folder in the run's folder; "": the run's folder.
+      training: model, optimizer, schedule and data.
+      step: the update, a function of a state and the batch entries named in `inputs`.
+      inputs: names of the batch entries that `step` needs.
+      split: the training split.
+      state: state before the first step.
+      network: selects the network of a state that is evaluated.
     """
 
     name: str
@@ -52,13 +52,15 @@ class Stage(NamedTuple):
 
 
 class Calendar(NamedTuple):
-    """Which steps are followed by what; step numbers count from 1, the last has everything.
+    """Decides which steps are followed by records, evaluations and checkpoints.
+
+    Steps are numbered from 1; the last step is followed by all.
 
     Attributes:
       config: config.train.
-      steps: of the whole training.
-      steps_per_epoch: need not be whole.
-      periods: the epochs between two of each evaluation.
+      steps: number of steps of the whole training.
+      steps_per_epoch: steps per epoch, not necessarily whole.
+      periods: for each evaluation, the epochs between two evaluations.
     """
 
     config: Any
@@ -67,16 +69,16 @@ class Calendar(NamedTuple):
     periods: tuple[float, ...]
 
     def due(self, step: int, epochs: float) -> bool:
-        """Whether something done every so many epochs is done after a step."""
+        """Returns whether something with a period of `epochs` is due after a step."""
         period = epochs * self.steps_per_epoch
         return step == self.steps or int(step / period) != int((step - 1) / period)
 
     def saves(self, step: int) -> bool:
-        """Whether a checkpoint follows a step."""
+        """Returns whether a checkpoint is saved after a step."""
         return self.due(step, self.config.checkpoint_every_epochs)
 
     def records(self, step: int) -> bool:
-        """Whether a record follows a step; it also does where a resumed run would begin one."""
+        """Returns whether a record is written after a step; always true if a checkpoint is."""
         return (
             any(self.due(step, epochs) for epochs in self.periods)
             or self.saves(step)
@@ -84,7 +86,7 @@ class Calendar(NamedTuple):
         )
 
     def window(self, begin: int, longest: int) -> int:
-        """Returns the step to stop before: the next record's, or `longest` steps on."""
+        """Returns the end of the window of steps: the next record, or `longest` steps later."""
         end = begin + 1
         while end - begin < longest and not self.records(end):
             end += 1
@@ -100,26 +102,26 @@ def train(
     constants: Mapping[str, float] | None = None,
     log: live.Log = live.NONE,
 ) -> tuple[TrainState, list[dict[str, Any]]]:
-    """Runs the steps that are left, logging, evaluating and saving on the way.
+    """Runs the remaining steps of a training, with records, evaluations and checkpoints.
 
     Args:
-      stage: its state is replaced by the newest checkpoint if there is one.
-      folder: of the training; gets metrics.jsonl and what a stopped run leaves for the next.
-      checkpoints: where states are saved.
-      evaluations: what is measured how often; the last step has all of them.
-      constants: what every record says too.
-      log: gets the records too.
+      stage: the training; the newest checkpoint, if there is one, replaces its state.
+      folder: folder of the training, for metrics.jsonl and files of a stopped run.
+      checkpoints: the checkpoints of the training.
+      evaluations: evaluations with their periods; all of them follow the last step.
+      constants: numbers that are added to every record.
+      log: further logs that get the records.
 
     Returns:
-      The last state, and all records of the training. "seconds" of the last is the time it took
-      over all starts.
+      The last state, and all records of the training. "seconds" of the last record is the time of
+      the training over all starts.
 
     Raises:
-      Interrupted: this process or another of the run got SIGTERM or SIGINT; the state is saved.
-      NonFiniteError: a loss or gradient was not finite, and the config does not say to go on; names
-        the step.
-      CheckpointError: a checkpoint could not be saved, or none of those there can be used.
-      WorkdirError: a record could not be written, or not all processes see the same folder.
+      Interrupted: this process or another one of the run got SIGTERM or SIGINT; the state is saved.
+      NonFiniteError: a loss or gradient was not finite and the config does not skip such steps; the
+        message names the step.
+      CheckpointError: a checkpoint could not be saved, or no existing checkpoint can be used.
+      WorkdirError: a record could not be written, or processes see different folders.
     """
     training, config = stage.training, stage.training.config
     steps, state, first = training.steps, stage.state, 0
@@ -158,7 +160,7 @@ def train(
                     checkpoints.save(state, step, _measured(record))
                 ledger.restart_clock()
             elif step < steps:
-                # The first call compiles, which says nothing about speed: it is one step.
+                # The first call is one step, because it compiles and its time is not counted.
                 most = trace.most(step, longest) if step > first else 1
                 begin, step = step, calendar.window(step, most)
                 checkpoints.check()
@@ -173,7 +175,7 @@ def train(
 
 
 def _measured(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what a checkpoint keeps of a record."""
+    """Returns the numbers of a record that are saved with a checkpoint."""
     return {k: v for k, v in record.items() if k == "loss" or k.startswith("validation_")}
 
 
@@ -190,11 +192,11 @@ def _require_same_step(first: int, folder: pathlib.Path) -> None:
 
 
 def make_advance(stage: Stage, *, first: int) -> tuple[Advance, int]:
-    """Returns the function that runs steps, and the most steps that it runs in one call.
+    """Returns the function that runs steps, and the largest number of steps in one call.
 
     Args:
-      stage: its state is not looked at.
-      first: the step that is run first.
+      stage: the training; its state is not used.
+      first: the first step.
     """
     training, config, split = stage.training, stage.training.config, stage.split
     if on_devices(config.train.resident, split):
@@ -230,20 +232,20 @@ def make_advance(stage: Stage, *, first: int) -> tuple[Advance, int]:
 
 
 def longest_window(training: Training) -> int:
-    """Returns the most steps that are one program, where the training set lies on the devices."""
+    """Returns the largest number of steps in one program, for a training set on the devices."""
     return min(training.config.train.log_every, training.steps, 1000)
 
 
 def on_devices(choice: str, split: Any) -> bool:
-    """Whether the training set lies on the devices, and many steps are one program.
+    """Returns whether the training set is kept on the devices and many steps run in one program.
 
     Args:
-      choice: config.train.resident. "auto" is yes for a split in memory, except on CPUs, where
-        there is nothing to gain and XLA's convolutions are slow inside a loop.
+      choice: config.train.resident. "auto" means "yes" for a split in memory, except on CPUs, where
+        it gains nothing and XLA's convolutions are slow inside a loop.
       split: the training split.
 
     Raises:
-      ConfigError: "yes" for a split on disk.
+      ConfigError: the choice is "yes" and the split is on disk.
     """
     if choice == "auto":
         return split.in_memory and jax.default_backend() != "cpu"

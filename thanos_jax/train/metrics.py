@@ -1,4 +1,4 @@
-"""metrics.jsonl: one line of JSON for each logged step."""
+"""metrics.jsonl: one line of JSON for each record."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from thanos_jax.workdir import write_atomically
 
 
 class NonFiniteError(UserError, FloatingPointError):
-    """A loss or gradient that is not a number, or infinite; the step was not taken."""
+    """A loss or gradient is NaN or infinite; the step was not applied."""
 
 
 def require_finite(first: int, metrics: Mapping[str, np.ndarray]) -> None:
-    """Raises NonFiniteError naming the first step with a metric at fault, and its metrics.
+    """Raises NonFiniteError if a metric is not finite; the message names the first such step.
 
     Args:
       first: number of the first step.
@@ -41,7 +41,7 @@ def require_finite(first: int, metrics: Mapping[str, np.ndarray]) -> None:
 
 
 class MetricsFile:
-    """Appends records; on resuming, drops those after the restored step."""
+    """Appends records to a file; a resumed run first drops records after its restored step."""
 
     def __init__(self, path: str | os.PathLike[str], *, resume_step: int) -> None:
         """Opens the file, keeping complete lines of steps up to `resume_step`."""
@@ -51,16 +51,16 @@ class MetricsFile:
         write_atomically(self._path, text)
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Writes one line at once, so that a reader sees the run as it goes."""
+        """Writes one line immediately, so that readers can follow the run."""
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
 
 def read(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """Returns the records of a file; [] without one. A last line cut short is left out."""
+    """Returns the records of a file; [] if it is missing. An incomplete last line is left out."""
     path = pathlib.Path(path)
     if not path.exists():
         return []
     lines = path.read_text(encoding="utf-8").split("\n")
-    # What follows the last newline was being written when the run was stopped.
+    # Text after the last newline was being written when the run was stopped.
     return [json.loads(line) for line in lines[:-1]]

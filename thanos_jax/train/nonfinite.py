@@ -1,4 +1,4 @@
-"""What is done about a step whose loss or gradient is not finite: stop, or skip and count."""
+"""Handling of steps whose loss or gradient is not finite: stop the run, or skip and count."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SKIPPED = "skipped_steps"
 
 
 class Guard:
-    """Looks at the metrics of every step, and stops a run as its config says."""
+    """Checks the metrics of every step, and stops the run as its config says."""
 
     def __init__(
         self,
@@ -33,34 +33,34 @@ class Guard:
         epoch_size: int,
         balance: ClassBalance | None = None,
     ) -> None:
-        """Takes what is asked for, and what `thanos_jax.data.batches` draws batches from.
+        """Stores the config, and the arguments from which batches are drawn.
 
         Args:
           config: the whole config.
           split: the training split.
-          folder: of the training.
-          epoch_size: images of an epoch.
+          folder: folder of the training.
+          epoch_size: number of images of an epoch.
           balance: as for `thanos_jax.data.batches.sample_indices`.
         """
         self._config, self._folder, self._epoch_size = config, folder, epoch_size
         self._balance = balance
-        # A split that repeats or leaves out images says which they are.
+        # A split that repeats or leaves out images has their numbers in `rows`.
         self._rows = getattr(split, "rows", np.arange(len(split)))
         self._in_a_row = 0
 
     def check(
         self, first: int, metrics: Mapping[str, np.ndarray], last_record: Mapping[str, Any] | None
     ) -> None:
-        """Raises NonFiniteError if the run is to stop, and writes nonfinite.json.
+        """Raises NonFiniteError if the run must stop, after writing nonfinite.json.
 
         Args:
           first: number of the first step, from 1.
           metrics: name -> float [steps].
-          last_record: what was last written to metrics.jsonl.
+          last_record: the last record in metrics.jsonl.
 
         Raises:
-          NonFiniteError: with on_nonfinite="stop" a metric that is not finite; with "skip" as many
-            skipped steps in a row as train.nonfinite_limit.
+          NonFiniteError: with on_nonfinite="stop", a metric is not finite; with "skip",
+            train.nonfinite_limit steps in a row were skipped.
         """
         if not metrics:  # no step since the last record
             return
@@ -105,7 +105,7 @@ class Guard:
         report = {
             "step": step,
             "epoch": (step - 1) * batch_size / self._epoch_size,
-            # JSON has no numbers for these.
+            # JSON has no NaN and no infinity.
             "metrics": {n: v if math.isfinite(v) else str(v) for n, v in values.items()},
             "train_indices": self._rows[drawn].tolist(),
             "last_record": last_record,
@@ -114,11 +114,11 @@ class Guard:
 
 
 def as_configured(metrics: Mapping[str, np.ndarray], config: Any) -> dict[str, np.ndarray]:
-    """Returns metrics of a run whose on_nonfinite may have been another, as this one's.
+    """Converts metrics of an earlier start to this config's on_nonfinite, which may differ.
 
     Args:
-      metrics: name -> float [steps], at least one; none of the steps was skipped unless it has
-        "skipped_steps".
+      metrics: name -> float [steps], at least one step; without "skipped_steps", no step was
+        skipped.
       config: the whole config.
     """
     found = {name: values for name, values in metrics.items() if name != SKIPPED}
@@ -128,7 +128,7 @@ def as_configured(metrics: Mapping[str, np.ndarray], config: Any) -> dict[str, n
 
 
 def averages(metrics: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """Returns the mean of each metric over the steps that were not skipped, and how many were.
+    """Returns the mean of each metric over steps not skipped, and the number of skipped steps.
 
     Args:
       metrics: name -> float [steps]; with "skipped_steps" if steps may be skipped.

@@ -1,4 +1,4 @@
-"""What each method minimizes: its contrastive loss, its autoencoder, and the sum of terms."""
+"""The loss of each method: its contrastive loss, its autoencoder, and the sum of all terms."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Contrastive = Callable[..., jax.Array]
 
 
 class Method(NamedTuple):
-    """One row of the papers' tables; every method also has the coarse cross-entropy.
+    """The losses of a method, besides the coarse cross-entropy, which every method has.
 
     Attributes:
       contrastive: (config.loss, embeddings, labels, **shared keywords) -> scalar, or None. With the
-        keyword labelled, bool [batch], what needs labels is the loss of these images alone.
+        keyword labelled, bool [batch], supervised terms are computed over these images only.
       reconstruct: whether an autoencoder is trained too.
-      instances: whether the contrastive loss has InfoNCE, which needs no labels.
+      instances: whether the contrastive loss includes InfoNCE, which needs no labels.
     """
 
     contrastive: Contrastive | None
@@ -34,7 +34,7 @@ class Method(NamedTuple):
 
     @property
     def learns_without_labels(self) -> bool:
-        """Whether an image without a label teaches it anything."""
+        """Whether the method can learn from unlabelled images."""
         return self.reconstruct or self.instances
 
 
@@ -70,7 +70,7 @@ def _both(
 def _supcon_info_nce(
     config: Any, embeddings: jax.Array, labels: jax.Array, **shared: Any
 ) -> jax.Array:
-    # Islam et al.: the sum of both, each of weight 1; the joint loss at a half is their mean.
+    # Islam et al.: the sum of both, each with weight 1; the joint loss with beta 0.5 is the mean.
     return 2 * _both(config, embeddings, labels, beta=0.5, **shared)
 
 
@@ -107,15 +107,15 @@ METHODS: dict[str, Method] = {
 def contrastive_loss(
     method: str, config: Any, mesh: Mesh, *, unlabelled: bool = False
 ) -> Callable[[jax.Array, jax.Array], jax.Array] | None:
-    """Returns (embeddings [batch, views, d], labels [batch]) -> scalar, or None.
+    """Returns a method's loss (embeddings [batch, views, d], labels [batch]) -> scalar, or None.
 
-    Inside, each device holds the similarities of its own anchors to the global batch.
+    Each device computes the similarities of its own anchors to the global batch.
 
     Args:
       method: a key of `METHODS`.
       config: config.loss.
-      mesh: devices; the batch is sharded over its axis "data".
-      unlabelled: whether some labels are `NO_LABEL`.
+      mesh: mesh of the devices; the batch is sharded over its axis "data".
+      unlabelled: whether labels may be `NO_LABEL`.
     """
     loss = METHODS[method].contrastive
     if loss is None:
@@ -146,16 +146,16 @@ def total_loss(
     config: Any,
     labelled: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Adds up the terms of a step.
+    """Computes the total loss of a step, the weighted sum of its terms.
 
     Args:
-      outputs: of `thanos_jax.models.thanos.Thanos` on all views, batch * views rows.
+      outputs: outputs of `thanos_jax.models.thanos.Thanos` for all views, batch * views rows.
       images: float [batch, views, h, w, c], the model's (augmented, normalized) input.
-      labels: integer [batch], coarse.
+      labels: integer [batch], coarse labels.
       contrastive: from `contrastive_loss`.
       config: config.loss.
-      labelled: where some labels are `NO_LABEL`, the number of images over which cross-entropy and
-        accuracy are means: of those of the batch that have a label; None: all have.
+      labelled: if labels may be `NO_LABEL`, the number of labelled images by which cross-entropy
+        and accuracy are divided; None: all images have labels.
 
     Returns:
       The weighted sum, and the unweighted terms with the batch's coarse accuracy.

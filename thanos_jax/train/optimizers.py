@@ -1,4 +1,4 @@
-"""Optimizers and learning rate schedules, of optax, as a config names them."""
+"""Builds the optimizers and learning rate schedules of a config with optax."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ PyTree = Any
 
 
 def learning_rate(config: Any, *, steps: int, steps_per_epoch: float) -> optax.Schedule:
-    """Returns step -> learning rate: a linear warm-up, then config.schedule over the rest.
+    """Returns the schedule step -> learning rate: linear warm-up, then config.schedule.
 
-    cosine    one half period from the peak down to 0 at the end of the run
+    cosine    half a cosine period from the peak down to 0 at the end of the training
     step      the peak, multiplied by config.drop_factor at each of config.drop_epochs
     constant  the peak
 
-    After each of config.restart_epochs all of it begins anew, the warm-up included: the end of what
-    went before is where a shorter run would have ended. Warm restarts are Loshchilov & Hutter's,
-    arXiv 1608.03983.
+    After each of config.restart_epochs the schedule starts again, including the warm-up. Each part
+    ends like the schedule of a shorter training. Warm restarts are from Loshchilov & Hutter, arXiv
+    1608.03983.
 
     Args:
       config: config.train.
-      steps: updates of the whole run.
-      steps_per_epoch: what an epoch of warm-up, of a drop or a restart means.
+      steps: number of updates of the training.
+      steps_per_epoch: converts epochs of warm-up, drops and restarts to steps.
     """
     restarts = [max(1, round(epoch * steps_per_epoch)) for epoch in config.restart_epochs]
     starts = [0, *(step for step in restarts if step < steps)]
@@ -39,7 +39,7 @@ def learning_rate(config: Any, *, steps: int, steps_per_epoch: float) -> optax.S
 
 def _without_restart(config: Any, *, steps: int, steps_per_epoch: float) -> optax.Schedule:
     peak = config.learning_rate
-    # A run shorter than its warm-up rises to its peak in its last step.
+    # A training shorter than its warm-up reaches the peak in its last step.
     warmup = min(round(config.warmup_epochs * steps_per_epoch), max(steps - 1, 0))
     if config.schedule == "cosine":
         return optax.warmup_cosine_decay_schedule(
@@ -49,7 +49,7 @@ def _without_restart(config: Any, *, steps: int, steps_per_epoch: float) -> opta
             decay_steps=max(steps, 1),
         )
     drops = config.drop_epochs if config.schedule == "step" else ()
-    # Two drops within one step are one, of both factors.
+    # Two drops in the same step multiply both factors.
     places = [round(epoch * steps_per_epoch) for epoch in drops]
     factors = {place: config.drop_factor ** places.count(place) for place in places}
     rest = optax.piecewise_constant_schedule(peak, factors)
@@ -60,16 +60,16 @@ def _without_restart(config: Any, *, steps: int, steps_per_epoch: float) -> opta
 
 
 def make_optimizer(config: Any, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """Returns the optimizer of config.optimizer.
+    """Returns the optimizer that config.optimizer names.
 
-    adamw     Loshchilov & Hutter, decoupled weight decay
+    adamw     Loshchilov & Hutter, Adam with decoupled weight decay
     sgd       g = gradient + weight_decay w;  v <- momentum v + g;  w <- w - rate v
     nesterov  g and v as in sgd;  w <- w - rate (g + momentum v)
-    lars      You et al. 2017, sgd with a rate for each kernel
-    lamb      You et al. 2020, adam with a rate for each parameter
+    lars      You et al. 2017, SGD with a rate for each kernel
+    lamb      You et al. 2020, Adam with a rate for each parameter
 
-    Weight decay acts on kernels only, not on biases, norms, tokens and positions; with config.decay
-    "all" on all parameters.
+    Weight decay is applied to kernels only, not to biases, norms, tokens and position embeddings;
+    with config.decay "all" it is applied to all parameters.
 
     Args:
       config: config.train.
@@ -87,7 +87,7 @@ def make_optimizer(config: Any, schedule: optax.Schedule) -> optax.GradientTrans
             schedule,
             decay,
             weight_decay_mask=True if mask is None else mask,
-            trust_ratio_mask=decayed,  # biases and norms step as with sgd, as in the paper's code
+            trust_ratio_mask=decayed,  # biases and norms as in sgd, as in the paper's code
             momentum=momentum,
         )
     make = {"adamw": optax.adamw, "lamb": optax.lamb}[config.optimizer]
@@ -95,7 +95,7 @@ def make_optimizer(config: Any, schedule: optax.Schedule) -> optax.GradientTrans
 
 
 def decayed(params: PyTree) -> PyTree:
-    """Returns a pytree of bool: True where a parameter is a kernel."""
+    """Returns a pytree of bool, True for kernels."""
     return jax.tree_util.tree_map_with_path(
         lambda path, _: getattr(path[-1], "key", None) == "kernel", params
     )

@@ -1,4 +1,4 @@
-"""A trace of some steps by jax's profiler, for TensorBoard's profile plugin, XProf or Perfetto."""
+"""Traces steps with jax's profiler, for TensorBoard's profile plugin, XProf or Perfetto."""
 
 from __future__ import annotations
 
@@ -16,39 +16,38 @@ from thanos_jax.workdir import PROFILE
 
 
 class Trace:
-    """Traces the steps from `begin` on, so many; made by `trace`.
+    """Traces `count` steps from `begin` on; made by `trace`.
 
-    Steps are those that are taken: step 0 is the first. An error of the profiler is a warning, and
-    there is no trace.
+    Steps are counted from 0. An error of the profiler causes a warning, and there is no trace.
     """
 
     def __init__(self, folder: pathlib.Path, count: int, begin: int) -> None:
         self._folder, self._begin, self._end = folder, begin, begin + count
-        # The first process writes.
+        # Only the first process traces.
         self._wanted, self._open = count > 0 and agree.is_first(), False
 
     def most(self, step: int, longest: int) -> int:
-        """Returns how many steps may be taken at once, so that the trace ends where it should.
+        """Returns the largest number of steps in one call, so that the trace ends in time.
 
-        The same in every process, whether it traces or not: they take their steps together.
+        It is the same in every process, tracing or not, because processes take steps together.
         """
         return min(longest, self._end - step) if step < self._end else longest
 
     def before(self, step: int) -> float:
-        """Starts the trace if this step is its first; returns the seconds that it took."""
+        """Starts the trace if this is its first step; returns the seconds this took."""
         if not self._wanted or self._open or step != self._begin:
             return 0.0
         return self._timed(self._start)
 
     def after(self, step: int, metrics: Any) -> float:
-        """Ends the trace if it has the step before this one last.
+        """Ends the trace if the step before this one was its last.
 
         Args:
-          step: the next one.
-          metrics: of the last one; waited for, for the trace to have all of it.
+          step: the next step.
+          metrics: metrics of the last step; the call waits for them to complete the trace.
 
         Returns:
-          The seconds that it took to write the trace.
+          The seconds spent on writing the trace.
         """
         if not self._open or step < self._end:
             return 0.0
@@ -72,7 +71,7 @@ class Trace:
         return time.perf_counter() - started
 
     def _guarded(self, function: Callable[[], Any]) -> bool:
-        """Calls a function of the profiler; returns whether it went well."""
+        """Calls a function of the profiler; returns whether it succeeded."""
         try:
             function()
         except Exception as error:
@@ -88,11 +87,11 @@ class Trace:
 
 @contextlib.contextmanager
 def trace(folder: pathlib.Path, count: int, *, begin: int) -> Iterator[Trace]:
-    """Traces some steps of a training, in the first process.
+    """Returns a context manager that traces steps of a training, in the first process.
 
     Args:
-      folder: of the training; the trace goes into its folder "profile".
-      count: of steps; 0: none are traced. Fewer are where the training ends before.
+      folder: folder of the training; the trace is written to its folder "profile".
+      count: number of steps; 0: none. Fewer are traced if the training ends before.
       begin: the first step, counted from 0.
     """
     traced = Trace(folder / PROFILE, count, begin)

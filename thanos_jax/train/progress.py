@@ -1,6 +1,6 @@
-"""How a long run shows itself: a bar on a terminal, plain lines elsewhere.
+"""Progress display of a training: a bar on a terminal, plain lines elsewhere.
 
-What is shown has been fetched for metrics.jsonl: no device is waited for.
+It shows numbers that were fetched for metrics.jsonl, so that it never waits for a device.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ import rich.live
 import rich.progress
 import rich.text
 
-# Terms of losses, by their order on a line; what a training has not is left out.
+# Metrics in their order on a line; a training shows those that it has.
 _TERMS = (
     *("loss", "contrastive", "cross_entropy", "reconstruction", "early_learning_regularization"),
     *("largest_group_weight", "coarse_accuracy", "validation_coarse_accuracy"),
     *("validation_fine_accuracy", "validation_collapse_index"),
 )
-# Elsewhere than on a terminal, the longest time without a line.
+# Longest time without a line in seconds, if there is no terminal.
 _SILENCE = 30.0
 
 
 def words(record: Mapping[str, float]) -> str:
-    """Returns the loss terms, accuracies and throughput of a record, as a line."""
+    """Returns a line with the loss terms, accuracies and throughput of a record."""
     shown = [f"{name} {record[name]:.4g}" for name in _TERMS if name in record]
     if "images_per_second" in record:
         shown.append(f"{record['images_per_second']:,.0f} images/s")
@@ -34,12 +34,12 @@ def words(record: Mapping[str, float]) -> str:
 
 
 def time_left(done: int, left: int, seconds: float) -> str:
-    """Returns in words how long some steps take, as in "1:02:03 left"; "" where it is not known.
+    """Returns the remaining time, as in "1:02:03 left"; "" if it is unknown.
 
     Args:
-      done: steps taken so far.
-      left: steps still to take.
-      seconds: what those done took, with all that is done between them.
+      done: number of steps taken so far.
+      left: number of steps still to take.
+      seconds: time of the steps taken so far, including everything between them.
     """
     if done < 1 or left < 1:
         return ""
@@ -51,12 +51,12 @@ class Progress:
     """Reports steps and records; made by `progress`.
 
     Args:
-      bar: on a terminal; None elsewhere.
+      bar: the bar on a terminal; None elsewhere.
       line: the text below the bar.
-      total: steps of the training.
-      first: steps that are done.
-      name: of the training; "" where there is only one.
-      clock: in seconds.
+      total: number of steps of the training.
+      first: number of steps already done.
+      name: name of the training; "" if there is only one.
+      clock: returns the time in seconds.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Progress:
     ) -> None:
         self._bar, self._line, self._name = bar, line, name
         self._total, self._step, self._clock = total, first, clock
-        # The step after which the pace is measured: the first of a start compiles.
+        # The step after which the pace is measured; the first step of a start compiles.
         self._paced: tuple[int, float] | None = None
         self._said = clock()
         self._task = bar.add_task(name, total=total, completed=first) if bar else None
@@ -85,7 +85,7 @@ class Progress:
     def show(self, record: Mapping[str, float]) -> None:
         """Shows a record of metrics.
 
-        Elsewhere than on a terminal those of evaluations, and one after half a minute without.
+        Without a terminal, only records with evaluations are shown, or one every half minute.
         """
         text = words(record)
         if self._bar is not None:
@@ -107,7 +107,7 @@ class Progress:
 
 @contextmanager
 def open_bar(below: rich.text.Text | None = None) -> Iterator[rich.progress.Progress | None]:
-    """Opens a bar on a terminal, with a line of text below it; None elsewhere."""
+    """Opens a bar on a terminal, with a line of text below it; yields None elsewhere."""
     if not sys.stdout.isatty():
         yield None
         return
@@ -124,7 +124,7 @@ def open_bar(below: rich.text.Text | None = None) -> Iterator[rich.progress.Prog
 
 @contextmanager
 def progress(total: int, first: int, name: str = "") -> Iterator[Progress]:
-    """Opens a bar of `total` steps, of which `first` are done, for the training of a name."""
+    """Opens the progress display of a training of `total` steps, of which `first` are done."""
     line = rich.text.Text()
     with open_bar(line) as bar:
         yield Progress(bar, line, total, first, name)

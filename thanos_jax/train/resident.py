@@ -1,7 +1,7 @@
-"""Many steps in one program, on a training set that lies on the devices.
+"""Runs many steps in one program, with the training set kept on the devices.
 
-A small model's step takes less time than the host needs to gather a batch, send it and start the
-step. Here the host sends only which images each step takes.
+A step of a small model takes less time than the host needs to gather a batch, send it and start the
+step. Here the host sends only the indices of the images of each step.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from thanos_jax.data.splits import ArraySplit, DerivedSplit
 from thanos_jax.train.state import TrainState
 from thanos_jax.train.update import Metrics, Step
 
-# (state, first step, step to stop before) -> (state, metrics [steps]).
+# (state, first step, end step) -> (state, metrics [steps]).
 Window = Callable[[TrainState, int, int], tuple[TrainState, Metrics]]
 
 
@@ -37,26 +37,27 @@ def make_window(
     inputs: Sequence[str],
     balance: ClassBalance | None = None,
 ) -> Window:
-    """Puts a split on every device and returns the function that runs steps there.
+    """Copies a split to every device and returns the function that runs steps there.
 
-    The steps, and what they are given, are those of the host's loop.
+    The steps and their batches are the same as in the host's loop.
 
     Args:
       step: from `thanos_jax.train.update.make_step`.
-      split: in memory; its images are uint8 on the devices too.
-      mesh: one axis, "data"; each device holds the whole split and gathers its part of a batch.
-      seed: orders the epochs, as in `thanos_jax.data.batches`, and is given to the step.
+      split: a split in memory; its images are uint8 on the devices too.
+      mesh: mesh with one axis, "data"; each device has the whole split and gathers its part of a
+        batch.
+      seed: orders the epochs, as in `thanos_jax.data.batches`, and is passed to the step.
       batch_size: images in a step, over all devices.
-      longest: the most steps that a call may ask for.
-      inputs: what of a batch the step is given.
+      longest: largest number of steps of a call.
+      inputs: names of the batch entries that the step needs.
       balance: as for `thanos_jax.data.batches.sample_indices`.
 
     Returns:
-      (state, first, last) -> (state, metrics): arrays [last - first], of steps first .. last - 1.
-      The state given is donated.
+      A function (state, first, last) -> (state, metrics), which runs the steps first .. last - 1;
+      metrics are arrays [last - first]. The given state is donated.
     """
     stored = sharding.replicate(mesh, {name: _array(split, name) for name in inputs})
-    # Where each image of the split is stored; most splits store them in order.
+    # Row of each image in the stored arrays.
     rows = split.numbers if isinstance(split, DerivedSplit) else np.arange(len(split))
     over_devices = NamedSharding(mesh, P(None, "data"))
 
@@ -91,11 +92,12 @@ def make_program(step: Step, *, longest: int) -> Any:
       longest: as for `make_window`.
 
     Returns:
-      (state, stored, seed, indices, count) -> (state, metrics [longest]): `count` steps on rows of
-      the arrays stored, by indices int32 [longest, batch]. The state is donated.
+      A function (state, stored, seed, indices, count) -> (state, metrics [longest]), which runs
+      `count` steps; indices, int32 [longest, batch], select the rows of the stored arrays. The
+      state is donated.
     """
 
-    # A while loop, not a scan: one program serves windows of every length.
+    # A while loop, not a scan, so that one program serves windows of every length.
     def window(
         state: TrainState, stored: Any, seed: Any, indices: jax.Array, count: jax.Array
     ) -> Any:
@@ -119,12 +121,12 @@ def make_program(step: Step, *, longest: int) -> Any:
 def program_shapes(
     split: Any, mesh: Mesh, batch: Mapping[str, jax.ShapeDtypeStruct], *, longest: int
 ) -> tuple[dict[str, jax.ShapeDtypeStruct], jax.ShapeDtypeStruct]:
-    """Returns shape, dtype and placement of the program's stored arrays, and of its indices.
+    """Returns shape, dtype and sharding of the program's stored arrays and of its indices.
 
     Args:
-      split: as for `make_window`; its images need not be there.
+      split: as for `make_window`; its images are not read.
       mesh: as for `make_window`.
-      batch: name -> what a step is given of a batch.
+      batch: name -> shape and dtype of the batch entries of a step.
       longest: as for `make_window`.
     """
     everywhere, over_devices = (NamedSharding(mesh, spec) for spec in (P(), P(None, "data")))
@@ -143,7 +145,7 @@ _ARRAYS = {"image": "images", "coarse": "coarse", "fine": "fine"}
 
 
 def _array(split: Any, name: str) -> np.ndarray:
-    """Returns what a batch entry is gathered from, by the numbers of a derived split."""
+    """Returns the array from which a batch entry is gathered."""
     if not isinstance(split, DerivedSplit):
         return getattr(split, _ARRAYS[name])
     if name in split.columns:
@@ -153,7 +155,7 @@ def _array(split: Any, name: str) -> np.ndarray:
 
 
 def _stored_rows(split: Any, name: str) -> int:
-    """Returns the rows of what a batch entry is gathered from; see `_array`."""
+    """Returns the number of rows of the array from which a batch entry is gathered."""
     if isinstance(split, DerivedSplit):
         return len(split.columns[name]) if name in split.columns else len(split.split)
     return len(split)

@@ -1,4 +1,4 @@
-"""What training carries from step to step."""
+"""The state of a training."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ PyTree = Any
 
 @flax.struct.dataclass
 class TrainState:
-    """A pytree; all of it is checkpointed.
+    """The state that is carried from step to step; a pytree that is checkpointed as a whole.
 
     Attributes:
-      step: int32 scalar, updates done so far.
+      step: int32 scalar, number of updates so far.
       params: the model's parameters, float32.
-      model_state: its other collections (BatchNorm's running statistics), {} if it has none.
-      opt_state: the optimizer's.
-      group_weights: float32 [groups], the weights of group DRO; None, which is no array and not
-        in a checkpoint, for all other training.
-      targets: float32 [n, classes], of early-learning regularization, a row for each training
-        image; None for all other training.
+      model_state: the model's other collections (BatchNorm's running statistics), or {}.
+      opt_state: the optimizer's state.
+      group_weights: float32 [groups], the weights of group DRO; None (not in a checkpoint) for
+        other trainings.
+      targets: float32 [n, classes], the targets of early-learning regularization, a row per
+        training image; None (not in a checkpoint) for other trainings.
     """
 
     step: jax.Array
@@ -45,13 +45,13 @@ def create(
     """Returns the state before the first step.
 
     Args:
-      model: called as model(images, train=...).
+      model: a module, called as model(images, train=...).
       optimizer: from `thanos_jax.train.optimizers.make_optimizer`.
-      key: seeds the parameters.
+      key: PRNG key of the parameters.
       image_shape: (height, width, channels).
     """
 
-    # Compiled: one program, where eager initialization compiles one for every parameter's shape.
+    # Jitted, because eager initialization would compile a program for every parameter's shape.
     @jax.jit
     def initial(key: jax.Array) -> TrainState:
         variables = dict(model.init(key, jnp.zeros((1, *image_shape)), train=False))

@@ -1,4 +1,4 @@
-"""The objective of a representation: a method's losses on two views of each image."""
+"""The objective that trains a representation: a method's losses on two views of each image."""
 
 from __future__ import annotations
 
@@ -17,18 +17,17 @@ from thanos_jax.train.objective import contrastive_loss, total_loss
 from thanos_jax.train.state import TrainState
 
 NUM_VIEWS = 2
-# What the objective is given of a batch: fine labels never reach the device.
+# Batch entries of the objective. Fine labels never reach the devices.
 INPUTS = ("image", "coarse")
 
 
 def two_views(training: Training) -> update.Objective:
-    """Returns the objective of config.method: {"image", "coarse" int32 [batch]} to a total loss.
+    """Returns the objective of config.method; its inputs are "image" and "coarse" int32 [batch].
 
     With config.train.micro_batch_size the batch is augmented and encoded chunk by chunk, and the
     contrastive loss is still the loss of the whole batch; see `thanos_jax.train.grad_cache`. Each
-    chunk has keys of its own. BatchNorm has the statistics of one chunk, over all devices; the
-    running statistics, updated once a step, become the mean of what they would be after each chunk
-    alone.
+    chunk has its own keys. BatchNorm uses the statistics of one chunk, over all devices. The
+    running statistics are updated once per step, to the mean over chunks of their updates.
 
     Args:
       training: from `thanos_jax.train.build.build`.
@@ -37,7 +36,7 @@ def two_views(training: Training) -> update.Objective:
       ConfigError: the devices of the mesh cannot share a micro-batch.
     """
     config, mesh = training.config, training.mesh
-    # Without labels that are missing, nothing below looks for them.
+    # If all images have labels, the program does not check for missing ones.
     unlabelled = some_unlabelled(config, training.dataset)
     contrastive: Any = contrastive_loss(config.method, config.loss, mesh, unlabelled=unlabelled)
     forward = make_train_forward(
@@ -61,13 +60,13 @@ def two_views(training: Training) -> update.Objective:
         chunks = jax.lax.with_sharding_constraint(chunks, NamedSharding(mesh, P(None, "data")))
         for name in ("augment", "dropout"):
             chunks[name] = jax.random.split(batch[name], len(chunks["image"]))
-        # As many for each chunk, so that the mean over chunks is that over the batch.
+        # The same divisor for each chunk, so that the mean over chunks is the mean over the batch.
         count = labelled(batch["coarse"])
         share = None if count is None else count / len(chunks["image"])
 
         def encode(params: Any, chunk: update.Batch) -> Any:
             outputs, views, model_state = forward(params, state.model_state, chunk)
-            # What is left without the contrastive loss are means over images.
+            # Without the contrastive loss, all terms are means over images.
             own, metrics = total_loss(
                 outputs, views, chunk["coarse"],
                 contrastive=None, config=config.loss, labelled=share,
@@ -88,7 +87,7 @@ def two_views(training: Training) -> update.Objective:
 
 
 def _chunk_size(config: Any, mesh: Mesh) -> int:
-    """Images of a micro-batch, or 0 if the whole batch is encoded at once.
+    """Returns the number of images of a micro-batch; 0 if the whole batch is encoded at once.
 
     Raises:
       ConfigError: the devices of the mesh cannot share a micro-batch.

@@ -1,12 +1,12 @@
-"""Numbers in words: bytes, operations and seconds with the prefix that makes them short."""
+"""Formats bytes, operations and seconds with a suitable prefix or unit."""
 
 from __future__ import annotations
 
-_BELOW_1000 = 999.5  # what three digits do not round to 1000
+_BELOW_1000 = 999.5  # numbers below do not round to 1000 with three digits
 
 
 def with_prefix(number: float) -> str:
-    """Returns three digits and a decimal prefix, as in "1.23 G" or "45.6 "."""
+    """Returns a number with three digits and a decimal prefix, as in "1.23 G" or "45.6 "."""
     for prefix in ("", "k", "M", "G", "T", "P"):
         if number < _BELOW_1000:
             return f"{number:.3g} {prefix}"
@@ -15,12 +15,12 @@ def with_prefix(number: float) -> str:
 
 
 def in_bytes(number: float) -> str:
-    """Returns bytes in words, as in "12.3 MB"."""
+    """Returns a number of bytes as text, as in "12.3 MB"."""
     return f"{with_prefix(number)}B"
 
 
 def in_time(seconds: float) -> str:
-    """Returns a time in words, as in "12.3 ms", "4.5 s", "12 min" or "3.4 h"."""
+    """Returns a time as text, as in "12.3 ms", "4.5 s", "12 min" or "3.4 h"."""
     if 1000 * seconds < _BELOW_1000:
         return f"{1000 * seconds:.3g} ms"
     for limit, unit, size in ((120, "s", 1), (7200, "min", 60), (172_800, "h", 3600)):

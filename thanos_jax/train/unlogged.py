@@ -1,7 +1,7 @@
-"""What a stopped run had measured since its last record.
+"""Metrics that a stopped run had measured since its last record, kept in unlogged.json.
 
-With it the next record is as if the run had not been stopped. In unlogged.json, by the step of the
-checkpoint that was saved when it stopped.
+They make the next record the same as if the run had not been stopped. The file maps the step of
+each checkpoint that was saved at a stop to these metrics.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ FILE = "unlogged.json"
 def write(
     folder: pathlib.Path, step: int, metrics: Mapping[str, np.ndarray], *, seconds: float
 ) -> None:
-    """Keeps the metrics of steps that no record has yet, beside those of earlier stops.
+    """Writes the metrics of steps that are in no record yet; keeps the entries of earlier stops.
 
     Args:
-      folder: of the run.
-      step: the last one.
+      folder: folder of the run.
+      step: the last step.
       metrics: name -> float32 [steps]; may be empty.
-      seconds: that training took so far.
+      seconds: time of the training so far.
     """
     kept = _read(folder)
     kept[str(step)] = {
@@ -39,7 +39,7 @@ def write(
 
 
 def read(folder: pathlib.Path, step: int) -> tuple[dict[str, np.ndarray], float] | None:
-    """Returns what `write` was given for a step, exactly; None if no run was stopped there."""
+    """Returns the metrics and seconds given to `write` for a step; None if there are none."""
     kept = agree.value_of_first(lambda: _read(folder).get(str(step)))
     if kept is None:
         return None

@@ -1,7 +1,7 @@
-"""One update, whole: the skeleton that every objective shares.
+"""The training step that all objectives share.
 
-Keys come from the seed and the number of the step, the objective gives value and gradient, and a
-step whose value or gradient is not finite leaves the state as it was.
+Keys are derived from the seed and the number of the step. The objective computes value and
+gradient. If either is not finite, the state stays unchanged.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from thanos_jax.train.state import TrainState
 
 Metrics = dict[str, jax.Array]
 Batch = Mapping[str, jax.Array]
-# The state after a step, and its metrics; the seed is an argument, so that one program serves all.
+# (state, batch, seed) -> (state, metrics); the seed is an argument, so that one program serves all.
 Step = Callable[[TrainState, Batch, Any], tuple[TrainState, Metrics]]
-# (params, state, batch with keys) -> (loss, (metrics, fields of the state that move too)).
+# (params, state, batch with keys) -> (loss, (metrics, further updated fields of the state)).
 Loss = Callable[[Any, TrainState, Batch], tuple[jax.Array, tuple[Metrics, dict[str, Any]]]]
-# (state, batch with keys) -> ((loss, (metrics, moved)), gradient of the parameters).
+# (state, batch with keys) -> ((loss, (metrics, updated fields)), gradient of the parameters).
 Differentiate = Callable[[TrainState, Batch], tuple[Any, Any]]
 
 
 class Objective(NamedTuple):
-    """What a training minimizes.
+    """The objective of a training.
 
     Attributes:
-      inputs: what of a batch it is given, uint8 [batch, h, w, c] "image" always.
-      differentiate: value and gradient; see `of_loss`.
+      inputs: names of the batch entries that it needs; always with "image" uint8 [batch, h, w, c].
+      differentiate: computes value and gradient; see `of_loss`.
     """
 
     inputs: tuple[str, ...]
@@ -42,11 +42,11 @@ class Objective(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """Rows to replace in an array of the state, where most of them stay.
+    """New values for some rows of an array of the state.
 
     Attributes:
-      places: integer [b]; len(array) for a row that is not written.
-      values: [b, ...].
+      places: integer [b], the rows; len(array) for a row that is not written.
+      values: [b, ...], the new values.
     """
 
     places: jax.Array
@@ -54,7 +54,7 @@ class Rows(NamedTuple):
 
 
 def of_loss(loss: Loss) -> Differentiate:
-    """Returns the value and the gradient of a loss of the parameters."""
+    """Returns the function that computes value and gradient of a loss."""
 
     def differentiate(state: TrainState, batch: Batch) -> Any:
         return jax.value_and_grad(lambda params: loss(params, state, batch), has_aux=True)(
@@ -67,17 +67,17 @@ def of_loss(loss: Loss) -> Differentiate:
 def make_step(training: Training, objective: Objective) -> Step:
     """Returns the jitted step (state, batch, seed) -> (state, metrics).
 
-    The batch is sharded over the mesh axis "data", the state is the same on every device. All
-    random numbers follow from the seed and state.step, whatever the number of devices. The metrics
-    are the objective's and "loss", "gradient_norm", "learning_rate".
+    The batch is sharded over the mesh axis "data"; the state is replicated. All random numbers are
+    derived from the seed and state.step and do not depend on the number of devices. The metrics are
+    the objective's and "loss", "gradient_norm", "learning_rate".
 
-    A step whose loss or gradient is not finite leaves the state as it was, and its metrics show it.
-    With config.train.on_nonfinite "skip", the number of the step and the schedule advance all the
-    same, and the metric "skipped_steps" is 1, else 0.
+    If the loss or gradient is not finite, the state stays unchanged, and the metrics show it. With
+    config.train.on_nonfinite "skip", the step number and the schedule still advance, and the metric
+    "skipped_steps" is 1 for such a step and 0 for others.
 
     Args:
       training: from `thanos_jax.train.build.build`.
-      objective: as from `thanos_jax.train.objective` and `thanos_jax.train.classifier_losses`.
+      objective: from `thanos_jax.train.two_views` or `thanos_jax.train.classifier_losses`.
     """
     skips = training.config.train.on_nonfinite == "skip"
 
@@ -110,14 +110,14 @@ def apply(
     good: Any,
     moved: Mapping[str, Any],
 ) -> TrainState:
-    """Returns the state after one update; as it was unless `good`, a bool scalar.
+    """Returns the state after one update; unchanged if `good` is False.
 
     Args:
-      state: before.
-      gradient: of its parameters.
+      state: state before the update.
+      gradient: gradient of its parameters.
       optimizer: the gradient transformation of state.opt_state.
-      good: whether loss and gradient are finite.
-      moved: further fields of the state, as the update leaves them: arrays, or `Rows` of one.
+      good: bool scalar, whether loss and gradient are finite.
+      moved: further updated fields of the state: arrays, or `Rows` of an array.
     """
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
     rows = {name: value for name, value in moved.items() if isinstance(value, Rows)}

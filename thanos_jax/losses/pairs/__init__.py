@@ -1,14 +1,14 @@
-"""Pair statistics: the few numbers per anchor from which every contrastive loss is made.
+"""Pair statistics: the few numbers per anchor from which every contrastive loss is computed.
 
-All that is quadratic in the batch happens here. An implementation is a function with the signature
-of `statistics` less `implementation`:
+All computation that is quadratic in the batch is here. An implementation is a function with the
+signature of `statistics`, without `implementation`:
 
-  dense             the definition: the whole matrix of similarities
-  streaming         tile by tile, in linear memory; over devices by one of the following
-  streaming_gather  each device meets its own entries with all, collected from the others
+  dense             the definition, with the whole similarity matrix
+  streaming         tile by tile, in linear memory; devices share the work in one of two ways:
+  streaming_gather  each device gathers all entries and computes the pairs of its own entries
   streaming_ring    blocks of entries travel half way around the ring of devices
-  pallas            streaming with kernels for TPU and Hopper in place of its loops; not yet timed,
-                    so never what "auto" takes
+  pallas            as streaming, with kernels for TPU and Hopper GPU instead of loops; not yet
+                    timed, therefore never chosen by "auto"
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ IMPLEMENTATIONS: dict[str, Callable[..., dict[str, jax.Array]]] = {
 }
 OPTIONS = ("auto", *IMPLEMENTATIONS)
 
-# Pairs of a device's anchors and all candidates up to which "auto" is "dense": their similarities
-# take 4 MB. Up to there dense is as fast, compiles faster, and has every derivative.
+# Up to this number of pairs of a device's anchors and all candidates, "auto" is "dense". Their
+# similarities take 4 MB. Dense is then as fast, compiles faster, and has every derivative.
 DENSE_UNTIL = 1024 * 1024
 
-# Exponentials of similarities over temperatures from here on keep all digits in any dtype.
+# From this temperature on, exponentials of similarities keep all digits in any dtype.
 _HIGH_ENOUGH = 1.0 / 60.0
 
 __all__ = [
@@ -60,13 +60,16 @@ __all__ = [
 
 
 def choose(implementation: str, anchors: int, others: int = 0, devices: int = 1) -> str:
-    """What "auto" stands for: "dense" for up to `DENSE_UNTIL` pairs, otherwise "streaming".
+    """Resolves "auto": "dense" for up to `DENSE_UNTIL` pairs, otherwise "streaming".
 
     Args:
       implementation: one of `OPTIONS`.
-      anchors: entries of a device.
-      others: of the bank.
-      devices: over which the batch is sharded.
+      anchors: number of entries of a device.
+      others: number of entries of the bank.
+      devices: number of devices over which the batch is sharded.
+
+    Returns:
+      A key of `IMPLEMENTATIONS`.
     """
     if implementation != "auto":
         return implementation
@@ -77,10 +80,10 @@ def choose(implementation: str, anchors: int, others: int = 0, devices: int = 1)
 
 
 def coldest(temperature: jax.Array | float) -> float | None:
-    """What a temperature is known not to be below, as a static choice; None: nothing is known.
+    """Returns a static lower bound of a temperature; None if it is traced.
 
-    Of temperatures that are high enough for any implementation, no more is told than that: each
-    would be another program.
+    All temperatures that are high enough for any implementation give the same bound, because every
+    static value compiles another program.
     """
     if isinstance(temperature, jax.core.Tracer):
         return None
@@ -100,8 +103,8 @@ def statistics(
 ) -> dict[str, jax.Array]:
     """Computes the named statistics of every anchor.
 
-    With s_ij the similarity over the temperature, A(i) the candidates of anchor i, P(i) those of
-    its class, N(i) the others, a(i) its image's other views:
+    s_ij is the similarity divided by the temperature, A(i) are the candidates of anchor i, P(i) the
+    candidates of its class, N(i) the other candidates, a(i) the other views of its image:
 
       log_sum_all    log sum_{j in A(i)} exp s_ij
       log_sum_same   log sum_{j in P(i)} exp s_ij
@@ -111,7 +114,7 @@ def statistics(
       has_same       whether P(i) is not empty
       has_own        whether a(i) is not empty
 
-    The mean over, or the logarithm of, an empty set is given as 0.
+    For an empty set, the mean or the logarithm is returned as 0.
 
     Args:
       entries: this device's N entries; each is an anchor.
@@ -122,9 +125,9 @@ def statistics(
         from the whole of it.
       implementation: a key of `IMPLEMENTATIONS`, or "auto": "dense" for up to `DENSE_UNTIL` pairs,
         otherwise "streaming".
-      bank: further entries that are candidates of every anchor and no anchors, the same on every
-        device, with labels of the entries' dtype; or None. They have no gradient.
-      coldest: of the temperature, as `coldest` returns it.
+      bank: further entries, the same on every device, with labels of the entries' dtype; or None.
+        They are candidates of every anchor, but not anchors, and have no gradient.
+      coldest: a lower bound of the temperature, from the function `coldest`.
 
     Returns:
       name -> float [N] (bool [N] for has_same and has_own).

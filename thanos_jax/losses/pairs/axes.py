@@ -1,4 +1,4 @@
-"""What the axes of devices are asked for: rows of all of them, and which axes a shard_map left."""
+"""Collectives over device axes: rows of all devices, and checks of the axes of a mesh."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ AxisName = Any  # one mesh or pmap axis name, or a tuple of them
 
 
 def left_by_shard_map(kind: AxisType) -> bool:
-    """Whether a shard_map over some axes of a mesh is around, and others are of that kind."""
+    """Returns whether this is in a shard_map over some axes of a mesh with others of a kind."""
     return {kind, AxisType.Manual} <= set(jax.sharding.get_abstract_mesh().axis_types)
 
 
 def gather(array: jax.Array, axis_name: AxisName) -> jax.Array:
-    """Collects the rows of all devices, in their order."""
+    """Gathers the rows of all devices, in the order of devices."""
     # jax 0.12 cannot lower the transpose of all_gather beside Explicit axes.
     if left_by_shard_map(AxisType.Explicit):
         everyone = gather_same(array, axis_name)
-        # To shard_map's checks, the result of all_gather varies over the devices; so must this one.
+        # shard_map's checks take the result of all_gather as varying over devices; so must this be.
         return jnp.where(lax.axis_index(axis_name) < 0, jnp.zeros_like(everyone), everyone)
     return lax.all_gather(array, axis_name, tiled=True)
 
 
 def gather_same(array: jax.Array, axis_name: AxisName) -> jax.Array:
-    """Collects the rows of all devices, in their order, known to be the same on every device.
+    """Gathers the rows of all devices; shard_map's checks see that the result is replicated.
 
-    A sum in which each device has its rows where the others have zeros, and not `lax.all_gather`,
-    of whose result shard_map's checks do not know that it is the same everywhere.
+    It is a sum to which each device contributes its rows and zeros elsewhere. shard_map's checks do
+    not accept the result of `lax.all_gather` as the same on every device.
     """
     rows = len(array)
     shape = (lax.axis_size(axis_name) * rows, *array.shape[1:])

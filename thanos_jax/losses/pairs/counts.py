@@ -1,4 +1,4 @@
-"""How many positives each anchor has: from the labels alone, in O(N log N)."""
+"""Counts the positives of each anchor from the labels, in O(N log N)."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def count_same(
 
 
 def _count(wanted: jax.Array, labels: jax.Array, valid: jax.Array) -> jax.Array:
-    """Counts, for each wanted label, the valid ones equal to it, in each column of valid."""
+    """Counts, for each wanted label and column of `valid`, the valid labels equal to it."""
     columns = list(valid.astype(jnp.int32).T)
     labels, *columns = lax.sort((labels, *columns), num_keys=1, is_stable=False)
     before = jnp.cumsum(jnp.stack(columns, axis=1), axis=0, dtype=jnp.int32)

@@ -1,7 +1,7 @@
-"""Pair statistics from the whole similarity matrix: the definition that faster paths are held to.
+"""Pair statistics from the whole similarity matrix: the definition that others are tested against.
 
-Holds several [anchors, candidates] arrays; differentiable any number of times, forwards and
-backwards.
+It needs several arrays [anchors, candidates], and can be differentiated any number of times, in
+forward and reverse mode.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def statistics(
         candidates = _append(candidates, bank)
 
     # Accelerators multiply float32 in fewer bits by default; divided by a small temperature,
-    # that error would be the loss.
+    # that error would dominate the loss.
     similarity = jnp.matmul(
         entries.embedding, candidates.embedding.T, precision=lax.Precision.HIGHEST
     ) / jnp.asarray(temperature, entries.embedding.dtype)
@@ -79,13 +79,13 @@ def _append(candidates: Entries, bank: Entries) -> Entries:
 
 
 def _mean(values: jax.Array, mask: jax.Array) -> jax.Array:
-    """Row means over `mask`; 0 for an empty row."""
+    """Returns row means over `mask`; 0 for an empty row."""
     count = jnp.sum(mask, axis=1).astype(values.dtype)
     return jnp.sum(jnp.where(mask, values, 0.0), axis=1) / jnp.maximum(count, 1.0)
 
 
 def _log_sum_exp(values: jax.Array, mask: jax.Array) -> jax.Array:
-    """Row-wise log-sum-exp over `mask`; 0, with gradient 0, for an empty row. NaN stays NaN."""
+    """Returns row-wise log-sum-exp over `mask`; 0 with gradient 0 for an empty row; keeps NaN."""
     some = jnp.any(mask, axis=1, keepdims=True)
     largest = jnp.max(jnp.where(mask, values, -jnp.inf), axis=1, keepdims=True)
     largest = lax.stop_gradient(jnp.where(some, largest, 0.0))

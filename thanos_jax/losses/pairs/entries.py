@@ -1,4 +1,4 @@
-"""The entries of a batch: one row for every view of every image, with what decides its role."""
+"""The entries of a batch: one row for each view of each image, with label, image and view."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class Entries:
 
     Attributes:
       embedding: float [N, d], float32 or float64; rows of padding are zero.
-      label: integer [N]; entries of equal label are positives of each other.
-      image: int32 [N], the image's number in the global batch; tells an entry's own views.
-      view: int32 [N].
-      valid: bool [N]; False is padding, neither anchor nor candidate.
-      num_views: entries of an image.
-      unit: whether rows are of length 1, or zero.
-      given: dtype in which the caller had the embeddings.
+      label: integer [N]; entries with equal labels are positives of each other.
+      image: int32 [N], the image's number in the global batch.
+      view: int32 [N], the number of the view.
+      valid: bool [N]; False marks padding, which is neither anchor nor candidate.
+      num_views: number of entries of an image.
+      unit: whether rows have length 1 or are zero.
+      given: dtype of the caller's embeddings.
     """
 
     embedding: jax.Array
@@ -44,12 +44,12 @@ class Entries:
 
 
 def at_hand(array: jax.Array) -> jax.Array | None:
-    """The array with its values, also while it is differentiated; None inside `jax.jit`."""
+    """Returns the concrete array, also during differentiation; None inside `jax.jit`."""
     return array.to_concrete_value() if isinstance(array, jax.core.Tracer) else array
 
 
 def compute_dtype(*arrays: jax.Array) -> Any:
-    """float64 if any of the arrays is, float32 otherwise; also under strict dtype promotion."""
+    """Returns float64 if any array is float64, else float32; also with strict promotion."""
     return jnp.float64 if any(array.dtype == jnp.float64 for array in arrays) else jnp.float32
 
 
@@ -57,13 +57,13 @@ def normalize(embedding: jax.Array) -> jax.Array:
     """Divides each row of float [..., d] by its Euclidean length; a zero row stays zero.
 
     Rows are first divided by their largest magnitude, so that lengths neither overflow nor vanish.
-    The result does not depend on that divisor, and neither do its derivatives, so the divisor is
-    held constant. The gradient at a zero row is zero (that of z / |z| is undefined there).
+    The result and its derivatives do not depend on that divisor, which is therefore held constant.
+    The gradient at a zero row is zero (the gradient of z / |z| is undefined there).
     """
     magnitudes = lax.stop_gradient(jnp.abs(embedding))
     largest = jnp.max(magnitudes, axis=-1, keepdims=True)
-    # NaN must reach the loss. A row that has one is no zero row, whatever its largest magnitude:
-    # on CPUs XLA leaves NaN out of the maximum of a large array.
+    # NaN must reach the loss. A row with NaN is not a zero row, even if its largest magnitude is 0:
+    # on CPUs XLA ignores NaN in the maximum of a large array.
     zero = jnp.all(magnitudes < jnp.finfo(embedding.dtype).tiny, axis=-1, keepdims=True)
     scaled = jnp.where(zero, 0.0, embedding) / jnp.where(zero, 1.0, largest)
     squares = jnp.sum(scaled * scaled, axis=-1, keepdims=True)
@@ -122,14 +122,14 @@ def make_bank_entries(
     dtype: Any,
     normalized: bool,
 ) -> Entries:
-    """Makes entries of a memory bank: candidates of every anchor, of no image and no view.
+    """Makes the entries of a memory bank: candidates of every anchor, without image and view.
 
     Args:
       embeddings: float [size, dim]; they have no gradient.
-      labels: integer [size], of the dtype of the batch's, or None: of a class of no image.
-      filled: bool [size].
-      dtype: that of the batch's entries.
-      normalized: whether rows are divided by their length, as the batch's are.
+      labels: integer [size], with the dtype of the batch's labels; None: a class of no image.
+      filled: bool [size], whether a place has an entry.
+      dtype: dtype of the batch's entries.
+      normalized: whether rows are divided by their length, as in the batch.
 
     Returns:
       Entries with N = size.

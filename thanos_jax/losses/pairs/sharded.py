@@ -1,16 +1,17 @@
-"""The order in which pairs of entries are visited: one sweep over all, on one device or many.
+"""Sweeps over all pairs of entries, on one device or several.
 
-A sweep is a function of two tiles of entries that adds up something for the entries of each (sums
-of exponentials, gradients); here it is applied to every pair of tiles of the global batch.
+A sweep is a function of two tiles of entries that returns sums for the entries of each (sums of
+exponentials, gradients). This module applies it to every pair of tiles of the global batch.
 
-One device takes each pair of its tiles once, for rows and columns alike. Several devices:
+One device visits each pair of its tiles once, and adds to the sums of both rows and columns. For
+several devices there are two schedules:
 
-  gather  every device collects all entries and meets its own with them, for its own alone. Half
-          as much work again and more memory, but one exchange: for small shards.
-  ring    blocks of entries travel half way around the ring of devices, each with what its
-          hosts have added up for it, then one leap home. Every pair of devices meets once.
+  gather  every device gathers all entries and computes the sums of its own entries only. This takes
+          1.5 times the work and more memory, but one exchange: for small shards.
+  ring    blocks of entries travel half way around the ring of devices, together with the sums that
+          were computed for them, then back in one hop. Every pair of devices meets once.
 
-Neither sends gradients of candidates around: a gradient is swept like any other sum.
+Neither exchanges gradients of candidates: a gradient is computed by a sweep like any other sum.
 """
 
 from __future__ import annotations
@@ -29,22 +30,23 @@ from thanos_jax.losses.pairs.axes import AxisName, gather
 Tree = Any  # arrays whose leading axes are [entries] or [tiles, size]; of entries, a dictionary
 
 SCHEDULES = ("auto", "gather", "ring")
-# Entries on a device from which a hop's compute outlasts its transfer on fast links; fewer are
-# better gathered at once (docs/scaling.md).
+# From this number of entries per device, computing a hop takes longer than its transfer on fast
+# links; smaller shards are better gathered at once (docs/scaling.md).
 RING_FROM = 1024
 
 
 class Sweep(NamedTuple):
-    """What is done with a pair of tiles.
+    """The computation for a pair of tiles.
 
     Attributes:
-      name: "sums", "one_positive" or "gradient"; kernels written for each go by it.
-      choice: what the sweep was made of, a `streaming.Choice`, for them too.
-      meet: (rows, columns, exclude_self) -> what each adds up of the other, two trees [size, ...].
-        Of tiles paired with themselves, and of a gathered batch, rows alone are used.
+      name: "sums", "one_positive" or "gradient"; selects the kernel of `pallas`.
+      choice: the `streaming.Choice` of the sweep, for these kernels.
+      meet: (rows, columns, exclude_self) -> the sums that each tile gets from the other, two trees
+        [size, ...]. For a tile paired with itself, and for a gathered batch, only the sums of rows
+        are used.
       combine: (sum, addition) -> sum; associative.
       initial: tile of entries -> the empty sum.
-      fills: the values of padding, a tree like the entries.
+      fills: the values of padding, a tree with the structure of the entries.
     """
 
     name: str
@@ -56,18 +58,17 @@ class Sweep(NamedTuple):
 
 
 class Visits(NamedTuple):
-    """How a list of pairs of tiles is gone through: the loops that a kernel replaces.
+    """Loops over a list of pairs of tiles; a kernel may replace them.
 
-    Blocks are trees of [tiles, size, ...], pairs int32 [pairs, 2] (row tile, column tile) with the
-    pairs of one row tile one after the other, sums trees of [tiles, size, ...]; each returns new
-    sums.
+    Blocks and sums are trees of [tiles, size, ...]. Pairs are int32 [pairs, 2], (row tile, column
+    tile), with the pairs of a row tile consecutive. Each loop returns new sums.
 
     Attributes:
-      rows: (what, rows, columns, pairs, sums, exclude_self) -> sums; adds up for the rows alone.
-      both: (what, block, pairs, sums) -> sums; for both tiles of each pair, which are different
-        tiles of one block.
-      two: (what, rows, columns, pairs, sums) -> sums, guests; for both tiles of each pair, which
-        come from two blocks. The columns' sums begin empty.
+      rows: (what, rows, columns, pairs, sums, exclude_self) -> sums, of the rows only.
+      both: (what, block, pairs, sums) -> sums of both tiles of each pair, which are different tiles
+        of one block.
+      two: (what, rows, columns, pairs, sums) -> (sums, guests), of both tiles of each pair, which
+        are from two blocks; guests are the sums of the columns, which start empty.
     """
 
     rows: Callable[..., Tree]
@@ -80,8 +81,9 @@ class Plan(NamedTuple):
 
     Attributes:
       visits: the loops over tiles.
-      groups: the number of views if entries of one view never meet, otherwise 1; 0 if none do.
-      tile: entries in a tile, at most.
+      groups: the number of views if entries of the same view are never paired, otherwise 1; 0 if no
+        entries are paired.
+      tile: largest number of entries in a tile.
       axis_name: the axis over which entries are sharded, or None.
       schedule: "auto", "gather" or "ring".
     """
@@ -94,7 +96,7 @@ class Plan(NamedTuple):
 
 
 def sweep(what: Sweep, entries: Tree, plan: Plan) -> Tree:
-    """Meets every entry of this device with its candidates in the global batch.
+    """Sums over the candidates in the global batch, for every entry of this device.
 
     Args:
       what: the sweep.
@@ -132,13 +134,13 @@ def sweep(what: Sweep, entries: Tree, plan: Plan) -> Tree:
 
 
 def sweep_bank(what: Sweep, entries: Tree, bank: Tree, plan: Plan) -> Tree:
-    """Meets every entry of this device with a bank of further candidates.
+    """Sums over a bank of further candidates, for every entry of this device.
 
     Args:
-      what: the sweep; nothing is added up for the bank.
+      what: the sweep; the bank has no sums.
       entries: arrays [N, ...]; this device's.
       bank: arrays [M, ...], the same on every device.
-      plan: static choices; the bank's entries are of no view.
+      plan: static choices; the bank's entries have no view.
 
     Returns:
       The sums of this device's entries, arrays [N, ...].
@@ -161,14 +163,14 @@ def _ring(
     plan: Plan,
     devices: int,
 ) -> Tree:
-    """Blocks visit the floor(devices / 2) devices after their own."""
+    """Adds the pairs between devices; blocks visit the next floor(devices / 2) devices."""
 
     def move(tree: Tree, by: int) -> Tree:
         order = [(device, (device + by) % devices) for device in range(devices)]
         return _bundled(lambda x: lax.ppermute(x, plan.axis_name, order), tree)
 
     def host(guest: Tree, luggage: Tree, sums: Tree, pairs: Any) -> tuple[Tree, Tree]:
-        # What earlier hosts added up travels while this one computes, so it is joined afterwards.
+        # The sums of earlier devices travel while this one computes, and are added afterwards.
         arrived = move(luggage, 1)
         sums, addition = plan.visits.two(what, rows, guest, pairs, sums)
         return sums, what.combine(arrived, addition)
@@ -179,7 +181,7 @@ def _ring(
         sums, luggage = host(guest, luggage, sums, tiles.rectangle(layout, layout))
         return (following, luggage, sums), None
 
-    # A guest's number tells entries from themselves, which never meet here.
+    # "number" excludes pairs of an entry with itself, which do not occur between devices.
     travelling = {name: x for name, x in rows.items() if name != "number"}
     guest, luggage = move(travelling, 1), what.initial(rows)
     carry = (guest, luggage, sums)
@@ -187,7 +189,7 @@ def _ring(
         carry, _ = lax.scan(hop, carry, None, length=(devices - 1) // 2)
     guest, luggage, sums = carry
     if devices % 2 == 0:
-        # Opposite devices hold each other's block: each takes half of the pairs.
+        # Opposite devices have each other's block; each computes half of the pairs.
         first, second = tiles.halves(layout)
         early = lax.axis_index(plan.axis_name) < devices // 2
         sums, luggage = host(guest, luggage, sums, jnp.where(early, first, second))
@@ -199,7 +201,7 @@ def _split(what: Sweep, entries: Tree, layout: tiles.Layout) -> Tree:
 
 
 def _bundled(send: Callable[[jax.Array], jax.Array], tree: Tree) -> Tree:
-    """Sends arrays of equal shape and width as one: few transfers can be under way at once."""
+    """Sends arrays of equal shape and width as one, because concurrent transfers are limited."""
     leaves, structure = jax.tree.flatten(tree)
     bundles: dict[Any, list[int]] = {}
     for index, leaf in enumerate(leaves):
@@ -237,8 +239,8 @@ def _rows(
 
 
 def _both(what: Sweep, block: Tree, pairs: Any, sums: Tree) -> Tree:
-    # Sums of a tile as row and as column are kept apart. One array for both would have two reads
-    # and two writes in a step, and XLA would copy all of it every time.
+    # The sums of a tile as row and as column are separate arrays. One array would be read and
+    # written twice in a step, and XLA would copy all of it every time.
     return what.combine(*_two(what, block, block, pairs, sums))
 
 

@@ -1,13 +1,13 @@
-"""Pair statistics tile by tile: exact, in memory linear in the batch, forwards and backwards.
+"""Pair statistics tile by tile: exact, in memory linear in the batch, forward and backward.
 
-A tile of similarities is made, used for its rows and its columns, and forgotten; the backward pass
-makes it again. That works because the similarity is symmetric, and so is the sum of its gradient
-and its transpose, which is all that the gradient of the embeddings needs. Per pair of entries, this
-is one product and one exponential forwards, three products and one exponential backwards: value and
-gradient cost 4 N^2 d operations and N^2 exponentials.
+A tile of similarities is computed, used for its rows and its columns, and discarded; the backward
+pass computes it again. This works because the similarity is symmetric, and the gradient of the
+embeddings needs only the sum of the similarities' gradient and its transpose, which is symmetric
+too. A pair of entries takes one product and one exponential forward, and three products and one
+exponential backward: value and gradient cost 4 N^2 d operations and N^2 exponentials.
 
-Exponentials are shifted by a constant where similarities are known to be small enough, so that rows
-and columns share them, and by running maxima otherwise.
+If similarities are known to be small enough, exponentials are shifted by a constant, so that rows
+and columns share them; otherwise by running maxima.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from thanos_jax.losses.pairs.counts import count_same
 from thanos_jax.losses.pairs.entries import Entries, at_hand
 from thanos_jax.losses.pairs.sharded import Plan, Sweep, Tree, Visits
 
-# Entries in a tile, at most. CPU: of 256, 512, 1024 and 2048, the fastest on two cores; a tile of
-# 4 MB lies in the third-level cache (docs/scaling.md). GPU: 2048 x 2048, 16 MB, fit the second-
-# level cache of an A100 or H100 and keep every processor busy; not measured. TPU: of 512, 1024 and
-# 2048, the last has the fewest cycles by the compiler's own estimate, for what a tile costs beside
-# its products hardly depends on its size.
+# Largest number of entries in a tile. CPU: the fastest of 256, 512, 1024 and 2048 on two cores; a
+# tile of 4 MB fits the third-level cache (docs/scaling.md). GPU: 2048 x 2048, 16 MB, fits the
+# second-level cache of an A100 or H100 and keeps every processor busy; not measured. TPU: of 512,
+# 1024 and 2048, the last takes the fewest cycles by the compiler's estimate, because the overhead
+# of a tile hardly depends on its size.
 TILE = {"cpu": 1024, "gpu": 2048, "tpu": 2048}
 
 # Exponentials stay below the largest float by this factor, e^28 or 10^12, so that they can be
@@ -40,15 +40,15 @@ _HEADROOM = 28.0
 
 
 class Choice(NamedTuple):
-    """What is computed and how; static.
+    """Static choices: which sums are computed, and how.
 
     Attributes:
       sets: sets of candidates over which exponentials are summed: "all", A(i); "same", P(i);
         "different", N(i).
       same_sum: whether similarities are summed over P(i).
       one_positive: whether log sum_{j in {p} and N(i)} exp s_ij - s_ip is summed over P(i).
-      shift: what is subtracted from similarities before exp; None: running maxima.
-      operands: dtype in which products are taken; their sums are at least float32.
+      shift: constant subtracted from similarities before exp; None: running maxima.
+      operands: dtype of the operands of products; sums are at least float32.
       plan: how entries are swept.
     """
 
@@ -75,13 +75,13 @@ def statistics(
     """See `thanos_jax.losses.pairs.statistics`; reverse mode only.
 
     Args:
-      entries: as there.
-      temperature: as there.
-      views: as there.
-      names: as there.
-      axis_name: as there.
-      bank: as there.
-      coldest: as there.
+      entries: as in `thanos_jax.losses.pairs.statistics`, like the following.
+      temperature: positive scalar.
+      views: "all" or "cross".
+      names: which statistics.
+      axis_name: the axis over which entries are sharded, or None.
+      bank: further candidates, or None.
+      coldest: a lower bound of the temperature, or None.
       schedule: one of `sharded.SCHEDULES`.
       visits: the loops over tiles.
     """
@@ -120,7 +120,7 @@ def statistics(
             ) from error
 
     if choice.one_positive:
-        # In order of labels, most tiles have no class in common and the second pass skips them.
+        # Sorted by label, most pairs of tiles share no class, and the second pass skips them.
         order = jnp.argsort(entries.label[::num_views])
         sums = _reorder(
             pair_sums(_reorder(entries, order, num_views)), jnp.argsort(order), num_views
@@ -143,7 +143,7 @@ def statistics(
 
 
 def _mean_own(entries: Entries) -> jax.Array:
-    """Mean over an entry's other views of their inner product with it: [N]."""
+    """Returns the mean inner product of each entry with its image's other views: [N]."""
     num_views = entries.num_views
     z = entries.embedding.reshape(-1, num_views, entries.embedding.shape[-1])
     products = jnp.einsum("ivd,iwd->ivw", z, z, precision=lax.Precision.HIGHEST)
@@ -153,14 +153,14 @@ def _mean_own(entries: Entries) -> jax.Array:
 
 
 def _other_views(entries: Entries) -> jax.Array:
-    """How many other views of its image an entry has: int32 [N], 0 if it is not valid."""
+    """Returns the number of other views of each entry's image: int32 [N], 0 if not valid."""
     valid = entries.valid.reshape(-1, entries.num_views)
     others = jnp.sum(valid, axis=1, keepdims=True, dtype=jnp.int32) - 1
     return jnp.where(valid, others, 0).reshape(-1)
 
 
 def _shift(temperature: jax.Array | float | None, dtype: Any) -> float | None:
-    """A constant c for which exp(s - c) keeps all digits for |s| <= 1 / temperature, if any."""
+    """Returns a constant c such that exp(s - c) keeps all digits for |s| <= 1 / temperature."""
     if not isinstance(temperature, float | int):
         return None
     limits = jnp.finfo(dtype)
@@ -171,13 +171,13 @@ def _shift(temperature: jax.Array | float | None, dtype: Any) -> float | None:
 
 
 def _operands(entries: Entries) -> Any:
-    """Products of what came in bfloat16 are taken in it, where hardware multiplies it faster."""
+    """Returns the dtype of operands: bfloat16 for bfloat16 embeddings, except on CPUs."""
     narrow = entries.given == jnp.bfloat16 and jax.default_backend() != "cpu"
     return jnp.dtype(jnp.bfloat16) if narrow else entries.embedding.dtype
 
 
 def _reorder(tree: Tree, order: jax.Array, num_views: int) -> Tree:
-    """Puts images, with all their views, in another order: arrays [N, ...]."""
+    """Reorders arrays [N, ...] by image, keeping the views of an image together."""
 
     def take(array: jax.Array) -> jax.Array:
         images = array.reshape(-1, num_views, *array.shape[1:])
@@ -186,10 +186,10 @@ def _reorder(tree: Tree, order: jax.Array, num_views: int) -> Tree:
     return jax.tree.map(take, tree)
 
 
-# What tiles know of entries, as dictionaries of arrays:
+# Entries of tiles are dictionaries of arrays:
 #   x        float [N, d]
 #   label    integer [N]
-#   number   int32 [N], another for every entry of the global batch
+#   number   int32 [N], unique for every entry of the global batch
 #   outside  float [N], 0 for candidates, -inf for padding
 _FILLS = {"x": 0.0, "number": -1, "outside": -math.inf}
 
@@ -201,7 +201,7 @@ def _roles(entries: Entries, x: jax.Array) -> Tree:
 
 
 def _wide(label: jax.Array) -> jax.Array:
-    """Signed, of at least 32 bits, as arrays that travel are; equal labels stay equal."""
+    """Returns labels as signed integers of at least 32 bits; equal labels stay equal."""
     if label.dtype.itemsize < 4:
         return label.astype(jnp.int32)
     return lax.bitcast_convert_type(label, jnp.dtype(f"int{8 * label.dtype.itemsize}"))
@@ -210,8 +210,8 @@ def _wide(label: jax.Array) -> jax.Array:
 def _bank(bank: Entries | None, x: jax.Array) -> Tree | None:
     if bank is None:
         return None
-    # The bank is the same on all devices, what is computed with it is not: under shard_map's
-    # checks both branches of a condition must agree about that.
+    # The bank is the same on all devices, but results computed with it are not. shard_map's checks
+    # require that both branches of a condition agree about this.
     label = _wide(bank.label)
     label = label + (x[0, 0] != x[0, 0]).astype(label.dtype) * jnp.zeros((), label.dtype)
     outside = jnp.where(bank.valid, 0.0, -jnp.inf).astype(x.dtype)
@@ -224,10 +224,10 @@ def _fills(entries: Tree) -> Tree:
 
 
 def _nothing(entries: Tree) -> jax.Array:
-    """Zeros, one for each entry.
+    """Returns zeros, one per entry.
 
-    Made from the entries, and not a constant, so that under shard_map they vary over every axis
-    over which the entries do. The compiler sees through it.
+    They are computed from the entries, so that under shard_map they vary over the same axes. The
+    compiler reduces them to a constant.
     """
     never = (entries["label"] != entries["label"]) & (entries["x"][..., 0] != entries["x"][..., 0])
     return never.astype(entries["x"].dtype)
@@ -237,14 +237,14 @@ def _nothing(entries: Tree) -> jax.Array:
 def _pair_sums(
     choice: Choice, x: jax.Array, query: jax.Array | None, roles: Tree, bank: Tree | None
 ) -> dict[str, jax.Array]:
-    """Sums over pairs, of each entry.
+    """Returns the sums over pairs for each entry.
 
     Args:
-      choice: what and how.
+      choice: static choices.
       x: float [N, d], s_ij = <x_i, x_j>.
       query: float [N, d], s_ij = <query_i, k_j> for k_j in the bank; None without one.
-      roles: of the entries, without x.
-      bank: roles of the bank, with x.
+      roles: label, number and outside of the entries.
+      bank: x, label, number and outside of the bank; or None.
 
     Returns:
       name -> float [N]: log-sum-exp over "all" and "same" (0 over an empty set), "same_sum",
@@ -311,7 +311,7 @@ def _backward(choice: Choice, residuals: Any, cotangents: dict[str, jax.Array]) 
 
 _pair_sums.defvjp(_forward, _backward)
 
-# Called outside `jax.jit`, loops over closures would be compiled anew at every call.
+# Outside `jax.jit`, loops over closures would be compiled again at every call.
 _compiled_pair_sums = jax.jit(_pair_sums, static_argnums=0)
 
 
@@ -319,7 +319,7 @@ def _product(choice: Choice, a: jax.Array, b: jax.Array, contract: tuple[int, in
     """Contracts axis contract[0] of a with contract[1] of b.
 
     Accelerators multiply float32 in fewer bits by default; divided by a small temperature, that
-    error would be the loss. (Products of bfloat16 have all their digits in float32.)
+    error would dominate the loss. (Products of bfloat16 are exact in float32.)
     """
     narrow = choice.operands == jnp.bfloat16
     return lax.dot_general(
@@ -332,7 +332,7 @@ def _product(choice: Choice, a: jax.Array, b: jax.Array, contract: tuple[int, in
 
 
 def _transposed_product(choice: Choice, a: jax.Array, b: jax.Array) -> jax.Array:
-    """The transpose of a [n, m], a whole tile, times b [n, d]."""
+    """Returns the transpose of a tile a [n, m] times b [n, d]."""
     if jax.default_backend() != "cpu" or choice.plan.visits is not sharded.LOOPS:
         return _product(choice, a, b, (0, 0))
     # XLA's products on CPU take twice as long if the larger operand is transposed. The barriers
@@ -354,7 +354,7 @@ def _self(rows: Tree, columns: Tree) -> jax.Array:
 
 
 def _sums(choice: Choice, roles: Tree) -> Sweep:
-    """Sums of exponentials, and of similarities."""
+    """Returns the sweep for sums of exponentials and of similarities."""
 
     def meet(rows: Tree, columns: Tree, exclude_self: bool) -> tuple[Tree, Tree]:
         similarity = _product(choice, rows["x"], columns["x"], (1, 1))
@@ -414,21 +414,21 @@ def _sums(choice: Choice, roles: Tree) -> Sweep:
 
 
 def _peak_and_sum(values: jax.Array, key: str, axis: int) -> Tree:
-    """The largest value along an axis, and the sum of exponentials below it; -inf is left out."""
-    # The lowest float in place of -inf: differences of peaks are then never NaN.
+    """Returns the maximum along an axis, and the sum of exp(value - maximum); ignores -inf."""
+    # The lowest float instead of -inf, so that differences of peaks are never NaN.
     peak = jnp.maximum(jnp.max(values, axis=axis), jnp.finfo(values.dtype).min)
     total = jnp.sum(jnp.exp(values - jnp.expand_dims(peak, axis)), axis=axis)
     return {f"peak_{key}": peak, key: total}
 
 
 def _log_sum_exp(choice: Choice, sums: Tree, key: str) -> jax.Array:
-    """-inf over an empty set."""
+    """Returns the log-sum-exp of a set of candidates; -inf for an empty set."""
     peak = choice.shift if choice.shift is not None else sums[f"peak_{key}"]
     return jnp.where(sums[key] == 0.0, -jnp.inf, jnp.log(sums[key]) + peak)
 
 
 def _one_positive(choice: Choice, roles: Tree) -> Sweep:
-    """Sums of softplus(log_different_i - s_ip) over P(i), and of its slope."""
+    """Returns the sweep for sums of softplus(log_different_i - s_ip) over P(i), and its slope."""
 
     def meet(rows: Tree, columns: Tree, exclude_self: bool) -> tuple[Tree, Tree]:
         def computed() -> tuple[Tree, Tree]:
@@ -471,7 +471,10 @@ def _one_positive(choice: Choice, roles: Tree) -> Sweep:
 
 
 def _gradient(choice: Choice, entries: Tree) -> Sweep:
-    """Gradients of x: sum_j H_ij x_j, with H_ij what the losses of i and j lose by s_ij."""
+    """Returns the sweep for gradients of x: sum_j H_ij x_j.
+
+    H_ij is the derivative of the losses of i and j with respect to s_ij.
+    """
 
     def meet(rows: Tree, columns: Tree, exclude_self: bool) -> tuple[Tree, Tree]:
         similarity = _product(choice, rows["x"], columns["x"], (1, 1))
@@ -482,7 +485,7 @@ def _gradient(choice: Choice, entries: Tree) -> Sweep:
 
         def softmax(key: str) -> jax.Array:
             def one(weight: jax.Array, log: jax.Array) -> jax.Array:
-                # What is no candidate may lie above the logarithm of the sum; it must stay finite.
+                # A non-candidate may exceed the logarithm of the sum; exp must stay finite.
                 return weight * jnp.exp(jnp.minimum(similarity - log, 0.0))
 
             weight, log = f"weight_{key}", f"log_{key}"
@@ -510,7 +513,7 @@ def _gradient(choice: Choice, entries: Tree) -> Sweep:
             total -= jnp.where(same, slope, 0.0)
         if exclude_self:
             total = jnp.where(_self(rows, columns), 0.0, total)
-        # Padding needs no mask: its x is 0, and nothing is asked of its own gradient.
+        # Padding needs no mask: its x is 0, and its own gradient is not used.
         return (
             _product(choice, total, columns["x"], (1, 0)),
             _transposed_product(choice, total, rows["x"]),
@@ -527,7 +530,7 @@ def _plus(a: Tree, b: Tree) -> Tree:
 
 
 def _softplus(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """log(1 + exp x) and its slope, which share an exponential; 0 and 0 at -inf."""
+    """Returns log(1 + exp x) and its derivative, which share an exponential; 0 and 0 at -inf."""
     small = jnp.exp(-jnp.abs(x))
     slope = jnp.where(x >= 0.0, 1.0, small) / (1.0 + small)
     return jnp.maximum(x, 0.0) + jnp.log1p(small), slope

@@ -1,8 +1,8 @@
-"""How entries are cut into tiles, and which pairs of tiles have candidates in them.
+"""Layout of entries in tiles, and the pairs of tiles that have candidates.
 
-A batch's entries are laid out as [tiles, size, ...]. With views="cross", where entries of one view
-are no candidates of each other, each view has its own tiles, so that whole pairs of tiles drop out;
-with views="all" the views lie together, image by image.
+Entries of a batch are laid out as [tiles, size, ...]. With views="cross", entries of the same view
+are not candidates of each other; each view then has its own tiles, so that whole pairs of tiles are
+skipped. With views="all" the entries are in the order of images.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ class Layout(NamedTuple):
     """The tiles of one device's N entries.
 
     Attributes:
-      groups: how many groups of entries have tiles of their own.
+      groups: number of groups of entries with separate tiles.
       members: entries in a group; groups * members = N.
-      per_group: tiles in a group; the last may hold padding.
+      per_group: tiles of a group; the last may have padding.
       size: entries in a tile.
     """
 
@@ -32,7 +32,7 @@ class Layout(NamedTuple):
 
     @property
     def total(self) -> int:
-        """All tiles."""
+        """Number of tiles."""
         return self.groups * self.per_group
 
 
@@ -41,21 +41,21 @@ def layout(entries: int, *, groups: int, largest: int, even: bool = False) -> La
 
     Args:
       entries: N, a multiple of `groups`.
-      groups: the number of views if they are kept apart, otherwise 1.
-      largest: entries in a tile, at most.
+      groups: the number of views if views have separate tiles, otherwise 1.
+      largest: largest number of entries in a tile.
       even: whether each group must have an even number of tiles.
     """
     members = entries // groups
     per_group = math.ceil(members / largest)
     if even:
         per_group += per_group % 2
-    # A multiple of 8 fills vector registers; few entries more than needed are added.
+    # A multiple of 8 fills vector registers and adds little padding.
     size = math.ceil(members / per_group / 8) * 8
     return Layout(groups, members, per_group, size)
 
 
 def split(array: jax.Array, tiles: Layout, fill: float) -> jax.Array:
-    """[N, ...] in the order image, view -> [tiles, size, ...]; padding is `fill`."""
+    """Returns [N, ...] in the order (image, view) as [tiles, size, ...]; pads with `fill`."""
     rest = array.shape[1:]
     grouped = jnp.moveaxis(array.reshape(tiles.members, tiles.groups, *rest), 1, 0)
     missing = tiles.per_group * tiles.size - tiles.members
@@ -65,36 +65,35 @@ def split(array: jax.Array, tiles: Layout, fill: float) -> jax.Array:
 
 
 def join(array: jax.Array, tiles: Layout) -> jax.Array:
-    """The inverse of `split`: [tiles, size, ...] -> [N, ...], without the padding."""
+    """Inverts `split`: [tiles, size, ...] -> [N, ...], without the padding."""
     rest = array.shape[2:]
     grouped = array.reshape(tiles.groups, -1, *rest)[:, : tiles.members]
     return jnp.moveaxis(grouped, 0, 1).reshape(-1, *rest)
 
 
 def triangle(tiles: Layout) -> np.ndarray:
-    """Pairs of different tiles of one device, each once: int32 [pairs, 2]."""
+    """Returns the pairs of different tiles of one device, each once: int32 [pairs, 2]."""
     first, second = np.triu_indices(tiles.total, k=1)
     return _admitted(tiles, tiles, first, second)
 
 
 def diagonal(tiles: Layout) -> np.ndarray:
-    """Tiles paired with themselves: none if views are kept apart, for they hold no candidates."""
+    """Returns the pairs of tiles with themselves: int32 [pairs, 2]; none if views are separate."""
     numbers = np.arange(tiles.total if tiles.groups == 1 else 0)
     return np.stack([numbers, numbers], axis=1).astype(np.int32)
 
 
 def rectangle(rows: Layout, columns: Layout) -> np.ndarray:
-    """Pairs of any tile of `rows` with any tile of `columns`: int32 [pairs, 2]."""
+    """Returns the pairs of any tile of `rows` with any tile of `columns`: int32 [pairs, 2]."""
     first, second = np.indices((rows.total, columns.total)).reshape(2, -1)
     return _admitted(rows, columns, first, second)
 
 
 def halves(tiles: Layout) -> tuple[np.ndarray, np.ndarray]:
-    """Two lists of equal length that share out the rectangle of two devices' tiles.
+    """Divides the pairs of two devices' tiles into two lists of equal length.
 
-    Of a pair of devices, one takes the first list, with its own tiles as rows, the other the
-    second, with its own as rows too: between them they visit every pair once. Needs an even number
-    of tiles in each group.
+    One device visits the first list and the other device the second, each with its own tiles as
+    rows. Together they visit every pair once. The number of tiles in each group must be even.
     """
     pairs = rectangle(tiles, tiles)
     early = pairs % tiles.per_group < tiles.per_group // 2
@@ -102,7 +101,7 @@ def halves(tiles: Layout) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _admitted(rows: Layout, columns: Layout, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Drops pairs of tiles of the same view, where views are kept apart."""
+    """Removes pairs of tiles of the same view, if views are separate."""
     pairs = np.stack([first, second], axis=1).astype(np.int32)
     if rows.groups == 1 or columns.groups == 1:
         return pairs

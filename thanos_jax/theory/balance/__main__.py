@@ -1,12 +1,12 @@
-r"""How far a class spreads: tables and pictures, without training.
+r"""Command that predicts how far a class spreads, in tables and pictures, without training.
 
     python -m thanos_jax.theory.balance [--classes=2,10] [--temperature=0.1,0.5] \
         [--batch_size=256] [--images_per_class=0] [--images_in_all=0] [--loss=spread] \
         [--denominator=all] [--views=all] [--workdir=runs/balance] [--runs=DIR,...]
 
-Prints W of the loss's minimum, its thresholds and the weight for a W of a half; leaves them in
-balance.json, with spread.png, thresholds.png and ranges.png. With --runs, finished trainings of the
-first number of classes stand beside what is predicted for them, in measured.png.
+It prints W at the loss's minimum, the thresholds, and the weight for W = 0.5, and writes them to
+balance.json, with spread.png, thresholds.png and ranges.png. With --runs, measured.png compares
+finished trainings, with the first number of classes, with their predictions.
 """
 
 from __future__ import annotations
@@ -27,21 +27,23 @@ flags.DEFINE_list("temperature", [str(t) for t in _DEFAULT.temperatures], "Tempe
 flags.DEFINE_integer("batch_size", _DEFAULT.batch_size, "Images of a batch.", lower_bound=2)
 flags.DEFINE_integer(
     "images_per_class", 0,
-    "0: batches are drawn without regard to classes; k: of batch_size / k classes, k images each.",
+    "0: batches are drawn regardless of class; k: of batch_size / k classes, k images each.",
     lower_bound=0,
 )  # fmt: skip
 flags.DEFINE_integer(
     "images_in_all", 0, "Images of a class in the training set; 0: many.", lower_bound=0
 )
 flags.DEFINE_string("loss", _DEFAULT.loss, "spread, supcon or joint.")
-flags.DEFINE_string("denominator", _DEFAULT.denominator, "Of supcon: all or one_positive.")
+flags.DEFINE_string(
+    "denominator", _DEFAULT.denominator, "Denominator of supcon: all or one_positive."
+)
 flags.DEFINE_string("views", _DEFAULT.views, "all or cross.")
 flags.DEFINE_string("workdir", "runs/balance", "Folder for balance.json and the pictures.")
-flags.DEFINE_list("runs", [], "Folders of finished trainings, to be drawn beside the prediction.")
+flags.DEFINE_list("runs", [], "Folders of finished trainings, to compare with the prediction.")
 
 
 def main(argv: Sequence[str]) -> None:
-    """Calculates, draws and prints."""
+    """Calculates the predictions, draws and prints them."""
     given = flags.FLAGS
     settings = Settings(
         loss=given.loss,
@@ -61,8 +63,10 @@ def main(argv: Sequence[str]) -> None:
         rows = zip(*by_temperature.values(), strict=True)
         _print(settings.weight, settings, dict(zip(TABLE, rows, strict=True)))
     _print_by_classes("the threshold", found["threshold"], settings)
-    _print_by_classes("what spreads a class half way", found["for_half"], settings)
-    _print_by_classes("where a set beats collapse and uniformity", found["wins"], settings)
+    _print_by_classes("the weight that spreads a class half way", found["for_half"], settings)
+    _print_by_classes(
+        "weights at which a set beats collapse and uniformity", found["wins"], settings
+    )
     for folder, runs in found["measured"].items():
         print(f"within_class_spread of training images, {folder}")
         for one in runs:

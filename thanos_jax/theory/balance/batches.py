@@ -1,6 +1,6 @@
-"""What an anchor meets in a batch: how many images of its own class and of the other classes.
+"""Composition of batches: the numbers of other images of an anchor's class and of other classes.
 
-Classes of one size are one kind. The minimum treats them alike, so that it is looked for among
+Classes of equal size form a kind. The minimum treats them equally, so that its variables are
 numbers of kinds, not of classes.
 """
 
@@ -17,28 +17,29 @@ from thanos_jax.checks import check_option
 from thanos_jax.errors import UserError
 
 DRAWS = ("balanced", "uniform")
-# Numbers of images that are drawn less often than this leave no trace in the result.
+# Cases with a smaller probability are ignored; they do not change the result.
 _RARE = 1e-12
 
 
 class BalanceError(UserError, ValueError):
-    """An argument without a prediction; the message names it, what was got, what is expected."""
+    """An argument is not allowed; the message names it, the expected and the given value."""
 
 
 class Batches(NamedTuple):
-    """The anchors of a batch, counted by what they meet; of K kinds of classes and S cases.
+    """The cases of an anchor's batch and their probabilities, for K kinds of classes and S cases.
 
     Attributes:
       kind_of_class: int [classes], the kind of each class.
-      classes: int [K], classes of a kind.
-      images: float64 [K], images of a class in training, may be infinite.
-      meets: bool [K], whether an anchor ever meets another image of its class.
-      importance: float64 [K], the share of a kind's images among all.
+      classes: int [K], number of classes of a kind.
+      images: float64 [K], number of training images of a class, may be infinite.
+      meets: bool [K], whether a batch may have another image of the anchor's class.
+      importance: float64 [K], the share of a kind's images among all images.
       kind: int [S], the kind of the anchor's class.
-      probability: float64 [S], adds up to 1.
-      same: float64 [S], other images of the anchor's class in the batch.
-      others: float64 [S], images of other classes in the batch.
-      mix: float64 [K, K], the share of each kind in them, by the anchor's kind; rows add up to 1.
+      probability: float64 [S], probability of the case; the sum is 1.
+      same: float64 [S], number of other images of the anchor's class in the batch.
+      others: float64 [S], number of images of other classes in the batch.
+      mix: float64 [K, K], by the anchor's kind, the share of each kind among the images of other
+        classes; rows sum to 1.
     """
 
     kind_of_class: np.ndarray
@@ -61,20 +62,20 @@ def make_batches(
     classes_in_batch: Any = None,
     draw: str = "balanced",
 ) -> Batches:
-    """Counts what anchors meet.
+    """Calculates the composition of batches from the way they are drawn.
 
     Args:
-      classes: in training, at least 2.
-      images_per_class: of a class in a batch, a number or one a class; the mean with
-        draw="uniform".
-      images_in_all: of a class in training, a number or one a class, may be infinite; None: the
-        batch is everything.
-      classes_in_batch: how many of the classes a balanced batch holds; None: all.
-      draw: "balanced": a batch holds images_per_class of each class; "uniform": images are drawn
-        without regard to their class, and the number of images of a class is random.
+      classes: number of classes in training, at least 2.
+      images_per_class: number of images of a class in a batch, one number or one per class; with
+        draw="uniform", the mean.
+      images_in_all: number of training images of a class, one number or one per class, may be
+        infinite; None: the batch is the training set.
+      classes_in_batch: number of classes in a balanced batch; None: all.
+      draw: "balanced": a batch has images_per_class images of each of its classes; "uniform":
+        images are drawn regardless of class, and the number of images of a class is random.
 
     Raises:
-      BalanceError: an argument out of its range.
+      BalanceError: an argument is out of range.
     """
     check("draw", draw, DRAWS)
     if not _is_integer(classes) or classes < 2:
@@ -142,13 +143,15 @@ def _is_integer(value: Any) -> bool:
 def _sizes(
     name: str, value: Any, classes: int, *, whole: bool, infinite: bool = False
 ) -> np.ndarray:
-    """Returns float64 [classes]."""
+    """Returns one number per class, float64 [classes], after checking them."""
     sizes = np.asarray(value)
     if sizes.shape not in ((), (classes,)):
         raise BalanceError(
             f"{name}: expected a number or {classes}, one a class, got shape {sizes.shape}"
         )
     kind = "integers of at least 1" if whole else "positive numbers"
+    if whole and name == "images_per_class":
+        kind += " (or means, with draw='uniform')"
     wrong = BalanceError(f"{name}: expected {kind}, got {value!r}")
     if not np.issubdtype(sizes.dtype, np.integer) and not np.issubdtype(sizes.dtype, np.floating):
         raise wrong
@@ -163,13 +166,13 @@ def _sizes(
 
 
 def _shares(per_kind: np.ndarray, held: np.ndarray, shown: np.ndarray) -> np.ndarray:
-    """The share of each kind among all images; infinite sets are as large as they are drawn."""
+    """Returns the share of each kind among all images; infinite classes count as drawn."""
     weights = per_kind * (shown if np.any(np.isinf(held)) else held)
     return weights / weights.sum()
 
 
 def _balanced(present: int, per_kind: np.ndarray, shown: np.ndarray) -> tuple[np.ndarray, ...]:
-    # Where a batch holds some of the classes, the others of each kind in the mean.
+    # If a batch has only some of the classes, the mean number of other classes of each kind.
     drawn = (present - 1) / (per_kind.sum() - 1)
     totals, mix = _others(per_kind, shown)
     weights = per_kind * shown
@@ -177,7 +180,7 @@ def _balanced(present: int, per_kind: np.ndarray, shown: np.ndarray) -> tuple[np
 
 
 def _others(per_kind: np.ndarray, size: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The images of all classes but one of each kind, [K], and the kinds' shares in it, [K, K]."""
+    """Returns, by an anchor's kind, the images of other classes [K], and shares of kinds [K, K]."""
     others = (per_kind - np.eye(len(size))) * size
     totals = others.sum(axis=1)
     return totals, others / totals[:, None]
@@ -210,9 +213,10 @@ def _batch_size(
 def _uniform(
     size: int, per_kind: np.ndarray, held: np.ndarray, shown: np.ndarray
 ) -> tuple[np.ndarray, ...]:
-    """Each anchor with each number of other images of its class; the rest in the mean.
+    """Returns the cases of uniform draws: each number of other images of the anchor's class.
 
-    With classes of one kind that is exact: all images of other classes are met alike.
+    Images of other classes are counted in the mean. This is exact for classes of one kind, because
+    all images of other classes are then equivalent.
     """
     share = _shares(per_kind, held, shown)
     of_class = share / per_kind
@@ -234,7 +238,7 @@ def _uniform(
 
 
 def _log_binomial(n: Any, k: Any) -> np.ndarray:
-    """The log of n over k; minus infinity where k is not in 0 .. n."""
+    """Returns the log of the binomial coefficient n over k; -inf if k is not in 0 .. n."""
     fits = (k >= 0) & (k <= n)
     k = np.where(fits, k, 0.0)
     n = np.maximum(n, k)

@@ -1,8 +1,8 @@
-"""The papers' comparison: the weights at which a spread-out set beats collapse and uniformity.
+"""The paper's comparison: the weights at which a spread-out set beats collapse and uniformity.
 
 Perfectly Balanced compares a family of spread-out sets with class collapse and with the uniform
-set, and shows that for weights in a range the family has the lower loss. For given numbers the
-range is exact: a loss is linear in its weight.
+set, and shows that the family has the lower loss for a range of weights. Here the range is
+calculated exactly for given numbers, because a loss is linear in its weight.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from thanos_jax.theory.balance.terms import Loss
 
 
 class Range(NamedTuple):
-    """An open interval of alpha, or of beta; empty where low is not below high."""
+    """An open interval of alpha, or of beta; empty if low is not below high."""
 
     low: float
     high: float
 
 
 def uniform_spread(**drawn: Unpack[Drawn]) -> float:
-    """Returns W of the uniform set: all images apart, those of a class like any others.
+    """Returns W of the uniform set, in which all images are equally far from each other.
 
     Args:
-      **drawn: as `thanos_jax.theory.balance.within_class_spread` has it; classes of one size.
+      **drawn: as in `thanos_jax.theory.balance.within_class_spread`; classes of equal size.
 
     Returns:
-      m (N - 1) / (m N - 1) with m classes of N images: at most 1, and near it.
+      m (N - 1) / (m N - 1) with m classes of N images: slightly below 1, or 1.
 
     Raises:
-      BalanceError: a ValueError; an argument out of its range, or classes of several sizes.
+      BalanceError: an argument is out of range, or classes differ in size.
     """
     return _uniform(_one_size(make_batches(**drawn)))
 
@@ -41,18 +41,18 @@ def winning_range(spread: float | None = None, **setting: Unpack[Setting]) -> Ra
     """Calculates the weights at which spread-out sets beat both collapse and the uniform set.
 
     Args:
-      spread: W of one set, above 0 and below `uniform_spread`; None: the best of these for each
-        weight.
-      **setting: as `thanos_jax.theory.balance.within_class_spread` has it, of the loss "spread" or
-        "joint"; classes of one size.
+      spread: W of one set, above 0 and below `uniform_spread`; None: the best set for each weight.
+      **setting: as in `thanos_jax.theory.balance.within_class_spread`, with the loss "spread" or
+        "joint" and classes of equal size.
 
     Returns:
-      Alphas, or betas for the joint loss. At and below the low alpha (at and above the high beta)
-      collapse is no worse than the set, at the other end the uniform set is no worse.
+      A range of alpha, or of beta for the joint loss. At and below the low alpha (at and above the
+      high beta) collapse is at least as good as the set; at and beyond the other end the uniform
+      set is.
 
     Raises:
-      BalanceError: a ValueError; an argument out of its range, a loss without a weight, classes of
-        several sizes.
+      BalanceError: an argument is out of range, the loss has no weight, or classes
+        differ in size.
 
     Example:
       >>> from thanos_jax.theory import balance
@@ -61,7 +61,7 @@ def winning_range(spread: float | None = None, **setting: Unpack[Setting]) -> Ra
       [0.355, 0.512]
 
     Source: Chen, Fu et al., Perfectly Balanced, ICML 2022, section 4,
-    https://arxiv.org/abs/2204.07596. The sets are those of `minimum` here, not the paper's.
+    https://arxiv.org/abs/2204.07596. The sets are from `minimum` here, not the paper's.
     """
     form, batches = problem(**setting)
     weights.require(form)
@@ -94,13 +94,13 @@ def _uniform(batches: Batches) -> float:
 
 
 def _terms(batches: Batches, form: Loss, w: float) -> tuple[float, float]:
-    """What supcon and the spreading term are worth where all classes are spread by w."""
+    """Returns supcon and the spreading term for classes that all spread by w."""
     supcon, spreading = (minimum.at_spread(batches, form, weight, w) for weight in (0.0, 1.0))
     return supcon.value, spreading.value
 
 
 def _even(one: tuple[float, float], other: tuple[float, float]) -> float:
-    """The weight at which two sets are worth the same; clipped to [0, 1]."""
+    """Returns the weight at which two sets have the same loss, clipped to [0, 1]."""
     supcon, spreading = one[0] - other[0], one[1] - other[1]
     gap = supcon - spreading
     return min(max(supcon / gap, 0.0), 1.0) if gap else 1.0

@@ -1,4 +1,4 @@
-"""Pictures of the predictions; none of them touches pyplot's global figures."""
+"""Pictures of the predictions; pyplot's global figures are not used."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def spread(curves: Mapping[str, Mapping[str, Any]], weights: Sequence[float], na
     """Draws W against the weight, a panel for each number of classes.
 
     Args:
-      curves: by title of a panel and by name of a curve, W [len(weights)].
+      curves: title of a panel -> name of a curve -> W [len(weights)].
       weights: alphas or betas.
       name: "alpha" or "beta".
     """
@@ -36,8 +36,8 @@ def thresholds(classes: Sequence[int], curves: Mapping[str, Any], name: str) -> 
     """Draws the threshold against the number of classes.
 
     Args:
-      classes: ascending.
-      curves: by name of a curve, thresholds [len(classes)].
+      classes: numbers of classes, ascending.
+      curves: name of a curve -> thresholds [len(classes)].
       name: "alpha" or "beta".
     """
     figure, (axes,) = _panels(1)
@@ -50,11 +50,11 @@ def thresholds(classes: Sequence[int], curves: Mapping[str, Any], name: str) -> 
 
 
 def ranges(found: Mapping[str, Mapping[str, Any]], name: str) -> Figure:
-    """Draws the weights at which sets beat collapse and the uniform set, by how far they spread.
+    """Draws the weights at which sets beat collapse and the uniform set, against their spread.
 
     Args:
-      found: by title of a panel: "spread" [s], "low" [s], "high" [s], and "best" [s], the weight
-        whose minimum spreads so far.
+      found: title of a panel -> "spread" [s], "low" [s], "high" [s], and "best" [s], the weight
+        whose minimum has this spread.
       name: "alpha" or "beta".
     """
     figure, grid = _panels(len(found))
@@ -78,8 +78,8 @@ def measured(panels: Mapping[str, Any], name: str) -> Figure:
     """Draws measured W on predicted curves, a panel for each folder of runs.
 
     Args:
-      panels: by title: "weights" [s]; "curves", by name W [s]; "points", by the same names a list
-        of (weight, W measured).
+      panels: title -> "weights" [s]; "curves", name -> W [s]; "points", name of a curve -> list of
+        (weight, measured W).
       name: "alpha" or "beta".
     """
     figure, grid = _panels(len(panels))

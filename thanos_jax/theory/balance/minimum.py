@@ -1,14 +1,15 @@
-"""The minimum of a loss over all embeddings, as a problem of few numbers.
+"""The minimum of a loss over all embeddings, as a problem with few variables.
 
 A loss is convex in the matrix of cosines. Averaging over permutations of the images of a class, and
-of the classes of a kind, keeps what it is worth or lowers it. So the minimum is among embeddings
+of the classes of a kind, thus never increases it. A minimum is therefore attained by embeddings
 
     z_ci = mu_c + sqrt(w_c) b_ci,   |mu_c|^2 = 1 - w_c,
 
-b_ci the vertices of a regular simplex of the class's N images, in directions of their own: cosine
-1 - w_c N / (N - 1) within a class, mu_c . mu_d between two. With classes of one size the mu_c are a
-regular simplex too, and w is what is left to be found; with several, the w of each kind and the
-cosines between kinds. The two views of an image are one point: see docs/balance.md.
+where b_ci are the vertices of a regular simplex of the class's N images, orthogonal to everything
+else. The cosine is 1 - w_c N / (N - 1) within a class and mu_c . mu_d between classes. If classes
+have equal size, the mu_c form a regular simplex too, and w is the only variable. Otherwise the
+variables are the w of each kind and the cosines between kinds. The two views of an image are one
+point; see docs/balance.md.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ from thanos_jax.theory.balance.terms import Loss, Slopes, slopes
 
 
 class Steepness(NamedTuple):
-    """How the terms change with the w of a class, at fixed w; float64 [K], per class of a kind.
+    """Derivatives of the two terms with respect to the w of a class, float64 [K], by kind.
 
     Attributes:
-      supcon: at least 0, it holds a class together.
-      spreading: of the spreading term.
+      supcon: derivative of supcon, at least 0, because it contracts a class.
+      spreading: derivative of the spreading term.
     """
 
     supcon: np.ndarray
@@ -39,9 +40,9 @@ def spreads(batches: Batches, loss: Loss, weight: float) -> np.ndarray:
     """Returns the w of each kind at the minimum, float64 [K].
 
     Args:
-      batches: what anchors meet.
-      loss: its terms.
-      weight: of the spreading term, in [0, 1].
+      batches: composition of the batches.
+      loss: the loss.
+      weight: weight of the spreading term, in [0, 1].
     """
     if not np.any(batches.meets) or not np.any(
         _slope_by_weight(collapsed_steepness(batches, loss, weight), weight) < 0
@@ -59,7 +60,7 @@ def spreads(batches: Batches, loss: Loss, weight: float) -> np.ndarray:
 
 
 def least(batches: Batches, loss: Loss, weight: float) -> float:
-    """Returns the loss at its minimum; arguments as `spreads` has them."""
+    """Returns the loss at its minimum; arguments as in `spreads`."""
     if len(batches.classes) == 1:
         return at_spread(batches, loss, weight, float(spreads(batches, loss, weight)[0])).value
     w, other = of_kinds(batches, loss, weight)
@@ -67,7 +68,7 @@ def least(batches: Batches, loss: Loss, weight: float) -> float:
 
 
 def steepness(batches: Batches, loss: Loss, w: float) -> Steepness:
-    """The steepness of both terms with classes of one kind, all spread by w."""
+    """Returns the derivatives of both terms for classes of one kind that all spread by w."""
     ratio, between = _ratio(batches), batches.classes[0] - 1
 
     def total(weight: float) -> np.ndarray:
@@ -78,17 +79,17 @@ def steepness(batches: Batches, loss: Loss, w: float) -> Steepness:
 
 
 def at_spread(batches: Batches, loss: Loss, weight: float, w: float) -> Slopes:
-    """The loss with classes of one kind, all spread by w."""
+    """Returns the loss for classes of one kind that all spread by w."""
     other = -(1.0 - w) / (batches.classes[:, None] - 1.0)
     return slopes(batches, loss, weight, 1.0 - w * _ratio(batches), other)
 
 
 def collapsed_steepness(batches: Batches, loss: Loss, weight: float) -> Steepness:
-    """The steepness of both terms where all classes are points, at the best place for the points.
+    """Returns the derivatives of both terms at collapse, with the points placed optimally.
 
-    As a class spreads, its mean becomes shorter and can be less far from the others. What that
-    costs is the multiplier of the mean's length, -sum_d F_cd mu_c . mu_d, with F the derivative of
-    the loss with respect to the matrix of mu_c . mu_d.
+    As a class spreads, its mean becomes shorter and cannot be as far from the others. The cost is
+    the multiplier of the mean's length, -sum_d F_cd mu_c . mu_d, with F the derivative of the loss
+    with respect to the matrix of mu_c . mu_d.
     """
     if len(batches.classes) == 1:
         return steepness(batches, loss, 0.0)
@@ -103,10 +104,10 @@ def collapsed_steepness(batches: Batches, loss: Loss, weight: float) -> Steepnes
 
 
 def placed_alike(batches: Batches, loss: Loss) -> bool:
-    """Whether classes that are points have their place whatever the weight.
+    """Returns whether the optimal places of collapsed classes do not depend on the weight.
 
-    The class-conditional term is constant then, and InfoNCE is what supcon is with all in its
-    denominator.
+    At collapse the class-conditional term is constant, and InfoNCE equals supcon with denominator
+    "all".
     """
     one_kind = len(batches.classes) == 1
     return one_kind or loss.spreading == "class_conditional" or loss.denominator == "all"
@@ -117,7 +118,7 @@ def _slope_by_weight(found: Steepness, weight: float) -> np.ndarray:
 
 
 def _ratio(batches: Batches) -> np.ndarray:
-    """N / (N - 1): how far images are from each other beside how far from their mean."""
+    """Returns N / (N - 1), which relates distances between images to distances to their mean."""
     images = np.maximum(batches.images, 2.0)  # an image alone does not spread
     return np.where(np.isinf(images), 1.0, 1.0 / (1.0 - 1.0 / images))
 
@@ -125,11 +126,12 @@ def _ratio(batches: Batches) -> np.ndarray:
 def of_kinds(
     batches: Batches, loss: Loss, weight: float, *, free: bool = True
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns w [K] and the cosines between classes [K, K] of several kinds, by descent.
+    """Minimizes the loss for several kinds; returns w [K] and cosines between classes [K, K].
 
-    A class of kind a has a mean of length^2 1 - w_a: |r_a|^2 for what the classes of its kind have
-    in common, r_a of K entries, and s_a^2 for a simplex among them. (r_a, s_a, sqrt(w_a)) is a unit
-    vector, and any unit vectors will do: descent needs no constraint. Cosines are r_a . r_b, and
+    The mean of a class of kind a has squared length 1 - w_a = |r_a|^2 + s_a^2: r_a, of K entries,
+    is shared by the classes of the kind, and s_a is the part of a simplex among them.
+    (r_a, s_a, sqrt(w_a)) is a unit vector, and any unit vectors are feasible, so that the
+    minimization is unconstrained. Cosines are r_a . r_b between kinds, and
     |r_a|^2 - s_a^2 / (k_a - 1) within a kind of k_a classes.
     """
     kinds, ratio = len(batches.classes), _ratio(batches)
@@ -160,7 +162,7 @@ def of_kinds(
 
     start = np.random.default_rng(0).normal(size=(kinds, kinds + 2)) * allowed
     start[:, kinds + 1] = allowed[:, kinds + 1] * np.linalg.norm(start[:, :-1], axis=1)
-    # Threads of so small a problem wait for each other, on a busy machine for long.
+    # For so small a problem threads mostly wait for each other, for long on a busy machine.
     with threadpool_limits(1, user_api="blas"):
         found = minimize(
             objective, start.ravel(), jac=True, method="L-BFGS-B",

@@ -1,4 +1,4 @@
-"""The predictions, from the keywords of a loss and of its batches."""
+"""The predictions, as functions of the keywords of a loss and of its batches."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Sizes = float | Sequence[float] | np.ndarray
 
 
 class Drawn(TypedDict, total=False):
-    """How batches are drawn; `within_class_spread` describes these keywords."""
+    """Keywords that say how batches are drawn; `within_class_spread` describes them."""
 
     classes: Required[int]
     images_per_class: Required[Sizes]
@@ -25,7 +25,7 @@ class Drawn(TypedDict, total=False):
 
 
 class Setting(Drawn, total=False):
-    """A loss but for its weight, and its batches."""
+    """Keywords of a loss, except its weight, and of its batches."""
 
     loss: str
     temperature: Required[float]
@@ -43,33 +43,34 @@ def within_class_spread(
     views: str = "all",
     **drawn: Unpack[Drawn],
 ) -> float:
-    """Calculates W of the minimum, the mean squared distance of embeddings to their class's mean.
+    """Calculates W at the minimum, the mean squared distance of embeddings to their class's mean.
 
     Args:
       loss: "spread", "supcon" or "joint", of `thanos_jax.losses`.
-      alpha: of the spread loss, in [0, 1]; None with the others.
-      beta: of the joint loss, in [0, 1]; None with the others.
+      alpha: weight of the spread loss, in [0, 1]; None for other losses.
+      beta: weight of the joint loss, in [0, 1]; None for other losses.
       temperature: positive.
-      denominator: of supcon, "all" or "one_positive".
+      denominator: denominator of supcon, "all" or "one_positive".
       views: "all" or "cross".
       **drawn: how batches are drawn:
-        - classes: in training, at least 2.
-        - images_per_class: of a class in a batch, a number or one a class. With draw="uniform" the
-          mean: the batch size over the number of classes, which need not be whole.
-        - images_in_all: of a class in training, a number or one a class; math.inf stands for many.
-          None, the default: the batch is everything.
-        - draw: "balanced", the default: a batch has images_per_class of each class that it holds;
-          "uniform": images are drawn without regard to their class. The number of a class is then
-          random, and the loss is averaged over it: exactly with classes of one size, otherwise with
-          the images of other classes in the mean.
-        - classes_in_batch: how many of the classes a balanced batch holds; None, the default: all.
+        - classes: number of classes in training, at least 2.
+        - images_per_class: number of images of a class in a batch, one number or one per class.
+          With draw="uniform" the mean, the batch size over the number of classes, not necessarily
+          whole.
+        - images_in_all: number of training images of a class, one number or one per class; math.inf
+          stands for many. None, the default: the batch is the training set.
+        - draw: "balanced", the default: a batch has images_per_class images of each of its classes;
+          "uniform": images are drawn regardless of class. The number of images of a class is then
+          random, and the loss is averaged over it: exactly if classes have equal size, otherwise
+          with the mean numbers of images of other classes.
+        - classes_in_batch: number of classes in a balanced batch; None, the default: all.
 
     Returns:
-      W in [0, 1], the mean over images. 0 is class collapse. 0 too where no batch has two images of
-      a class: nothing spreads them then.
+      W in [0, 1], the mean over images. 0 is class collapse. W is 0 too if no batch has two images
+      of a class, because then nothing spreads them.
 
     Raises:
-      BalanceError: a ValueError; an argument out of its range, or less than two classes.
+      BalanceError: an argument is out of range, or there are fewer than two classes.
 
     Example:
       >>> from thanos_jax.theory import balance
@@ -79,10 +80,10 @@ def within_class_spread(
       >>> round(balance.within_class_spread(classes=1000, **setting), 2)
       0.2
 
-    Source: the family of embeddings is that of Lee et al., "A Theoretical Framework for Preventing
+    Source: the family of embeddings is from Lee et al., "A Theoretical Framework for Preventing
     Class Collapse in Supervised Contrastive Learning", AISTATS 2025,
-    https://arxiv.org/abs/2503.08203; the loss over it, batches and unequal classes are this
-    project's, docs/balance.md.
+    https://arxiv.org/abs/2503.08203. The minimization over it, the batches and unequal classes are
+    from this project; see docs/balance.md.
     """
     form = weights.make_loss(loss, temperature, denominator, views)
     weight, batches = weights.of_spreading(form, alpha, beta), make_batches(**drawn)
@@ -92,15 +93,18 @@ def within_class_spread(
 def least_loss(
     *, alpha: float | None = None, beta: float | None = None, **setting: Unpack[Setting]
 ) -> float:
-    """Calculates the value of the loss at its minimum, below which no training gets.
+    """Calculates the loss at its minimum, a lower bound for every training.
 
     Args:
-      alpha: of the spread loss.
-      beta: of the joint loss; 0 is InfoNCE.
-      **setting: as `within_class_spread` has it, and so the errors.
+      alpha: weight of the spread loss.
+      beta: weight of the joint loss; 0 is InfoNCE.
+      **setting: as in `within_class_spread`.
 
     Returns:
-      The loss with `reduction="mean"`, in the mean over batches.
+      The loss with `reduction="mean"`, averaged over batches.
+
+    Raises:
+      BalanceError: as `within_class_spread`.
 
     Example:
       >>> from thanos_jax.theory import balance
@@ -118,9 +122,12 @@ def each_class(
     """Calculates the W of each class, float64 [classes].
 
     Args:
-      alpha: of the spread loss.
-      beta: of the joint loss.
-      **setting: as `within_class_spread` has it, and so the errors.
+      alpha: weight of the spread loss.
+      beta: weight of the joint loss.
+      **setting: as in `within_class_spread`.
+
+    Raises:
+      BalanceError: as `within_class_spread`.
     """
     form, batches = problem(**setting)
     weight = weights.of_spreading(form, alpha, beta)
@@ -135,7 +142,7 @@ def problem(
     views: str = "all",
     **drawn: Unpack[Drawn],
 ) -> tuple[Loss, Batches]:
-    """Returns a loss and its batches from the keywords of `within_class_spread`, checked."""
+    """Returns a loss and its batches from checked keywords of `within_class_spread`."""
     return weights.make_loss(loss, temperature, denominator, views), make_batches(**drawn)
 
 
@@ -143,16 +150,17 @@ def threshold(**setting: Unpack[Setting]) -> float:
     """Calculates the weight at and beyond which collapse is the minimum.
 
     Args:
-      **setting: as `within_class_spread` has it: loss ("spread" or "joint"), temperature,
-        denominator, views, and how batches are drawn.
+      **setting: as in `within_class_spread`: loss ("spread" or "joint"), temperature, denominator,
+        views, and how batches are drawn.
 
     Returns:
       A number in [0, 1]: collapse is the minimum at and below this alpha, or at and above this
-      beta. With classes of several sizes, where the first of them spreads. Where no
-      batch has two images of a class, collapse is everywhere: 1.0, and 0.0 for the joint loss.
+      beta. If classes differ in size, it is the weight at which the first of them spreads. If no
+      batch has two images of a class, collapse is always the minimum: 1.0, or 0.0 for the joint
+      loss.
 
     Raises:
-      BalanceError: a ValueError; an argument out of its range, or a loss without a weight.
+      BalanceError: an argument is out of range, or the loss has no weight.
 
     Example:
       >>> from thanos_jax.theory import balance
@@ -166,18 +174,18 @@ def threshold(**setting: Unpack[Setting]) -> float:
 
 
 def alpha_for(within_class_spread: float, **setting: Unpack[Setting]) -> float:
-    """Calculates the smallest alpha (the largest beta) whose minimum spreads a class so far.
+    """Calculates the smallest alpha (the largest beta) whose minimum has a given W.
 
     Args:
-      within_class_spread: W that is wanted, in [0, 1].
-      **setting: as the function `within_class_spread` has it, of the loss "spread" or "joint".
+      within_class_spread: the wanted W, in [0, 1].
+      **setting: as in the function `within_class_spread`, with the loss "spread" or "joint".
 
     Returns:
       alpha, or beta for the joint loss.
 
     Raises:
-      BalanceError: a ValueError; an argument out of its range, a loss without a weight, a W that no
-        weight reaches, or batches without two images of a class.
+      BalanceError: an argument is out of range, the loss has no weight, no weight
+        reaches this W, or no batch has two images of a class.
 
     Example:
       >>> from thanos_jax.theory import balance

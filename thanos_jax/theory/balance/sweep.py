@@ -1,6 +1,6 @@
-"""The command's numbers: spread, thresholds and ranges over classes and temperatures, and pictures.
+"""The command's results: spread, thresholds and ranges over classes and temperatures, and pictures.
 
-Runs of a training, where there are some, stand beside what is predicted for them.
+Finished runs are compared with their predictions.
 """
 
 from __future__ import annotations
@@ -22,29 +22,30 @@ from thanos_jax.theory.balance.claim import uniform_spread, winning_range
 from thanos_jax.theory.balance.predictions import alpha_for, threshold, within_class_spread
 from thanos_jax.workdir import write_atomically
 
-# What is printed, and the finer grids of the pictures.
+# Weights of the printed tables, and the finer grids of the pictures.
 TABLE = (0.0, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 _FINE = tuple(np.linspace(0.0, 1.0, 61).tolist())
 _CLASSES = (2, 3, 4, 5, 7, 10, 14, 20, 30, 50, 70, 100, 150, 200, 300, 500, 700, 1000)
-# What a reader who does not know yet is told the weight for.
+# The W for which the command reports the weight.
 _WANTED = 0.5
 _PAPERS = 0.5  # the papers' temperature
-# The loss of a method that has a weight.
+# Method -> its loss, for losses with a weight.
 _LOSSES = {"spread": "spread", "thanos": "spread", "joint": "joint"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What the command's flags set.
+    """Settings of the command's flags.
 
     Attributes:
       loss: "spread" or "joint".
       classes: numbers of classes.
-      temperatures: as many as are compared.
+      temperatures: temperatures that are compared.
       batch_size: images of a batch.
-      images_per_class: 0: batches are drawn uniformly; k: of batch_size / k classes, k images each.
-      images_in_all: of a class in training; infinite for many.
-      denominator: of supcon.
+      images_per_class: 0: batches are drawn uniformly; k: batches of batch_size / k classes, k
+        images each.
+      images_in_all: number of training images of a class; infinite for many.
+      denominator: denominator of supcon.
       views: "all" or "cross".
     """
 
@@ -63,7 +64,7 @@ class Settings:
         return "beta" if self.loss == "joint" else "alpha"
 
     def drawn(self, classes: int) -> dict[str, Any]:
-        """Returns how batches of so many classes are drawn, for the predictions."""
+        """Returns the keywords of predictions for how batches of these classes are drawn."""
         found: dict[str, Any] = {"classes": classes, "images_in_all": self.images_in_all}
         each = self.images_per_class
         if each == 0:
@@ -77,7 +78,7 @@ class Settings:
         return {**found, "images_per_class": each, "classes_in_batch": present}
 
     def form(self, temperature: float) -> dict[str, Any]:
-        """Returns the loss at a temperature, for the predictions."""
+        """Returns the keywords of predictions for the loss at a temperature."""
         return {
             "loss": self.loss, "temperature": temperature,
             "denominator": self.denominator, "views": self.views,
@@ -85,14 +86,14 @@ class Settings:
 
 
 class Finished(NamedTuple):
-    """A run of a training.
+    """A finished run.
 
     Attributes:
-      name: its folder.
-      settings: its loss at its temperature, and its batches.
-      weight: its alpha or beta.
-      measured: W of its training images.
-      predicted: W of its contrastive loss alone.
+      name: folder of the run.
+      settings: loss, temperature and batches of the run.
+      weight: alpha or beta of the run.
+      measured: W measured on its training images.
+      predicted: W predicted from its contrastive loss alone.
     """
 
     name: str
@@ -105,19 +106,19 @@ class Finished(NamedTuple):
 def run(
     settings: Settings, workdir: str | os.PathLike[str], runs: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Calculates everything and draws it.
+    """Calculates all predictions and writes them with pictures.
 
     Args:
-      settings: of the loss and its batches.
-      workdir: gets balance.json, spread.png, thresholds.png, ranges.png and, with runs,
+      settings: settings of the loss and its batches.
+      workdir: folder for balance.json, spread.png, thresholds.png, ranges.png and, with runs,
         measured.png.
-      runs: folders of trainings, at any depth, of the first number of classes.
+      runs: folders that hold finished runs at any depth, with the first number of classes.
 
     Returns:
-      What balance.json holds.
+      The contents of balance.json.
 
     Raises:
-      BalanceError: a setting out of its range, or a folder without runs.
+      BalanceError: a setting is out of range, or a folder has no runs.
     """
     if not settings.classes or not settings.temperatures:
         raise BalanceError("classes, temperature: expected at least one each, got none")
@@ -170,7 +171,7 @@ def _threshold(settings: Settings, classes: int, t: float) -> float:
 
 
 def _for_half(settings: Settings, classes: int, t: float) -> float | None:
-    """The weight for a W of a half; None where no weight reaches it."""
+    """Returns the weight for W = 0.5; None if no weight reaches it."""
     try:
         return alpha_for(_WANTED, **settings.form(t), **settings.drawn(classes))
     except BalanceError:
@@ -204,7 +205,7 @@ def _figures(settings: Settings) -> dict[str, Figure]:
 
 
 def _sets(settings: Settings, classes: int, t: float) -> dict[str, list[float]]:
-    """For sets from nearly collapsed to nearly uniform: the weights at which they win."""
+    """Returns the weights at which sets win, for sets from nearly collapsed to nearly uniform."""
     keywords = {**settings.form(t), **settings.drawn(classes)}
     shares = np.linspace(0.0, 1.0, 52)[1:-1] * uniform_spread(**settings.drawn(classes))
     ends = np.array([winning_range(float(w), **keywords) for w in shares])
@@ -222,7 +223,7 @@ def _sets(settings: Settings, classes: int, t: float) -> dict[str, list[float]]:
 
 
 def _finished(settings: Settings, folder: pathlib.Path) -> list[Finished]:
-    """The runs in a folder, what they measured on their training images, and what is predicted."""
+    """Returns the finished runs in a folder, with the measured and the predicted W."""
     found = []
     for path in sorted(folder.glob("**/results.json")):
         if not (path.parent / "config.json").exists():
@@ -252,7 +253,7 @@ def _finished(settings: Settings, folder: pathlib.Path) -> list[Finished]:
 
 
 def _beside(runs: Sequence[Finished]) -> dict[str, Any]:
-    """A panel of runs: those of one loss and kind of batch share a curve."""
+    """Returns a panel of runs; runs with the same loss and batches share a curve."""
     curves, points = {}, {}
     for settings in dict.fromkeys(run.settings for run in runs):
         (t,) = settings.temperatures

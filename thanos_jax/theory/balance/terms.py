@@ -1,8 +1,8 @@
-"""The losses' terms at given cosines, and how they change with them.
+"""The terms of the losses at given cosines, and their derivatives.
 
-An anchor's similarities, over the temperature: s0 to its other view, s to another image of its
-class, and to another class. As in `thanos_jax.losses`, two views of each image are in the batch:
-with views="all" both views of another image are met, with views="cross" one.
+An anchor has three similarities, divided by the temperature: to its other view, to another image of
+its class, and to images of other classes. As in `thanos_jax.losses`, a batch has two views of each
+image: with views="all" both views of another image are candidates, with views="cross" one.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ VIEWS = ("all", "cross")
 
 
 class Loss(NamedTuple):
-    """A loss: supcon and a term that spreads, which supcon alone has with weight 0.
+    """A loss: a weighted sum of supcon and a spreading term; for "supcon" the weight is 0.
 
     Attributes:
-      name: of `LOSSES`.
-      denominator: of supcon.
-      views: how often another image is met.
+      name: an element of `LOSSES`.
+      denominator: denominator of supcon.
+      views: "all" or "cross".
       temperature: positive.
     """
 
@@ -36,17 +36,17 @@ class Loss(NamedTuple):
 
     @property
     def spreading(self) -> str:
-        """Returns the name of the term that spreads."""
+        """Returns the name of the spreading term."""
         return "info_nce" if self.name == "joint" else "class_conditional"
 
 
 class Slopes(NamedTuple):
-    """A mean over anchors, and its derivatives with respect to cosines, for K kinds of classes.
+    """A loss, averaged over anchors, and its derivatives by cosines, for K kinds of classes.
 
     Attributes:
       value: the loss.
-      same: float64 [K], with respect to the cosine within a class, of all classes of a kind.
-      other: float64 [K, K], with respect to that of the anchor's kind with another class.
+      same: float64 [K], derivative by the cosine within a class, for all classes of a kind.
+      other: float64 [K, K], derivative by the cosine of the anchor's kind and another class's kind.
     """
 
     value: float
@@ -60,10 +60,10 @@ def slopes(
     """Evaluates (1 - weight) supcon + weight spreading.
 
     Args:
-      batches: what anchors meet.
-      loss: its terms.
-      weight: of the spreading term, in [0, 1].
-      same: float64 [K], cosines of images of a class.
+      batches: composition of the batches.
+      loss: the loss.
+      weight: weight of the spreading term, in [0, 1].
+      same: float64 [K], cosines of two images of a class.
       other: float64 [K, K], cosines of images of two classes, by their kinds.
     """
     t, times = loss.temperature, 2.0 if loss.views == "all" else 1.0
@@ -72,10 +72,10 @@ def slopes(
     with np.errstate(divide="ignore"):
         logs = np.log(batches.mix) + other / t
         log_h, log_others = np.log(h), np.log(times * batches.others)
-    of_mix = np.logaddexp.reduce(logs, axis=1)  # without what scipy's costs for so few
+    of_mix = np.logaddexp.reduce(logs, axis=1)  # scipy's logsumexp is slower for so few
     far = log_others + of_mix[batches.kind]
     terms = {f"supcon_{loss.denominator}": 1.0 - weight, loss.spreading: weight}
-    # Value, and derivatives with respect to near and to far, of each case.
+    # Value, and derivatives by near and by far, of each case.
     parts = np.zeros((3, len(h)))
     for term, factor in terms.items():
         if factor:

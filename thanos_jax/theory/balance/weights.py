@@ -11,7 +11,7 @@ from thanos_jax.theory.balance.terms import DENOMINATORS, LOSSES, VIEWS, Loss
 
 
 def make_loss(loss: str, temperature: float, denominator: str, views: str) -> Loss:
-    """Returns a loss from the words of `thanos_jax.losses`, checked."""
+    """Returns a loss from keywords as in `thanos_jax.losses`, after checking them."""
     check("loss", loss, LOSSES)
     check("denominator", denominator, DENOMINATORS)
     check("views", views, VIEWS)
@@ -33,7 +33,7 @@ def of_spreading(form: Loss, alpha: float | None, beta: float | None) -> float:
 
 
 def named(form: Loss, weight: float) -> float:
-    """Returns alpha or beta for a weight of the spreading term, and that weight for one of them."""
+    """Converts a weight of the spreading term to alpha or beta; also the other way round."""
     return 1.0 - weight if form.name == "joint" else weight
 
 
@@ -44,7 +44,7 @@ def require(form: Loss) -> None:
 
 
 def first_to_spread(batches: Batches, form: Loss) -> float:
-    """Returns the weight above which a class spreads, the first where they differ; 1: none does."""
+    """Returns the weight above which some class spreads; 1 if none does."""
     meets = batches.meets
 
     def first(weight: float) -> float:
@@ -54,28 +54,28 @@ def first_to_spread(batches: Batches, form: Loss) -> float:
     found = first(0.0)
     if minimum.placed_alike(batches, form) or found == 1.0:
         return found
-    # Where the points lie depends on the weight: this one balances the terms where it puts them.
+    # The places of the points depend on the weight; at this weight the terms balance there.
     return float(brentq(lambda weight: first(weight) - weight, 0.0, 1.0, xtol=1e-12))
 
 
 def balancing(found: minimum.Steepness) -> np.ndarray:
-    """The weight at which both terms hold each other; 1 where the spreading one does not spread."""
+    """Returns the weight at which both derivatives cancel; 1 if the spreading term is not < 0."""
     spreads = found.spreading < 0
     gap = np.where(spreads, found.supcon - found.spreading, 1.0)
     return np.where(spreads, found.supcon / gap, 1.0)
 
 
 def reaching(wanted: float, batches: Batches, form: Loss) -> float:
-    """Returns the smallest weight whose minimum spreads classes by `wanted`, in the mean.
+    """Returns the smallest weight whose minimum has a mean W of `wanted`.
 
     Raises:
-      BalanceError: no weight does.
+      BalanceError: no weight reaches it.
     """
     if wanted == 0:
         return 0.0
     if len(batches.classes) == 1:
         found = minimum.steepness(batches, form, wanted)
-        # With all weight on it the spreading term alone decides.
+        # With weight 1 only the spreading term counts.
         if found.spreading[0] > 0:
             raise _unreached(wanted, batches, form)
         return float(balancing(found)[0])

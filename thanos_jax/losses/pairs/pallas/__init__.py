@@ -1,11 +1,11 @@
-"""Pair statistics as `streaming` has them, with kernels in place of its loops over tiles.
+"""Pair statistics as in `streaming`, with kernels instead of its loops over tiles.
 
-  tpu  v5e, v5p and later; one kernel for all sweeps, pairs visited once, as by the loops.
+  tpu  v5e, v5p and later; one kernel for all sweeps, which visits pairs once, as the loops do.
   gpu  Hopper GPUs; sums of exponentials and their gradient, pairs visited from both sides.
 
-Both are checked by interpretation on CPU and by compiling ahead of time; neither has been timed,
-and "auto" does not choose them. What a kernel has no form for is left to the loops, as its module
-says.
+Both are tested by interpretation on CPU and by ahead-of-time compilation. Neither has been timed,
+and "auto" does not choose them. Cases that a kernel does not support run in the loops; the kernel's
+module lists them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _TOO_OLD = ("TPU v2", "TPU v3", "TPU v4")
 
 
 def statistics(entries: Entries, **keywords: Any) -> dict[str, jax.Array]:
-    """See `thanos_jax.losses.pairs.streaming.statistics`; takes its keywords less `visits`.
+    """See `thanos_jax.losses.pairs.streaming.statistics`; takes its keywords except `visits`.
 
     Raises:
       ValueError: jax's default backend has neither a TPU of version 5 or later nor a Hopper GPU.
@@ -32,7 +32,7 @@ def statistics(entries: Entries, **keywords: Any) -> dict[str, jax.Array]:
 
 
 def _visits() -> Visits:
-    """The kernels for jax's default backend. Imported here: most runs have no use for Pallas."""
+    """Returns the kernels for jax's default backend; Pallas is imported only here."""
     backend, device = jax.default_backend(), jax.local_devices()[0]
     kind = f"{backend} ({device.device_kind})"
     if backend == "tpu" and not device.device_kind.startswith(_TOO_OLD):

@@ -1,27 +1,26 @@
 """The loops over pairs of tiles as kernels for Hopper GPUs, through Mosaic GPU.
 
-A block of threads owns 128 rows, 64 for each of two warpgroups, whose embeddings stay in shared
-memory, and walks along the columns that its tile has to meet; a third warpgroup fetches the next
-columns meanwhile. Similarities, and what the backward pass multiplies by them, never leave
-registers.
+A block of threads has 128 rows, 64 for each of two warpgroups, whose embeddings stay in shared
+memory. It iterates over the columns that its tile is paired with, while a third warpgroup fetches
+the next columns. Similarities and the weights of the backward pass never leave registers.
 
-Each pair of entries is visited from both sides: sums over columns would need atomic additions of
-whole tiles of gradients. Value and gradient cost 6 N^2 d operations and 2 N^2 exponentials, where
-the loops, and the kernel for TPUs, take 4 and 1.
+Each pair of entries is visited from both sides, because sums over columns would need atomic
+additions of whole tiles of gradients. Value and gradient cost 6 N^2 d operations and 2 N^2
+exponentials; the loops and the TPU kernel need 4 N^2 d and N^2.
 
-Products are of bfloat16 with sums in float32. A float32 number is taken as three of bfloat16, and
-the product of two as those six of their products that matter: nearly all digits of float32, which
-tf32 has not, and on tensor cores, where float32 is not.
+Products are of bfloat16 numbers with sums in float32. A float32 number is split into three bfloat16
+numbers, and a product of two into the six products that matter. This keeps nearly all digits of
+float32, unlike tf32, and runs on tensor cores, unlike float32.
 
-There are kernels for the sums of exponentials with a fixed shift and for their gradient. What there
-is none for goes to `sharded.LOOPS`: running maxima, "one_positive", 64 bits, and embeddings wider
-than shared memory and registers hold (256 in bfloat16, 128 in float32).
+There are kernels for sums of exponentials with a fixed shift and for their gradient. All other
+cases run in `sharded.LOOPS`: running maxima, "one_positive", 64 bits, and embeddings that do not
+fit shared memory and registers (wider than 256 in bfloat16, 128 in float32).
 
-How this has been checked, without a GPU: in Pallas' interpreter of GPU kernels on CPU
-(tests/losses/test_pallas.py; there, weights go through shared memory to their product, and not
-straight from registers), and by compiling it to machine code for sm_90a: no registers are spilled
-at widths up to 128 in bfloat16 and 64 in float32, some tens of bytes beyond. It has never run on a
-GPU, and its speed is not known.
+The kernels were checked without a GPU: in Pallas' interpreter of GPU kernels on CPU
+(tests/losses/test_pallas.py; there, weights reach their product through shared memory instead of
+registers), and by compilation to machine code for sm_90a. No registers are spilled at widths up to
+128 in bfloat16 and 64 in float32; beyond, some tens of bytes are. The kernels have never run on a
+GPU, and their speed is not known.
 """
 
 from __future__ import annotations
@@ -43,35 +42,36 @@ from jax.sharding import ManualAxisType
 from thanos_jax.losses.pairs import sharded
 from thanos_jax.losses.pairs.sharded import Sweep, Tree, Visits
 
-# The rows of one warpgroup's matrix instruction, and the warpgroups that compute.
+# Rows of a warpgroup's matrix instruction, and number of warpgroups that compute.
 _WGMMA_ROWS = 64
 _WARPGROUPS = 2
 _BLOCK_ROWS = _WGMMA_ROWS * _WARPGROUPS
-# Columns that shared memory holds at once, times: those in use and those on their way.
+# Buffers of columns in shared memory: one in use, one being filled.
 _STAGES = 2
 # Bytes of a row of swizzled shared memory.
 _SWIZZLE = 128
-# Largest width of embeddings, by how many bfloat16 a number is made of.
+# Number of bfloat16 pieces per number -> largest width of embeddings.
 _WIDEST = {1: 256, 3: 128}
-# Which pieces of two numbers are multiplied: products below the 24th bit are left out.
+# Number of pieces -> the pairs of pieces that are multiplied; products below the 24th bit are
+# left out.
 _PRODUCTS = {1: ((0, 0),), 3: ((0, 0), (0, 1), (1, 0), (1, 1), (0, 2), (2, 0))}
 
 
 class _Form(NamedTuple):
-    """What a kernel is compiled for; static.
+    """Static parameters of a kernel.
 
     Attributes:
       sets: as in `streaming.Choice`.
-      same_sum: as there.
-      shift: as there, but never None.
+      same_sum: as in `streaming.Choice`.
+      shift: as in `streaming.Choice`, but never None.
       gradient: whether it is the kernel of the gradient.
-      exclude_self: whether entries with equal numbers do not meet.
-      pieces: bfloat16 numbers that a number is made of.
+      exclude_self: whether pairs of entries with equal numbers are excluded.
+      pieces: number of bfloat16 numbers that a number is split into.
       row_tile: rows of a tile.
       column_tile: columns of a tile.
-      width: of embeddings.
-      detour: whether a product's first operand goes to shared memory, as the interpreter wants it,
-        and not straight from registers.
+      width: width of embeddings.
+      detour: whether a product's first operand is read from shared memory, as the interpreter
+        requires, instead of registers.
     """
 
     sets: tuple[str, ...]
@@ -87,7 +87,7 @@ class _Form(NamedTuple):
 
     @property
     def columns(self) -> int:
-        """Columns at a time: what shared memory and, for the gradient, registers hold."""
+        """Number of columns at a time that fits shared memory and, for the gradient, registers."""
         return 128 if self.pieces * self.width <= 128 and not self.gradient else 64
 
     @property
@@ -101,7 +101,7 @@ class _Form(NamedTuple):
 
     @property
     def row_names(self) -> tuple[str, ...]:
-        """What the kernel has to know of rows, beside their embeddings."""
+        """Names of the arrays of rows that the kernel needs, besides embeddings."""
         names: tuple[str, ...] = ("label",) if self.needs_labels else ()
         names += ("number",) if self.exclude_self else ()
         return names + (self.weights if self.gradient else ())
@@ -117,7 +117,7 @@ class _Form(NamedTuple):
 
 @functools.cache
 def visits(interpret: Any = None) -> Visits:
-    """The loops over tiles, for Hopper GPUs.
+    """Returns the loops over tiles as kernels for Hopper GPUs.
 
     Args:
       interpret: None to compile; plgpu.InterpretGPUParams() to run anywhere, slowly.
@@ -156,7 +156,7 @@ def visits(interpret: Any = None) -> Visits:
 def _form(
     what: Sweep, rows: Tree, columns: Tree, exclude_self: bool = False, detour: bool = False
 ) -> _Form | None:
-    """The kernel's form; None where there is none."""
+    """Returns the parameters of the kernel; None if there is no kernel for this case."""
     choice = what.choice
     if what.name not in ("sums", "gradient") or choice.shift is None or choice.one_positive:
         return None
@@ -193,7 +193,7 @@ def _visit(
     sums: Tree,
     interpret: Any,
 ) -> Tree:
-    """What the pairs add to the sums of the rows."""
+    """Returns what the pairs add to the sums of the rows."""
     tiles = rows["x"].shape[0]
     begins, second = _by_row(pairs, tiles)
     row_arrays = _lay(what, rows, form.row_names, form.row_tile, form)
@@ -212,7 +212,7 @@ def _visit(
         grid_names=("block",),
         num_threads=_WARPGROUPS + 1,
         thread_name="warpgroup",
-        # exp in float32 is worth its digits only where products have them.
+        # An exact exp is useful only if products are exact too.
         compiler_params=plgpu.CompilerParams(approx_math=form.pieces == 1),
         **({} if interpret is None else {"interpret": interpret}),
     )
@@ -220,7 +220,7 @@ def _visit(
     size, width = rows["x"].shape[1:]
     if form.gradient:
         return found[0][:, :size, :width]
-    # Rows of padding are no anchors; the kernel does not look.
+    # Rows of padding are not anchors; the kernel does not check this.
     anchor = rows["outside"] == 0.0
     return {
         name: jnp.where(anchor, array[:, :size], 0.0)
@@ -229,7 +229,7 @@ def _visit(
 
 
 def _by_row(pairs: Any, tiles: int) -> tuple[jax.Array, jax.Array]:
-    """Where each row tile's pairs begin, int32 [tiles + 1], in a list of their column tiles."""
+    """Returns where each row tile's pairs begin, int32 [tiles + 1], and all column tiles."""
     library: Any = np if isinstance(pairs, np.ndarray) else jnp
     order = library.argsort(pairs[:, 0], stable=True)
     begins = library.searchsorted(pairs[order, 0], library.arange(tiles + 1, dtype=pairs.dtype))
@@ -239,7 +239,7 @@ def _by_row(pairs: Any, tiles: int) -> tuple[jax.Array, jax.Array]:
 def _lay(
     what: Sweep, entries: Tree, names: tuple[str, ...], tile: int, form: _Form
 ) -> list[jax.Array]:
-    """bfloat16 [pieces, tiles * tile, width], then 32 bits [tiles * tile] for each name."""
+    """Returns bfloat16 [pieces, tiles * tile, width], and [tiles * tile] of 32 bits per name."""
 
     def pad(array: jax.Array, fill: float) -> jax.Array:
         ends = [(0, 0), (0, tile - array.shape[1])]
@@ -255,7 +255,7 @@ def _lay(
 
 
 def _as_int32(array: jax.Array) -> jax.Array:
-    """Integers of at most 32 bits; equal ones stay equal, which is all that is asked of them."""
+    """Returns integers of at most 32 bits as int32; equal values stay equal."""
     if not jnp.issubdtype(array.dtype, jnp.integer):
         return array
     if array.dtype == jnp.uint32:
@@ -264,7 +264,7 @@ def _as_int32(array: jax.Array) -> jax.Array:
 
 
 def _pieces(array: jax.Array, number: int) -> list[jax.Array]:
-    """bfloat16 arrays that add up to a float32 array, as nearly as so many can."""
+    """Splits a float32 array into bfloat16 arrays whose sum approximates it."""
     pieces = []
     for _ in range(number):
         piece = array.astype(jnp.bfloat16)
@@ -274,7 +274,7 @@ def _pieces(array: jax.Array, number: int) -> list[jax.Array]:
 
 
 def _scratch(form: _Form) -> list[Any]:
-    """Shared memory, in the order of `_kernel`'s arguments."""
+    """Returns the buffers in shared memory, in the order of `_kernel`'s arguments."""
 
     def matrix(*shape: int, dtype: Any = jnp.bfloat16) -> Any:
         elements = _SWIZZLE // jnp.dtype(dtype).itemsize
@@ -397,7 +397,7 @@ def _kernel(form: _Form, begins: Any, second: Any, *refs: Any) -> None:
 
 
 def _load(ref: Any, layout: Any) -> jax.Array:
-    # The index was an argument of its own up to jax 0.10.
+    # Up to jax 0.10 the index was a separate argument.
     load: Callable[..., jax.Array] = plgpu.load
     indexed = "idx" in inspect.signature(load).parameters
     return load(ref, (), layout=layout) if indexed else load(ref, layout=layout)
@@ -414,7 +414,7 @@ def _similarities(form: _Form, x: Any, their_x: Any) -> jax.Array:
 
 
 def _spread(form: _Form, mine: Any, theirs: Any, operation: Callable[..., Any]) -> jax.Array:
-    """[rows] and [columns] -> [rows, columns]."""
+    """Broadcasts [rows] and [columns] to [rows, columns] and applies an operation."""
     shape = (_WGMMA_ROWS, form.columns)
     return operation(
         lax.broadcast_in_dim(mine, shape, [0]), lax.broadcast_in_dim(theirs, shape, [1])
@@ -426,7 +426,7 @@ def _equal(form: _Form, mine: Tree, theirs: Tree, name: str) -> jax.Array:
 
 
 def _members(form: _Form, key: str, same: Any, values: jax.Array) -> jax.Array:
-    """The values of the candidates in a set, 0 for others."""
+    """Returns the values of the candidates in a set, and 0 for others."""
     if key == "all":
         return values
     zeros = jnp.zeros_like(values)
@@ -434,7 +434,7 @@ def _members(form: _Form, key: str, same: Any, values: jax.Array) -> jax.Array:
 
 
 def _sums(form: _Form, similarity: jax.Array, mine: Tree, theirs: Tree) -> tuple[jax.Array, ...]:
-    """What `streaming._sums` has for rows."""
+    """Returns the sums of `streaming._sums` for rows."""
     same = _equal(form, mine, theirs, "label") if form.needs_labels else None
     outside = lax.broadcast_in_dim(theirs["outside"], similarity.shape, [1])
     exponential = jnp.exp((similarity - form.shift) + outside)
@@ -445,13 +445,13 @@ def _sums(form: _Form, similarity: jax.Array, mine: Tree, theirs: Tree) -> tuple
         similarity = jnp.where(itself, zeros, similarity)
     parts = [_members(form, key, same, exponential) for key in form.sets]
     if form.same_sum:
-        # What is no candidate has a similarity of 0.
+        # Entries that are not candidates have a similarity of 0.
         parts.append(_members(form, "same", same, similarity))
     return tuple(jnp.sum(part, axis=1) for part in parts)
 
 
 def _weights(form: _Form, similarity: jax.Array, mine: Tree, theirs: Tree) -> jax.Array:
-    """What `streaming._gradient` multiplies embeddings by."""
+    """Returns the matrix by which `streaming._gradient` multiplies embeddings."""
     same = _equal(form, mine, theirs, "label") if form.needs_labels else None
 
     def part(name: str) -> jax.Array:
@@ -479,5 +479,5 @@ def _add_gradient(
         pieces = [through.at[number] for number in range(form.pieces)]
     for mine, theirs in _PRODUCTS[form.pieces]:
         plgpu.wgmma(gradient, pieces[mine], their_x.at[theirs])
-    # Whoever fetches the next columns may overwrite these.
+    # Afterwards, the fetching warpgroup may overwrite these columns.
     plgpu.wgmma_wait(0)

@@ -1,18 +1,18 @@
 """The loops over pairs of tiles as one TPU kernel.
 
-A step of the kernel's grid is a pair of tiles. The pipeline of Pallas brings the next pair's tiles
-from HBM to VMEM while this one's meet; `Sweep.meet` itself is what the kernel computes, so that one
-kernel serves every sweep and nothing of a tile of similarities leaves VMEM. A tile of rows meets
-its columns strip by strip, since vector memory holds a strip of similarities and not the tile.
+A step of the kernel's grid is a pair of tiles. The pipeline of Pallas copies the next pair's tiles
+from HBM to VMEM during the computation of this pair. The kernel computes `Sweep.meet` itself, so
+that one kernel serves every sweep, and a tile of similarities never leaves VMEM. A tile of rows is
+processed strip by strip, because vector memory holds a strip of similarities but not a whole tile.
 
-Sums of rows stay in VMEM while the row tile does. Those of columns change at every step: they are
-read and written back by copies of their own, the read of the next and the write of the last one
-running beside the products of the present step.
+Sums of rows stay in VMEM as long as the row tile does. Sums of columns change at every step, and
+are read and written by separate copies; the read for the next step and the write of the last one
+overlap with the products of the present step.
 
-How this has been checked, without a TPU: in both of Pallas' interpreters on CPU, one of which looks
-for races between copies (tests/losses/test_pallas.py), and by ahead-of-time compilation for TPU v5e
-and v5p. Its speed has not been measured. The compiler refuses it for v4 and older, which cannot
-turn a row of numbers into a column as it does. Of the two cores of a v5p it uses one.
+The kernel was checked without a TPU: in both of Pallas' interpreters on CPU, one of which detects
+races between copies (tests/losses/test_pallas.py), and by ahead-of-time compilation for TPU v5e and
+v5p. Its speed has not been measured. The compiler rejects it for v4 and older, which cannot
+transpose a row of numbers to a column in this way. It uses one of the two cores of a v5p.
 """
 
 from __future__ import annotations
@@ -31,16 +31,15 @@ from jax.sharding import ManualAxisType
 from thanos_jax.losses.pairs import sharded
 from thanos_jax.losses.pairs.sharded import Sweep, Tree, Visits
 
-# Vector registers are 8 x 128; tiles and rows of embeddings are padded to whole ones.
+# Vector registers are 8 x 128; tiles and rows of embeddings are padded to multiples of 128.
 _LANES = 128
 # Rows of a strip, and how many arrays of strip x size a sweep may hold at once: 256 x 1024 numbers
 # are 1 MB.
 _STRIP = 256
 _ARRAYS = 8
-# Pairs a call takes: their numbers lie in scalar memory, 16 KB in the oldest chips.
+# Largest number of pairs of a call; their numbers are in scalar memory, 16 KB in the oldest chips.
 _PAIRS = 1024
-# Bytes of vector memory that are counted on where no TPU is there to be asked, and the share of it
-# that a call may take.
+# Assumed bytes of vector memory without a TPU, and the share of vector memory that a call may use.
 _VMEM = 64 * 2**20
 _SHARE = 0.75
 # Column sums in VMEM: one being written back, one in use, one being read.
@@ -49,10 +48,10 @@ _SLOTS = 3
 
 @functools.cache
 def visits(interpret: Any = False) -> Visits:
-    """The loops over tiles, for TPUs.
+    """Returns the loops over tiles as a kernel for TPUs.
 
-    Arrays of 64 bits, which TPUs have no units for, are left to `sharded.LOOPS`. The pairs of one
-    row tile must be consecutive, as those of `tiles` are.
+    Arrays of 64 bits, which TPUs do not support, run in `sharded.LOOPS`. The pairs of a row tile
+    must be consecutive, as the functions of `tiles` return them.
 
     Args:
       interpret: False to compile; True or pltpu.InterpretParams() to run anywhere, slowly.
@@ -71,8 +70,8 @@ def visits(interpret: Any = False) -> Visits:
         return _visit(what, rows, columns, pairs, sums, what.initial(columns), False, interpret)
 
     def both(what: Sweep, block: Tree, pairs: Any, sums: Tree) -> Tree:
-        # Sums of a tile as row and as column are kept apart: the pipeline may fetch those of a row
-        # tile while the last column's are on their way.
+        # The sums of a tile as row and as column are separate, because the pipeline may fetch the
+        # sums of a row tile while column sums are still being written.
         return what.combine(*two(what, block, block, pairs, sums))
 
     return Visits(rows, both, two)
@@ -92,7 +91,7 @@ def _visit(
     exclude_self: bool,
     interpret: Any,
 ) -> tuple[Tree, Tree | None]:
-    """Goes through a list of pairs; `guests` are the columns' sums, or None for rows alone."""
+    """Visits a list of pairs; `guests` are the sums of columns, or None for rows only."""
     if not len(pairs):
         return sums, guests
     parts = _parts(rows, columns, sums, guests)
@@ -121,7 +120,7 @@ def _visit(
 
 
 def _parts(rows: Tree, columns: Tree, sums: Tree, guests: Tree | None) -> int:
-    """Into how many parts a tile is cut, 1 unless embeddings are too wide for vector memory."""
+    """Returns the number of parts of a tile: 1, or more if a tile does not fit vector memory."""
     capacity = _VMEM
     if jax.default_backend() == "tpu":
         capacity = pltpu.get_tpu_info().vmem_capacity_bytes
@@ -136,7 +135,7 @@ def _parts(rows: Tree, columns: Tree, sums: Tree, guests: Tree | None) -> int:
 
 
 def _refine(pairs: jax.Array, parts: int) -> jax.Array:
-    """The pairs of parts of tiles; those of one row part are consecutive again."""
+    """Returns the pairs of parts of tiles; the pairs of a row part are consecutive again."""
     if parts == 1:
         return pairs
     part = jnp.stack(jnp.indices((parts, parts), dtype=pairs.dtype), axis=-1).reshape(-1, 2)
@@ -149,7 +148,7 @@ def _padded(number: int, multiple: int = _LANES) -> int:
 
 
 def _lay(tree: Tree, fills: Tree, parts: int, *, strips: bool) -> Tree:
-    """Blocks as the kernel has them.
+    """Returns blocks in the kernel's layout.
 
     [tiles, size] becomes [tiles, 1, size] or [tiles, strips, 1, strip], and [tiles, size, d]
     becomes [tiles, size, d] or [tiles, strips, strip, d], with `parts` tiles for one; size and d
@@ -177,14 +176,14 @@ def _strip(size: int) -> int:
 
 
 def _as_int32(array: jax.Array) -> jax.Array:
-    """Integers of at most 32 bits; equal ones stay equal, which is all that is asked of them."""
+    """Returns integers of at most 32 bits as int32; equal values stay equal."""
     if array.dtype == jnp.uint32:
         return lax.bitcast_convert_type(array, jnp.int32)
     return array.astype(jnp.int32)
 
 
 def _take(laid: Tree, like: Tree) -> Tree:
-    """The inverse of `_lay` for sums."""
+    """Inverts `_lay` for sums."""
 
     def take(array: jax.Array, like: jax.Array) -> jax.Array:
         tiles, size, *rest = like.shape
@@ -206,7 +205,7 @@ def _call(
     interpret: Any,
     memory: int,
 ) -> tuple[Tree, Tree | None]:
-    """One call of the kernel, with what `_lay` makes of blocks."""
+    """Calls the kernel once, on blocks laid out by `_lay`."""
 
     def of_row(array: jax.Array) -> pl.BlockSpec:
         return pl.BlockSpec((None, *array.shape[1:]), lambda p, first, _: (first[p], 0, 0, 0))
@@ -278,7 +277,7 @@ def _kernel(
     reads: Tree | None,
     writes: Tree | None,
 ) -> None:
-    """A pair of tiles: number first[step] of the rows and second[step] of the columns."""
+    """Processes a pair: row tile number first[step], column tile number second[step]."""
     step = pl.program_id(0)
 
     @pl.when((step == 0) | (first[step] != first[jnp.maximum(step - 1, 0)]))
@@ -306,7 +305,7 @@ def _kernel(
 
 
 def _get(refs: Tree, index: Any) -> Tree:
-    """[index, 1, size] as [size], and [index, size, d] as [size, d]."""
+    """Reads [index, 1, size] as [size], and [index, size, d] as [size, d]."""
     return jax.tree.map(lambda ref: ref[index, 0] if ref.shape[1] == 1 else ref[index], refs)
 
 
@@ -323,10 +322,10 @@ def _zip(*trees: Tree) -> Any:
 
 
 class _ColumnSums(NamedTuple):
-    """The column sums of this step's tile in VMEM, where `slot` of the buffers holds them.
+    """The column sums of this step's tile in VMEM, in `slot` of the buffers.
 
-    A step's sums are read during the step before, and written during the step after. Where a tile
-    comes up again before its sums are back in HBM, they are handed on within VMEM.
+    The sums of a step are read during the previous step and written during the next one. If a tile
+    is needed again before its sums are back in HBM, they are copied within VMEM.
     """
 
     second: Any
@@ -387,14 +386,14 @@ class _ColumnSums(NamedTuple):
             self._write(step, "wait")
 
     def _tile(self, step: Any) -> jax.Array:
-        # Where there is no such step, the answer is not used, but scalar memory is read.
+        # If there is no such step, the result is not used, but scalar memory is read.
         return self.second[jnp.clip(step, 0, pl.num_programs(0) - 1)]
 
     def _equal(self, step: Any, other: Any) -> jax.Array:
         return self._tile(step) == self._tile(other)
 
     def _next(self, step: Any) -> tuple[jax.Array, jax.Array]:
-        """Whether the sums of step + 1 come from HBM; whether they are those of step - 1."""
+        """Returns whether the sums of step + 1 are read from HBM, and whether from step - 1."""
         another = ~self._equal(step, step + 1)
         before = (step >= 1) & self._equal(step - 1, step + 1)
         return another & ~before, another & before
@@ -417,15 +416,15 @@ class _ColumnSums(NamedTuple):
 
 
 def _memory(rows: Tree, columns: Tree, sums: Tree, guests: Tree | None, parts: int = 1) -> int:
-    """An upper bound of the vector memory that a call needs, in bytes."""
+    """Returns an upper bound of the vector memory that a call needs, in bytes."""
     size = _padded(max(tree["x"].shape[1] for tree in (rows, columns)), parts * _LANES) // parts
 
     def tile(tree: Tree) -> int:
-        # A vector takes up to 8 rows of registers.
+        # A vector may occupy 8 rows of registers.
         widths = [_padded(x.shape[2]) if x.ndim == 3 else 8 for x in jax.tree.leaves(tree)]
         return 4 * size * sum(widths)
 
-    # Tiles are there twice, once in use and once on their way, and sums come in and go out.
+    # Tiles are double-buffered; sums are buffered for input and output.
     held = 2 * (tile(rows) + tile(columns) + 2 * tile(sums)) + _SLOTS * tile(guests)
     # Gradients of the columns, before and after they are added.
     width = max(_padded(tree["x"].shape[2]) for tree in (rows, columns))
@@ -433,7 +432,7 @@ def _memory(rows: Tree, columns: Tree, sums: Tree, guests: Tree | None, parts: i
 
 
 def _cost(what: Sweep, rows: Tree, columns: Tree, pairs: int) -> pl.CostEstimate:
-    """For the compiler to schedule transfers between devices around the kernel."""
+    """Returns a cost estimate, by which the compiler schedules transfers around the kernel."""
     strips, strip, width = rows["x"].shape[1:]
     size = columns["x"].shape[1]
     products = 3 if what.name == "gradient" else 1
