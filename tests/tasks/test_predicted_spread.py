@@ -44,7 +44,7 @@ def test_a_hundred_classes_warn_at_a_high_temperature_and_not_at_a_low_one():
     assert f"within_class_spread {expected:.2g} is predicted" in words
     # What is advised does what is said.
     alpha, temperature, spread = re.search(
-        r"alpha (\S+) \(0\.5\), or temperature (\S+) \((\S+)\)", words
+        r"alpha (\S+) \(predicted 0\.5\), or temperature (\S+) \(predicted (\S+)\)", words
     ).groups()
     for changes, wanted in (
         ({"alpha": float(alpha)}, 0.5),
