@@ -36,11 +36,7 @@ _FASHION = "compare --config=configs/fashion_mnist.py"
 COMMANDS: dict[str, tuple[str, ...]] = {
     "digits": ("compare --config=configs/digits.py",),
     "mnist": ("compare --config=configs/mnist.py",),
-    "mnist_convnet": (
-        "compare --config=configs/mnist.py:convnet --seeds=1",
-        "compare --config=configs/mnist.py:convnet"
-        " --methods=info_nce,supcon,supcon_info_nce,cauto,thanos",
-    ),
+    "mnist_convnet": ("compare --config=configs/mnist.py:convnet --methods=thanos",),
     "mnist_sweep": (
         "compare --config=configs/mnist.py --table=spread_sweep --config.train.epochs=5.0",
     ),
