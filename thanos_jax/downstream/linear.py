@@ -20,11 +20,11 @@ from thanos_jax.downstream.placing import Rows, add_up, host_blocks, of_all_rows
 
 REGULARIZATION = (0.0, 1e-5, 1e-4, 1e-3, 1e-2)
 # The steps end by the Newton decrement, an estimate of how far the objective is above its minimum:
-# the last step begins where it is below this share of the objective. A step leaves less than a
-# tenth of it,
-_RELATIVE_TOLERANCE = 2e-4
-# or, without an L2 weight, below this: the minimum may then be 0, and infinitely far.
-_TOLERANCE_WITHOUT_WEIGHT = 2.5e-6
+# the last step begins where it is below this share of the objective. With sampled curvature a pass
+# over the rows is dear, and a step leaves some 15 % of it.
+_SHARE_SAMPLED, _SHARE_WHOLE = 1e-4, 1e-6
+# Without an L2 weight also where it is below this: the minimum may be 0, and infinitely far.
+_TOLERANCE_WITHOUT_WEIGHT = 5e-8
 _RESOLUTION = 1e-6  # of the objective: sums of float32 do not tell smaller differences
 _LONGEST = 4.0  # Newton steps at once, without an L2 weight
 _HALVINGS = 20  # of a Newton step, at most
@@ -73,12 +73,14 @@ def linear_head(
         mean_i [ lse_k(x_i . w_k + b_k) - x_i . w_(y_i) - b_(y_i) ] + r/2 sum_k |w_k|^2
 
     (scikit-learn's C is 1 / (n r)) by Newton steps, from zero for the largest weight and from the
-    optimum before for each other, until a step began within 1e-6 of the optimum (relative, by the
-    Newton decrement), a step lowered the objective by less than 1e-6 of it, or `max_iterations`.
-    With a weight of 0, a step that began within 5e-8 (absolute) is the last too: the minimum may be
-    0. The objective and its gradient are of all rows; the curvature is of at most 16,384 (see
-    `thanos_jax.downstream.logistic`), all rows where there are no more. The same programs serve
-    every weight of the grid. Among weights of equal validation accuracy the largest is taken.
+    optimum before for each other. The last step is the one that begins near enough to the optimum
+    by the Newton decrement, or the one that lowers the objective by less than 1e-6 of it, or number
+    `max_iterations`. Near enough is within 1e-6 of the objective, or 1e-4 with more than 16,384
+    rows, where the step leaves some 15 % of that. With a weight of 0, it is also within 5e-8
+    (absolute): the minimum may be 0. The objective and its gradient are of all rows; the curvature
+    is of at most 16,384 (see `thanos_jax.downstream.logistic`), all rows where there are no more.
+    The same programs serve every weight of the grid. Among weights of equal validation accuracy the
+    largest is taken.
 
     Rows are gone through in blocks. Beside the embeddings, each device holds
     O(2,048 x classes + 16,384 x (d + classes) + d x classes). Embeddings in NumPy are split over
@@ -248,6 +250,8 @@ def _fit(
     agreed = problem.placed.of_first
     value, gradient = penalized(found, at)
     (value,) = agreed([value])
+    sampled = logistic.is_sampled(problem)
+    enough = _SHARE_SAMPLED if sampled else _SHARE_WHOLE
     iterations, last, longest = 0, False, 1.0
     while iterations < max_iterations and not last:
         # Under no name: one sample at a time is in memory.
@@ -260,9 +264,7 @@ def _fit(
             spectrum,
         )
         (slope,) = agreed([sum(float(np.sum(gradient[name] * step[name])) for name in step)])
-        last = -slope / 2 <= max(
-            _RELATIVE_TOLERANCE * abs(value), 0 if weight else _TOLERANCE_WITHOUT_WEIGHT
-        )
+        last = -slope / 2 <= max(enough * abs(value), 0 if weight else _TOLERANCE_WITHOUT_WEIGHT)
         share = longest
         for _ in range(_HALVINGS):
             tried = {name: at[name] + share * step[name] for name in at}
@@ -276,8 +278,9 @@ def _fit(
             break
         iterations += 1
         last = last or value - lower <= _RESOLUTION * abs(value)
-        # Of separable classes the loss falls as exp(-t), t Newton steps on: to 0, never reached.
-        longest = min(2 * share, _LONGEST) if weight == 0 and slope < -0.8 * value else 1.0
+        # Where classes are separable the loss falls as exp(-t) after t Newton steps.
+        falls = sampled and weight == 0 and slope < -0.8 * value
+        longest = min(2 * share, _LONGEST) if falls else 1.0
         at, found, value, gradient = tried, there, lower, following
     (length,) = agreed([norm(gradient, weight)])
     return _Fit(at, iterations, length), found

@@ -110,6 +110,11 @@ def sample(problem: Problem, doubt: jax.Array, seed: int = 0) -> Sample:
     )
 
 
+def is_sampled(problem: Problem) -> bool:
+    """Whether the curvature is of some rows only."""
+    return problem.placed.known > _SAMPLE
+
+
 def newton_step(
     problem: Problem,
     drawn: Sample,
@@ -131,8 +136,7 @@ def newton_step(
     Returns:
       The step, float64.
     """
-    whole = problem.placed.known <= _SAMPLE
-    accuracy = np.float32(_ACCURACY_WHOLE if whole else _ACCURACY_SAMPLED)
+    accuracy = np.float32(_ACCURACY_SAMPLED if is_sampled(problem) else _ACCURACY_WHOLE)
     settings = (np.float32(regularization), accuracy)
     step = _newton_step(drawn, _float32(at), _float32(gradient), settings, spectrum)
     agreed = problem.placed.array_of_first
@@ -158,8 +162,9 @@ def _float64(tree: Tree) -> Tree:
 
 def _of_classes(rows: Any, at: Tree) -> jax.Array:
     """Returns [n, classes], the products of rows with weights, and the bias added."""
-    return lax.dot_general(rows, at["weights"], (((1,), (1,)), ((), ())), precision=_HIGHEST) + (
-        at["bias"]
+    return (
+        lax.dot_general(rows, at["weights"], (((1,), (1,)), ((), ())), precision=_HIGHEST)
+        + (at["bias"])
     )
 
 
