@@ -76,7 +76,7 @@ def linear_head(
     optimum before for each other. The last step is the one that begins near enough to the optimum
     by the Newton decrement, or the one that lowers the objective by less than 1e-6 of it, or number
     `max_iterations`. Near enough is within 1e-6 of the objective, or 1e-4 with more than 16,384
-    rows, where the step leaves some 15 % of the decrement. With a weight of 0, it is also within 5e-8
+    rows, where the step leaves some 15 % of the decrement. With a weight of 0 it is also 5e-8
     (absolute): the minimum may be 0. The objective and its gradient are of all rows; the curvature
     is of at most 16,384 (see `thanos_jax.downstream.logistic`), all rows where there are no more.
     The same programs serve every weight of the grid. Among weights of equal validation accuracy the
