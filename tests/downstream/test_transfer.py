@@ -81,7 +81,7 @@ def test_each_weight_of_the_grid_reaches_the_optimum_of_well_separated_classes(d
 
     grid = sorted(linear.REGULARIZATION, reverse=True)
     for weight, found in linear._path(problem, grid, 200):
-        reached = objective(np.vstack([found.at["weights"], found.at["bias"]]).ravel(), weight)[0]
+        reached = objective(np.vstack([found.at["weights"].T, found.at["bias"]]).ravel(), weight)[0]
         # With a weight of 0 and separable classes, the minimum is 0 and never reached.
         peer = minimize(
             objective, np.zeros((WIDTH + 1) * CLASSES), weight, jac=True, method="L-BFGS-B",

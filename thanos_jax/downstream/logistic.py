@@ -20,13 +20,14 @@ from thanos_jax.downstream.placing import AXIS, Placed
 
 _BLOCK = 2048  # rows of a block
 _SAMPLE = 16_384  # rows that the curvature is measured on, all devices together
-# Conjugate gradients stop at this share of the gradient's norm: 0.1 with sampled curvature, 0.01
+# Conjugate gradients stop at this share of the gradient's norm: 0.2 with sampled curvature, 0.01
 # with all rows.
-_ACCURACY_SAMPLED, _ACCURACY_WHOLE = 0.1, 0.01
+_ACCURACY_SAMPLED, _ACCURACY_WHOLE = 0.2, 0.01
+_FIRST = 3  # products of a step; they stop only at a tenth of that share
 _PRODUCTS = 50  # curvature-vector products of a step, at most
 _HIGHEST = lax.Precision.HIGHEST
 
-# "weights" [d, classes] and "bias" [classes].
+# "weights" [classes, d] and "bias" [classes].
 Tree = dict[str, Any]
 
 
@@ -109,6 +110,11 @@ def sample(problem: Problem, doubt: jax.Array, seed: int = 0) -> Sample:
     )
 
 
+def is_sampled(problem: Problem) -> bool:
+    """Whether the curvature is of some rows only."""
+    return problem.placed.known > _SAMPLE
+
+
 def newton_step(
     problem: Problem,
     drawn: Sample,
@@ -130,8 +136,7 @@ def newton_step(
     Returns:
       The step, float64.
     """
-    whole = problem.placed.known <= _SAMPLE
-    accuracy = np.float32(_ACCURACY_WHOLE if whole else _ACCURACY_SAMPLED)
+    accuracy = np.float32(_ACCURACY_SAMPLED if is_sampled(problem) else _ACCURACY_WHOLE)
     settings = (np.float32(regularization), accuracy)
     step = _newton_step(drawn, _float32(at), _float32(gradient), settings, spectrum)
     agreed = problem.placed.array_of_first
@@ -155,8 +160,19 @@ def _float64(tree: Tree) -> Tree:
     return {name: np.asarray(value, np.float64) for name, value in tree.items()}
 
 
-def _logits(rows: Any, at: Tree) -> jax.Array:
-    return jnp.dot(rows, at["weights"], precision=_HIGHEST) + at["bias"]
+def _of_classes(rows: Any, at: Tree) -> jax.Array:
+    """Returns [n, classes], the products of rows with weights, and the bias added."""
+    return (
+        lax.dot_general(rows, at["weights"], (((1,), (1,)), ((), ())), precision=_HIGHEST)
+        + (at["bias"])
+    )
+
+
+def _of_rows(values: Any, rows: Any) -> Tree:
+    """Returns what values [n, classes] of rows add up to, the transpose of `_of_classes`."""
+    # [classes, d]: with the many rows contracted, 1.4 times as fast as [d, classes].
+    weights = lax.dot_general(values, rows, (((0,), (0,)), ((), ())), precision=_HIGHEST)
+    return {"weights": weights, "bias": jnp.sum(values, axis=0)}
 
 
 @functools.partial(jax.jit, static_argnames="mesh")
@@ -181,7 +197,7 @@ def _measure(
             place = start + jnp.arange(block)
             counts = (place >= number * block) & (place < known)
             some = (lax.dynamic_slice_in_dim(rows, start, block) - mean) * factor
-            logits = _logits(some, at)
+            logits = _of_classes(some, at)
             hot = lax.dynamic_slice_in_dim(labels, start, block)[:, None] == jnp.arange(
                 logits.shape[1]
             )
@@ -193,10 +209,7 @@ def _measure(
             loss = jnp.log(sums[:, 0]) + largest[:, 0] - own
             # `where`, not a product with 0: an overflow must show, padding must not.
             residual = jnp.where(counts[:, None], shares - hot, 0)
-            slope = {
-                "weights": slope["weights"] + jnp.dot(some.T, residual, precision=_HIGHEST),
-                "bias": slope["bias"] + jnp.sum(residual, axis=0),
-            }
+            slope = jax.tree.map(jnp.add, slope, _of_rows(residual, some))
             doubt = 1 - jnp.sum(jnp.square(shares), axis=1)
             return (total + jnp.sum(jnp.where(counts, loss, 0)), slope), doubt
 
@@ -270,29 +283,25 @@ def _newton_step(drawn: Sample, at: Tree, gradient: Tree, settings: Any, spectru
     regularization, accuracy = settings
     rows, weights = drawn
     eigenvalues, eigenvectors = spectrum
-    shares = jax.nn.softmax(_logits(rows, at), axis=1)
+    shares = jax.nn.softmax(_of_classes(rows, at), axis=1)
 
     def curvature(step: Tree) -> Tree:
-        change = jnp.dot(rows, step["weights"], precision=_HIGHEST) + step["bias"]
+        change = _of_classes(rows, step)
         change = shares * (change - jnp.sum(shares * change, axis=1, keepdims=True))
-        change = change * weights[:, None]
-        return {
-            "weights": jnp.dot(rows.T, change, precision=_HIGHEST)
-            + regularization * step["weights"],
-            "bias": jnp.sum(change, axis=0),
-        }
+        bent = _of_rows(change * weights[:, None], rows)
+        return {**bent, "weights": bent["weights"] + regularization * step["weights"]}
 
     # Preconditioner: the mean of p (1 - p) over rows, in place of each row's own, for each class.
     doubt = jnp.sum(weights[:, None] * shares * (1 - shares), axis=0)
-    diagonal = eigenvalues[:, None] * doubt + regularization
+    diagonal = doubt[:, None] * eigenvalues + regularization
     floor = 1e-6 * jnp.max(diagonal) + jnp.finfo(jnp.float32).tiny
     diagonal = jnp.maximum(diagonal, floor)
     of_bias = jnp.maximum(doubt, 1e-6 * jnp.max(doubt) + jnp.finfo(jnp.float32).tiny)
 
     def precondition(tree: Tree) -> Tree:
-        turned = jnp.dot(eigenvectors.T, tree["weights"], precision=_HIGHEST) / diagonal
+        turned = jnp.dot(tree["weights"], eigenvectors, precision=_HIGHEST) / diagonal
         return {
-            "weights": jnp.dot(eigenvectors, turned, precision=_HIGHEST),
+            "weights": jnp.dot(turned, eigenvectors.T, precision=_HIGHEST),
             "bias": tree["bias"] / of_bias,
         }
 
@@ -304,7 +313,9 @@ def _newton_step(drawn: Sample, at: Tree, gradient: Tree, settings: Any, spectru
 
     def unfinished(carry: Any) -> jax.Array:
         _, _, _, product, first, number = carry
-        return (product > accuracy**2 * first) & (number < _PRODUCTS)
+        # Fewer products make poor steps far from the optimum, and a pass costs more.
+        share = jnp.where(number < _FIRST, 0.1 * accuracy, accuracy)
+        return (product > share**2 * first) & (number < _PRODUCTS)
 
     def iterate(carry: Any) -> Any:
         step, residual, direction, product, first, number = carry

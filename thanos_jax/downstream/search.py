@@ -26,9 +26,9 @@ from jax.sharding import PartitionSpec as P
 from thanos_jax import sharding
 from thanos_jax.downstream.placing import AXIS, Rows, place, take
 
-_RUN = 16  # adjacent candidates of which one product is kept
+_RUN = 8  # adjacent candidates of which one product is kept
 _SPARE = 12  # runs fetched beyond k
-_TILE = 4096  # candidates multiplied at a time
+_TILE = 1024  # candidates multiplied at a time, few enough for their products to stay in cache
 _QUERIES = 512  # queries of a block,
 _KEPT = 2**23  # and fewer where a device would keep more products than these
 _FETCHED = 2**21  # numbers of fetched candidates held at a time
@@ -50,7 +50,7 @@ class Found(NamedTuple):
 def search(queries: Rows, among: Rows, k: int) -> Found:
     """Finds the k nearest rows of `among` to each query, both divided by their lengths.
 
-    Time O(q n d). Memory beyond the arguments: O(queries of a block x n / 16). Sharded candidates
+    Time O(q n d). Memory beyond the arguments: O(queries of a block x n / 8). Sharded candidates
     stay on their devices: each device finds the nearest of its own rows, and the results are
     merged. Sharded queries are brought to every device one block at a time. Every process that
     holds a shard of either makes this call.
@@ -191,11 +191,15 @@ def _nearest_here(
     def largest_of_runs(carry: None, start: jax.Array) -> tuple[None, jax.Array]:
         some = lax.dynamic_slice_in_dim(rows, start, tile)
         some = _scaled(some, lax.dynamic_slice_in_dim(factors, start, tile), asked.dtype)
-        products = jnp.dot(asked, some.T, precision=lax.Precision.HIGHEST)
+        # [tile, q], so that the largest of a run are found for many queries at once.
+        products = lax.dot_general(
+            some, asked, (((1,), (1,)), ((), ())), precision=lax.Precision.HIGHEST
+        )
         # |z - z'|^2 is |z|^2 less twice this.
-        products -= jnp.sum(jnp.square(some), axis=1) / 2
-        products = jnp.where(start + jnp.arange(tile) < known, products, -jnp.inf)
-        return carry, jnp.max(products.reshape(len(asked), tile // run, run), axis=2)
+        products -= jnp.sum(jnp.square(some), axis=1, keepdims=True) / 2
+        within = (start + jnp.arange(tile))[:, None] < known
+        products = jnp.where(within, products, -jnp.inf)
+        return carry, jnp.max(products.reshape(tile // run, run, len(asked)), axis=1).T
 
     best = lax.scan(largest_of_runs, None, starts)[1]  # [tiles, q, runs]
     of_runs = (starts[:, None] + jnp.arange(0, tile, run)).reshape(-1)
