@@ -128,7 +128,7 @@ def made(name: str) -> str:
     commits = "commit" if len(found["commits"]) == 1 else "commits"
     return (
         f"{commits} {', '.join(found['commits'])}; {found['machine']}; "
-        f"{len(runs)} {'run' if len(runs) == 1 else 'runs'}, {hours:.2g} hours of training"
+        f"{len(runs)} {'run' if len(runs) == 1 else 'runs'}, {hours:.1f} hours of training"
     )
 
 

@@ -129,7 +129,7 @@ def test_what_it_reports_is_suspected_and_not_measured(finished):
     assert set(results["detection"]) == {"flagged"}
     assert 0.8 < results["coarse_accuracy"] <= 1
     report = (root / "run" / "report.html").read_text(encoding="utf-8")
-    assert "suspected, not measured" in report
+    assert "images whose label is suspected" in report
     assert "Suspected labels" in report
     assert {path.name for path in (root / "run").iterdir()} == {
         "config.json", "data.json", "sample_0", "sample_1", "sample_2", "labels.npz",

@@ -81,7 +81,7 @@ def test_the_report_says_that_there_is_no_truth(run):
     # Several groups have this caption.
     for group in ("a #0", "a #1"):
         assert "Training images of a group on" in figures[f"Training images of {group}"][1]
-    assert "there are none, so nothing is measured by them" in next(iter(figures.values()))[1]
+    assert "True groups are unknown, because there are no" in next(iter(figures.values()))[1]
     # Images 2 and 5 are in the worst group; the second is predicted wrong.
     assert re.findall(r'alt="(t\d\.png)"', figures["Training images of a #1"][0]) == [
         *("t5.png", "t2.png"),
@@ -126,5 +126,5 @@ def test_a_whole_run_measures_no_truth(method, tmp_path):
     assert accuracies[0] == results["validation_worst_group_accuracy"]
     assert results["recovered_groups"] == len(accuracies)
     report = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert "nothing is measured by them" in report
-    assert "true group" not in report.replace("would be the true groups", "")
+    assert "True groups are unknown" in report
+    assert "true group" not in report.replace("(not the true groups)", "")
