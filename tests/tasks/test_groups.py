@@ -10,6 +10,7 @@ from whole_runs import config_of, mapped, records, stop, stopped, stopping, unti
 from thanos_jax import config as schema
 from thanos_jax import run as run_module
 from thanos_jax.data import sources
+from thanos_jax.downstream.groups import SilhouetteRule
 from thanos_jax.errors import ConfigError
 from thanos_jax.tasks import groups as task
 
@@ -273,3 +274,12 @@ def test_configs_keep_the_colour(name):
     assert config.task == "groups"
     assert config.data.background == "colour"
     assert config.augment.grey_probability == config.augment.jitter_probability == 0
+
+
+def test_cells_are_those_of_the_error_rule():
+    config = small("none").groups
+    assert task._rule(config).cells is None
+    config.cells = 50
+    assert task._rule(config).cells == 50
+    config.update(choice="silhouette", clusters=3)
+    assert task._rule(config) == SilhouetteRule(clusters=3)

@@ -500,6 +500,14 @@ FIELDS: dict[str, Field] = {
     "groups.clusters": _number(
         0, "number of clusters per class; 0: chosen as groups.choice says", 0, 1000
     ),
+    "groups.cells": Field(
+        0,
+        "with groups.choice=error, number of cells of a class that are merged into groups; a rare "
+        "group is found only if cells are about as small as the group; 0: one for 200 images of "
+        "the class, 40 to 200 in all",
+        "0, or an integer from 2 to 1000",
+        lambda v: v == 0 or 2 <= v <= 1000,
+    ),
     "groups.clustering": _one_of(
         "kmeans", "algorithm that clusters embeddings; gmm: Gaussian mixture", CLUSTERINGS
     ),

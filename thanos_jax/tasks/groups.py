@@ -240,7 +240,7 @@ def _recover(run: stages.Run, outputs: Mapping[str, Mapping[str, np.ndarray]]) -
         train["coarse"],
         validation["embedding"],
         validation["coarse"],
-        rule=groups.RULES[config.choice](clusters=config.clusters or None),
+        rule=_rule(config),
         clustering=groups.Clustering(config.clustering, config.projection),
         seed=run.config.seed,
     )
@@ -251,6 +251,14 @@ def _recover(run: stages.Run, outputs: Mapping[str, Mapping[str, np.ndarray]]) -
         np.array(names),
         *maps.lay_out(run, train["embedding"]),
     )
+
+
+def _rule(config: Any) -> groups.SilhouetteRule | groups.ErrorRule:
+    """Returns the rule of config.groups; cells are the error rule's alone."""
+    clusters = config.clusters or None
+    if config.choice == "error":
+        return groups.ErrorRule(clusters=clusters, cells=config.cells or None)
+    return groups.RULES[config.choice](clusters=clusters)
 
 
 def _errors(run: stages.Run, outputs: Mapping[str, Mapping[str, np.ndarray]], steps: int) -> Groups:
