@@ -23,7 +23,7 @@ from thanos_jax.train.progress import progress
 from thanos_jax.train.state import TrainState
 from thanos_jax.train.update import Step
 
-# (state, first step, end step) -> (state, metrics: scalars of one step, or arrays [n]).
+# (state, first step, end step, exclusive) -> (state, metrics: scalars of one step, or arrays [n]).
 Advance = Callable[[TrainState, int, int], tuple[TrainState, Any]]
 # (epochs between evaluations, function from a state to numbers for the record).
 Evaluation = tuple[float, Callable[[TrainState], dict[str, float]]]
@@ -35,7 +35,7 @@ class Stage(NamedTuple):
     Attributes:
       name: name of its folder in the run's folder; "": the run's folder.
       training: model, optimizer, schedule and data.
-      step: the update, a function of a state and the batch entries named in `inputs`.
+      step: the update, (state, batch entries named in `inputs`, seed) -> (state, metrics).
       inputs: names of the batch entries that `step` needs.
       split: the training split.
       state: state before the first step.
