@@ -270,9 +270,9 @@ def weighted_mean(
 
     sum_i w_i values_i / N,    N the number of rows, not the sum of their weights
 
-    Just Train Twice has each image that a first training got wrong lambda times in the training
-    set. Drawing batches from this larger set has the same expectation as drawing from the original
-    set and taking this mean, if the weights have a mean of 1 over the original set:
+    Just Train Twice puts an image lambda times into the training set if a first training got it
+    wrong. Drawing batches from this larger set has the same expectation as drawing from the
+    original set and taking this mean, if the weights have a mean of 1 over the original set:
 
         weights = np.where(wrong, up_weight, 1.0)
         weights = weights / weights.mean()
