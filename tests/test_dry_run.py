@@ -296,7 +296,7 @@ def test_a_config_whose_data_are_not_there_is_described(name, argument, tmp_path
     with pytest.raises(dry_run.NotThereError, match="the run cannot start: "):
         lines.extend(dry_run.describe(config, costs=("shapes",)))
     text = "\n".join(lines)
-    assert f"{config.data.name} is missing; assumed are its published sizes" in text
+    assert f"{config.data.name} is missing; published sizes and equal classes are assumed" in text
     assert "FLOP a step in its layers" in text
     assert "disk: up to" in text
 

@@ -63,7 +63,7 @@ def describe(
             raise
         dataset, missing = published, error
         sizes = ", ".join(f"{name} {len(split)}" for name, split in dataset.splits.items())
-        yield f"{dataset.name} is missing; assumed are its published sizes, equal classes: {sizes}"
+        yield f"{dataset.name} is missing; published sizes and equal classes are assumed: {sizes}"
     fits.require(config, dataset)
     held = bytes_in_memory(dataset)
     on_disk = ", ".join(name for name, size in held.items() if not size)

@@ -111,7 +111,7 @@ def writing(folder: pathlib.Path) -> Iterator[None]:
 
 
 def require_listed(name: str, names: Sequence[str]) -> None:
-    """Raises ValueError for a name that is not listed here, which `empty` would not remove."""
+    """Raises ValueError unless a name matches one of the patterns, which `empty` removes."""
     if not any(fnmatch.fnmatch(name, pattern) for pattern in names):
         raise ValueError(f"name: expected one that thanos_jax.workdir lists, {names}, got {name!r}")
 

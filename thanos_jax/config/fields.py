@@ -241,7 +241,7 @@ FIELDS: dict[str, Field] = {
     "data.random_bits_form": _one_of(
         "channels",
         "how random bits are appended to an image; channels: a constant channel per bit; integer: "
-        "one constant channel, the bits read as a binary number",
+        "one constant channel, the bits read as a binary number and scaled to [0, 1]",
         random_bits.FORMS,
     ),
     "data.memory_limit_gib": _number(
@@ -434,7 +434,7 @@ FIELDS: dict[str, Field] = {
         ("stop", "skip"),
     ),
     "train.nonfinite_limit": _number(
-        10, "most steps in a row that train.on_nonfinite=skip skips before the run stops", low=1
+        10, "with train.on_nonfinite=skip, skipped steps in a row at which the run stops", low=1
     ),
     "train.log_every": _number(50, "steps between lines of metrics.jsonl", low=1),
     "train.profile_steps": _number(
@@ -523,7 +523,8 @@ FIELDS: dict[str, Field] = {
         0.01, "step size of group DRO's update of the group weights"
     ),
     "groups.group_dro_adjustment": _number(
-        0.0, "C of group DRO's group adjustment: C / sqrt(n) is added to the loss of a group of n"
+        0.0,
+        "C of group DRO's adjustment: C / sqrt(n) is added to the loss of a group of n images",
     ),
     "groups.jtt_epochs": _number(
         1.0, "epochs of the first training of Just Train Twice", open_low=True
@@ -541,7 +542,8 @@ FIELDS: dict[str, Field] = {
     "noise.rate": _number(
         0.2,
         "share of training and validation labels that is corrupted; 0: none, and with "
-        "noise.method=mend every label of every split is judged by a model trained without it",
+        "noise.method=mend every label of every split is judged by a model trained without its "
+        "image",
         high=1,
     ),
     "noise.folds": _number(
@@ -565,8 +567,9 @@ FIELDS: dict[str, Field] = {
     ),
     "noise.assumed_rate": Field(
         -1.0,
-        "assumed share of wrong labels, which mend changes and co_teaching forgets in the end; -1: "
-        "mend estimates it, and co_teaching uses noise.rate, as its authors do",
+        "assumed share of wrong labels: the share that mend judges wrong, and that co_teaching "
+        "forgets in the end; -1: mend estimates it, and co_teaching uses noise.rate, as its "
+        "authors do",
         "a number from 0 to 1, or -1",
         lambda v: v == -1 or 0 <= v <= 1,
     ),
@@ -580,7 +583,10 @@ FIELDS: dict[str, Field] = {
         20, "number of nearest neighbours that judge and replace a label in mend", 1, 1e6
     ),
     "noise.clusters": _number(
-        20, "with noise.detection=strata, number of strata per class in mend", 1, 1e6
+        20,
+        "with noise.detection=strata, number of clusters per class in which mend finds strata",
+        1,
+        1e6,
     ),
     "noise.forget_epochs": _number(
         10.0, "epochs over which co_teaching's share of forgotten images rises from 0"

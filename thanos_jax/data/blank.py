@@ -16,9 +16,9 @@ _NAMED = 3
 
 
 def warn(dataset: str, split: Split) -> None:
-    """Warns on stderr if the images of a split are of one colour or all alike.
+    """Warns on stderr if many images of a split are of one colour, or if all are alike.
 
-    256 images, spread over the split, are examined.
+    At most 256 images, spread over the split, are examined.
 
     Args:
       dataset: name of the data set, for the message.

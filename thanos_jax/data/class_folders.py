@@ -152,7 +152,7 @@ def _require_level(folder: str, path: tuple[str, ...], classes: tuple[str, ...])
         expected = "a folder of its class" if not classes else "CLASS/ or COARSE/FINE/"
         raise DataError(
             f"data.data_dir: expected each image of {folder} in {expected}, got"
-            f" {os.path.join(*path)!r}; with a labels.csv, images may be anywhere below it"
+            f" {os.path.join(*path)!r}; with a labels.csv, images may be in any folder below it"
         )
 
 

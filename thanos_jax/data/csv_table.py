@@ -38,8 +38,8 @@ def read_table(
       Empty lines, lines of empty cells, and empty cells beyond the header are skipped.
 
     Raises:
-      DataError: the file is not UTF-8 or not CSV, a required column is missing or repeated, or a
-        row has another number of cells than the header.
+      DataError: the file has another encoding or is not CSV, a required column is missing or
+        repeated, or a row has another number of cells than the header.
     """
     text, skipped, separator = _text(path), 0, ""
     first, _, rest = text.partition("\n")

@@ -139,7 +139,7 @@ def _ready(dataset: Dataset, config_data: ConfigDict) -> Dataset:
 
 
 def as_stored(config_data: ConfigDict) -> Dataset:
-    """Loads a data set as stored, before `load` adds rare classes, backgrounds and validation.
+    """Loads a data set as stored, before `load` reduces classes, adds backgrounds and holds out.
 
     Args and Raises as `load`; data.cache is ignored.
 

@@ -192,7 +192,7 @@ def where(value: Any, batch: int, views: int | None = None) -> jax.Array:
 
 
 def scalar(name: str, value: Any) -> jax.Array | float:
-    """Returns a real scalar: a Python number, or a floating point array of shape [].
+    """Returns a real scalar: a Python float, or a jax array of shape [].
 
     Raises:
       TypeError: it is neither a real number nor a real array.

@@ -132,7 +132,7 @@ def push(
     Raises:
       TypeError: `bank` is not a MemoryBank, an argument has the wrong dtype, labels are missing, or
         labels are given for a bank without labels.
-      ValueError: an argument has the wrong shape.
+      ValueError: an argument has the wrong shape, or labels need 64 bits and x64 is off.
 
     Example:
       >>> import jax.numpy as jnp

@@ -165,7 +165,7 @@ def _split_over(spec: PartitionSpec) -> tuple[Any, ...]:
 
 
 def _whole(array: Any) -> Any:
-    """Returns an array that is replicated over Explicit axes outside of a shard_map."""
+    """Returns an array that is not sharded over Explicit axes beside those of a shard_map."""
     if isinstance(array, jax.Array) and _is_split(array):
         return reshard(array, PartitionSpec())
     return array

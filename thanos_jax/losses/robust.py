@@ -1,4 +1,4 @@
-"""Losses for rare groups and wrong labels, computed from one loss or logits row per image.
+"""Losses for rare groups and wrong labels, from one value or one row of logits per image.
 
     import jax
     import jax.numpy as jnp
@@ -233,8 +233,8 @@ def group_dro(
 
     Raises:
       TypeError: an argument of the wrong dtype.
-      ValueError: a wrong shape, a group that is not one of num_groups, or as
-        `group_dro_weights`.
+      ValueError: a wrong shape, a group that is not one of num_groups, or an argument that
+        `group_dro_weights` refuses.
 
     Example:
       >>> import jax.numpy as jnp
@@ -270,9 +270,9 @@ def weighted_mean(
 
     sum_i w_i values_i / N,    N the number of rows, not the sum of their weights
 
-    Just Train Twice repeats an image that a first training got wrong lambda times in the training
-    set. Drawing batches from that set has the same expectation as drawing from the original set and
-    taking this mean, if the weights have a mean of 1 over the training set:
+    Just Train Twice puts an image lambda times into the training set if a first training got it
+    wrong. Drawing batches from this larger set has the same expectation as drawing from the
+    original set and taking this mean, if the weights have a mean of 1 over the original set:
 
         weights = np.where(wrong, up_weight, 1.0)
         weights = weights / weights.mean()
@@ -431,9 +431,9 @@ def small_loss_selection(
 ) -> jax.Array:
     """Selects the rows with the smallest losses, whose labels are most likely to be right.
 
-    keep_rate N of the N rows of the global batch are chosen, rounded up, so that a small rate still
-    chooses a row. (The authors' code rounds down.) Among equal losses the first rows are chosen, in
-    the order of devices; NaN counts as the largest.
+    Of the N rows of the global batch, keep_rate N are chosen, rounded up, so that a small rate
+    still chooses a row. (The authors' code rounds down.) Among equal losses the first rows are
+    chosen, in the order of devices; NaN counts as the largest.
 
     Co-teaching trains two models, each on the rows that the other chose:
 

@@ -33,7 +33,7 @@ def _setting(default: float, meaning: str) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Settings of the command's flags; `--help` prints their meanings."""
+    """The settings of the command, one per flag; `--help` prints their meanings."""
 
     seed: int = _setting(0, "Seed of data and initial weights.")
     dim: int = _setting(2000, "Number of directions d; at least 51.")

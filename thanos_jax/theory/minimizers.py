@@ -89,10 +89,10 @@ def structured(parts: Structure, rows: int, known: Spectrum | None = None) -> np
 def spectrum(factor: np.ndarray, solutions: np.ndarray) -> Spectrum:
     """Calculates the eigendecomposition of R M^+ R'.
 
-    It does not depend on the strengths of features. Other strengths multiply inputs by an
-    invertible matrix S: R becomes R S and M becomes S'MS, which has the generalized inverse
-    S^-1 M^+ S'^-1. R M^+ R' is the same for every generalized inverse, because R's rows are in the
-    range of M.
+    Without noise on features, it does not depend on their strengths. Other strengths multiply
+    inputs by an invertible matrix S: R becomes R S and M becomes S'MS, which has the generalized
+    inverse S^-1 M^+ S'^-1. R M^+ R' is the same for every generalized inverse, because R's rows are
+    in the range of M.
 
     Args:
       factor: R, [r, d + 1].

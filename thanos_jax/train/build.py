@@ -101,7 +101,7 @@ def build(
 
     Raises:
       ConfigError: a class-balanced batch would have more classes than there are.
-      WeightsError: config.model.weights does not fit the encoder; raised before compilation.
+      WeightsError: config.model.weights cannot be used for the encoder; raised before compilation.
     """
     balance = balanced_classes(config, dataset)
     model, input_shape = make_model(config, dataset)

@@ -145,7 +145,7 @@ def flops(program: Any) -> float | None:
 
 
 def seconds(program: Any, state: TrainState, batch: Mapping[str, jax.Array]) -> float:
-    """Runs a few steps and returns their median time; every process must make this call.
+    """Runs a few steps and returns their median time in seconds; every process must call this.
 
     The first step is not counted, unless it takes so long that it is the only one. The clock of the
     first process decides the number of steps, because each step waits for all processes.

@@ -129,7 +129,7 @@ class Ledger:
         """Saves the state and the metrics that are in no record yet, and raises Interrupted.
 
         Raises:
-          Interrupted: always; the message says how to continue.
+          Interrupted: unless another error is raised; the message says how to continue.
           NonFiniteError, CheckpointError, WorkdirError: as in training.
         """
         numbers = self._fetch(step)
@@ -142,10 +142,10 @@ class Ledger:
             checkpoints.wait()
         if step == 0:
             raise interruption.Interrupted(
-                "stopped before the first step. The same command begins again."
+                "stopped before the first step. The same command starts again."
             )
         raise interruption.Interrupted(
-            f"stopped after step {step} of {self._steps}, which is saved. The same command goes on "
+            f"stopped after step {step} of {self._steps}, which is saved. The same command resumes "
             "there."
         )
 

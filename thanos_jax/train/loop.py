@@ -23,7 +23,7 @@ from thanos_jax.train.progress import progress
 from thanos_jax.train.state import TrainState
 from thanos_jax.train.update import Step
 
-# (state, first step, end step) -> (state, metrics: scalars of one step, or arrays [n]).
+# (state, first step, end step, exclusive) -> (state, metrics: scalars of one step, or arrays [n]).
 Advance = Callable[[TrainState, int, int], tuple[TrainState, Any]]
 # (epochs between evaluations, function from a state to numbers for the record).
 Evaluation = tuple[float, Callable[[TrainState], dict[str, float]]]
@@ -35,7 +35,7 @@ class Stage(NamedTuple):
     Attributes:
       name: name of its folder in the run's folder; "": the run's folder.
       training: model, optimizer, schedule and data.
-      step: the update, a function of a state and the batch entries named in `inputs`.
+      step: the update, (state, batch entries named in `inputs`, seed) -> (state, metrics).
       inputs: names of the batch entries that `step` needs.
       split: the training split.
       state: state before the first step.
@@ -118,8 +118,8 @@ def train(
 
     Raises:
       Interrupted: this process or another one of the run got SIGTERM or SIGINT; the state is saved.
-      NonFiniteError: a loss or gradient was not finite and the config does not skip such steps; the
-        message names the step.
+      NonFiniteError: a loss or gradient was not finite, and train.on_nonfinite is "stop" or
+        train.nonfinite_limit steps in a row were skipped; the message names the step.
       CheckpointError: a checkpoint could not be saved, or no existing checkpoint can be used.
       WorkdirError: a record could not be written, or processes see different folders.
     """
@@ -160,7 +160,7 @@ def train(
                     checkpoints.save(state, step, _measured(record))
                 ledger.restart_clock()
             elif step < steps:
-                # The first call is one step, because it compiles and its time is not counted.
+                # The first call is one step, because it compiles: it is left out of the speed.
                 most = trace.most(step, longest) if step > first else 1
                 begin, step = step, calendar.window(step, most)
                 checkpoints.check()

@@ -49,7 +49,7 @@ def _without_restart(config: Any, *, steps: int, steps_per_epoch: float) -> opta
             decay_steps=max(steps, 1),
         )
     drops = config.drop_epochs if config.schedule == "step" else ()
-    # Two drops in the same step multiply both factors.
+    # Two drops in the same step count as one, with the product of both factors.
     places = [round(epoch * steps_per_epoch) for epoch in drops]
     factors = {place: config.drop_factor ** places.count(place) for place in places}
     rest = optax.piecewise_constant_schedule(peak, factors)

@@ -77,7 +77,7 @@ class Trace:
         except Exception as error:
             print(
                 f"WARNING: config.train.profile_steps: no trace in {self._folder}: "
-                f"{type(error).__name__}: {error}. The run goes on.",
+                f"{type(error).__name__}: {error}. The run continues.",
                 file=sys.stderr,
                 flush=True,
             )

@@ -85,7 +85,8 @@ class Progress:
     def show(self, record: Mapping[str, float]) -> None:
         """Shows a record of metrics.
 
-        Without a terminal, only records with evaluations are shown, or one every half minute.
+        Without a terminal, records with evaluations are shown, and others only if no line was
+        written for half a minute.
         """
         text = words(record)
         if self._bar is not None:

@@ -22,7 +22,7 @@ from thanos_jax.data.splits import ArraySplit, DerivedSplit
 from thanos_jax.train.state import TrainState
 from thanos_jax.train.update import Metrics, Step
 
-# (state, first step, end step) -> (state, metrics [steps]).
+# (state, first step, end step, exclusive) -> (state, metrics [steps]).
 Window = Callable[[TrainState, int, int], tuple[TrainState, Metrics]]
 
 

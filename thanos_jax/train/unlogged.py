@@ -25,7 +25,7 @@ def write(
     """Writes the metrics of steps that are in no record yet; keeps the entries of earlier stops.
 
     Args:
-      folder: folder of the run.
+      folder: folder of the training.
       step: the last step.
       metrics: name -> float32 [steps]; may be empty.
       seconds: time of the training so far.

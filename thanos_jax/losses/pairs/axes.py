@@ -13,7 +13,7 @@ AxisName = Any  # one mesh or pmap axis name, or a tuple of them
 
 
 def left_by_shard_map(kind: AxisType) -> bool:
-    """Returns whether this is in a shard_map over some axes of a mesh with others of a kind."""
+    """Returns whether a shard_map around this call leaves out axes of the mesh of this kind."""
     return {kind, AxisType.Manual} <= set(jax.sharding.get_abstract_mesh().axis_types)
 
 

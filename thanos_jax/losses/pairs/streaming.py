@@ -160,7 +160,7 @@ def _other_views(entries: Entries) -> jax.Array:
 
 
 def _shift(temperature: jax.Array | float | None, dtype: Any) -> float | None:
-    """Returns a constant c such that exp(s - c) keeps all digits for |s| <= 1 / temperature."""
+    """Returns a c for which exp(s - c) keeps all digits if |s| <= 1 / temperature; else None."""
     if not isinstance(temperature, float | int):
         return None
     limits = jnp.finfo(dtype)

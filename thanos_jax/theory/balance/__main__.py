@@ -33,7 +33,7 @@ flags.DEFINE_integer(
 flags.DEFINE_integer(
     "images_in_all", 0, "Images of a class in the training set; 0: many.", lower_bound=0
 )
-flags.DEFINE_string("loss", _DEFAULT.loss, "spread, supcon or joint.")
+flags.DEFINE_string("loss", _DEFAULT.loss, "spread or joint.")
 flags.DEFINE_string(
     "denominator", _DEFAULT.denominator, "Denominator of supcon: all or one_positive."
 )

@@ -29,7 +29,7 @@ def uniform_spread(**drawn: Unpack[Drawn]) -> float:
       **drawn: as in `thanos_jax.theory.balance.within_class_spread`; classes of equal size.
 
     Returns:
-      m (N - 1) / (m N - 1) with m classes of N images: slightly below 1, or 1.
+      m (N - 1) / (m N - 1) with m classes of N images: at most 1, and near 1 for large N.
 
     Raises:
       BalanceError: an argument is out of range, or classes differ in size.

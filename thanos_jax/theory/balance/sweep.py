@@ -35,7 +35,7 @@ _LOSSES = {"spread": "spread", "thanos": "spread", "joint": "joint"}
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Settings of the command's flags.
+    """The settings of the command, one per flag.
 
     Attributes:
       loss: "spread" or "joint".

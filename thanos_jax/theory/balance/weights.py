@@ -59,7 +59,7 @@ def first_to_spread(batches: Batches, form: Loss) -> float:
 
 
 def balancing(found: minimum.Steepness) -> np.ndarray:
-    """Returns the weight at which both derivatives cancel; 1 if the spreading term is not < 0."""
+    """Returns the weight at which both derivatives cancel; 1 if the spreading one is not < 0."""
     spreads = found.spreading < 0
     gap = np.where(spreads, found.supcon - found.spreading, 1.0)
     return np.where(spreads, found.supcon / gap, 1.0)

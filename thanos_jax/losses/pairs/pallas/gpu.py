@@ -1,6 +1,6 @@
 """The loops over pairs of tiles as kernels for Hopper GPUs, through Mosaic GPU.
 
-A block of threads has 128 rows, 64 for each of two warpgroups, whose embeddings stay in shared
+A block of threads owns 128 rows, 64 for each of two warpgroups, whose embeddings stay in shared
 memory. It iterates over the columns that its tile is paired with, while a third warpgroup fetches
 the next columns. Similarities and the weights of the backward pass never leave registers.
 

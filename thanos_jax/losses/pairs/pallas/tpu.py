@@ -393,7 +393,7 @@ class _ColumnSums(NamedTuple):
         return self._tile(step) == self._tile(other)
 
     def _next(self, step: Any) -> tuple[jax.Array, jax.Array]:
-        """Returns whether the sums of step + 1 are read from HBM, and whether from step - 1."""
+        """Returns whether step + 1 reads its sums from HBM, and whether step - 1 hands them on."""
         another = ~self._equal(step, step + 1)
         before = (step >= 1) & self._equal(step - 1, step + 1)
         return another & ~before, another & before
