@@ -50,7 +50,7 @@ _PEERS = flags.DEFINE_list(
 )
 _REPEATS = flags.DEFINE_integer("repeats", 9, "Timed calls of each candidate.", lower_bound=3)
 _MAX_SECONDS = flags.DEFINE_float(
-    "max_seconds", 60.0, "Seconds at one size after which a candidate stops, after at least three calls."
+    "max_seconds", 60.0, "Seconds at one size after which a candidate stops, but after three calls."
 )
 _MEMORY_LIMIT = flags.DEFINE_float(
     "memory_limit", None, "Gigabytes that a candidate may need; at most 90 % of what is available."
