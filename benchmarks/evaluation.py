@@ -43,7 +43,7 @@ _SQUARE = 2048  # rows of the square matrices of the product
 def embeddings(rows: int, width: int, classes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns embeddings float32 [rows, width] around class means, and labels [rows].
 
-    Most of the variance lies in a few directions.
+    The variance of the k-th direction is proportional to 1 / k.
     """
     from thanos_jax.downstream import placing
 

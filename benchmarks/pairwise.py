@@ -50,10 +50,10 @@ _PEERS = flags.DEFINE_list(
 )
 _REPEATS = flags.DEFINE_integer("repeats", 9, "Timed calls of each candidate.", lower_bound=3)
 _MAX_SECONDS = flags.DEFINE_float(
-    "max_seconds", 60.0, "Seconds of calls at one size after which a candidate makes only three."
+    "max_seconds", 60.0, "Seconds at one size after which a candidate stops, but after three calls."
 )
 _MEMORY_LIMIT = flags.DEFINE_float(
-    "memory_limit", None, "Gigabytes that a candidate may need; by default all available memory."
+    "memory_limit", None, "Gigabytes that a candidate may need; at most 90 % of what is available."
 )
 _CHECK_ENTRIES = flags.DEFINE_integer(
     "check_entries", 65536, "Largest number of entries compared with the definition.", 0

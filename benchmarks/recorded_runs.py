@@ -6,7 +6,7 @@
 `record` runs every method of every task for a few steps, each in its own folder in DIR; finished
 runs are skipped. `compare` compares every number of results.json and of every metrics.jsonl in DIR
 with OTHER, bit by bit, and prints the ones that differ. Times and versions are left out. With
---tolerance, numbers may differ by that much, relatively, and accuracies by one image.
+--tolerance, numbers may differ by that much, relatively, and accuracies and recalls by 0.01.
 
 To show that a change of the code does not change any number, record with the code before and after
 on the same machine, and compare.

@@ -8,8 +8,8 @@ PyTorch: the same MLP, SupConLoss of pytorch-metric-learning, AdamW, and the sam
 torchvision, image by image in worker processes of a DataLoader, as in SupContrast's code. lightly:
 its data set and transforms under pytorch_lightning's Trainer, with the same SupConLoss, because
 lightly has none. Packages that are not installed are named and left out. PyTorch runs in a separate
-process, in turns with this one. First, both must give the same loss and gradient norm for one batch
-and the same weights.
+process, in turns with this one. First, both must give the same loss and gradient norm for the same
+batch and weights.
 
 "step" is without input and augmentation: its batch is ready in memory, normalized for PyTorch,
 uint8 here. The parts of a step are timed separately. Times are medians over the turns. Processor

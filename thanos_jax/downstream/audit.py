@@ -27,9 +27,9 @@ class Judgement(NamedTuple):
 
 
 def folds(labels: Any, count: int, *, seed: int = 0) -> np.ndarray:
-    """Splits examples at random into stratified folds of equal size.
+    """Splits examples at random into stratified folds.
 
-    Sizes of folds differ by at most one example, and so do the sizes of each class in them.
+    The sizes of folds differ by at most one example, and so do the sizes of each class in them.
 
     Args:
       labels: integer [n], none negative.
@@ -82,7 +82,8 @@ def judge(
         rows are split over devices stays there, and every process of the job makes this call.
       labels: integer [n], 0 to classes - 1, the labels that are judged.
       probabilities: floating point [n, classes], of a classifier not trained on these examples.
-      known: floating point [m, d], other examples, embedded by the same encoder; on devices or not.
+      known: floating point [m, d], other examples, embedded by the same encoder; may be split over
+        devices, as `embeddings`.
       known_labels: integer [m], their labels.
       k: number of neighbours, at least 1; clipped to m.
 

@@ -77,8 +77,8 @@ def class_fixing_permutation_test(
       fine: integer [n], any values.
       coarse: integer [n], any values.
       permutations: number of permutations, at least 1.
-      samples: largest number of embeddings, drawn at random; at least 2. The loss compares all
-        of them with each other.
+      samples: at most this many embeddings are used, drawn at random; at least 2. The loss compares
+        all of them with each other.
       temperature: of the loss.
       classifier: "class_means" or "nearest_neighbours", of `thanos_jax.downstream.transfer`.
       neighbours: of "nearest_neighbours", at least 1.

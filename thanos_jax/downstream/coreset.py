@@ -65,10 +65,10 @@ def common_strata_scores(confidences: Any, trained_on: Any) -> np.ndarray:
 
     c_ri is the confidence of run r in the label of image i: its probability, or whether the
     prediction is right. A small score means that the prediction hardly depends on training on the
-    image: other images of its stratum teach its label, as in a common stratum. A large
-    score means that only the image itself teaches its label, as in a rare stratum, or where the
-    label is wrong. Dropping the lowest scores first drops images of common strata first. An image
-    that is never predicted rightly scores 0 as well.
+    image: other images of its stratum teach its label, as in a common stratum. A large score means
+    that only the image itself teaches its label, as in a rare stratum, or where the label is wrong.
+    Dropping the lowest scores first drops images of common strata first. An image that is never
+    predicted rightly scores 0 as well.
 
     Args:
       confidences: floating point [runs, n], in [0, 1]; or bool [runs, n], right or not. Every run
@@ -92,7 +92,7 @@ def common_strata_scores(confidences: Any, trained_on: Any) -> np.ndarray:
     Example:
       >>> import numpy as np
       >>> from thanos_jax.downstream.coreset import common_strata_scores
-      >>> confidences = np.array([[0.9, 0.9], [0.9, 0.2]])  # of two runs in two images
+      >>> confidences = np.array([[0.9, 0.9], [0.9, 0.2]])  # of two runs, for two images
       >>> trained_on = np.array([[True, True], [False, False]])
       >>> common_strata_scores(confidences, trained_on)  # others teach the first image's label
       array([0. , 0.7])
@@ -211,7 +211,8 @@ def herding(embeddings: Any, labels: Any, count: int) -> np.ndarray:
       count: at least 1, and at most the images of the smallest class.
 
     Returns:
-      int64 [classes, count], the rows of each class that occurs, ascending, in the order picked.
+      int64 [classes, count], the rows of each class in the order picked; classes that occur, in
+        ascending order.
 
     Raises:
       TypeError: embeddings are not floating point, or labels not integers.

@@ -42,8 +42,8 @@ class Head(NamedTuple):
       validation_accuracy: fraction of 1, with that weight.
       iterations: Newton steps taken with that weight.
       gradient_norm: norm of the final gradient, preconditioned by the curvature at zero. Large if
-        `max_iterations` was too small. It does not bound the distance of the objective to its
-        minimum: where classes are well separated, the curvature is far smaller than at zero.
+        `max_iterations` was too small. It does not tell how far the objective is above its minimum:
+        where classes are well separated, the curvature is far smaller than at zero.
     """
 
     weights: np.ndarray
@@ -79,8 +79,7 @@ def linear_head(
     where the step leaves some 15 % of the decrement. With a weight of 0 it also means 5e-8
     (absolute), because the minimum may be 0. Objective and gradient are computed over all rows, the
     curvature over at most 16,384 of them (see `thanos_jax.downstream.logistic`). All weights share
-    the same compiled programs. Among weights of equal validation accuracy the
-    largest is taken.
+    the same compiled programs. Among weights of equal validation accuracy the largest is taken.
 
     Rows are processed in blocks. Besides the embeddings, each device holds
     O(2,048 x classes + 16,384 x (d + classes) + d x classes) numbers. NumPy embeddings are split

@@ -126,8 +126,8 @@ def pair_lipschitz(
     Args:
       inputs: floating point [n, ...].
       outputs: floating point [n, ...], f of the inputs.
-      samples: largest number of inputs, drawn at random; at least 2. All their pairs are used,
-        except pairs of equal inputs.
+      samples: at most this many inputs are used, drawn at random; at least 2. All their pairs are
+        used, except pairs of equal inputs.
       seed: of the draw.
 
     Returns:
@@ -196,7 +196,7 @@ def encoder_and_decoder(
 
 
 def _split(rows: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Returns each row divided by its largest magnitude, the length of that, and the magnitude.
+    """Returns rows divided by their largest magnitude, the lengths of these, and the magnitudes.
 
     The first two neither overflow nor underflow; both are 0 for a zero row.
     """

@@ -23,7 +23,7 @@ _SAMPLE = 16_384  # rows that the curvature is measured on, all devices together
 # Conjugate gradients stop at this share of the gradient's norm: 0.2 with sampled curvature, 0.01
 # with all rows.
 _ACCURACY_SAMPLED, _ACCURACY_WHOLE = 0.2, 0.01
-_FIRST = 3  # products of a step; they stop only at a tenth of that share
+_FIRST = 3  # products before which conjugate gradients stop only at a tenth of that share
 _PRODUCTS = 50  # curvature-vector products of a step, at most
 _HIGHEST = lax.Precision.HIGHEST
 

@@ -83,8 +83,8 @@ def neural_collapse(
     if weights is not None:
         if normalize:
             raise ValueError(
-                "weights: expected None with normalize=True, because the classifier was trained on "
-                "embeddings of any length, got an array"
+                "weights: expected None with normalize=True, because the weights are of a "
+                "classifier of embeddings that are not normalized, got an array"
             )
         weights = check_embeddings(weights, "weights")
         if weights.shape[1] != width:

@@ -77,7 +77,7 @@ def suspicion(
 
         - it has fewer than max(1 % of the class, 3) embeddings, or
         - another label is more frequent than the label of the class among the k nearest neighbours
-          of all its members.
+          of its members, counted over all members together.
 
     If no cluster of a class is trusted, the one whose neighbours agree the most is kept (ties: the
     largest).

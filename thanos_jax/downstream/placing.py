@@ -51,7 +51,7 @@ class Placed:
     def split(self, values: np.ndarray) -> jax.Array:
         """Splits values [n, ...] over devices like the rows.
 
-        A process needs the values of its own rows only; the others are not read.
+        A process needs the values of its own rows only; it may have anything in place of the rest.
         """
         missing = len(self.rows) - self.known
         padded = np.pad(values, [(0, missing)] + [(0, 0)] * (values.ndim - 1))

@@ -120,7 +120,7 @@ def _factors(rows: jax.Array) -> jax.Array:
 
 
 def _scaled(rows: jax.Array, factors: jax.Array, dtype: Any) -> jax.Array:
-    """Returns rows of length 1 in `dtype`; factors are computed anew if it is not the rows' own."""
+    """Returns rows of length 1 in `dtype`; factors are recomputed if it is not the rows' own."""
     if dtype != rows.dtype:
         rows = rows.astype(dtype)
         factors = _factors(rows)

@@ -185,7 +185,7 @@ def _mean_pair_distances(points: np.ndarray, stratum: np.ndarray) -> np.ndarray:
     sums = np.empty((len(counts), len(counts)))
     for row, (start, end) in enumerate(zip(starts, ends, strict=True)):
         block = pairwise_distances(points[start:end], points)
-        # A point's distance to itself is computed as a rounding error.
+        # The computed distance of a point to itself is a rounding error, not 0.
         np.fill_diagonal(block[:, start:end], 0)
         sums[row] = np.add.reduceat(block.sum(axis=0), starts)
     pairs = counts[:, None] * counts[None] - np.diag(counts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 HOW_TO_READ: dict[str, str] = {
     "curves": (
         "Training, step by step; dashed lines with dots are the validation split. A validation "
-        "curve that turns while its training curve goes on is overfitting. Gradient norm and "
+        "curve that turns while its training curve continues is overfitting. Gradient norm and "
         "learning rate are there to explain jumps in the losses."
     ),
     "coarse": (

@@ -110,8 +110,8 @@ NUMBERS: dict[str, Number] = {
     ),
     "accuracy": _percent("share of the group's test images whose class is predicted right"),
     "auroc": _percent(
-        "area under the ROC curve: the probability that a random example of each of the two "
-        "classes, or a right and a wrong label, are ranked correctly"
+        "area under the ROC curve: the probability that random examples of the two classes, or a "
+        "right and a wrong label, are ranked correctly"
     ),
     "worst_group_auroc": _percent(
         "lowest area under the ROC curve of a true group against the other class",
@@ -132,7 +132,7 @@ NUMBERS: dict[str, Number] = {
     "recovered_groups": _count("groups recovered, over all classes", digits=1),
     "f1": _percent("mean F1 of true groups and their matched recovered groups"),
     "f1_many_to_one": _percent(
-        "mean F1 of true groups, each with all groups where it is commonest"
+        "mean F1 of true groups, each with all recovered groups where it is commonest"
     ),
     "adjusted_rand": _percent(
         "agreement of recovered and true groups within a class; 0: chance",
@@ -174,7 +174,7 @@ NUMBERS: dict[str, Number] = {
         title="labels right after mending",
         printed=True,
     ),
-    "recovered": _percent("share of cross-entropy's loss of accuracy by noise that is recovered"),
+    "recovered": _percent("share regained of the accuracy that cross-entropy loses by noise"),
     "images_trained_on": _count("training images used: all, unless flagged images are dropped"),
     # Coresets
     "kept_images": _count("training images kept, which the classifier was trained on"),
@@ -183,7 +183,7 @@ NUMBERS: dict[str, Number] = {
     "within_class_spread": Number("mean squared distance to the coarse class's mean on the sphere"),
     "predicted_within_class_spread": Number(
         "within_class_spread at the minimum of the contrastive loss alone, for training images in "
-        "an embedding that is wide enough, see docs/methods.md"
+        "an embedding with a direction for each image, see docs/methods.md"
     ),
     "spread_threshold": Number(
         "the minimum is collapse for alpha up to this value, or with the joint loss for beta from "

@@ -21,7 +21,7 @@ _TRANSFER = (FINE, NEIGHBOURS, COARSE, COLLAPSE, SECONDS)
 
 _REPRESENTATIONS = {method: {"method": method} for method in METHODS}
 
-# Each adds to the one before. The last is the papers'. Grey and hue do not change one channel.
+# Each adds to the one before. The last is the papers'. Grey and hue do not change grey images.
 _STRENGTHS: dict[str, dict[str, Any]] = {
     "none": {
         "augment.crop_scale": (1.0, 1.0),
@@ -62,7 +62,7 @@ def _tuned(config: ml_collections.ConfigDict) -> tuple[Axis, ...]:
 
 
 def _recovered(lines: Sequence[tuple[Mapping[str, Any], Results]]) -> list[Results]:
-    """Returns the share of cross-entropy's loss of accuracy by noise that each run recovers.
+    """Returns the share that each run regains of the accuracy that cross-entropy loses by noise.
 
     (accuracy - noisy) / (clean - noisy), where noisy and clean are the accuracies of ce with the
     same seed on labels with the same noise and on clean labels. There is none if ce loses nothing.

@@ -56,7 +56,7 @@ class Axis(NamedTuple):
       name: heading of the column with its values.
       key: the config key that is set to a value.
       values: the table's own; (): only the config's value.
-      at: the value while another axis is varied; None: the config's.
+      at: the value while another axis or none is varied; None: the config's.
       noun: name of the setting in messages; empty: `name`.
       options: word -> config overrides, used instead of the key; {}: values are numbers.
       before: for a key with several numbers, the fixed numbers before the value; None: it has one.
@@ -110,8 +110,8 @@ class Table(NamedTuple):
       grid: every combination of the axes' values is a row, instead of one axis at a time.
       sets: config overrides of every row; variants and axes take precedence.
       once: variants for which no axis is varied.
-      baseline: a variant that is always run, first without the axes and then at every value; rows
-        are then ordered by value.
+      baseline: a variant that is always run: once without varying the axes, as the first row, and
+        then as the first row of every value. Rows are then ordered by value.
       derived: computes, from the labels and results of all rows, numbers of a run that depend on
         other rows: for each row, seed -> numbers. None: there are none.
     """

@@ -206,7 +206,7 @@ def _require_choosable(
                 "images, because coreset.method 'forgetting' compares successive evaluations, got "
                 f"one every {one.evaluate_every_epochs:g} epochs"
             )
-    # Scores decide which images are kept, but not how many: random choice finds the same errors.
+    # Scores decide which images are kept, not how many: random choice finds errors in the numbers.
     _select(config, "random", classes)
 
 
@@ -436,7 +436,7 @@ def _figures(
 
 
 def _first_and_last(run: stages.Run, chosen: Chosen, classes: np.ndarray) -> stages.Figures:
-    """Shows the images dropped first and dropped last; without scores, some dropped and kept."""
+    """Shows the images dropped first and kept longest; without scores, some dropped, some kept."""
     if len(chosen.scores):
         order = _drop_order(run.config, chosen)
         kept = order[chosen.stays[order]][::-1]

@@ -85,8 +85,8 @@ def predict(config: ml_collections.ConfigDict, dataset: Dataset) -> Prediction |
         assumed to have equal sizes.
 
     Returns:
-      The prediction. None if the method has no supervised contrastive loss, for a single class, and
-      for batches larger than the training set.
+      The prediction. None if the training has no supervised contrastive loss, for a single class,
+      and for batches larger than the training set.
     """
     form = _FORMS.get(config.method)
     if form is None or not config.loss.contrastive_weight:

@@ -172,7 +172,7 @@ def read(path: str | pathlib.Path) -> Table:
     if missing:
         raise TableError(
             f"{path}: expected {len(shards)} shards, of which {len(missing)} are missing, such as "
-            f"{missing[0]}; run the command that wrote them again to add the rest"
+            f"{missing[0]}; repeat the command that wrote them to add the rest"
         )
     return tables.join([tables.read(shard) for shard in shards])
 

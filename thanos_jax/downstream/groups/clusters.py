@@ -155,7 +155,7 @@ def silhouettes(
 ) -> list[np.ndarray]:
     """Returns each point's silhouette in each partition; nan for points not drawn.
 
-    All are 0 in a partition of which only one part was drawn.
+    All are 0 in a partition whose drawn points are all in one part, or each in its own.
     """
     drawn = np.arange(len(points))
     if len(points) > samples:

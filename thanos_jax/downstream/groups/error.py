@@ -1,4 +1,4 @@
-"""Our rule: cells of a class with equal classifier error form one group."""
+"""Our rule: cells of a class that do not differ in classifier error form one group."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ class ErrorRule(NamedTuple):
          and `significance` standard errors apart, in training or in validation. The two cells of
          nearest means that do not differ are merged, until all differ. Then cells smaller than
          max(0.5 % of the class, 25) training examples join the cell of closest error. A class with
-         equal errors everywhere stays one group.
+         equal errors everywhere stays one group, and groups of equal error are not told apart.
 
     Attributes:
-      clusters: number of groups of a class, at least 1 (less if there are fewer cells); None: found
-        by the rule.
+      clusters: number of groups of a class, at least 1 (fewer groups if there are fewer cells);
+        None: found by the rule.
       cells: at least 2; a cluster of step 1 has max(4, cells // k) of them. None: one cell for 200
         examples of the class, clipped to 40 .. 200. A rare group is found only if cells are about
         as small as the group.

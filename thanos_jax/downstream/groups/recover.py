@@ -176,7 +176,7 @@ def assign(recovered: Recovered, embeddings: Any, labels: Any) -> np.ndarray:
     """Assigns other examples, whose classes are known, to recovered groups.
 
     Without a projection, training examples get `recovered.groups` again. With UMAP they may get
-    other groups, because UMAP projects them anew.
+    other groups, because UMAP projects them again, perhaps to other places.
 
     Args:
       recovered: from `recover`.
