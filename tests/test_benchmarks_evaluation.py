@@ -42,5 +42,5 @@ def test_memory_above_many_embeddings_is_bounded():
     for part, row in many.items():
         held, before = float(row[2]), float(few[part][2])
         assert held < 300, part
-        # Half of what the inputs grow by: neighbours keep 512 products of one row in 16.
+        # Half of what the inputs grow by: neighbours keep 512 products of one row in 8.
         assert held - before < 0.5 * 154, part
