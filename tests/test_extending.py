@@ -148,7 +148,7 @@ EXAMPLES = {
             ''',
         ),
         "run.py": (
-            *("from thanos_jax.tasks import ", "plain, "),
+            *("from thanos_jax.tasks import (\n", "    plain,\n"),
             *("TASKS: dict[str, Any] = {\n", '    "plain": plain,\n'),
         ),
         "config/fields.py": ('        ("transfer", ', '"plain", '),
