@@ -243,6 +243,39 @@ def test_flag_by_the_half_and_by_rate():
     assert flag(scores, 1).all()
 
 
+def overlapping(rate, size=4000):
+    """Suspicion of right labels, of which many are above 1/2, and of a share of wrong ones."""
+    rng = np.random.default_rng(0)
+    changed = np.arange(size) < round(rate * size)
+    odds = np.where(changed, rng.normal(2.5, 0.6, size), rng.normal(-0.8, 1.0, size))
+    return 1 / (1 + np.exp(-odds)), changed
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.2, 0.4])
+def test_a_mixture_estimates_the_rate_where_classes_overlap(rate):
+    scores, changed = overlapping(rate)
+    half, mixture = flag(scores), flag(scores, rule="mixture")
+    assert half.mean() > rate + 0.1
+    assert abs(mixture.mean() - rate) < 0.03
+    assert not np.any(mixture & ~half)
+    assert changed[mixture].mean() > changed[half].mean() + 0.2
+    # Whatever is more suspicious than a flagged label is flagged.
+    assert scores[mixture].min() > scores[~mixture].max()
+
+
+def test_a_mixture_flags_no_more_than_half_does():
+    right, _ = overlapping(0.0)
+    whole = np.array([0.0, 0.0, 0.0, 0.0, 1.0, 1.0] * 5)
+    for scores in (right, whole, np.full(7, 0.7), np.array([0.9]), np.array([0.4, 0.6])):
+        assert not np.any(flag(scores, rule="mixture") & ~flag(scores))
+    # Values that all labels share, and exact zeros and ones, are no obstacle.
+    np.testing.assert_array_equal(flag(whole, rule="mixture"), whole == 1)
+    assert flag(np.full(7, 0.7), rule="mixture").all()
+    np.testing.assert_array_equal(
+        flag(whole, rule="mixture"), flag(whole.astype(np.float32), rule="mixture")
+    )
+
+
 def test_ties_are_drawn_by_seed():
     scores = np.repeat([0.9, 0.5], [2, 98])
     first, second = flag(scores, 0.5, seed=1), flag(scores, 0.5, seed=2)
@@ -263,6 +296,8 @@ def test_ties_are_drawn_by_seed():
         ([0.5, np.nan], {}, ValueError, "suspicion: expected finite numbers, got nan in row 1"),
         ([0.5], {"rate": -0.1}, ValueError, r"rate: expected a share in \[0, 1\], got -0.1"),
         ([0.5], {"rate": 0.1, "seed": -1}, ValueError, "seed: expected at least 0"),
+        ([0.5], {"rule": "thirds"}, ValueError, "rule: expected one of"),
+        ([0.5, 1.5], {"rule": "mixture"}, ValueError, "suspicion: expected numbers from 0 to 1"),
     ],
 )
 def test_flag_errors(scores, more, error, message):

@@ -573,6 +573,13 @@ FIELDS: dict[str, Field] = {
         "a number from 0 to 1, or -1",
         lambda v: v == -1 or 0 <= v <= 1,
     ),
+    "noise.rule": _one_of(
+        "half",
+        "with noise.assumed_rate=-1, how mend estimates the number of wrong labels; half: labels "
+        "with a suspicion above 1/2; mixture: fewer, where classes overlap, by two Gaussians "
+        "fitted to the suspicion of all labels",
+        ("half", "mixture"),
+    ),
     "noise.action": _one_of(
         "relabel",
         "what mend does with a label that it judges wrong; relabel: replace it by a vote of "

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from sklearn.metrics import average_precision_score, pairwise_distances_argmin_min, roc_auc_score
+from sklearn.mixture import GaussianMixture
 from threadpoolctl import threadpool_limits
 
 from thanos_jax.checks import (
@@ -23,6 +24,9 @@ from thanos_jax.downstream.votes import Neighbours, Votes, outvoted, trusted_str
 from thanos_jax.permutations import FLAG_TIES, permutation
 
 METHODS = ("neighbours", "strata")
+# How many labels are flagged if no rate is given.
+RULES = ("half", "mixture")
+_LEAST_ODDS = 1e-3  # suspicion is clipped to this distance from 0 and 1, where odds are infinite
 
 
 def nearest(embeddings: Any, k: int = 20) -> Neighbours:
@@ -119,13 +123,24 @@ def suspicion(
     return outvoted(Votes(found, group, weighted=weighted))
 
 
-def flag(suspicion: Any, rate: float | None = None, *, seed: int = 0) -> np.ndarray:
+def flag(
+    suspicion: Any, rate: float | None = None, *, rule: str = "half", seed: int = 0
+) -> np.ndarray:
     """Flags the labels to distrust.
 
+    Without a rate, the share of flagged labels estimates it, by one of two rules:
+
+        half     labels whose suspicion is above 1/2 are flagged.
+        mixture  two Gaussians are fitted to the log odds of suspicion, log(s / (1 - s)). Labels are
+                 flagged if they belong to the Gaussian of larger mean with a probability above 1/2
+                 and their suspicion is above 1/2. Where classes overlap, many right labels have a
+                 suspicion a little above 1/2, and this rule flags fewer of them.
+
     Args:
-      suspicion: floating point [n], finite, from `suspicion`.
+      suspicion: floating point [n], finite, from `suspicion`; in [0, 1] for "mixture".
       rate: the share of wrong labels, in [0, 1]: the round(rate n) most suspicious are flagged.
-        None: labels whose suspicion is above 1/2 are flagged; their share estimates the rate.
+        None: estimated by `rule`.
+      rule: "half" or "mixture"; ignored if a rate is given.
       seed: chooses among equally suspicious labels, in [0, 2**64).
 
     Returns:
@@ -133,7 +148,11 @@ def flag(suspicion: Any, rate: float | None = None, *, seed: int = 0) -> np.ndar
 
     Raises:
       TypeError: suspicion is not floating point.
-      ValueError: not [n] with n at least 1, not finite, or a rate out of range.
+      ValueError: not [n] with n at least 1, not finite, or an argument out of range.
+
+    Source: Arazo et al., "Unsupervised Label Noise Modeling and Loss Correction", ICML 2019, and Li
+    et al., "DivideMix", ICLR 2020, fit two components to the losses of a classifier. The odds of
+    `suspicion` in their place are ours.
 
     Example:
       >>> import numpy as np
@@ -144,14 +163,45 @@ def flag(suspicion: Any, rate: float | None = None, *, seed: int = 0) -> np.ndar
       array([False,  True, False])
     """
     suspicion = check_floats(suspicion, "suspicion")
+    check_option("rule", rule, RULES)
     if rate is None:
-        return suspicion > 0.5
+        above = suspicion > 0.5
+        return above & _of_upper_component(suspicion) if rule == "mixture" else above
     check_share("rate", rate)
     check_seed(seed)
     order = np.lexsort((permutation(seed, FLAG_TIES, len(suspicion)), -suspicion))
     flagged = np.zeros(len(suspicion), bool)
     flagged[order[: round(rate * len(suspicion))]] = True
     return flagged
+
+
+def _of_upper_component(suspicion: np.ndarray) -> np.ndarray:
+    """Returns which log odds belong to the Gaussian of larger mean; all if they do not differ."""
+    if suspicion.min() < 0 or suspicion.max() > 1:
+        raise ValueError(
+            "suspicion: expected numbers from 0 to 1 with rule='mixture', got "
+            f"{suspicion.min():g} to {suspicion.max():g}"
+        )
+    clipped = np.clip(suspicion.astype(np.float64), _LEAST_ODDS, 1 - _LEAST_ODDS)
+    odds = np.log(clipped / (1 - clipped))
+    start = np.quantile(odds, (0.25, 0.95))
+    if start[0] == start[1]:
+        return np.ones(len(odds), bool)
+    # One thread: several would add up in varying order.
+    with threadpool_limits(1):
+        mixture = GaussianMixture(
+            2,
+            means_init=start[:, None],
+            weights_init=(0.8, 0.2),
+            precisions_init=np.full((2, 1, 1), 1 / odds.var()),
+            reg_covar=1e-2,
+            max_iter=1000,
+        )
+        upper = int(np.argmax(mixture.fit(odds[:, None]).means_))
+        probable = mixture.predict_proba(odds[:, None])[:, upper] > 0.5
+    low, high = np.sort(mixture.means_[:, 0])
+    # Outside of the two means the wider Gaussian wins, whichever it is.
+    return (odds > low) & (probable | (odds > high))
 
 
 def suggest(

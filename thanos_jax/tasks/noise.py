@@ -292,7 +292,7 @@ def _find(run: stages.Run, given: np.ndarray, embeddings: Any, neighbours: Any) 
         **options,
     )
     assumed = None if config.assumed_rate < 0 else config.assumed_rate
-    flagged = noisy_labels.flag(suspicion, assumed, seed=run.config.seed)
+    flagged = noisy_labels.flag(suspicion, assumed, rule=config.rule, seed=run.config.seed)
     suggested = noisy_labels.suggest(embeddings, given, trusted=~flagged, **options)
     return Findings(
         suspicion.astype(np.float32),
