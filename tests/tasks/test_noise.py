@@ -34,7 +34,7 @@ def small(method="mend", steps=16, **settings):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("noise")
-    return folder, run_module.run(small(), folder)
+    return folder, run_module.run(small(rule="mixture"), folder)
 
 
 def arrays_of(folder):
@@ -76,6 +76,9 @@ def test_labels_are_wrong_as_told_and_mended_as_found(finished):
     scores = noisy_labels.detection_scores(found["suspicion"], found["flagged"], changed)
     assert results["detection"] == scores
     assert scores["auroc"] > 0.9  # after hardly a training: the digits' pixels tell enough
+    half = noisy_labels.flag(found["suspicion"])
+    assert np.all(half[found["flagged"]])
+    assert np.count_nonzero(found["flagged"]) < np.count_nonzero(half)  # noise.rule
     mended = np.where(found["flagged"], found["suggested"], given)
     assert results["labels_right"] == pytest.approx(np.mean(mended == right))
     assert results["labels_right"] > 0.82  # of labels of which 0.8 were right
