@@ -32,7 +32,11 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
     config.augment.flip = 0.5
     if config.task == "groups":
         config.data.background = "texture"
+        # Rare groups have about 100 images.
+        config.groups.cells = 200
     elif config.task == "noise":
         # Shirts, T-shirts, pullovers and coats overlap: many right labels look suspicious.
+        # Dropped, for their suggestions are wrong too often.
         config.noise.rule = "mixture"
+        config.noise.action = "drop"
     return config

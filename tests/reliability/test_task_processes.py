@@ -16,7 +16,12 @@ LOOSE = 1e-5
 # Task -> what is set, and the training in which one process is stopped.
 TASKS = {
     "groups": ("spread,groups", {}, "classifier"),
-    "jtt": ("ce,groups", {"groups.method": "jtt"}, "classifier"),
+    # With an evaluation at every step the classifier takes longer than a signal to be noticed.
+    "jtt": (
+        "ce,groups",
+        {"groups.method": "jtt", "train.evaluate_every_epochs": 0.05},
+        "classifier",
+    ),
     "noise": ("supcon,noise", {}, "representation"),
     "elr": ("ce,noise", {"noise.method": "elr"}, "classifier"),
     "coreset": ("spread,coreset", {"coreset.runs": 2}, "sample_1"),
