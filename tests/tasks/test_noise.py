@@ -200,8 +200,8 @@ def test_stopped_in_every_stage_it_comes_to_the_same_end(finished, tmp_path):
         (task.stages, "make_step", stopping(task.stages.make_step, 11, number=2), "labels.npz"),
         (task.ending.html, "write", stop, "classifier"),
     ):
-        stopped(small(), tmp_path, module, name, replacement, left=left)
-    assert untimed(run_module.run(small(), tmp_path)) == untimed(results)
+        stopped(small(rule="mixture"), tmp_path, module, name, replacement, left=left)
+    assert untimed(run_module.run(small(rule="mixture"), tmp_path)) == untimed(results)
     for name in ("representation", "classifier"):
         assert records(folder, name) == records(tmp_path, name)
 
