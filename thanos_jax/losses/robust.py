@@ -431,7 +431,7 @@ def small_loss_selection(
 ) -> jax.Array:
     """Selects the rows with the smallest losses, whose labels are most likely to be right.
 
-    Of the N rows of the global batch, keep_rate N are chosen, rounded up, so that a small rate
+    The global batch has N rows; keep_rate N of them are chosen, rounded up, so that a small rate
     still chooses a row. (The authors' code rounds down.) Among equal losses the first rows are
     chosen, in the order of devices; NaN counts as the largest.
 
