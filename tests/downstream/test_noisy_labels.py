@@ -263,6 +263,16 @@ def test_a_mixture_estimates_the_rate_where_classes_overlap(rate):
     assert scores[mixture].min() > scores[~mixture].max()
 
 
+def test_a_mixture_flags_whatever_is_more_suspicious_than_a_flagged_label():
+    rng = np.random.default_rng(0)
+    # The right labels' Gaussian is so wide that beyond the wrong ones it is the likelier again.
+    right, wrong = rng.normal(-1, 2.0, 4000), rng.normal(2.5, 0.3, 1000)
+    odds = np.concatenate([right, wrong, [5.0, 6.0]])
+    flagged = flag(1 / (1 + np.exp(-odds)), rule="mixture")
+    assert flagged[-2:].all()
+    assert odds[flagged].min() > odds[~flagged].max()
+
+
 def test_a_mixture_flags_no_more_than_half_does():
     right, _ = overlapping(0.0)
     whole = np.array([0.0, 0.0, 0.0, 0.0, 1.0, 1.0] * 5)
