@@ -42,7 +42,7 @@ ENCODERS = ("mlp", "vit", "resnet18", "convnet")
 TASKS = ("transfer", "groups", "noise", "coreset")
 # Temperature and learning rate of a method with the convnet, chosen by fine accuracy on validation
 # after 5 epochs. Methods that are not listed use Thanos's values, untuned.
-CONVNET = {"thanos": (0.5, 4e-3)}
+CONVNET = {"supcon": (0.2, 4e-3), "thanos": (0.5, 4e-3)}
 
 
 def of_method(config: ml_collections.ConfigDict, method: str) -> dict[str, float]:
