@@ -36,7 +36,15 @@ _FASHION = "compare --config=configs/fashion_mnist.py"
 COMMANDS: dict[str, tuple[str, ...]] = {
     "digits": ("compare --config=configs/digits.py",),
     "mnist": ("compare --config=configs/mnist.py",),
-    "mnist_convnet": ("compare --config=configs/mnist.py:convnet --methods=thanos",),
+    "mnist_convnet": (
+        "compare --config=configs/mnist.py:convnet --seeds=1",
+        "compare --config=configs/mnist.py:convnet"
+        " --methods=info_nce,supcon,supcon_info_nce,thanos",
+    ),
+    "mnist_tuning": (
+        "compare --config=configs/mnist.py:convnet --table=tuning --methods=supcon --seeds=1"
+        " --config.train.epochs=5.0",
+    ),
     "mnist_sweep": (
         "compare --config=configs/mnist.py --table=spread_sweep --config.train.epochs=5.0",
     ),
