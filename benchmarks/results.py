@@ -69,7 +69,10 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "fashion_noise_asymmetric": (
         f"{_FASHION}:noise --table=noise --values=0.3 --config.noise.kind=asymmetric",
     ),
-    "fashion_coreset": (f"{_FASHION}:coreset --table=coreset",),
+    "fashion_coreset": (
+        f"{_FASHION}:coreset --table=coreset --seeds=1",
+        f"{_FASHION}:coreset --table=coreset --methods=all,random,common_strata",
+    ),
     # An audit of the labels as they are: none is corrupted.
     "fashion_audit": (
         "main --config=configs/fashion_mnist.py:supcon,noise --config.noise.rate=0.0",

@@ -13,7 +13,7 @@ and, with settings for mlp and convnet,
            stripes, 98 % of the other two groups on vertical ones.
   noise    ten classes; 20 % of the training and validation labels are another class.
   coreset  rare articles of each group: a fiftieth of their training images is kept.
-docs/results_fashion.md has the accuracies of transfer, groups and noise.
+docs/results_fashion.md has the accuracies.
 """
 
 from __future__ import annotations
