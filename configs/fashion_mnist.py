@@ -38,6 +38,8 @@ def get_config(argument: str = "") -> ml_collections.ConfigDict:
     elif config.task == "noise":
         # Shirts, T-shirts, pullovers and coats overlap: many right labels look suspicious, and many
         # suggestions are wrong.
+        config.train.epochs = 15.0
         config.noise.rule = "mixture"
-        config.noise.action = "drop"
+        config.noise.action = "soften"
+        config.noise.neighbours = 100
     return config

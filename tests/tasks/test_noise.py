@@ -147,6 +147,29 @@ def test_labels_found_wrong_can_be_dropped(tmp_path, monkeypatch, no_report):
     assert metrics.read(tmp_path / "classifier" / "metrics.jsonl")[-1]["step"] == 3
 
 
+def test_labels_can_be_softened(tmp_path, monkeypatch, no_report):
+    seen, config = watch(monkeypatch), small(steps=16, action="soften")
+    whole = run_module.run(config, tmp_path / "whole")
+    split, found = seen["classifier"][0], arrays_of(tmp_path / "whole")
+    batch = split.read(np.arange(len(split)))
+    np.testing.assert_array_equal(batch["coarse"], found["given"])
+    targets, rows = batch["target"], np.arange(len(split))
+    np.testing.assert_allclose(targets.sum(axis=1), 1, rtol=1e-5)
+    # Labels made wrong are less probable.
+    assert targets[rows, found["given"]][found["changed"]].mean() < 0.45
+    assert targets[rows, found["given"]][~found["changed"]].mean() > 0.7
+    right = np.mean(targets.argmax(axis=1) == found["right"])
+    assert whole["labels_right"] == right > 0.83  # 0.8 were right
+    assert whole["images_trained_on"] == len(split)
+
+    # A run that resumes in the classifier has the same soft labels.
+    replacement = stopping(task.stages.make_step, 3, number=2)
+    folder = tmp_path / "resumed"
+    stopped(config, folder, task.stages, "make_step", replacement, left="labels.npz")
+    assert untimed(run_module.run(config, folder)) == untimed(whole)
+    np.testing.assert_array_equal(seen["classifier"][0].read(rows)["target"], targets)
+
+
 @pytest.mark.parametrize(
     "method",
     [
@@ -272,6 +295,8 @@ def test_what_cannot_be_run_is_refused(tmp_path, no_report):
     with pytest.raises(ConfigError, match=r"transfer\.every_epochs: expected 0 .*noise"):
         run_module.run(config, tmp_path)
     assert not any(tmp_path.iterdir())
+    with pytest.raises(ConfigError, match=r"'soften' cannot be done: rate: expected less"):
+        run_module.run(small(steps=2, action="soften", assumed_rate=0.95), tmp_path / "soft")
     with pytest.raises(ConfigError, match=r"none of \d+ training images labelled '\d'"):
         run_module.run(small(steps=2, action="drop", assumed_rate=0.999), tmp_path)
 

@@ -23,6 +23,7 @@ from thanos_jax.train.classifier_losses import (
     group_dro,
     keep_rate_schedule,
     pair,
+    soft,
     weighted,
     with_group_weights,
     with_targets,
@@ -167,6 +168,28 @@ def test_weights_of_images_are_those_of_their_gradients():
     np.testing.assert_allclose(metrics["loss"], np.mean(weights * values), rtol=1e-5)
     assert after.group_weights is None
     _assert_gradient(after.opt_state, given, weights / 32)
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_soft_labels_are_the_probabilities_of_the_cross_entropy(devices):
+    targets = np.random.default_rng(2).dirichlet(np.ones(CLASSES), BATCH)
+    after, metrics, given = _run(
+        soft,
+        lambda training: training.state,
+        devices=devices,
+        changes={"target": targets.astype(np.float32)},
+    )
+    logits, _ = _forward(given.params, given.model_state)
+    value = -np.mean(np.sum(targets * np.log(_softmax(logits)), axis=1))
+    np.testing.assert_allclose([metrics["loss"], metrics["cross_entropy"]], value, rtol=1e-5)
+    right = np.argmax(logits, axis=1) == _batch()["coarse"]
+    np.testing.assert_allclose(metrics["coarse_accuracy"], right.mean(), rtol=1e-6)
+
+    def objective(params):
+        q = jax.nn.softmax(_forward(params, given.model_state)[0])
+        return -jnp.mean(jnp.sum(jnp.asarray(targets, jnp.float32) * jnp.log(q), axis=1))
+
+    _assert_close(after.opt_state, jax.grad(objective)(given.params))
 
 
 def test_group_dro_on_eight_devices_does_what_it_does_on_one():

@@ -582,9 +582,11 @@ FIELDS: dict[str, Field] = {
     ),
     "noise.action": _one_of(
         "relabel",
-        "what mend does with a label that it judges wrong; relabel: replace it by a vote of "
-        "nearest neighbours; drop: leave the image out",
-        ("relabel", "drop"),
+        "what mend does with labels; relabel: replace a label that it judges wrong by a vote of "
+        "nearest neighbours; drop: leave its image out; soften: replace every label by "
+        "probabilities of the classes, given the label, the classifier of the representation and "
+        "the neighbours, where the share judged wrong is the rate of symmetric noise",
+        ("relabel", "drop", "soften"),
     ),
     "noise.neighbours": _number(
         20, "number of nearest neighbours that judge and replace a label in mend", 1, 1e6

@@ -39,17 +39,19 @@ class Votes(NamedTuple):
       group: int64 [n], the label of each row, from 0.
       weighted: whether a vote counts by its cosine, a negative one as 0.
       trusted: bool [n], the rows that vote; None: all.
+      num_classes: the number of labels, of which some may have no row; None: up to the largest.
     """
 
     found: Neighbours
     group: np.ndarray
     weighted: bool
     trusted: np.ndarray | None = None
+    num_classes: int | None = None
 
     @property
     def classes(self) -> int:
         """The number of labels."""
-        return int(self.group.max()) + 1
+        return int(self.group.max()) + 1 if self.num_classes is None else self.num_classes
 
     def blocks(self, rows: np.ndarray | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yields blocks of the given rows (None: all) and their votes, float64 [rows, classes].

@@ -14,7 +14,7 @@ With noise.method mend and noise.rate 0 the run is an audit: see `thanos_jax.tas
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import ml_collections
@@ -24,8 +24,9 @@ from thanos_jax import agree
 from thanos_jax.data.corruption import corrupt
 from thanos_jax.data.dataset import Dataset
 from thanos_jax.data.relabelled import relabel
-from thanos_jax.downstream import noisy_labels
+from thanos_jax.downstream import noisy_labels, soft_labels
 from thanos_jax.downstream.projection import Layout
+from thanos_jax.downstream.votes import Neighbours
 from thanos_jax.errors import ConfigError
 from thanos_jax.methods import NOISE
 from thanos_jax.report import plots
@@ -72,6 +73,20 @@ class Findings(NamedTuple):
     plane: np.ndarray
     neighbours: np.ndarray
     seconds: np.ndarray
+
+
+class Mended(NamedTuple):
+    """What the classifier of `mend` is trained on.
+
+    Attributes:
+      labels: int32 [n], the labels; with soft labels, the most probable ones.
+      stays: bool [n], the images that are used.
+      targets: float32 [n, classes], the soft labels; None: `labels`.
+    """
+
+    labels: np.ndarray
+    stays: np.ndarray
+    targets: np.ndarray | None = None
 
 
 class Prepared(NamedTuple):
@@ -129,21 +144,10 @@ def perform(run: stages.Run, prepared: Prepared | audit.Prepared) -> dict[str, A
         return audit.perform(run, prepared)
     config, noisy, train = run.config, prepared.noisy, prepared.noise["train"]
     run = run._replace(dataset=noisy)
-    method, stage = config.noise.method, prepared.first
+    method, stage, mended = config.noise.method, prepared.first, None
     if stage.name != "classifier":
-        embeddings = neighbours = None
-        if not findings.there(run.folder / "labels.npz"):
-            print(f"representation: {config.method}", flush=True)
-            outputs = stages.train(run, stage).outputs("train")
-            print("suspected labels", flush=True)
-            # Computed by all processes, since each holds a part of the embeddings; the rest follows
-            # in the first process.
-            k = config.noise.neighbours
-            neighbours = noisy_labels.nearest(outputs["embedding"], k)
-            embeddings = stages.gathered(outputs)["embedding"]
-        found = _once(run, train, lambda: _find(run, train.given, embeddings, neighbours))
-        data, rows = _mended(config, train.given, found, noisy)
-        stage = stages.classifier(run._replace(dataset=data), rows=rows)
+        found, mended = _mend(run, stage, train)
+        stage = _mended_classifier(run, mended)
     print(f"classifier: {method}", flush=True)
     trained = stages.train(run, stage, choose=stages.ACCURACY)
 
@@ -161,7 +165,7 @@ def perform(run: stages.Run, prepared: Prepared | audit.Prepared) -> dict[str, A
         "coarse_accuracy": accuracy,
         "coarse_accuracy_chosen": chosen,
         "chosen_step": trained.step,
-        **_scores(config.noise, train, found),
+        **_scores(train, found, mended),
     }
     if agree.is_first():
         suspects.write_table(
@@ -279,6 +283,32 @@ def _once(run: stages.Run, train: Noise, find: Any) -> Findings:
     return Findings(**{name: arrays[name] for name in Findings._fields})
 
 
+def _mend(run: stages.Run, stage: stages.Stage, train: Noise) -> tuple[Findings, Mended]:
+    """Trains the representation, finds wrong labels and mends them."""
+    config, given = run.config.noise, train.given
+    embeddings: Any = None
+    neighbours: Any = None
+    probability: Any = None
+    softens = config.action == "soften"
+    # Soft labels are computed again by a run that resumes.
+    if softens or not findings.there(run.folder / "labels.npz"):
+        print(f"representation: {run.config.method}", flush=True)
+        needed = ("probability",) if softens else ()
+        outputs = stages.train(run, stage).outputs("train", *needed)
+        print("suspected labels", flush=True)
+        # Computed by all processes, since each holds a part of the embeddings; the rest follows
+        # in the first process.
+        neighbours = noisy_labels.nearest(outputs["embedding"], config.neighbours)
+        embeddings = stages.gathered(outputs)["embedding"]
+        probability = outputs.get("probability")
+    found = _once(run, train, lambda: _find(run, given, embeddings, neighbours))
+    if softens:
+        return found, _softened(given, found, probability, neighbours)
+    if config.action == "drop":
+        return found, _dropped(given, found, run.dataset.coarse_names)
+    return found, _relabelled(given, found)
+
+
 def _find(run: stages.Run, given: np.ndarray, embeddings: Any, neighbours: Any) -> Findings:
     """Finds wrong labels by the embedding and its nearest neighbours."""
     config = run.config.noise
@@ -313,27 +343,53 @@ def _judge(run: stages.Run, seen: Mapping[str, np.ndarray], given: np.ndarray) -
     )
 
 
-def _mended(
-    config: Any, given: np.ndarray, found: Findings, noisy: Dataset
-) -> tuple[Dataset, np.ndarray | None]:
-    """Returns the data set for the classifier, and the indices of images to use; None: all.
+def _softened(
+    given: np.ndarray, found: Findings, probability: np.ndarray, neighbours: Neighbours
+) -> Mended:
+    """Replaces every label by probabilities of the classes.
 
     Raises:
-      ConfigError: all labels of a class would be dropped.
+      ConfigError: so many labels are suspected that the others say nothing.
     """
-    if config.noise.action == "drop":
-        rows = np.flatnonzero(~found.flagged)
-        lost = np.setdiff1d(given, given[rows])
-        if lost.size:
-            raise ConfigError(
-                f"config.noise.action: 'drop' leaves none of {np.count_nonzero(given == lost[0])} "
-                f"training images labelled {noisy.coarse_names[lost[0]]!r}, because all are "
-                "suspected; expected 'relabel', or a lower noise.assumed_rate"
-            )
-        return noisy, rows
+    rate = float(np.mean(found.flagged))
+    try:
+        targets = soft_labels.soften(given, probability, neighbours, rate=rate)
+    except ValueError as error:
+        raise ConfigError(f"config.noise.action: 'soften' cannot be done: {error}") from error
+    return Mended(targets.argmax(axis=1).astype(np.int32), np.ones(len(given), bool), targets)
+
+
+def _dropped(given: np.ndarray, found: Findings, names: Sequence[str]) -> Mended:
+    """Drops the images of suspected labels.
+
+    Raises:
+      ConfigError: none is left of a class.
+    """
+    lost = np.setdiff1d(given, given[~found.flagged])
+    if lost.size:
+        raise ConfigError(
+            f"config.noise.action: 'drop' leaves none of {np.count_nonzero(given == lost[0])} "
+            f"training images labelled {names[lost[0]]!r}, because all are "
+            "suspected; expected 'relabel', or a lower noise.assumed_rate"
+        )
+    return Mended(given, ~found.flagged)
+
+
+def _relabelled(given: np.ndarray, found: Findings) -> Mended:
+    """Replaces suspected labels by the suggested ones."""
     labels = np.where(found.flagged, found.suggested, given)
-    train = relabel(noisy.splits["train"], labels)
-    return noisy._replace(splits={**noisy.splits, "train": train}), None
+    return Mended(labels, np.ones(len(given), bool))
+
+
+def _mended_classifier(run: stages.Run, mended: Mended) -> stages.Stage:
+    """Builds the classifier's training on mended labels."""
+    if mended.targets is not None:
+        return stages.classifier(run, classifier_losses.soft, columns={"target": mended.targets})
+    splits = run.dataset.splits
+    train = relabel(splits["train"], mended.labels)
+    dataset = run.dataset._replace(splits={**splits, "train": train})
+    rows = None if mended.stays.all() else np.flatnonzero(mended.stays)
+    return stages.classifier(run._replace(dataset=dataset), rows=rows)
 
 
 def _classifier(run: stages.Run, train: Noise) -> stages.Stage:
@@ -368,20 +424,19 @@ def _classifier(run: stages.Run, train: Noise) -> stages.Stage:
     return stages.classifier(run)
 
 
-def _scores(config: Any, train: Noise, found: Findings) -> dict[str, Any]:
+def _scores(train: Noise, found: Findings, mended: Mended | None) -> dict[str, Any]:
     """Returns how well wrong labels are found; without noise, only the share suspected."""
     scores: dict[str, Any] = {"detection": {"flagged": float(np.mean(found.flagged))}}
     if train.changed.any():
         scores["detection"] = noisy_labels.detection_scores(
             found.suspicion, found.flagged, train.changed
         )
-    if config.method == "mend":
+    if mended is not None:
         # The labels of dropped images do not matter.
-        stays = ~found.flagged if config.action == "drop" else np.ones(len(train.given), bool)
-        scores["images_trained_on"] = int(np.count_nonzero(stays))
+        scores["images_trained_on"] = int(np.count_nonzero(mended.stays))
         if train.changed.any():
-            mended = np.where(found.flagged, found.suggested, train.given)
-            scores["labels_right"] = float(np.mean((mended == train.right)[stays]))
+            right = mended.labels == train.right
+            scores["labels_right"] = float(np.mean(right[mended.stays]))
     return scores
 
 

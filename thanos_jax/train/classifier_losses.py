@@ -41,6 +41,29 @@ def weighted(training: Training) -> update.Objective:
     return update.Objective(("image", "coarse", "weight"), update.of_loss(loss))
 
 
+def soft(training: Training) -> update.Objective:
+    """Returns the objective: the mean over images of the cross-entropy with soft labels.
+
+    The metric "coarse_accuracy" counts the given labels.
+
+    Args:
+      training: training of a classifier; the batch must have "target" float32 [batch, classes],
+        the probabilities of the classes.
+    """
+    forward = _one_view(training)
+
+    def loss(params: Any, state: TrainState, batch: update.Batch) -> Any:
+        outputs, _, model_state = forward(params, state.model_state, batch)
+        _, metrics = _cross_entropies(outputs["logits"], batch["coarse"])
+        values = sum(
+            optax.softmax_cross_entropy(logits, batch["target"]) for logits in outputs["logits"]
+        )
+        value = jnp.mean(values)
+        return value, ({**metrics, "cross_entropy": value}, {"model_state": model_state})
+
+    return update.Objective(("image", "coarse", "target"), update.of_loss(loss))
+
+
 def group_dro(training: Training, group_sizes: np.ndarray) -> update.Objective:
     """Returns the objective of group DRO, which also updates state.group_weights.
 
