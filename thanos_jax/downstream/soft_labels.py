@@ -50,11 +50,12 @@ def soften(labels: Any, probabilities: Any, neighbours: Neighbours, *, rate: flo
       >>> import numpy as np
       >>> from thanos_jax.downstream.soft_labels import soften
       >>> from thanos_jax.downstream.votes import Neighbours
-      >>> found = Neighbours(np.array([[1], [0]]), np.ones((2, 1)))
-      >>> likely = np.array([[0.9, 0.1], [0.9, 0.1]])
-      >>> soften(np.array([0, 1]), likely, found, rate=0.1).round(2)  # the second label is doubted
-      array([[0.9 , 0.1 ],
-             [0.92, 0.08]], dtype=float32)
+      >>> found = Neighbours(np.array([[1, 2], [0, 2], [0, 1]]), np.ones((3, 2)))
+      >>> likely = np.array([[0.8, 0.2]] * 3)
+      >>> soften(np.array([0, 0, 1]), likely, found, rate=0.1).round(2)  # the last label is doubted
+      array([[0.96, 0.04],
+             [0.96, 0.04],
+             [0.91, 0.09]], dtype=float32)
     """
     probabilities = _check_probabilities(probabilities)
     count, classes = probabilities.shape
