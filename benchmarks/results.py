@@ -70,7 +70,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
         f"{_FASHION}:noise --table=noise --values=0.2 --methods=ce,mend_supcon",
     ),
     "fashion_noise_asymmetric": (
-        f"{_FASHION}:noise --table=noise --values=0.3 --config.noise.kind=asymmetric",
+        f"{_FASHION}:noise --table=noise --values=0.3 --config.noise.kind=asymmetric --seeds=1",
     ),
     "fashion_coreset": (
         f"{_FASHION}:coreset --table=coreset --seeds=1",
@@ -78,7 +78,8 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     ),
     # An audit of the labels as they are: none is corrupted.
     "fashion_audit": (
-        "main --config=configs/fashion_mnist.py:supcon,noise --config.noise.rate=0.0",
+        "main --config=configs/fashion_mnist.py:supcon,noise --config.noise.rate=0.0"
+        " --config.train.epochs=5.0",
     ),
 }
 # Numbers of a run that a record keeps beside the columns of its table.
