@@ -60,10 +60,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
         "compare --config=configs/digits.py --methods=supcon,thanos --config.train.epochs=600.0"
         " --config.transfer.every_epochs=4.0 --config.transfer.iterations=100",
     ),
-    "fashion_convnet": (
-        f"{_FASHION}:convnet --seeds=1",
-        f"{_FASHION}:convnet --methods=supcon,thanos",
-    ),
+    "fashion_convnet": (f"{_FASHION}:convnet --methods=supcon,thanos",),
     "fashion_groups": (f"{_FASHION}:groups --table=groups --methods=erm,thanos",),
     "fashion_noise": (
         f"{_FASHION}:noise --table=noise --values=0.2,0.4 --seeds=1",
@@ -83,7 +80,14 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     ),
 }
 # Numbers of a run that a record keeps beside the columns of its table.
-KEPT = ("seed", "train_seconds", "fine_accuracy_validation", "devices", "versions")
+KEPT = (
+    "seed",
+    "train_seconds",
+    "fine_accuracy_validation",
+    "fine_accuracy_collapsed",
+    "devices",
+    "versions",
+)
 
 
 def run(name: str, workdir: pathlib.Path, data_dir: str | None) -> None:
