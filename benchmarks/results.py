@@ -62,10 +62,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     ),
     "fashion_convnet": (f"{_FASHION}:convnet --methods=supcon,thanos",),
     "fashion_groups": (f"{_FASHION}:groups --table=groups --methods=erm,thanos",),
-    "fashion_noise": (
-        f"{_FASHION}:noise --table=noise --values=0.2,0.4 --seeds=1",
-        f"{_FASHION}:noise --table=noise --values=0.2 --methods=ce,mend_supcon",
-    ),
+    "fashion_noise": (f"{_FASHION}:noise --table=noise --values=0.2 --methods=ce,mend_supcon",),
     "fashion_noise_asymmetric": (
         f"{_FASHION}:noise --table=noise --values=0.3 --config.noise.kind=asymmetric --seeds=1",
     ),
