@@ -37,9 +37,9 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "digits": ("compare --config=configs/digits.py",),
     "mnist": ("compare --config=configs/mnist.py",),
     "mnist_convnet": (
-        "compare --config=configs/mnist.py:convnet --seeds=1",
-        "compare --config=configs/mnist.py:convnet"
-        " --methods=info_nce,supcon,supcon_info_nce,thanos",
+        "compare --config=configs/mnist.py:convnet --seeds=1"
+        " --methods=info_nce,supcon,supcon_info_nce,cauto,thanos",
+        "compare --config=configs/mnist.py:convnet --methods=info_nce,supcon_info_nce,thanos",
     ),
     "mnist_tuning": (
         "compare --config=configs/mnist.py:convnet --table=tuning --methods=supcon --seeds=1"
