@@ -290,15 +290,22 @@ def test_what_cannot_be_run_is_refused(tmp_path, no_report):
         run_module.run(small(assumed_rate=1.0), tmp_path)
     with pytest.raises(ConfigError, match=r"forget_epochs: expected no more than the 0"):
         run_module.run(small("co_teaching", forget_epochs=1.0), tmp_path)
+    with pytest.raises(ConfigError, match=r"assumed_rate: expected less than 0\.9 with noise"):
+        run_module.run(small(action="soften", assumed_rate=0.9), tmp_path)
     config = small()
     config.transfer.every_epochs = 1.0
     with pytest.raises(ConfigError, match=r"transfer\.every_epochs: expected 0 .*noise"):
         run_module.run(config, tmp_path)
     assert not any(tmp_path.iterdir())
-    with pytest.raises(ConfigError, match=r"'soften' cannot be done: rate: expected less"):
-        run_module.run(small(steps=2, action="soften", assumed_rate=0.95), tmp_path / "soft")
     with pytest.raises(ConfigError, match=r"none of \d+ training images labelled '\d'"):
         run_module.run(small(steps=2, action="drop", assumed_rate=0.999), tmp_path)
+
+
+def test_labels_are_not_softened_if_nearly_all_are_suspected(tmp_path, no_report, monkeypatch):
+    everything = lambda suspicion, *_, **__: np.ones(len(suspicion), bool)  # noqa: E731
+    monkeypatch.setattr(noisy_labels, "flag", everything)
+    with pytest.raises(ConfigError, match=r"'soften' cannot be done: rate: expected less than 0"):
+        run_module.run(small(steps=2, action="soften"), tmp_path)
 
 
 def test_findings_of_other_labels_are_not_taken(tmp_path, no_report):

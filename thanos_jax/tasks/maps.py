@@ -139,8 +139,8 @@ def of_labels(
     Args:
       run: its data set has the images, and the names of the labels.
       layout: of training images.
-      labels: the training labels, a `thanos_jax.tasks.noise.Noise`.
-      found: their suspicion and suggestions, a `thanos_jax.tasks.noise.Findings`.
+      labels: the training labels, a `thanos_jax.tasks.corrupted.Noise`.
+      found: their suspicion and suggestions, a `thanos_jax.tasks.mended.Findings`.
       prediction: integer [n], of the classifier.
     """
     names, reading = run.dataset.coarse_names, HOW_TO_READ["noisy_map"]

@@ -14,79 +14,27 @@ With noise.method mend and noise.rate 0 the run is an audit: see `thanos_jax.tas
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import ml_collections
 import numpy as np
 
 from thanos_jax import agree
-from thanos_jax.data.corruption import corrupt
 from thanos_jax.data.dataset import Dataset
-from thanos_jax.data.relabelled import relabel
-from thanos_jax.downstream import noisy_labels, soft_labels
+from thanos_jax.downstream import noisy_labels
 from thanos_jax.downstream.projection import Layout
-from thanos_jax.downstream.votes import Neighbours
 from thanos_jax.errors import ConfigError
 from thanos_jax.methods import NOISE
 from thanos_jax.report import plots
-from thanos_jax.tasks import audit, ending, findings, maps, problems, stages, suspects
+from thanos_jax.tasks import audit, ending, maps, mended, problems, stages, suspects
+from thanos_jax.tasks.corrupted import Noise, corrupted
+from thanos_jax.tasks.mended import Findings, Mended
 from thanos_jax.tasks.stages import Figures
 from thanos_jax.train import classifier_losses
 from thanos_jax.train.build import build, count_steps
 
-# Added to the run's seed: for the noise of the validation split, and for the second network.
-_VALIDATION = 2**32
-_SECOND = 2**30
-
-
-class Noise(NamedTuple):
-    """Labels of one split.
-
-    Attributes:
-      right: int32 [n], the clean labels.
-      given: int32 [n], the noisy labels.
-      changed: bool [n], True where they differ.
-    """
-
-    right: np.ndarray
-    given: np.ndarray
-    changed: np.ndarray
-
-
-class Findings(NamedTuple):
-    """Suspicion and suggestions for the training labels, and the map of training images.
-
-    Attributes:
-      suspicion: float32 [n], higher where a label is more likely wrong.
-      flagged: bool [n], True where a label is suspected.
-      suggested: int32 [n], the suggested label.
-      points, mapped, plane, neighbours, seconds: of the map of training images, see
-        `thanos_jax.downstream.projection.Layout`.
-    """
-
-    suspicion: np.ndarray
-    flagged: np.ndarray
-    suggested: np.ndarray
-    points: np.ndarray
-    mapped: np.ndarray
-    plane: np.ndarray
-    neighbours: np.ndarray
-    seconds: np.ndarray
-
-
-class Mended(NamedTuple):
-    """What the classifier of `mend` is trained on.
-
-    Attributes:
-      labels: int32 [n], the labels; with soft labels, the most probable ones.
-      stays: bool [n], the images that are used.
-      targets: float32 [n, classes], the soft labels; None: `labels`.
-    """
-
-    labels: np.ndarray
-    stays: np.ndarray
-    targets: np.ndarray | None = None
+_SECOND = 2**30  # added to the run's seed for the second network of co-teaching
 
 
 class Prepared(NamedTuple):
@@ -144,10 +92,10 @@ def perform(run: stages.Run, prepared: Prepared | audit.Prepared) -> dict[str, A
         return audit.perform(run, prepared)
     config, noisy, train = run.config, prepared.noisy, prepared.noise["train"]
     run = run._replace(dataset=noisy)
-    method, stage, mended = config.noise.method, prepared.first, None
+    method, stage, labels = config.noise.method, prepared.first, None
     if stage.name != "classifier":
-        found, mended = _mend(run, stage, train)
-        stage = _mended_classifier(run, mended)
+        found, labels = mended.mend(run, stage, train)
+        stage = mended.classifier(run, labels)
     print(f"classifier: {method}", flush=True)
     trained = stages.train(run, stage, choose=stages.ACCURACY)
 
@@ -157,7 +105,7 @@ def perform(run: stages.Run, prepared: Prepared | audit.Prepared) -> dict[str, A
     accuracy, chosen = stages.accuracy(test), stages.accuracy(trained.outputs("test"))
     seen = maps.shown(run, trained.last("train", "probability"))
     if prepared.first.name == "classifier":
-        found = _once(run, train, lambda: _judge(run, seen, train.given))
+        found = mended.once(run, train, lambda: mended.judge(run, seen, train.given))
     results = {
         "noise_method": method,
         "noise_kind": config.noise.kind,
@@ -165,7 +113,7 @@ def perform(run: stages.Run, prepared: Prepared | audit.Prepared) -> dict[str, A
         "coarse_accuracy": accuracy,
         "coarse_accuracy_chosen": chosen,
         "chosen_step": trained.step,
-        **_scores(train, found, mended),
+        **_scores(train, found, labels),
     }
     if agree.is_first():
         suspects.write_table(
@@ -198,6 +146,12 @@ def _require_trainable(config: ml_collections.ConfigDict, noisy: Dataset, wrong:
             f"config.noise.assumed_rate: expected one that leaves some of {size} training labels "
             f"to trust, got {settings.assumed_rate:g}"
         )
+    most = 1 - 1 / len(noisy.coarse_names)
+    if (settings.method, settings.action) == ("mend", "soften") and settings.assumed_rate >= most:
+        raise ConfigError(
+            f"config.noise.assumed_rate: expected less than {most:g} with noise.action 'soften' "
+            f"and {len(noisy.coarse_names)} classes, got {settings.assumed_rate:g}"
+        )
     if settings.method == "co_teaching":
         if _forgotten(config, wrong) == 1:
             raise ConfigError(
@@ -218,178 +172,6 @@ def _require_trainable(config: ml_collections.ConfigDict, noisy: Dataset, wrong:
 def _forgotten(config: ml_collections.ConfigDict, wrong: float) -> float:
     """Returns co-teaching's final forget rate: noise.assumed_rate, or `wrong` if it is negative."""
     return wrong if config.noise.assumed_rate < 0 else config.noise.assumed_rate
-
-
-def corrupted(
-    config: ml_collections.ConfigDict, dataset: Dataset
-) -> tuple[dict[str, Noise], Dataset]:
-    """Corrupts a share of the labels of the training and the validation split.
-
-    Args:
-      config: the whole config; its seed determines the draw.
-      dataset: the data set with clean labels.
-
-    Returns:
-      The labels of both splits, and the data set with noisy labels as coarse labels; the test split
-      keeps its clean labels.
-
-    Raises:
-      ConfigError: labels cannot be corrupted in this way.
-    """
-    kind = config.noise.kind
-    within = kind == "within_class"
-    if within and config.data.classes == "fine":
-        raise ConfigError(
-            "config.data.classes: expected 'coarse' with noise.kind 'within_class', whose labels "
-            "stay within a coarse class, got 'fine'"
-        )
-    names = dataset.fine_names if within else dataset.coarse_names
-    noise, splits = {}, {"test": dataset.splits["test"]}
-    if within:
-        splits["test"] = relabel(splits["test"], None)
-    for split, seed in (("train", config.seed), ("validation", _VALIDATION + config.seed)):
-        labels = stages.labels(dataset.splits[split])
-        right = labels["fine" if within else "coarse"]
-        try:
-            given, changed = corrupt(
-                labels["coarse"],
-                config.noise.rate,
-                kind,
-                num_classes=len(dataset.coarse_names),
-                seed=seed,
-                fine=labels["fine"] if within else None,
-            )
-        except ValueError as error:
-            raise ConfigError(
-                f"config.noise: {kind} noise at rate {config.noise.rate:g} cannot be made in the "
-                f"{split} split of {dataset.name}: {error}"
-            ) from error
-        noise[split] = Noise(right, given.astype(np.int32), changed)
-        splits[split] = relabel(dataset.splits[split], noise[split].given)
-    order = ("train", "validation", "test")
-    noisy = dataset._replace(splits={name: splits[name] for name in order}, coarse_names=names)
-    return noise, noisy
-
-
-def _once(run: stages.Run, train: Noise, find: Any) -> Findings:
-    """Returns the findings in labels.npz; `find` makes them if the file is missing."""
-
-    def make() -> dict[str, Any]:
-        return {**train._asdict(), **find()._asdict()}
-
-    path, labels = run.folder / "labels.npz", {"train": train.given}
-    names = {"train": run.dataset.splits["train"].names}
-    arrays = findings.once(path, "labels", labels, make, names=names)
-    return Findings(**{name: arrays[name] for name in Findings._fields})
-
-
-def _mend(run: stages.Run, stage: stages.Stage, train: Noise) -> tuple[Findings, Mended]:
-    """Trains the representation, finds wrong labels and mends them."""
-    config, given = run.config.noise, train.given
-    embeddings: Any = None
-    neighbours: Any = None
-    probability: Any = None
-    softens = config.action == "soften"
-    # Soft labels are computed again by a run that resumes.
-    if softens or not findings.there(run.folder / "labels.npz"):
-        print(f"representation: {run.config.method}", flush=True)
-        needed = ("probability",) if softens else ()
-        outputs = stages.train(run, stage).outputs("train", *needed)
-        print("suspected labels", flush=True)
-        # Computed by all processes, since each holds a part of the embeddings; the rest follows
-        # in the first process.
-        neighbours = noisy_labels.nearest(outputs["embedding"], config.neighbours)
-        embeddings = stages.gathered(outputs)["embedding"]
-        probability = outputs.get("probability")
-    found = _once(run, train, lambda: _find(run, given, embeddings, neighbours))
-    if softens:
-        return found, _softened(given, found, probability, neighbours)
-    if config.action == "drop":
-        return found, _dropped(given, found, run.dataset.coarse_names)
-    return found, _relabelled(given, found)
-
-
-def _find(run: stages.Run, given: np.ndarray, embeddings: Any, neighbours: Any) -> Findings:
-    """Finds wrong labels by the embedding and its nearest neighbours."""
-    config = run.config.noise
-    options: dict[str, Any] = {"k": config.neighbours, "neighbours": neighbours}
-    suspicion = noisy_labels.suspicion(
-        embeddings,
-        given,
-        method=config.detection,
-        clusters=config.clusters,
-        seed=run.config.seed,
-        **options,
-    )
-    assumed = None if config.assumed_rate < 0 else config.assumed_rate
-    flagged = noisy_labels.flag(suspicion, assumed, rule=config.rule, seed=run.config.seed)
-    suggested = noisy_labels.suggest(embeddings, given, trusted=~flagged, **options)
-    return Findings(
-        suspicion.astype(np.float32),
-        flagged,
-        suggested.astype(np.int32),
-        *maps.lay_out(run, embeddings),
-    )
-
-
-def _judge(run: stages.Run, seen: Mapping[str, np.ndarray], given: np.ndarray) -> Findings:
-    """Finds wrong labels by the low probability that a classifier trained on them gives them."""
-    suspicion = 1 - seen["probability"][np.arange(len(given)), given]
-    return Findings(
-        suspicion,
-        seen["prediction"] != given,
-        seen["prediction"].astype(np.int32),
-        *maps.lay_out(run, seen["embedding"]),
-    )
-
-
-def _softened(
-    given: np.ndarray, found: Findings, probability: np.ndarray, neighbours: Neighbours
-) -> Mended:
-    """Replaces every label by probabilities of the classes.
-
-    Raises:
-      ConfigError: so many labels are suspected that the others say nothing.
-    """
-    rate = float(np.mean(found.flagged))
-    try:
-        targets = soft_labels.soften(given, probability, neighbours, rate=rate)
-    except ValueError as error:
-        raise ConfigError(f"config.noise.action: 'soften' cannot be done: {error}") from error
-    return Mended(targets.argmax(axis=1).astype(np.int32), np.ones(len(given), bool), targets)
-
-
-def _dropped(given: np.ndarray, found: Findings, names: Sequence[str]) -> Mended:
-    """Drops the images of suspected labels.
-
-    Raises:
-      ConfigError: none is left of a class.
-    """
-    lost = np.setdiff1d(given, given[~found.flagged])
-    if lost.size:
-        raise ConfigError(
-            f"config.noise.action: 'drop' leaves none of {np.count_nonzero(given == lost[0])} "
-            f"training images labelled {names[lost[0]]!r}, because all are "
-            "suspected; expected 'relabel', or a lower noise.assumed_rate"
-        )
-    return Mended(given, ~found.flagged)
-
-
-def _relabelled(given: np.ndarray, found: Findings) -> Mended:
-    """Replaces suspected labels by the suggested ones."""
-    labels = np.where(found.flagged, found.suggested, given)
-    return Mended(labels, np.ones(len(given), bool))
-
-
-def _mended_classifier(run: stages.Run, mended: Mended) -> stages.Stage:
-    """Builds the classifier's training on mended labels."""
-    if mended.targets is not None:
-        return stages.classifier(run, classifier_losses.soft, columns={"target": mended.targets})
-    splits = run.dataset.splits
-    train = relabel(splits["train"], mended.labels)
-    dataset = run.dataset._replace(splits={**splits, "train": train})
-    rows = None if mended.stays.all() else np.flatnonzero(mended.stays)
-    return stages.classifier(run._replace(dataset=dataset), rows=rows)
 
 
 def _classifier(run: stages.Run, train: Noise) -> stages.Stage:
@@ -424,19 +206,19 @@ def _classifier(run: stages.Run, train: Noise) -> stages.Stage:
     return stages.classifier(run)
 
 
-def _scores(train: Noise, found: Findings, mended: Mended | None) -> dict[str, Any]:
+def _scores(train: Noise, found: Findings, labels: Mended | None) -> dict[str, Any]:
     """Returns how well wrong labels are found; without noise, only the share suspected."""
     scores: dict[str, Any] = {"detection": {"flagged": float(np.mean(found.flagged))}}
     if train.changed.any():
         scores["detection"] = noisy_labels.detection_scores(
             found.suspicion, found.flagged, train.changed
         )
-    if mended is not None:
+    if labels is not None:
         # The labels of dropped images do not matter.
-        scores["images_trained_on"] = int(np.count_nonzero(mended.stays))
+        scores["images_trained_on"] = int(np.count_nonzero(labels.stays))
         if train.changed.any():
-            right = mended.labels == train.right
-            scores["labels_right"] = float(np.mean(right[mended.stays]))
+            right = labels.labels == train.right
+            scores["labels_right"] = float(np.mean(right[labels.stays]))
     return scores
 
 
