@@ -23,6 +23,11 @@ TASKS = {
         "classifier",
     ),
     "noise": ("supcon,noise", {}, "representation"),
+    "soften": (
+        "supcon,noise",
+        {"noise.action": "soften", "train.evaluate_every_epochs": 0.05},
+        "classifier",
+    ),
     "elr": ("ce,noise", {"noise.method": "elr"}, "classifier"),
     "coreset": ("spread,coreset", {"coreset.runs": 2}, "sample_1"),
     "forgetting": ("ce,coreset", {"coreset.method": "forgetting"}, "representation"),
