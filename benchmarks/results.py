@@ -82,8 +82,8 @@ KEPT = (
     "train_seconds",
     "fine_accuracy_validation",
     "fine_accuracy_collapsed",
+    "detection.flagged",
     "devices",
-    "versions",
 )
 
 
@@ -145,7 +145,7 @@ def record(name: str, folder: pathlib.Path, commits: list[str]) -> dict[str, Any
             runs.append({
                 key: value
                 for key, value in flatten(found).items()
-                if columns is None or key in columns or key.partition(".")[0] in KEPT
+                if columns is None or key in columns or key in KEPT or key.startswith("versions.")
             })  # fmt: skip
             given = flatten(json.loads((place / "config.json").read_text(encoding="utf-8")))
             config = {key: value for key, value in given.items() if not key.endswith("data_dir")}

@@ -46,6 +46,7 @@ def test_what_cannot_be_judged():
     for changes, message in (
         ({"k": 0}, "k: expected at least 1"),
         ({"probabilities": p[:1]}, r"probabilities: expected \[2, classes\], got shape \(1, 2\)"),
+        ({"probabilities": 3 * p}, "a sum of 3 and a least of 1.5 in row 0; logits need a sof"),
         ({"labels": labels + 1}, "labels: expected labels 0 to 1, got 2 in row 1"),
         ({"known_labels": labels - 1}, "known_labels: expected labels 0 to 1, got -1"),
         ({"embeddings": z * np.nan}, "finite"),

@@ -125,6 +125,46 @@ def check_width(embeddings: Rows, width: int, what: str) -> None:
         )
 
 
+def check_probabilities(
+    probabilities: Any, *, length: int | None = None, runs: bool = False
+) -> np.ndarray:
+    """Returns probabilities of classes as a NumPy array, after checking them.
+
+    Args:
+      probabilities: floating point [n, classes], any precision (bfloat16 too); finite, at least 0,
+        and the sum of a row is 1 (to 1 %).
+      length: n; None: any number.
+      runs: whether [runs, n, classes] is accepted too.
+
+    Raises:
+      TypeError: not floating point.
+      ValueError: a wrong shape, or rows that are no probabilities; names the first such row.
+    """
+    array = np.asarray(probabilities)
+    size = "n" if length is None else length
+    expected = f"[{size}, classes]" + (f" or [runs, {size}, classes]" if runs else "")
+    # jnp: numpy alone does not take bfloat16 for a floating point type.
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise TypeError(f"probabilities: expected floating point {expected}, got {array.dtype}")
+    ranks = (2, 3) if runs else (2,)
+    if (
+        array.ndim not in ranks
+        or 0 in array.shape
+        or array.shape[-2] != (length or array.shape[-2])
+    ):
+        raise ValueError(f"probabilities: expected {expected}, got shape {array.shape}")
+    total, least = array.sum(axis=-1, dtype=np.float64), array.min(axis=-1)
+    proper = (np.abs(total - 1) <= 0.01) & (least >= 0)
+    if not proper.all():
+        place = tuple(np.argwhere(~proper)[0])
+        raise ValueError(
+            "probabilities: expected rows of no negative numbers with a sum of 1, got a sum of "
+            f"{total[place]:g} and a least of {least[place]:g} in row {place[-1]}"
+            f"{f' of run {place[0]}' if array.ndim == 3 else ''}; logits need a softmax first"
+        )
+    return array
+
+
 def as_points(embeddings: np.ndarray, *, normalize: bool) -> np.ndarray:
     """Returns checked embeddings as float64 [n, d], divided by their lengths if asked."""
     points = embeddings.astype(np.float64)

@@ -8,7 +8,7 @@ import numpy as np
 
 from thanos_jax.checks import check_at_least, check_labels, check_seed
 from thanos_jax.downstream import search
-from thanos_jax.downstream.arrays import check_labelled
+from thanos_jax.downstream.arrays import check_labelled, check_probabilities
 from thanos_jax.permutations import AUDIT_FOLDS, permutation
 
 _VOTES = 2**20  # votes held in memory at a time
@@ -81,7 +81,8 @@ def judge(
       embeddings: floating point [n, d], of the examples whose labels are judged. A jax array whose
         rows are split over devices stays there, and every process of the job makes this call.
       labels: integer [n], 0 to classes - 1, the labels that are judged.
-      probabilities: floating point [n, classes], of a classifier not trained on these examples.
+      probabilities: floating point [n, classes], of a classifier not trained on these examples;
+        the sum of a row is 1 (to 1 %).
       known: floating point [m, d], other examples, embedded by the same encoder; may be split over
         devices, as `embeddings`.
       known_labels: integer [m], their labels.
@@ -97,11 +98,7 @@ def judge(
     check_at_least("k", k, 1)
     embeddings, labels = check_labelled(embeddings, labels, least=1, on_devices=True)
     known, known_labels = check_labelled(known, known_labels, least=1, on_devices=True)
-    probabilities = np.asarray(probabilities)
-    if probabilities.ndim != 2 or len(probabilities) != len(labels):
-        raise ValueError(
-            f"probabilities: expected [{len(labels)}, classes], got shape {probabilities.shape}"
-        )
+    probabilities = check_probabilities(probabilities, length=len(labels))
     count = probabilities.shape[1]
     for what, values in (("labels", labels), ("known_labels", known_labels)):
         check_labels(values, what, num_classes=count)

@@ -15,7 +15,7 @@ from thanos_jax.checks import (
     check_option,
     check_seed,
 )
-from thanos_jax.downstream.arrays import check_labelled
+from thanos_jax.downstream.arrays import check_labelled, check_probabilities
 from thanos_jax.downstream.partition import in_groups
 from thanos_jax.downstream.placing import Rows
 from thanos_jax.downstream.points import Points
@@ -170,28 +170,10 @@ def el2n(probabilities: Any, labels: Any) -> np.ndarray:
     Source: Paul, Ganguli and Dziugaite, "Deep Learning on a Data Diet", NeurIPS 2021, arXiv
     2107.07075, definition 2.2.
     """
-    probabilities = np.asarray(probabilities)
-    # jnp: numpy alone does not take bfloat16 for a floating point type.
-    if not jnp.issubdtype(probabilities.dtype, jnp.floating):
-        raise TypeError(
-            f"probabilities: expected floating point [n, classes], got dtype {probabilities.dtype}"
-        )
-    if probabilities.ndim not in (2, 3) or 0 in probabilities.shape:
-        raise ValueError(
-            "probabilities: expected [n, classes] or [runs, n, classes], "
-            f"got shape {probabilities.shape}"
-        )
+    probabilities = check_probabilities(probabilities, runs=True)
     length, num_classes = probabilities.shape[-2:]
     labels = check_labels(labels, "labels", length=length, num_classes=num_classes)
     errors = probabilities.astype(np.float64).reshape(-1, length, num_classes)
-    proper = (np.abs(errors.sum(axis=-1) - 1) <= 0.01) & (errors >= 0).all(axis=-1)
-    if not proper.all():
-        run, row = np.argwhere(~proper)[0]
-        raise ValueError(
-            "probabilities: expected rows of no negative numbers with a sum of 1, got a sum of "
-            f"{errors[run, row].sum():g} and a least of {errors[run, row].min():g} in row {row}"
-            f"{f' of run {run}' if probabilities.ndim == 3 else ''}; logits need a softmax first"
-        )
     errors[:, np.arange(length), labels] -= 1
     return np.linalg.norm(errors, axis=-1).mean(axis=0)
 

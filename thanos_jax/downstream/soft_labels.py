@@ -7,9 +7,15 @@ from typing import Any
 import numpy as np
 
 from thanos_jax.checks import check_labels, check_share
+from thanos_jax.downstream.arrays import check_probabilities
 from thanos_jax.downstream.votes import Neighbours, Votes
 
 _LEAST = 1e-3  # of a class's probability before the label is seen
+
+
+def rate_limit(classes: int) -> float:
+    """Returns the share of wrong labels at which labels say nothing: 1 - 1 / classes."""
+    return 1 - 1 / classes
 
 
 def soften(labels: Any, probabilities: Any, neighbours: Neighbours, *, rate: float) -> np.ndarray:
@@ -29,10 +35,12 @@ def soften(labels: Any, probabilities: Any, neighbours: Neighbours, *, rate: flo
 
     Args:
       labels: integer [n], 0 to classes - 1, some of them wrong.
-      probabilities: floating point [n, classes], finite, at least 0, of a classifier.
+      probabilities: floating point [n, classes], of a classifier; the sum of a row is 1 (to 1 %).
       neighbours: the nearest neighbours, from `noisy_labels.nearest`. More are better than for
         `noisy_labels.suspicion`: 100 neighbours tell a probability of 1 % from 0.
-      rate: r, the share of wrong labels, at least 0 and below 1 - 1 / classes.
+      rate: r, the share of wrong labels, at least 0 and below `rate_limit(classes)`. A classifier
+        gives the labels that it was trained on too much probability. If these labels are among
+        them, a rate above the true one corrects for some of it.
 
     Returns:
       float32 [n, classes], whose rows sum to 1. With rate 0 the label has probability 1.
@@ -57,20 +65,19 @@ def soften(labels: Any, probabilities: Any, neighbours: Neighbours, *, rate: flo
              [0.96, 0.04],
              [0.91, 0.09]], dtype=float32)
     """
-    probabilities = _check_probabilities(probabilities)
+    probabilities = check_probabilities(probabilities)
     count, classes = probabilities.shape
     labels = check_labels(labels, "labels", length=count, num_classes=classes)
-    if len(neighbours.indices) != count:
-        raise ValueError(
-            f"neighbours: expected the neighbours of {count} rows, got {len(neighbours.indices)}"
-        )
+    shape = neighbours.indices.shape
+    if len(shape) != 2 or shape[0] != count or not shape[1]:
+        raise ValueError(f"neighbours: expected [{count}, k] with k >= 1, got shape {shape}")
     check_share("rate", rate)
-    if rate >= 1 - 1 / classes:
+    if rate >= rate_limit(classes):
         raise ValueError(
-            f"rate: expected less than {1 - 1 / classes:g}, at which labels of {classes} classes "
-            f"say nothing, got {rate:g}"
+            f"rate: expected less than {rate_limit(classes):g}, at which labels of {classes} "
+            f"classes say nothing, got {rate:g}"
         )
-    wrong = rate / (classes - 1) if classes > 1 else 0.0
+    wrong = rate / (classes - 1)
     found = np.empty((count, classes), np.float32)
     for rows, votes in Votes(neighbours, labels, weighted=False, num_classes=classes).blocks():
         shares = votes / votes.sum(axis=1, keepdims=True)
@@ -89,17 +96,3 @@ def _without_noise(estimate: np.ndarray, rate: float, wrong: float) -> np.ndarra
     """Inverts what noise does to probabilities of classes; the rows of the result sum to 1."""
     clean = np.maximum((estimate - wrong) / (1 - rate - wrong), _LEAST)
     return clean / clean.sum(axis=1, keepdims=True)
-
-
-def _check_probabilities(values: Any) -> np.ndarray:
-    values = np.asarray(values)
-    if not np.issubdtype(values.dtype, np.floating):
-        raise TypeError(f"probabilities: expected floating point, got {values.dtype}")
-    if values.ndim != 2 or not values.size:
-        raise ValueError(f"probabilities: expected [n, classes], got shape {values.shape}")
-    bad = np.flatnonzero(~(np.isfinite(values) & (values >= 0)).all(axis=1))
-    if bad.size:
-        raise ValueError(
-            f"probabilities: expected finite numbers >= 0, got {values[bad[0]]} in row {bad[0]}"
-        )
-    return values

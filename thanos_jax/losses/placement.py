@@ -165,7 +165,7 @@ def _split_over(spec: PartitionSpec) -> tuple[Any, ...]:
 
 
 def _whole(array: Any) -> Any:
-    """Returns the array replicated over Explicit axes; those of a shard_map around it stay."""
+    """Replicates the array over Explicit axes; a shard_map around it keeps its own axes."""
     if isinstance(array, jax.Array) and _is_split(array):
         return reshard(array, PartitionSpec())
     return array

@@ -146,11 +146,14 @@ def _softened(
     Raises:
       ConfigError: so many labels are suspected that the others say nothing.
     """
-    rate = float(np.mean(found.flagged))
-    try:
-        targets = soft_labels.soften(given, probability, neighbours, rate=rate)
-    except ValueError as error:
-        raise ConfigError(f"config.noise.action: 'soften' cannot be done: {error}") from error
+    rate, limit = float(np.mean(found.flagged)), soft_labels.rate_limit(probability.shape[1])
+    if rate >= limit:
+        raise ConfigError(
+            f"config.noise.action: 'soften' needs a share of suspected labels below {limit:g} with "
+            f"{probability.shape[1]} classes, and {rate:g} are suspected; expected 'relabel', or a "
+            "lower noise.assumed_rate"
+        )
+    targets = soft_labels.soften(given, probability, neighbours, rate=rate)
     return Mended(targets.argmax(axis=1).astype(np.int32), np.ones(len(given), bool), targets)
 
 

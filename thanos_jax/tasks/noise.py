@@ -22,7 +22,7 @@ import numpy as np
 
 from thanos_jax import agree
 from thanos_jax.data.dataset import Dataset
-from thanos_jax.downstream import noisy_labels
+from thanos_jax.downstream import noisy_labels, soft_labels
 from thanos_jax.downstream.projection import Layout
 from thanos_jax.errors import ConfigError
 from thanos_jax.methods import NOISE
@@ -92,10 +92,10 @@ def perform(run: stages.Run, prepared: Prepared | audit.Prepared) -> dict[str, A
         return audit.perform(run, prepared)
     config, noisy, train = run.config, prepared.noisy, prepared.noise["train"]
     run = run._replace(dataset=noisy)
-    method, stage, labels = config.noise.method, prepared.first, None
+    method, stage, trained_on = config.noise.method, prepared.first, None
     if stage.name != "classifier":
-        found, labels = mended.mend(run, stage, train)
-        stage = mended.classifier(run, labels)
+        found, trained_on = mended.mend(run, stage, train)
+        stage = mended.classifier(run, trained_on)
     print(f"classifier: {method}", flush=True)
     trained = stages.train(run, stage, choose=stages.ACCURACY)
 
@@ -113,7 +113,7 @@ def perform(run: stages.Run, prepared: Prepared | audit.Prepared) -> dict[str, A
         "coarse_accuracy": accuracy,
         "coarse_accuracy_chosen": chosen,
         "chosen_step": trained.step,
-        **_scores(train, found, labels),
+        **_scores(train, found, trained_on),
     }
     if agree.is_first():
         suspects.write_table(
@@ -146,11 +146,12 @@ def _require_trainable(config: ml_collections.ConfigDict, noisy: Dataset, wrong:
             f"config.noise.assumed_rate: expected one that leaves some of {size} training labels "
             f"to trust, got {settings.assumed_rate:g}"
         )
-    most = 1 - 1 / len(noisy.coarse_names)
+    classes = len(noisy.coarse_names)
+    most = soft_labels.rate_limit(classes)
     if (settings.method, settings.action) == ("mend", "soften") and settings.assumed_rate >= most:
         raise ConfigError(
             f"config.noise.assumed_rate: expected less than {most:g} with noise.action 'soften' "
-            f"and {len(noisy.coarse_names)} classes, got {settings.assumed_rate:g}"
+            f"and {classes} classes, got {settings.assumed_rate:g}"
         )
     if settings.method == "co_teaching":
         if _forgotten(config, wrong) == 1:
@@ -206,19 +207,19 @@ def _classifier(run: stages.Run, train: Noise) -> stages.Stage:
     return stages.classifier(run)
 
 
-def _scores(train: Noise, found: Findings, labels: Mended | None) -> dict[str, Any]:
+def _scores(train: Noise, found: Findings, trained_on: Mended | None) -> dict[str, Any]:
     """Returns how well wrong labels are found; without noise, only the share suspected."""
     scores: dict[str, Any] = {"detection": {"flagged": float(np.mean(found.flagged))}}
     if train.changed.any():
         scores["detection"] = noisy_labels.detection_scores(
             found.suspicion, found.flagged, train.changed
         )
-    if labels is not None:
+    if trained_on is not None:
         # The labels of dropped images do not matter.
-        scores["images_trained_on"] = int(np.count_nonzero(labels.stays))
+        scores["images_trained_on"] = int(np.count_nonzero(trained_on.stays))
         if train.changed.any():
-            right = labels.labels == train.right
-            scores["labels_right"] = float(np.mean(right[labels.stays]))
+            right = trained_on.labels == train.right
+            scores["labels_right"] = float(np.mean(right[trained_on.stays]))
     return scores
 
 
