@@ -1,6 +1,8 @@
 """Evaluations of embeddings that are split over devices: as on one, and in blocks."""
 
 import dataclasses
+import pathlib
+import sys
 import tracemalloc
 
 import evaluations
@@ -14,7 +16,6 @@ from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
-from benchmarks import hlo
 from thanos_jax import sharding
 from thanos_jax.downstream import (
     coreset,
@@ -29,6 +30,9 @@ from thanos_jax.downstream import (
     transfer,
     votes,
 )
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / "benchmarks"))
+import hlo
 
 CLASSES = 7
 
