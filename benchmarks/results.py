@@ -5,8 +5,9 @@
 
 `run` gives the commands of each NAME in `COMMANDS`. They make the runs that DIR/NAME lacks. Then it
 writes the record docs/results/NAME.json: the commands, the commits, the machine, and the settings
-and numbers of each run. `write` fills the pages of results from the records, as results_page.py
-says. `write --check` only reports whether the pages agree with the records.
+and numbers of each run, and copies the pictures that `PICTURES` names into docs/pictures. `write`
+fills the pages of results from the records, as results_page.py says. `write --check` only reports
+whether the pages agree with the records.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import pathlib
 import platform
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from typing import Any
@@ -76,6 +78,12 @@ COMMANDS: dict[str, tuple[str, ...]] = {
         " --config.train.epochs=5.0",
     ),
 }
+# Name of a record -> pictures of its table -> their names in docs/pictures.
+PICTURES = {
+    "mnist_sweep": {"against_alpha.png": "sweep_alpha.png"},
+    "mnist_randbit": {"against_bits.png": "randbit_bits.png"},
+    "digits_along": {"along_training.png": "along_training.png"},
+}
 # Numbers of a run that a record keeps beside the columns of its table.
 KEPT = (
     "seed",
@@ -110,6 +118,8 @@ def run(name: str, workdir: pathlib.Path, data_dir: str | None) -> None:
     results_page.RECORDS.mkdir(exist_ok=True)
     found = record(name, folder, sorted(set(commits.values())))
     (results_page.RECORDS / f"{name}.json").write_text(_text(found), encoding="utf-8")
+    for picture, copied in PICTURES.get(name, {}).items():
+        shutil.copyfile(folder / picture, ROOT / "docs" / "pictures" / copied)
 
 
 def _note_commit(folder: pathlib.Path, commit: str) -> dict[str, str]:

@@ -24,7 +24,7 @@ from typing import Any
 from thanos_jax import config as schema
 from thanos_jax.report import numbers
 from thanos_jax.tables import render, summary
-from thanos_jax.tables.render import Comparison, Line
+from thanos_jax.tables.lines import Comparison, Line, summarize
 from thanos_jax.tables.table import Column, Row
 
 RECORDS = pathlib.Path(__file__).resolve().parents[1] / "docs" / "results"
@@ -90,7 +90,7 @@ def table(name: str) -> str:
 def cell(name: str, row: str, key: str) -> str:
     """Returns mean ± deviation over a row's runs, or the number of a single run."""
     column = _column(key)
-    summed = render.summarize(_line(read(name), row), column)
+    summed = summarize(_line(read(name), row), column)
     if summed is None:
         raise SystemExit(f"{name} {row}: expected runs with {key}; got none")
     digits = column.number.digits
@@ -101,7 +101,7 @@ def cell(name: str, row: str, key: str) -> str:
 def gap(name: str, row: str, other: str, key: str) -> str:
     """Returns the mean of a row less the mean of another, with its sign."""
     column, found = _column(key), read(name)
-    means = [render.summarize(_line(found, one), column) for one in (row, other)]
+    means = [summarize(_line(found, one), column) for one in (row, other)]
     if means[0] is None or means[1] is None:
         raise SystemExit(f"{name} {row} {other}: expected runs with {key}; got none")
     return f"{means[0].mean - means[1].mean:+.{column.number.digits}f}"

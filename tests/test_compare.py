@@ -19,7 +19,7 @@ from thanos_jax import config as schema
 from thanos_jax import run as run_module
 from thanos_jax import workdir
 from thanos_jax.errors import ConfigError
-from thanos_jax.tables import comparison, render
+from thanos_jax.tables import comparison, figures
 from thanos_jax.tables.definitions import TABLES
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -55,7 +55,7 @@ def runs(tmp_path, monkeypatch):
     made = Runs(tmp_path / "table")
     monkeypatch.setattr(run_module, "run", made)
     # Drawing is most of what these tests would cost; tests/tables/test_render.py has the pictures.
-    monkeypatch.setattr(render, "figures", lambda comparison: {})
+    monkeypatch.setattr(figures, "draw", lambda comparison: {})
     return made
 
 

@@ -9,8 +9,9 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from thanos_jax.tables import render
+from thanos_jax.tables import figures, render
 from thanos_jax.tables.definitions import COARSE, COLLAPSE, FINE, SECONDS
+from thanos_jax.tables.lines import Comparison, Line, summarize
 from thanos_jax.tables.papers import Number
 
 PAPER = "Author et al. 2022"
@@ -41,11 +42,15 @@ def result(fine, **more):
 
 
 def line(labels, results, errors=None, reported=None):
-    return render.Line(labels, dict(enumerate(results)), errors or {}, reported or {})
+    return Line(labels, dict(enumerate(results)), errors or {}, reported or {})
+
+
+def page_of(given, **keywords):
+    return render.page(given, figures.draw(given), **keywords)
 
 
 def comparison(*lines, columns=(FINE, COLLAPSE), notes=("A note.",), caption="A table"):
-    return render.Comparison(caption, columns, lines, notes)
+    return Comparison(caption, columns, lines, notes)
 
 
 def methods(name="thanos"):
@@ -81,9 +86,9 @@ def test_markdown():
 
 def test_a_number_that_some_runs_lack_is_averaged_over_the_others():
     runs = [result(0.5, coarse_accuracy=0.75), result(0.7), result(0.6, coarse_accuracy=None)]
-    found = render.summarize(line({"method": "ce"}, runs), COARSE)
+    found = summarize(line({"method": "ce"}, runs), COARSE)
     assert found == (75.0, None, 1)
-    assert render.summarize(line({"method": "ce"}, runs), SECONDS) is None
+    assert summarize(line({"method": "ce"}, runs), SECONDS) is None
 
 
 def test_numbers_that_are_not_numbers_are_seen():
@@ -125,7 +130,7 @@ def test_rows_as_csv_read_back():
 
 
 def test_page_holds_all_it_shows():
-    text = render.page(methods())
+    text = page_of(methods())
     page = Page(text)
     words = page.words()
     for expected in (
@@ -140,12 +145,12 @@ def test_page_holds_all_it_shows():
     assert not {"script", "link", "iframe", "object", "embed", "base"} & set(page.tags)
     assert "@import" not in text
     assert any("default-src 'none'" in value for _, _, value in page.attributes)
-    assert render.page(methods()) == text
+    assert page_of(methods()) == text
 
 
 def test_page_links_the_reports_and_maps_of_its_rows():
     lines = [line._replace(folder=f'a "{k}"') for k, line in enumerate(methods().lines)]
-    page = Page(render.page(methods()._replace(lines=lines), beside="maps.html"))
+    page = Page(page_of(methods()._replace(lines=lines), beside="maps.html"))
     found = [value for tag, name, value in page.attributes if (tag, name) == ("a", "href")]
     folders = [f"a%20%22{k}%22/{seed}/report.html" for k, seed in ((0, 0), (0, 1), (0, 2), (1, 0))]
     assert found == [*folders, "maps.html"]
@@ -153,29 +158,29 @@ def test_page_links_the_reports_and_maps_of_its_rows():
 
 def test_page_escapes_everything():
     given = methods(NASTY)._replace(caption=NASTY, notes=[NASTY])
-    page = Page(render.page(given))
+    page = Page(page_of(given))
     assert "script" not in page.tags
     # Title, heading, row, note, tick of the picture, error.
     assert page.words().count(NASTY) >= 6
     named = comparison(*sweep(axis=NASTY), columns=(FINE._replace(title=NASTY),))
-    assert "script" not in Page(render.page(named)).tags
+    assert "script" not in Page(page_of(named)).tags
 
 
 def test_mathematics_in_a_label_is_not_set():
-    assert "$x^$" in Page(render.page(methods("$x^$"))).words()
+    assert "$x^$" in Page(page_of(methods("$x^$"))).words()
     values = ("$x^$", "crop")
-    assert "$x^$" in Page(render.page(comparison(*sweep("strength", values)))).words()
+    assert "$x^$" in Page(page_of(comparison(*sweep("strength", values)))).words()
 
 
 def test_methods_are_drawn_by_row_and_settings_as_curves():
-    assert list(render.figures(methods())) == ["Rows"]
-    assert list(render.figures(comparison(*sweep()))) == ["Against beta"]
-    assert list(render.figures(comparison(*sweep(values=(0.5,))))) == ["Rows"]
-    assert render.figures(comparison(line({"method": "ce"}, [], {0: "no"}))) == {}
+    assert list(figures.draw(methods())) == ["Rows"]
+    assert list(figures.draw(comparison(*sweep()))) == ["Against beta"]
+    assert list(figures.draw(comparison(*sweep(values=(0.5,))))) == ["Rows"]
+    assert figures.draw(comparison(line({"method": "ce"}, [], {0: "no"}))) == {}
 
 
 def test_dots_are_means_with_deviations_and_diamonds_the_papers():
-    axes = render.figures(methods())["Rows"].axes[0]
+    axes = figures.draw(methods())["Rows"].axes[0]
     assert [text.get_text() for text in axes.get_yticklabels()] == ["thanos", "ce"]
     diamonds = [x for x in axes.lines if x.get_marker() == "D"]
     assert [list(x.get_xydata()[0]) for x in diamonds] == [[79.1, 0]]
@@ -189,7 +194,7 @@ def test_curves_are_of_one_setting_at_a_time():
         line({"method": "spread", "alpha": a, "temperature": t}, [result(a), result(a)])
         for a, t in ((0.0, 0.5), (0.5, 0.5), (1.0, 0.5), (0.5, 0.1), (0.5, 1.0))
     ]
-    pictures = render.figures(comparison(*lines))
+    pictures = figures.draw(comparison(*lines))
     assert list(pictures) == ["Against alpha", "Against temperature"]
     for name, xs, ys, legend in (
         ("Against alpha", [0, 0.5, 1], [0, 50, 100], "spread, temperature 0.5"),
@@ -207,7 +212,7 @@ def test_curves_are_of_one_setting_at_a_time():
 
 def test_words_take_the_order_of_the_table():
     lines = sweep("strength", ("none", "crop", "full")) + sweep("strength", ("none",), "ce")
-    axes = render.figures(comparison(*lines))["Against strength"].axes[0]
+    axes = figures.draw(comparison(*lines))["Against strength"].axes[0]
     assert [text.get_text() for text in axes.get_xticklabels()] == ["none", "crop", "full"]
 
 
@@ -222,7 +227,7 @@ def test_what_was_measured_along_training_is_drawn_as_mean_and_deviation_of_seed
 
     runs = [result([0.5, 0.75, 0.25]), result([0.25, 0.75, 0.5], times=2)]
     lines = line({"method": "supcon"}, runs), line({"method": "ce"}, [])
-    drawn = render.figures(comparison(*lines))
+    drawn = figures.draw(comparison(*lines))
     fine, collapse = drawn["Along training"].axes
     (curve,) = fine.lines
     # The times that all seeds have.

@@ -21,7 +21,8 @@ from thanos_jax.data.dataset import Dataset
 from thanos_jax.errors import ConfigError
 from thanos_jax.report import folder as report_folder
 from thanos_jax.report import side_by_side
-from thanos_jax.tables import render, summary
+from thanos_jax.tables import figures, render, summary
+from thanos_jax.tables.lines import name_of
 from thanos_jax.tables.rows import configured, folder_name, rows_of
 from thanos_jax.tables.summary import Entry
 from thanos_jax.tables.table import Row
@@ -216,7 +217,7 @@ def _tuples(overrides: Mapping[str, Any]) -> dict[str, Any]:
 def _maps_beside(workdir: pathlib.Path, entries: Mapping[str, Entry]) -> str:
     """Writes the page with the maps of each row's first seed; returns its name, or "" if none."""
     folders = {
-        render.name_of(entry.row.labels): workdir / name / "0"
+        name_of(entry.row.labels): workdir / name / "0"
         for name, entry in entries.items()
         if 0 in entry.results and (workdir / name / "0" / PICTURES).exists()
     }
@@ -248,12 +249,13 @@ def _write(
         "runs.csv": render.runs_csv(shown),
         "results.json": json.dumps(everything, indent=2) + "\n",
     }
+    drawn = figures.draw(shown) if page else {}
     if page:
         beside = _maps_beside(workdir, entries)
-        files["table.html"] = render.page(shown, beside=beside)
+        files["table.html"] = render.page(shown, drawn, beside=beside)
     for name, text in files.items():
         write_atomically(workdir / name, text)
-    for name, figure in (render.figures(shown) if page else {}).items():
+    for name, figure in drawn.items():
         # For use in other documents; the page embeds its own copy.
         file = workdir / f"{name.lower().replace(' ', '_')}.png"
         figure.savefig(file, dpi=150, facecolor="white")

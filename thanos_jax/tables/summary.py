@@ -10,7 +10,7 @@ import ml_collections
 from thanos_jax import config as schema
 from thanos_jax.tables import papers
 from thanos_jax.tables.definitions import TABLES
-from thanos_jax.tables.render import Comparison, Line
+from thanos_jax.tables.lines import Comparison, Line
 from thanos_jax.tables.rows import configured
 from thanos_jax.tables.table import Results, Row
 
