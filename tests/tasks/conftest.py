@@ -15,9 +15,10 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent))
 def no_report(monkeypatch):
     """Drawing is half of what a short run costs."""
     ending = importlib.import_module("thanos_jax.tasks.ending")
-    for name in ("transfer", "groups", "noise", "coreset"):
-        task = importlib.import_module(f"thanos_jax.tasks.{name}")
-        monkeypatch.setattr(task, "_figures", lambda *arguments: {})
+    drawing = {"transfer": "_figures", "groups": "_figures", "noise": "_figures"}
+    for module, name in {**drawing, "chosen": "figures"}.items():
+        task = importlib.import_module(f"thanos_jax.tasks.{module}")
+        monkeypatch.setattr(task, name, lambda *arguments: {})
     monkeypatch.setattr(ending, "training_figures", lambda *arguments: {})
     maps = importlib.import_module("thanos_jax.tasks.maps")
     monkeypatch.setattr(maps, "of_split", lambda *arguments: None)

@@ -14,6 +14,7 @@ from thanos_jax import workdir
 from thanos_jax.data import sources
 from thanos_jax.downstream.coreset import halves
 from thanos_jax.errors import ConfigError
+from thanos_jax.tasks import chosen, scored
 from thanos_jax.tasks import coreset as task
 from thanos_jax.train import embed as embed_module
 
@@ -54,7 +55,7 @@ def watch(patch):
         return outputs
 
     patch.setattr(task.stages, "train", watched)
-    for module in (task, embed_module):
+    for module in (task, scored, embed_module):
         patch.setattr(module, "embed", embedded)
     return found
 
@@ -163,7 +164,7 @@ def test_stopped_in_every_stage_it_comes_to_the_same_end(finished, tmp_path):
     for module, name, replacement, left in (
         (task.stages, "make_step", stopping(task.stages.make_step, 6), "sample_0"),
         (task.stages, "make_step", stopping(task.stages.make_step, 6, number=2), "sample_1"),
-        (task.coreset, "select", stopping_select(), "sample_1"),
+        (chosen.coreset, "select", stopping_select(), "sample_1"),
         (task.stages, "make_step", stopping(task.stages.make_step, 6, number=3), "coreset.npz"),
         (task.ending.html, "write", stop, "classifier"),
     ):
@@ -184,7 +185,7 @@ def test_stopped_in_every_stage_it_comes_to_the_same_end(finished, tmp_path):
 
 def stopping_select():
     """Fails where scores decide, not where the config is checked."""
-    real = task.coreset.select
+    real = chosen.coreset.select
 
     def select(scores, *arguments, **keywords):
         if isinstance(scores, str):
@@ -267,15 +268,15 @@ def test_what_was_right_is_kept_up_to_the_step(tmp_path):
     rows = np.random.default_rng(0).random((4, 13)) < 0.5
     classes = np.arange(13) % 2
     for step, row in ((2, rows[0]), (4, rows[1]), (6, rows[1]), (4, rows[2]), (8, rows[3])):
-        task.append_correct(path, step, row, classes)
+        scored.append_correct(path, step, row, classes)
     with np.load(path) as file:
         assert file["steps"].tolist() == [2, 4, 8]
         found = np.unpackbits(file["packed"], axis=1, count=13).astype(bool)
     np.testing.assert_array_equal(found, rows[[0, 2, 3]])
     with pytest.raises(ConfigError, match=r"events of 13 train images.*now there are 12"):
-        task.append_correct(path, 9, rows[0, :12], classes[:12])
+        scored.append_correct(path, 9, rows[0, :12], classes[:12])
     with pytest.raises(ConfigError, match=r"events of train images of which 1 have other"):
-        task.append_correct(path, 9, rows[0], np.where(np.arange(13) == 3, 0, classes))
+        scored.append_correct(path, 9, rows[0], np.where(np.arange(13) == 3, 0, classes))
 
 
 @pytest.mark.slow
@@ -313,21 +314,21 @@ def test_the_classifier_takes_as_many_epochs_or_steps(tmp_path, seen, no_report,
 
 
 def test_all_images_are_a_coreset_of_share_one(train):
-    assert task._choose(small("random", fraction=1.0), train.coarse).stays.all()
+    assert chosen.choose(small("random", fraction=1.0), train.coarse).stays.all()
 
 
 def test_trainings_by_which_images_are_scored_have_epochs_and_seeds_of_their_own():
     config = small(epochs=2.0)
     config.seed = 2**31 - 1
-    found = [task.scoring_config(config, number) for number in range(100)]
+    found = [scored.scoring_config(config, number) for number in range(100)]
     assert {one.train.epochs for one in found} == {2.0}
     assert len({config.seed, *(one.seed for one in found)}) == 101
     for one in found:
         schema.check(one)
     config.coreset.epochs = 0.0
-    assert task.scoring_config(config, 0).train.epochs == config.train.epochs == 30
+    assert scored.scoring_config(config, 0).train.epochs == config.train.epochs == 30
     config.coreset.update(method="el2n", el2n_epochs=3.0)
-    assert task.scoring_config(config, 0).train.epochs == 3
+    assert scored.scoring_config(config, 0).train.epochs == 3
 
 
 def without(dataset, coarse, stay):
@@ -399,9 +400,9 @@ def test_scores_that_leave_nothing_of_a_class_say_so():
     classes = np.repeat([0, 1], 4)
     scores = np.arange(8.0)
     with pytest.raises(ConfigError, match=r"0\.5, which keeps none of class 0 .* common_strata"):
-        task._choose(config, classes, scores=scores)
+        chosen.choose(config, classes, scores=scores)
     config.coreset.fraction = 0.75
-    assert task._choose(config, classes, scores=scores).stays.tolist() == [False] * 2 + [True] * 6
+    assert chosen.choose(config, classes, scores=scores).stays.tolist() == [False] * 2 + [True] * 6
 
 
 def test_another_number_of_images_than_the_choice_was_of(finished):
