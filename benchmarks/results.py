@@ -5,7 +5,7 @@
 
 `run` gives the commands of each NAME in `COMMANDS`. They make the runs that DIR/NAME lacks. Then it
 writes the record docs/results/NAME.json: the commands, the commits, the machine, and the settings
-and numbers of each run, and copies the pictures that `PICTURES` names into docs/pictures. `write`
+and numbers of each run, and copies the pictures that `COPIED` names into docs/pictures. `write`
 fills the pages of results from the records, as results_page.py says. `write --check` only reports
 whether the pages agree with the records.
 """
@@ -79,7 +79,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     ),
 }
 # Name of a record -> pictures of its table -> their names in docs/pictures.
-PICTURES = {
+COPIED = {
     "mnist_sweep": {"against_alpha.png": "sweep_alpha.png"},
     "mnist_randbit": {"against_bits.png": "randbit_bits.png"},
     "digits_along": {"along_training.png": "along_training.png"},
@@ -118,8 +118,8 @@ def run(name: str, workdir: pathlib.Path, data_dir: str | None) -> None:
     results_page.RECORDS.mkdir(exist_ok=True)
     found = record(name, folder, sorted(set(commits.values())))
     (results_page.RECORDS / f"{name}.json").write_text(_text(found), encoding="utf-8")
-    for picture, copied in PICTURES.get(name, {}).items():
-        shutil.copyfile(folder / picture, ROOT / "docs" / "pictures" / copied)
+    for picture, copied in COPIED.get(name, {}).items():
+        shutil.copyfile(folder / picture, results_page.PICTURES / copied)
 
 
 def _note_commit(folder: pathlib.Path, commit: str) -> dict[str, str]:
@@ -152,11 +152,14 @@ def record(name: str, folder: pathlib.Path, commits: list[str]) -> dict[str, Any
         runs = []
         for place in places:
             found = json.loads((place / "results.json").read_text(encoding="utf-8"))
-            runs.append({
+            one = {
                 key: value
                 for key, value in flatten(found).items()
                 if columns is None or key in columns or key in KEPT or key.startswith("versions.")
-            })  # fmt: skip
+            }
+            if "along_training" in found:
+                one["along_training"] = found["along_training"]
+            runs.append(one)
             given = flatten(json.loads((place / "config.json").read_text(encoding="utf-8")))
             config = {key: value for key, value in given.items() if not key.endswith("data_dir")}
         kept.append({**{key: row[key] for key in ("folder", "labels", "overrides")}, "runs": runs})

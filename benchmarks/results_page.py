@@ -8,6 +8,7 @@ content of records:
     {{ table NAME }}               the table without seconds, since the machine may have been shared
     {{ cell NAME ROW KEY }}        one cell of the table; KEY is a key of results.json
     {{ gap NAME ROW OTHER KEY }}   the mean of ROW less the mean of OTHER
+    {{ highest NAME ROW KEY }}     the highest mean along training, and its epoch
 
 ROW is the folder of the row, "run" for a single run.
 """
@@ -24,10 +25,11 @@ from typing import Any
 from thanos_jax import config as schema
 from thanos_jax.report import numbers
 from thanos_jax.tables import render, summary
-from thanos_jax.tables.lines import Comparison, Line, summarize
+from thanos_jax.tables.lines import Comparison, Line, along_training, summarize
 from thanos_jax.tables.table import Column, Row
 
 RECORDS = pathlib.Path(__file__).resolve().parents[1] / "docs" / "results"
+PICTURES = RECORDS.parent / "pictures"
 
 
 def read(name: str) -> dict[str, Any]:
@@ -107,6 +109,18 @@ def gap(name: str, row: str, other: str, key: str) -> str:
     return f"{means[0].mean - means[1].mean:+.{column.number.digits}f}"
 
 
+def highest(name: str, row: str, key: str) -> str:
+    """Returns the highest mean over a row's runs along training, with deviation and epoch."""
+    number, curves = _column(key).number, along_training(_line(read(name), row))
+    values = number.scale * curves[key]
+    at = int(values.mean(axis=0).argmax())
+    mean, deviation = values[:, at].mean(), values[:, at].std(ddof=1)
+    return (
+        f"{mean:.{number.digits}f} ± {deviation:.{number.digits}f} after {curves['epoch'][at]:g} "
+        "epochs"
+    )
+
+
 def command(name: str) -> str:
     """Returns the commands of a record as a user types them, one on each line."""
     lines = []
@@ -142,6 +156,7 @@ def _filled(path: pathlib.Path) -> str:
         "table": table,
         "cell": cell,
         "gap": gap,
+        "highest": highest,
         "command": command,
         "made": made,
     }

@@ -50,14 +50,19 @@ def test_a_record_has_the_table_of_its_runs_bit_by_bit(results, page, monkeypatc
     monkeypatch.setattr(page, "RECORDS", tmp_path / "records")
     short = "--seeds=2 --config.train.max_steps=2 --config.report.map_points=10"
     commands = {
-        "digits": f"compare --config=configs/digits.py:spread --methods=ce,supcon {short}",
+        "digits": f"compare --config=configs/digits.py:spread --methods=ce,supcon {short}"
+        " --config.transfer.every_epochs=0.1 --config.transfer.iterations=5",
         "noise": "compare --config=configs/digits.py:noise --table=noise --methods=ce --values=0.2 "
         f"--config.classifier.epochs=1.0 {short}",
         "one": f"main --config=configs/digits.py:ce {short.removeprefix('--seeds=2 ')}",
     }
     monkeypatch.setattr(results, "COMMANDS", {name: (one,) for name, one in commands.items()})
+    monkeypatch.setattr(results, "COPIED", {"digits": {"along_training.png": "copied.png"}})
+    monkeypatch.setattr(page, "PICTURES", tmp_path)
     for name in commands:
         results.run(name, tmp_path / "runs", None)
+    drawn = tmp_path / "runs" / "digits" / "along_training.png"
+    assert (tmp_path / "copied.png").read_bytes() == drawn.read_bytes()
     for name in ("digits", "noise"):
         written = (tmp_path / "runs" / name / "table.md").read_text(encoding="utf-8")
         assert page.render.markdown(page.comparison(page.read(name))) == written
@@ -72,6 +77,19 @@ def test_a_record_has_the_table_of_its_runs_bit_by_bit(results, page, monkeypatc
     ce = [one["fine_accuracy"] for one in found["rows"][0]["runs"]]
     assert float(page.gap("digits", "supcon", "ce", "fine_accuracy")) == pytest.approx(
         50 * (sum(fine) - sum(ce)), abs=0.051
+    )
+    places = [tmp_path / "runs" / "digits" / "supcon" / str(seed) for seed in range(2)]
+    curves = [
+        json.loads((place / "results.json").read_text("utf-8"))["along_training"]
+        for place in places
+    ]
+    key = "validation_fine_accuracy"
+    means = [sum(pair) / 2 for pair in zip(*(one[key] for one in curves), strict=True)]
+    at = means.index(max(means))
+    assert len(means) == 2
+    assert re.fullmatch(
+        f"{100 * max(means):.1f} ± .* after {curves[0]['epoch'][at]:g} epochs",
+        page.highest("digits", "supcon", key),
     )
     assert re.search(r"commit \w+.*; 4 runs, ", page.made("digits"))
     one = json.loads((tmp_path / "runs" / "one" / "results.json").read_text())

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from thanos_jax.report.plots import INK, PALETTE, WIDTH, dress, legend_below
-from thanos_jax.tables.lines import Comparison, Line, axes_of, name_of, summarize
+from thanos_jax.tables.lines import Comparison, Line, along_training, axes_of, name_of, summarize
 from thanos_jax.tables.rows import shown
 from thanos_jax.tables.table import Column
 
@@ -37,18 +37,8 @@ def draw(comparison: Comparison) -> dict[str, Figure]:
         if settings
         else {"Rows": _dots(lines, columns)}
     )
-    measured = {name_of(line.labels): curves for line in lines if (curves := _along_training(line))}
+    measured = {name_of(line.labels): curves for line in lines if (curves := along_training(line))}
     return drawn | ({"Along training": _draw_along_training(measured)} if measured else {})
-
-
-def _along_training(line: Line) -> dict[str, np.ndarray]:
-    """Returns "epoch" [times] and numbers [seeds, times], at the times that all seeds have."""
-    found = [r["along_training"] for r in line.results.values() if "along_training" in r]
-    if not found:
-        return {}
-    times = min(len(curves["epoch"]) for curves in found)
-    together = {name: np.array([curves[name][:times] for curves in found]) for name in found[0]}
-    return {**together, "epoch": together["epoch"][0]}
 
 
 def _draw_along_training(lines: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:

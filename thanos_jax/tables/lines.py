@@ -73,6 +73,16 @@ def summarize(line: Line, column: Column) -> Summary | None:
     return Summary(float(np.mean(values)), deviation, values.size)
 
 
+def along_training(line: Line) -> dict[str, np.ndarray]:
+    """Returns "epoch" [times] and numbers [seeds, times], at the times that all seeds have."""
+    found = [r["along_training"] for r in line.results.values() if "along_training" in r]
+    if not found:
+        return {}
+    times = min(len(curves["epoch"]) for curves in found)
+    together = {name: np.array([curves[name][:times] for curves in found]) for name in found[0]}
+    return {**together, "epoch": together["epoch"][0]}
+
+
 def axes_of(comparison: Comparison) -> list[str]:
     """Returns the names of the settings of a line; the first is the method."""
     return list(comparison.lines[0].labels) if comparison.lines else []
