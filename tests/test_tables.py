@@ -87,8 +87,9 @@ def test_tuning_is_a_grid_and_shows_nothing_of_the_test_split():
     assert found == [(t, rate) for t in (0.1, 0.2, 0.5) for rate in (0.002, 0.004)]
     found = labels("tuning", "temperature", "rate", values=["1"], methods=["ce"], config=config)
     assert found == [(1.0, 0.002), (1.0, 0.004)]
-    shown = {column.path for column in TABLES["tuning"].columns}
-    assert shown == {"fine_accuracy_validation", "train_seconds"}
+    for table in ("tuning", "reconstruction"):
+        shown = {column.path for column in TABLES[table].columns}
+        assert shown == {"fine_accuracy_validation", "train_seconds"}
 
 
 def test_each_strength_adds_to_the_one_before():

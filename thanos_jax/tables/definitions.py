@@ -11,6 +11,7 @@ from thanos_jax.methods import METHODS, NOISE
 from thanos_jax.tables.table import Axis, Column, Results, Table
 
 FINE = Column("fine_accuracy", "fine")
+VALIDATION = Column("fine_accuracy_validation", "fine, validation", plotted=False)
 NEIGHBOURS = Column("fine_accuracy_knn")
 COARSE = Column("coarse_accuracy", "coarse")
 ACCURACY = Column("coarse_accuracy", "accuracy")
@@ -130,10 +131,17 @@ TABLES: dict[str, Table] = {
     "tuning": Table(
         "Temperature and learning rate of each method: accuracy on validation, not on test",
         _REPRESENTATIONS,
-        (Column("fine_accuracy_validation", "fine, validation", plotted=False), SECONDS),
+        (VALIDATION, SECONDS),
         methods=("supcon", "thanos"),
         axes=_tuned,
         grid=True,
+    ),
+    "reconstruction": Table(
+        "Weight of the autoencoder's reconstruction loss: accuracy on validation, not on test",
+        {method: {"method": method} for method in ("cauto", "supcon_cauto", "thanos")},
+        (VALIDATION, SECONDS),
+        methods=("cauto",),
+        axes=(Axis("weight", "loss.reconstruction_weight", (0.1, 0.3, 1.0, 4.0)),),
     ),
     "augmentation": Table(
         "Strength of augmentation",
