@@ -40,17 +40,24 @@ from thanos_jax import config as schema
 
 ENCODERS = ("mlp", "vit", "resnet18", "convnet")
 TASKS = ("transfer", "groups", "noise", "coreset")
-# Temperature and learning rate of a method with the convnet, chosen by fine accuracy on validation
-# after 5 epochs. Methods that are not listed use Thanos's values, untuned.
-CONVNET = {"supcon": (0.2, 4e-3), "thanos": (0.5, 4e-3)}
+# Settings with the convnet, and those that a method changes, chosen by fine accuracy on validation
+# after 5 epochs. Methods that are not listed use Thanos's settings, untuned.
+CONVNET = {
+    "loss.temperature": 0.5,
+    "loss.reconstruction_weight": 1.0,
+    "train.learning_rate": 4e-3,
+}
+CONVNET_METHODS = {
+    "supcon": {"loss.temperature": 0.2},
+    "cauto": {"loss.reconstruction_weight": 0.3},
+}
 
 
 def of_method(config: ml_collections.ConfigDict, method: str) -> dict[str, float]:
     """Returns the settings of a method, config key -> value, which rows of a table use."""
     if config.model.encoder != "convnet" or config.task != "transfer":
         return {}
-    temperature, rate = CONVNET.get(method, CONVNET["thanos"])
-    return {"loss.temperature": temperature, "train.learning_rate": rate}
+    return {**CONVNET, **CONVNET_METHODS.get(method, {})}
 
 
 def get_config(argument: str = "") -> ml_collections.ConfigDict:
