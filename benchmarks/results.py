@@ -41,7 +41,16 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "mnist_convnet": (
         "compare --config=configs/mnist.py:convnet --seeds=1"
         " --methods=info_nce,supcon,supcon_info_nce,cauto,thanos",
-        "compare --config=configs/mnist.py:convnet --methods=info_nce,supcon_info_nce,thanos",
+        "compare --config=configs/mnist.py:convnet --methods=info_nce,supcon_info_nce,cauto,thanos",
+    ),
+    # The weight of the paper, instead of the one chosen on validation.
+    "mnist_cauto": (
+        "compare --config=configs/mnist.py:convnet --methods=cauto"
+        " --config.loss.reconstruction_weight=1.0",
+    ),
+    "mnist_reconstruction": (
+        "compare --config=configs/mnist.py:convnet --table=reconstruction --methods=cauto --seeds=1"
+        " --config.train.epochs=5.0",
     ),
     "mnist_tuning": (
         "compare --config=configs/mnist.py:convnet --table=tuning --methods=supcon --seeds=1"
@@ -57,6 +66,12 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "mnist_width": (
         "compare --config=configs/mnist.py --table=embedding_size --methods=info_nce"
         f" --config.data.random_bits=10 --config.train.epochs=3.0 {_SMALL}",
+    ),
+    # Neither the background nor the split was used to choose settings.
+    "mnist_texture": (
+        "compare --config=configs/mnist.py:groups --table=groups"
+        " --methods=erm,george,jtt,supcon,thanos,group_dro_true --config.data.background=texture"
+        " --config.data.correlation=0.99 --config.data.split_seed=7",
     ),
     "digits_along": (
         "compare --config=configs/digits.py --methods=supcon,thanos --config.train.epochs=600.0"
