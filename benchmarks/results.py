@@ -37,7 +37,7 @@ _FASHION = "compare --config=configs/fashion_mnist.py"
 # Name of a record -> its commands, run in this order; all but those on the digits need --data_dir.
 COMMANDS: dict[str, tuple[str, ...]] = {
     "digits": ("compare --config=configs/digits.py",),
-    "mnist": ("compare --config=configs/mnist.py",),
+    "mnist": ("compare --config=configs/mnist.py --seeds=1",),
     "mnist_convnet": (
         "compare --config=configs/mnist.py:convnet --seeds=1"
         " --methods=info_nce,supcon,supcon_info_nce,cauto,thanos",
@@ -57,7 +57,8 @@ COMMANDS: dict[str, tuple[str, ...]] = {
         " --config.train.epochs=5.0",
     ),
     "mnist_sweep": (
-        "compare --config=configs/mnist.py --table=spread_sweep --config.train.epochs=5.0",
+        "compare --config=configs/mnist.py --table=spread_sweep --seeds=1"
+        " --config.train.epochs=5.0",
     ),
     "mnist_randbit": (
         "compare --config=configs/mnist.py --table=randbit --methods=info_nce,joint,supcon"
@@ -71,7 +72,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "mnist_texture": (
         "compare --config=configs/mnist.py:groups --table=groups"
         " --methods=erm,george,jtt,supcon,thanos,group_dro_true --config.data.background=texture"
-        " --config.data.correlation=0.99 --config.data.split_seed=7",
+        " --config.data.correlation=0.99 --config.data.split_seed=7 --seeds=1",
     ),
     "digits_along": (
         "compare --config=configs/digits.py --methods=supcon,thanos --config.train.epochs=600.0"

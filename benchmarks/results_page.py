@@ -116,7 +116,7 @@ def highest(name: str, row: str, key: str) -> str:
     at = int(values.mean(axis=0).argmax())
     mean, deviation = values[:, at].mean(), values[:, at].std(ddof=1)
     return (
-        f"{mean:.{number.digits}f} ± {deviation:.{number.digits}f} after {curves['epoch'][at]:g} "
+        f"{mean:.{number.digits}f} ± {deviation:.{number.digits}f} after {curves['epoch'][at]:.1f} "
         "epochs"
     )
 

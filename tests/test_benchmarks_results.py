@@ -88,7 +88,7 @@ def test_a_record_has_the_table_of_its_runs_bit_by_bit(results, page, monkeypatc
     at = means.index(max(means))
     assert len(means) == 2
     assert re.fullmatch(
-        f"{100 * max(means):.1f} ± .* after {curves[0]['epoch'][at]:g} epochs",
+        f"{100 * max(means):.1f} ± .* after {curves[0]['epoch'][at]:.1f} epochs",
         page.highest("digits", "supcon", key),
     )
     assert re.search(r"commit \w+.*; 4 runs, ", page.made("digits"))

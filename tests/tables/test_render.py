@@ -231,9 +231,9 @@ def test_what_was_measured_along_training_is_drawn_as_mean_and_deviation_of_seed
     fine, collapse = drawn["Along training"].axes
     (curve,) = fine.lines
     # The times that all seeds have.
-    np.testing.assert_array_equal(curve.get_xydata(), [[2.0, 0.375], [4.0, 0.75]])
+    np.testing.assert_array_equal(curve.get_xydata(), [[2.0, 37.5], [4.0, 75.0]])
     band = fine.collections[0].get_paths()[0].vertices
-    deviation = np.std([0.5, 0.25], ddof=1)
-    np.testing.assert_allclose(sorted({*band[:, 1]})[0], 0.375 - deviation)
-    assert np.isclose(band[:, 1], 0.375 + deviation).any()
+    deviation = np.std([50, 25], ddof=1)
+    np.testing.assert_allclose(sorted({*band[:, 1]})[0], 37.5 - deviation)
+    assert np.isclose(band[:, 1], 37.5 + deviation).any()
     np.testing.assert_array_equal(collapse.lines[0].get_xydata(), [[2.0, 0.5], [4.0, 0.25]])

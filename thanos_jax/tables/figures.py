@@ -43,15 +43,16 @@ def draw(comparison: Comparison) -> dict[str, Figure]:
 
 def _draw_along_training(lines: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
     """Draws the validation split's fine accuracy and collapse index against the epoch."""
-    names = ("validation_fine_accuracy", "validation_collapse_index")
-    figure, panels = _panels(tuple(map(Column, names)), height=2.5, share_y=False)
-    for axes, name in zip(panels, names, strict=True):
+    columns = (Column("validation_fine_accuracy"), Column("validation_collapse_index"))
+    figure, panels = _panels(columns, height=2.5, share_y=False)
+    for axes, column in zip(panels, columns, strict=True):
         for index, (label, curves) in enumerate(lines.items()):
             color = PALETTE[index % len(PALETTE)]
-            mean = curves[name].mean(axis=0)
+            values = column.number.scale * curves[column.path]
+            mean = values.mean(axis=0)
             axes.plot(curves["epoch"], mean, color=color, linewidth=1.4, label=label)
-            if len(curves[name]) > 1:
-                deviation = curves[name].std(axis=0, ddof=1)
+            if len(values) > 1:
+                deviation = values.std(axis=0, ddof=1)
                 axes.fill_between(
                     curves["epoch"], mean - deviation, mean + deviation, color=color, alpha=0.25,
                     linewidth=0,
