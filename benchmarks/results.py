@@ -43,6 +43,8 @@ COMMANDS: dict[str, tuple[str, ...]] = {
         " --methods=info_nce,supcon,supcon_info_nce,cauto,thanos",
         "compare --config=configs/mnist.py:convnet --methods=info_nce,supcon_info_nce,cauto,thanos",
     ),
+    # One run on all cores, for its time.
+    "mnist_alone": ("main --config=configs/mnist.py:thanos,convnet",),
     # The weight of the paper, instead of the one chosen on validation.
     "mnist_cauto": (
         "compare --config=configs/mnist.py:convnet --methods=cauto"
