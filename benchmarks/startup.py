@@ -19,6 +19,7 @@ not in the cache. Warm numbers are medians.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import pathlib
@@ -114,18 +115,22 @@ def measure(words: Sequence[str], cache: pathlib.Path) -> dict[str, float]:
         return {**phases, "whole": ends["report"], **found}
 
 
-def main(words: list[str]) -> None:
+def main() -> None:
     """Prints the table."""
-    runs = [word for word in words if word.startswith("--runs=")]
-    count = int(runs[-1].partition("=")[2]) if runs else 3
-    if count < 1:
-        sys.exit(f"--runs: expected at least 1, got {count}")
-    words = [word for word in words if word not in runs]
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--config", required=True, help="the run's config, as in thanos_jax.main")
+    parser.add_argument("--runs", type=int, default=3, help="number of warm runs")
+    asked, others = parser.parse_known_args()
+    if asked.runs < 1:
+        parser.error(f"--runs: expected at least 1, got {asked.runs}")
+    words = [f"--config={asked.config}", *others]
     with tempfile.TemporaryDirectory() as cache:
         cold = measure(words, pathlib.Path(cache))
         warm = [
             measure([*words, f"--config.seed={seed}"], pathlib.Path(cache))
-            for seed in range(1, count + 1)
+            for seed in range(1, asked.runs + 1)
         ]
     print(f"{'seconds':16}{'cold':>8}{'warm':>8}")
     for name in (*PHASES, "whole", "tracing", "compiling", "compiled"):
@@ -137,4 +142,4 @@ if __name__ == "__main__":
     if COUNTS in os.environ:
         inside(pathlib.Path(os.environ[COUNTS]))
     else:
-        main(sys.argv[1:])
+        main()

@@ -7,7 +7,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 TABLE = README.partition("| measured | command |")[2].partition("\n\n")[0]
 MEASURED = "".join(
-    (ROOT / "docs" / page).read_text(encoding="utf-8") for page in ("results.md", "scaling.md")
+    (ROOT / "docs" / page).read_text(encoding="utf-8")
+    for page in ("results.md", "groups.md", "scaling.md")
 )
 
 
