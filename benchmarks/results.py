@@ -37,7 +37,10 @@ _FASHION = "compare --config=configs/fashion_mnist.py"
 # Name of a record -> its commands, run in this order; all but those on the digits need --data_dir.
 COMMANDS: dict[str, tuple[str, ...]] = {
     "digits": ("compare --config=configs/digits.py",),
-    "mnist": ("compare --config=configs/mnist.py --seeds=1",),
+    "mnist": (
+        "compare --config=configs/mnist.py --seeds=1",
+        "compare --config=configs/mnist.py --methods=supcon,thanos",
+    ),
     "mnist_convnet": (
         "compare --config=configs/mnist.py:convnet --seeds=1"
         " --methods=info_nce,supcon,supcon_info_nce,cauto,thanos",
