@@ -110,8 +110,14 @@ def gap(name: str, row: str, other: str, key: str) -> str:
 
 
 def highest(name: str, row: str, key: str) -> str:
-    """Returns the highest mean over a row's runs along training, with deviation and epoch."""
+    """Returns the highest mean over a row's runs along training, with deviation and epoch.
+
+    Raises:
+      SystemExit: the row has fewer than two runs that were measured along training.
+    """
     number, curves = _column(key).number, along_training(_line(read(name), row))
+    if len(curves.get(key, ())) < 2:
+        raise SystemExit(f"{name} {row}: expected two runs or more with {key} along training")
     values = number.scale * curves[key]
     at = int(values.mean(axis=0).argmax())
     mean, deviation = values[:, at].mean(), values[:, at].std(ddof=1)

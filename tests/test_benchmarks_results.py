@@ -91,6 +91,9 @@ def test_a_record_has_the_table_of_its_runs_bit_by_bit(results, page, monkeypatc
         f"{100 * max(means):.1f} ± .* after {curves[0]['epoch'][at]:.1f} epochs",
         page.highest("digits", "supcon", key),
     )
+    for unmeasured in (("digits", "supcon", "fine_accuracy"), ("noise", "ce_noise_0.2", key)):
+        with pytest.raises(SystemExit, match="expected two runs or more"):
+            page.highest(*unmeasured)
     assert re.search(r"commit \w+.*; 4 runs, ", page.made("digits"))
     one = json.loads((tmp_path / "runs" / "one" / "results.json").read_text())
     assert page.cell("one", "run", "coarse_accuracy") == f"{100 * one['coarse_accuracy']:.1f}"
