@@ -293,3 +293,16 @@ def test_celeba_runs_from_memory_and_from_disk(stream, tmp_path):
     assert results["steps"] == 2
     assert 0 <= results["fine_accuracy"] <= 1
     assert (tmp_path / "run" / "report.html").exists()
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
+def test_a_row_of_the_convnet_is_its_preset(name):
+    """cAuto's weight, chosen for it alone, does not reach the other rows."""
+    (file,) = (file for file in FILES if file.stem == name)
+    module = load(file)
+    weights = {"supcon": 1.0, "cauto": 0.3, "thanos": 1.0}
+    every = {method: module.get_config(f"{method},convnet") for method in weights}
+    for method, weight in weights.items():
+        row = module.of_method(every["cauto"], method)
+        assert row["loss.reconstruction_weight"] == weight
+        assert row.items() <= schema.flatten(every[method]).items()
