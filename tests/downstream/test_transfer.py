@@ -6,7 +6,7 @@ from scipy.optimize import minimize
 from scipy.special import logsumexp, softmax
 from sklearn.linear_model import LogisticRegression
 
-from thanos_jax.downstream import linear, logistic, placing, transfer
+from thanos_jax.downstream import linear, logistic, newton, placing, transfer
 
 # One shape for nearly every fit: the solver is compiled for each.
 N, WIDTH, CLASSES = 300, 8, 6
@@ -80,7 +80,7 @@ def test_each_weight_of_the_grid_reaches_the_optimum_of_well_separated_classes(d
         return value, np.concatenate(slope).ravel()
 
     grid = sorted(linear.REGULARIZATION, reverse=True)
-    for weight, found in linear._path(problem, grid, 200):
+    for weight, found in newton.path(problem, grid, 200):
         reached = objective(np.vstack([found.at["weights"].T, found.at["bias"]]).ravel(), weight)[0]
         # With a weight of 0 and separable classes, the minimum is 0 and never reached.
         peer = minimize(

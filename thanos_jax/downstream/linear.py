@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from thanos_jax.checks import check_at_least
-from thanos_jax.downstream import logistic
+from thanos_jax.downstream import logistic, newton
 from thanos_jax.downstream.arrays import (
     check_embeddings,
     check_labelled,
@@ -19,15 +18,6 @@ from thanos_jax.downstream.arrays import (
 from thanos_jax.downstream.placing import Rows, add_up, host_blocks, of_all_rows, place
 
 REGULARIZATION = (0.0, 1e-5, 1e-4, 1e-3, 1e-2)
-# The Newton decrement estimates how far the objective is above its minimum. The last step begins
-# where the decrement is below this share of the objective. With sampled curvature a pass over the
-# rows is expensive, and a step leaves some 15 % of the decrement.
-_SHARE_SAMPLED, _SHARE_WHOLE = 1e-4, 1e-6
-# Without an L2 weight it may also begin below this: the minimum may be 0, and infinitely far away.
-_TOLERANCE_WITHOUT_WEIGHT = 5e-8
-_RESOLUTION = 1e-6  # of the objective: sums of float32 do not tell smaller differences
-_LONGEST = 4.0  # Newton steps at once, without an L2 weight
-_HALVINGS = 20  # of a Newton step, at most
 
 
 class Head(NamedTuple):
@@ -73,13 +63,11 @@ def linear_head(
         mean_i [ lse_k(x_i . w_k + b_k) - x_i . w_(y_i) - b_(y_i) ] + r/2 sum_k |w_k|^2
 
     (scikit-learn's C is 1 / (n r)) by Newton steps. The largest weight starts at zero, each smaller
-    weight at the previous optimum. The steps end when a step began near the optimum by the Newton
-    decrement, when a step lowered the objective by less than 1e-6 (relative), or after
-    `max_iterations`. Near means within 1e-6 of the objective, or 1e-4 with more than 16,384 rows,
-    where the step leaves some 15 % of the decrement. With a weight of 0 it also means 5e-8
-    (absolute), because the minimum may be 0. Objective and gradient are computed over all rows, the
-    curvature over at most 16,384 of them (see `thanos_jax.downstream.logistic`). All weights share
-    the same compiled programs. Among weights of equal validation accuracy the largest is taken.
+    weight at the previous optimum. The steps end near the optimum: within 1e-6 of the objective,
+    or some 1e-4 with more than 16,384 rows (see `thanos_jax.downstream.newton`). Objective and
+    gradient are computed over all rows, the curvature over at most 16,384 of them. All weights
+    share the same compiled programs. Among weights of equal validation accuracy the largest is
+    taken.
 
     Rows are processed in blocks. Besides the embeddings, each device holds
     O(2,048 x classes + 16,384 x (d + classes) + d x classes) numbers. NumPy embeddings are split
@@ -128,7 +116,7 @@ def linear_head(
         placed, placed.split(labels.astype(np.int32)), mean, np.float32(1) / std, num_classes
     )
     best: Head | None = None
-    for weight, fit in _path(problem, sorted(set(grid), reverse=True), max_iterations):
+    for weight, fit in newton.path(problem, sorted(set(grid), reverse=True), max_iterations):
         if not np.isfinite(fit.gradient_norm):
             low, high = _range(train)
             raise FloatingPointError(
@@ -192,95 +180,3 @@ def _range(embeddings: Rows) -> tuple[float, float]:
         least = np.minimum(least, [np.min(rows), -np.max(rows)])
     low, high = add_up(embeddings, least, by=np.minimum)
     return float(low), float(-high)
-
-
-class _Fit(NamedTuple):
-    at: logistic.Tree
-    iterations: int
-    gradient_norm: float
-
-
-def _path(
-    problem: logistic.Problem, grid: list[float], max_iterations: int
-) -> Iterator[tuple[float, _Fit]]:
-    """Yields (L2 weight, fit) from the largest weight down; each fit starts at the one before."""
-    width = len(problem.mean)
-    at: logistic.Tree = {
-        "weights": np.zeros((problem.num_classes, width)),
-        "bias": np.zeros(problem.num_classes),
-    }
-    found = logistic.measure(problem, at)
-    # At zero all rows are equally undecided: the sample represents all rows evenly.
-    spectrum = logistic.spectrum(logistic.sample(problem, found.doubt))
-    values, vectors = (np.asarray(each, np.float64) for each in spectrum)
-
-    def norm(gradient: logistic.Tree, weight: float) -> float:
-        """Returns the norm of the gradient, preconditioned by the curvature at zero."""
-        curvature = values / problem.num_classes + weight
-        floor = 1e-6 * np.max(curvature) + np.finfo(np.float32).tiny
-        turned = (gradient["weights"] @ vectors) ** 2 / np.maximum(curvature, floor)
-        bias = problem.num_classes * np.sum(gradient["bias"] ** 2)
-        return float(np.sqrt(np.sum(turned) + bias))
-
-    for weight in grid:
-        fit, found = _fit(problem, at, found, weight, max_iterations, spectrum, norm)
-        yield weight, fit
-        at = fit.at
-
-
-def _fit(
-    problem: logistic.Problem,
-    at: logistic.Tree,
-    found: logistic.Measured,
-    weight: float,
-    max_iterations: int,
-    spectrum: tuple[jax.Array, jax.Array],
-    norm: Callable[[logistic.Tree, float], float],
-) -> tuple[_Fit, logistic.Measured]:
-    """Minimizes by Newton steps with a backtracking line search.
-
-    Returns the fit and the measurements at its end; `found` are the measurements at its start.
-    """
-
-    def penalized(found: logistic.Measured, at: logistic.Tree) -> tuple[float, logistic.Tree]:
-        slope = {**found.gradient, "weights": found.gradient["weights"] + weight * at["weights"]}
-        return found.value + weight / 2 * float(np.sum(at["weights"] ** 2)), slope
-
-    agreed = problem.placed.of_first
-    value, gradient = penalized(found, at)
-    (value,) = agreed([value])
-    sampled = logistic.is_sampled(problem)
-    enough = _SHARE_SAMPLED if sampled else _SHARE_WHOLE
-    iterations, last, longest = 0, False, 1.0
-    while iterations < max_iterations and not last:
-        # The sample gets no name, so that only one is in memory at a time.
-        step = logistic.newton_step(
-            problem,
-            logistic.sample(problem, found.doubt, iterations),
-            at,
-            gradient,
-            weight,
-            spectrum,
-        )
-        (slope,) = agreed([sum(float(np.sum(gradient[name] * step[name])) for name in step)])
-        last = -slope / 2 <= max(enough * abs(value), 0 if weight else _TOLERANCE_WITHOUT_WEIGHT)
-        share = longest
-        for _ in range(_HALVINGS):
-            tried = {name: at[name] + share * step[name] for name in at}
-            there = logistic.measure(problem, tried)
-            lower, following = penalized(there, tried)
-            (lower,) = agreed([lower])
-            # float32 sums cannot resolve smaller differences.
-            if lower <= value + 1e-4 * share * slope + _RESOLUTION * abs(value):
-                break
-            share /= 2
-        else:
-            break
-        iterations += 1
-        last = last or value - lower <= _RESOLUTION * abs(value)
-        # Where classes are separable the loss falls as exp(-t) after t Newton steps.
-        falls = sampled and weight == 0 and slope < -0.8 * value
-        longest = min(2 * share, _LONGEST) if falls else 1.0
-        at, found, value, gradient = tried, there, lower, following
-    (length,) = agreed([norm(gradient, weight)])
-    return _Fit(at, iterations, length), found

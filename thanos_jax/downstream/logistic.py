@@ -19,10 +19,14 @@ from jax.sharding import PartitionSpec as P
 from thanos_jax.downstream.placing import AXIS, Placed
 
 _BLOCK = 2048  # rows of a block
-_SAMPLE = 16_384  # rows that the curvature is measured on, all devices together
+SAMPLE = 16_384  # rows that the curvature is measured on, all devices together
 # Conjugate gradients stop at this share of the gradient's norm: 0.2 with sampled curvature, 0.01
 # with all rows.
 _ACCURACY_SAMPLED, _ACCURACY_WHOLE = 0.2, 0.01
+# A sample may have fewer rows of a class than the embeddings have columns. With many more weights
+# than sampled rows, this share of the curvature is the curvature of rows that are alike, which has
+# full rank.
+_ALIKE = 0.1
 _FIRST = 3  # products before which conjugate gradients stop only at a tenth of that share
 _PRODUCTS = 50  # curvature-vector products of a step, at most
 _HIGHEST = lax.Precision.HIGHEST
@@ -112,7 +116,7 @@ def sample(problem: Problem, doubt: jax.Array, seed: int = 0) -> Sample:
 
 def is_sampled(problem: Problem) -> bool:
     """Whether the curvature is of some rows only."""
-    return problem.placed.known > _SAMPLE
+    return problem.placed.known > SAMPLE
 
 
 def newton_step(
@@ -125,6 +129,8 @@ def newton_step(
 ) -> Tree:
     """Solves curvature x step = -gradient by conjugate gradients, with a sample's curvature.
 
+    A process may round the step differently from others.
+
     Args:
       problem: the rows and labels.
       drawn: from `sample`.
@@ -136,11 +142,16 @@ def newton_step(
     Returns:
       The step, float64.
     """
-    accuracy = np.float32(_ACCURACY_SAMPLED if is_sampled(problem) else _ACCURACY_WHOLE)
-    settings = (np.float32(regularization), accuracy)
-    step = _newton_step(drawn, _float32(at), _float32(gradient), settings, spectrum)
-    agreed = problem.placed.array_of_first
-    return {name: agreed(value) for name, value in _float64(step).items()}
+    return _float64(
+        _newton_step(
+            drawn,
+            _float32(at),
+            _float32(gradient),
+            np.float32(regularization),
+            spectrum,
+            sampled=is_sampled(problem),
+        )
+    )
 
 
 @jax.jit
@@ -245,7 +256,7 @@ def _sample(
         rows: Any, count: Any, doubt: Any, mean: Any, factor: Any, seed: Any
     ) -> tuple[Any, Any]:
         n = len(rows)
-        drawn = min(n * mesh.size, _SAMPLE)
+        drawn = min(n * mesh.size, SAMPLE)
         device = lax.axis_index(AXIS)
         number = device * n + jnp.arange(n)
         known = number < count
@@ -278,21 +289,42 @@ def _sample(
     )(rows, count, doubt, mean, factor, seed)
 
 
-@jax.jit
-def _newton_step(drawn: Sample, at: Tree, gradient: Tree, settings: Any, spectrum: Any) -> Tree:
-    regularization, accuracy = settings
+@functools.partial(jax.jit, static_argnames="sampled")
+def _newton_step(
+    drawn: Sample,
+    at: Tree,
+    gradient: Tree,
+    regularization: jax.Array,
+    spectrum: Any,
+    *,
+    sampled: bool,
+) -> Tree:
+    accuracy = _ACCURACY_SAMPLED if sampled else _ACCURACY_WHOLE
+    mixed = _ALIKE * max(0.0, 1 - SAMPLE / at["weights"].size) if sampled else 0.0
     rows, weights = drawn
     eigenvalues, eigenvectors = spectrum
     shares = jax.nn.softmax(_of_classes(rows, at), axis=1)
+    # The mean of p (1 - p) over rows, for each class. In place of each row's own it gives the
+    # curvature of rows that are alike, which is easy to invert: the preconditioner.
+    doubt = jnp.sum(weights[:, None] * shares * (1 - shares), axis=0)
+
+    def of_alike(step: Tree) -> Tree:
+        turned = jnp.dot(step["weights"], eigenvectors, precision=_HIGHEST)
+        bent = doubt[:, None] * eigenvalues * turned
+        return {
+            "weights": jnp.dot(bent, eigenvectors.T, precision=_HIGHEST),
+            "bias": doubt * step["bias"],
+        }
 
     def curvature(step: Tree) -> Tree:
         change = _of_classes(rows, step)
         change = shares * (change - jnp.sum(shares * change, axis=1, keepdims=True))
         bent = _of_rows(change * weights[:, None], rows)
+        if mixed:
+            alike = of_alike(step)
+            bent = {name: (1 - mixed) * bent[name] + mixed * alike[name] for name in bent}
         return {**bent, "weights": bent["weights"] + regularization * step["weights"]}
 
-    # Preconditioner: the mean of p (1 - p) over rows, in place of each row's own, for each class.
-    doubt = jnp.sum(weights[:, None] * shares * (1 - shares), axis=0)
     diagonal = doubt[:, None] * eigenvalues + regularization
     floor = 1e-6 * jnp.max(diagonal) + jnp.finfo(jnp.float32).tiny
     diagonal = jnp.maximum(diagonal, floor)
