@@ -81,10 +81,10 @@ def groups(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def noisy_labels(folder: pathlib.Path) -> dict[str, Any]:
-    """Embeddings of ten classes."""
+    """Embeddings of ten classes, and a classifier's probabilities."""
     labels = np.arange(400) % 10
     return {
-        "labels": labels, "np": np,
+        "labels": labels, "np": np, "probabilities": 0.7 * np.eye(10)[labels] + 0.03,
         "embeddings": 4 * np.eye(12)[labels] + RNG.normal(0, 0.3, size=(400, 12)),
     }  # fmt: skip
 

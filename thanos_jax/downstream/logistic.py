@@ -101,17 +101,11 @@ def sample(problem: Problem, doubt: jax.Array, seed: int = 0) -> Sample:
     devices. Source: Duffield, Lund and Thorup, "Priority sampling for estimation of arbitrary
     subset sums", JACM 2007.
     """
-    return Sample(
-        *_sample(
-            problem.placed.rows,
-            np.int32(problem.placed.known),
-            doubt,
-            problem.mean,
-            problem.factor,
-            np.uint32(seed),
-            mesh=problem.placed.mesh,
-        )
-    )
+    placed, standard = problem.placed, (problem.mean, problem.factor)
+    given = (placed.rows, np.int32(placed.known))
+    if not is_sampled(problem):
+        return Sample(*_all(*given, *standard, mesh=placed.mesh))
+    return Sample(*_sample(*given, doubt, *standard, np.uint32(seed), mesh=placed.mesh))
 
 
 def is_sampled(problem: Problem) -> bool:
@@ -242,6 +236,24 @@ def _measure(
 
 
 @functools.partial(jax.jit, static_argnames="mesh")
+def _all(
+    rows: jax.Array, count: jax.Array, mean: jax.Array, factor: jax.Array, *, mesh: Mesh
+) -> tuple[jax.Array, jax.Array]:
+    def local(rows: Any, count: Any, mean: Any, factor: Any) -> tuple[Any, Any]:
+        known = lax.axis_index(AXIS) * len(rows) + jnp.arange(len(rows)) < count
+        some = jnp.where(known[:, None], (rows - mean) * factor, 0)
+        return lax.all_gather((some, known / count), AXIS, tiled=True)
+
+    return jax.shard_map(
+        local,
+        mesh=mesh,
+        in_specs=(P(AXIS), P(), P(), P()),
+        out_specs=(P(), P()),
+        check_vma=False,
+    )(rows, count, mean, factor)
+
+
+@functools.partial(jax.jit, static_argnames="mesh")
 def _sample(
     rows: jax.Array,
     count: jax.Array,
@@ -256,7 +268,6 @@ def _sample(
         rows: Any, count: Any, doubt: Any, mean: Any, factor: Any, seed: Any
     ) -> tuple[Any, Any]:
         n = len(rows)
-        drawn = min(n * mesh.size, SAMPLE)
         device = lax.axis_index(AXIS)
         number = device * n + jnp.arange(n)
         known = number < count
@@ -266,17 +277,14 @@ def _sample(
         # A key for each row, so that a row's number does not depend on the device that has it.
         keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), number)
         uniform = jax.vmap(lambda key: jax.random.uniform(key, minval=1e-7, maxval=1.0))(keys)
-        own, places = lax.top_k(jnp.where(known, size / uniform, -1.0), min(drawn + 1, n))
-        values, ranks = lax.top_k(
-            lax.all_gather(own, AXIS, tiled=True), min(drawn + 1, n * mesh.size)
-        )
-        threshold = values[drawn] if drawn < n * mesh.size else jnp.float32(0)
-        values, ranks = values[:drawn], ranks[:drawn]
+        own, places = lax.top_k(jnp.where(known, size / uniform, -1.0), min(SAMPLE + 1, n))
+        values, ranks = lax.top_k(lax.all_gather(own, AXIS, tiled=True), SAMPLE + 1)
+        threshold, ranks = values[SAMPLE], ranks[:SAMPLE]
         # Each device fills in its own rows; the sum over devices has all of them.
         mine = ranks // len(own) == device
         places = places[ranks % len(own)]
         stands_for = jnp.maximum(1.0, threshold / size[places])
-        weights = jnp.where(mine & (values > 0), stands_for, 0) / count
+        weights = jnp.where(mine, stands_for, 0) / count
         some = jnp.where(mine[:, None], (rows[places] - mean) * factor, 0)
         return lax.psum((some, weights), AXIS)
 
