@@ -164,8 +164,8 @@ def test_numpy_is_split_over_devices_and_what_pads_it_counts_for_nothing(monkeyp
     np.testing.assert_array_equal(near.indices, near_of_eight.indices)
 
 
-@pytest.mark.parametrize(("sample", "atol"), [(200, 5e-3), (60, 2e-2)])
-def test_a_sample_of_the_curvature_reaches_the_optimum_of_all(monkeypatch, sample, atol):
+@pytest.mark.parametrize(("sample", "atol", "excess"), [(200, 5e-3, 1e-4), (60, 2e-2, 3e-4)])
+def test_a_sample_of_the_curvature_reaches_the_optimum_of_all(monkeypatch, sample, atol, excess):
     train = rows(0, 800)
     options = {"num_classes": CLASSES, "regularization": (1e-3,)}
     whole = linear.linear_head(*train, *train, **options)
@@ -177,7 +177,8 @@ def test_a_sample_of_the_curvature_reaches_the_optimum_of_all(monkeypatch, sampl
     assert part.gradient_norm < 1e-3
     np.testing.assert_allclose(part.weights, whole.weights, atol=atol)
 
-    # Steps end earlier than that by default, within 1e-4 of each optimum.
+    # Steps end earlier than that by default, within 1e-4 of each optimum, or nearly so where the
+    # sample has fewer rows than the head has weights.
     embeddings, labels = train
     placed = placing.place(embeddings)
     split = placed.split(labels.astype(np.int32))
@@ -192,7 +193,7 @@ def test_a_sample_of_the_curvature_reaches_the_optimum_of_all(monkeypatch, sampl
             log_loss(labels, softmax(standard @ w.T + b, axis=1)) + weight / 2 * np.sum(w**2)
             for w, b in ((found.at["weights"], found.at["bias"]), (peer.coef_, peer.intercept_))
         )
-        assert reached <= (1 + 1e-4) * best + (0 if weight else 1e-6), weight
+        assert reached <= (1 + excess) * best + (0 if weight else 1e-6), weight
 
 
 def test_past_steps_correct_the_curvature():

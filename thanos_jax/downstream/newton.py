@@ -67,8 +67,8 @@ def path(
     (with sampled curvature, two in succession) lowered the objective by less than 1e-6 of it, or
     after `max_iterations`. Near means within 1e-6 of the objective, or 1e-4 with more rows than are
     sampled. The decrement is too low an estimate where the sample has few rows: with s sampled rows
-    and w > s / 2 weights, near means within 1e-4 s / (2 w). With an L2 weight of 0 it also means
-    5e-8 (absolute).
+    and w > 2 s weights, near means within 2e-4 s / w. With an L2 weight of 0 it also means 5e-8
+    (absolute).
 
     Args:
       problem: the rows and labels.
@@ -114,7 +114,7 @@ def _fit(
     sampled = logistic.is_sampled(problem)
     enough = _SHARE_WHOLE
     if sampled:
-        enough = _SHARE_SAMPLED * min(1.0, logistic.SAMPLE / 2 / at["weights"].size)
+        enough = _SHARE_SAMPLED * min(1.0, 2 * logistic.SAMPLE / at["weights"].size)
     iterations, stalled, last, longest = 0, 0, False, 0.0
     while iterations < max_iterations and not last:
         step = _step(problem, found, pairs, at, gradient, weight, spectrum, seed=iterations)
