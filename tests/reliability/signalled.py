@@ -1,4 +1,7 @@
-"""The command, in a process that sends itself SIGTERM while it takes the step named in STOP_AT."""
+"""The command, in a process that sends itself SIGTERM while it takes the step named in STOP_AT.
+
+STOP_IN is the name of the training whose step it is, "" by default: the run's own.
+"""
 
 import os
 import runpy
@@ -10,8 +13,10 @@ from thanos_jax.train import loop
 make = loop.make_advance
 
 
-def signalled(*arguments, **keywords):
-    advance, longest = make(*arguments, **keywords)
+def signalled(stage, **keywords):
+    advance, longest = make(stage, **keywords)
+    if stage.name != os.environ.get("STOP_IN", ""):
+        return advance, longest
 
     def checked(state, begin, end):
         result = advance(state, begin, end)

@@ -2,10 +2,8 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -16,18 +14,9 @@ LOOSE = 1e-5
 # Task -> what is set, and the training in which one process is stopped.
 TASKS = {
     "groups": ("spread,groups", {}, "classifier"),
-    # With an evaluation at every step the classifier takes longer than a signal to be noticed.
-    "jtt": (
-        "ce,groups",
-        {"groups.method": "jtt", "train.evaluate_every_epochs": 0.05},
-        "classifier",
-    ),
+    "jtt": ("ce,groups", {"groups.method": "jtt"}, "classifier"),
     "noise": ("supcon,noise", {}, "representation"),
-    "soften": (
-        "supcon,noise",
-        {"noise.action": "soften", "train.evaluate_every_epochs": 0.05},
-        "classifier",
-    ),
+    "soften": ("supcon,noise", {"noise.action": "soften"}, "classifier"),
     "elr": ("ce,noise", {"noise.method": "elr"}, "classifier"),
     "coreset": ("spread,coreset", {"coreset.runs": 2}, "sample_1"),
     "forgetting": ("ce,coreset", {"coreset.method": "forgetting"}, "representation"),
@@ -117,14 +106,12 @@ def test_two_processes_are_as_one_and_one_goes_on_where_two_were_stopped(task, r
         assert process.returncode == 0, err
     require_close(two, one)
 
-    both = [runs.start(*arguments(runs, task, stopped), *each) for each in runs.several(2)]
-    training = stopped / TASKS[task][2] / "metrics.jsonl"
-    until = time.monotonic() + 300
-    while not (training.exists() and metrics.read(training)):
-        assert all(process.poll() is None for process in both)
-        assert time.monotonic() < until
-        time.sleep(0.01)
-    both[1].send_signal(signal.SIGTERM)
+    program = (str(runs.root / "tests" / "reliability" / "signalled.py"),)
+    settings = {"program": program, "STOP_IN": TASKS[task][2]}
+    both = [
+        runs.start(*arguments(runs, task, stopped), *each, **settings, STOP_AT=at)
+        for each, at in zip(runs.several(2), ("0", "3"), strict=True)
+    ]
     for process in both:
         _, err = process.communicate(timeout=300)
         assert process.returncode == 0, err
