@@ -7,7 +7,9 @@ the rate of a square matrix product measured in the same turns. Memory is measur
 process: the peak beyond the inputs, including compiled programs. The inputs come from
 `placing.aligned`, as in a run; a CPU device would copy arrays that NumPy allocates.
 
-With --once, each part is called once in a separate process; its seconds include compiling.
+With --once, each part is called once in a separate process; its seconds include compiling. With
+--path, the linear head's fit of each L2 weight is shown instead: objective, accuracy on the queries
+and Newton steps.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ _PARTS = flags.DEFINE_list(
     "parts", ["head", "neighbours", "means", "geometry"], "what is timed; also votes and herding"
 )
 _ONCE = flags.DEFINE_bool("once", False, "one call of each part, and nothing else")
+_PATH = flags.DEFINE_bool("path", False, "the head's fit of each L2 weight, and nothing else")
 _PEER = flags.DEFINE_bool("peer", True, "also time scikit-learn's exact neighbours")
 _MEMORY = flags.DEFINE_bool("memory", True, "measure memory, in a separate process for each part")
 
@@ -147,6 +150,28 @@ def once(part: str, sizes: dict[str, int]) -> tuple[float, float, float]:
     return found
 
 
+def print_path(sizes: dict[str, int]) -> None:
+    """Prints objective, accuracy and Newton steps of the linear head, by L2 weight."""
+    from thanos_jax.downstream import linear, logistic, newton, placing
+
+    train, labels = embeddings(sizes["rows"], sizes["width"], sizes["classes"], 0)
+    test, test_labels = embeddings(sizes["queries"], sizes["width"], sizes["classes"], 1)
+    mean, std = linear.mean_and_std(train)
+    placed = placing.place(train)
+    problem = logistic.Problem(
+        placed, placed.split(labels.astype(np.int32)), mean, 1 / std, sizes["classes"]
+    )
+    print("| L2 weight | objective | accuracy | Newton steps |")
+    print("|---|---|---|---|")
+    grid = sorted(linear.REGULARIZATION, reverse=True)
+    for weight, fit in newton.path(problem, grid, sizes["iterations"]):
+        weights, bias = (fit.at[name].T.astype(np.float32) for name in ("weights", "bias"))
+        head = linear.Head(weights, bias, mean, std, weight, 0.0, fit.iterations, 0.0)
+        accuracy = np.mean(linear.predict(head, test) == test_labels)
+        objective = logistic.measure(problem, fit.at).value + weight / 2 * np.sum(weights**2)
+        print(f"| {weight:g} | {objective:.8f} | {accuracy:.4f} | {fit.iterations} |", flush=True)
+
+
 def main(argv: Sequence[str]) -> None:
     """Prints the table."""
     del argv
@@ -158,6 +183,9 @@ def main(argv: Sequence[str]) -> None:
         "neighbours": _NEIGHBOURS.value,
         "iterations": _ITERATIONS.value,
     }
+    if _PATH.value:
+        print_path(sizes)
+        return
     if _ONCE.value:
         print("| | seconds | processor time | MB above the inputs |")
         print("|---|---|---|---|")

@@ -30,6 +30,18 @@ def test_every_part_is_timed():
 
 
 @pytest.mark.slow
+def test_each_weight_has_its_objective_accuracy_and_steps():
+    found = table("--rows=2000", "--width=16", "--path")
+    assert list(found) == ["0.01", "0.001", "0.0001", "1e-05", "0"]
+    objectives, accuracies, steps = zip(*found.values(), strict=True)
+    # A smaller weight allows a lower loss; ten classes at the start have log(10).
+    values = [float(value) for value in objectives]
+    assert 2.302 > values[0] > values[1] > values[2] > values[3] > values[4] > 0
+    assert all(0.2 < float(value) < 1 for value in accuracies)
+    assert all(int(value) >= 1 for value in steps)
+
+
+@pytest.mark.slow
 def test_memory_above_many_embeddings_is_bounded():
     """Inputs are 51 and 205 MB: a part that made float64 of them, or an array as large, shows."""
     few, many = (

@@ -164,7 +164,9 @@ def test_numpy_is_split_over_devices_and_what_pads_it_counts_for_nothing(monkeyp
     np.testing.assert_array_equal(near.indices, near_of_eight.indices)
 
 
-@pytest.mark.parametrize(("sample", "atol", "excess"), [(200, 5e-3, 1e-4), (60, 2e-2, 3e-4)])
+@pytest.mark.parametrize(
+    ("sample", "atol", "excess"), [(200, 5e-3, 1e-4), (60, 2e-2, 3e-4), (20, 2e-2, 3e-4)]
+)
 def test_a_sample_of_the_curvature_reaches_the_optimum_of_all(monkeypatch, sample, atol, excess):
     train = rows(0, 800)
     options = {"num_classes": CLASSES, "regularization": (1e-3,)}
@@ -194,6 +196,29 @@ def test_a_sample_of_the_curvature_reaches_the_optimum_of_all(monkeypatch, sampl
             for w, b in ((found.at["weights"], found.at["bias"]), (peer.coef_, peer.intercept_))
         )
         assert reached <= (1 + excess) * best + (0 if weight else 1e-6), weight
+
+
+def test_past_steps_and_their_slopes_save_passes_over_the_rows(monkeypatch):
+    train, labels = rows(0, 800)
+    placed = placing.place(train)
+    known = (placed, placed.split(labels.astype(np.int32)))
+    problem = logistic.Problem(*known, train.mean(0), 1 / train.std(0), CLASSES)
+    monkeypatch.setattr(logistic, "SAMPLE", 20)
+    jax.clear_caches()
+
+    def passes(**changes):
+        measured = []
+        with monkeypatch.context() as patch:
+            for name, value in changes.items():
+                patch.setattr(newton, name, value)
+            measure = logistic.measure
+            patch.setattr(logistic, "measure", lambda *at: measured.append(1) or measure(*at))
+            list(newton.path(problem, (1e-2, 1e-3, 1e-4, 1e-5), 200))
+        return len(measured)
+
+    ours = passes()
+    assert ours < 0.6 * passes(_corrected=lambda pairs, gradient, solve: solve(gradient))
+    assert ours < 0.4 * passes(_flat=lambda *slopes: 1.0)
 
 
 def test_past_steps_correct_the_curvature():

@@ -110,7 +110,7 @@ def linear_head(
     )
     check_width(validation, train.shape[1], "validation_embeddings")
 
-    mean, std = _mean_and_std(train)
+    mean, std = mean_and_std(train)
     placed = place(train)
     problem = logistic.Problem(
         placed, placed.split(labels.astype(np.int32)), mean, np.float32(1) / std, num_classes
@@ -154,7 +154,7 @@ def predict(head: Head, embeddings: Any) -> np.ndarray:
     return of_all_rows(embeddings, found)
 
 
-def _mean_and_std(embeddings: Rows) -> tuple[np.ndarray, np.ndarray]:
+def mean_and_std(embeddings: Rows) -> tuple[np.ndarray, np.ndarray]:
     """Returns mean and std, each float32 [d], from float64 sums; a constant column's std is inf."""
 
     def average(of: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:

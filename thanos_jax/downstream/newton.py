@@ -1,8 +1,8 @@
 """Minimizes the cross-entropy of logistic regression, for one L2 weight after another.
 
-A Newton step has the curvature of a sample of the rows; objective and gradient have all rows. Where
-the sample's curvature differs from the curvature of all rows, past steps correct it: a step and the
-change of the gradient along it tell the curvature of all rows in one direction, as in L-BFGS.
+A Newton step has the curvature of a sample of the rows; objective and gradient have all rows. With
+more than two weights for each sampled row, past steps correct the curvature: a step and the change
+of the gradient along it tell the curvature of all rows in one direction, as in L-BFGS.
 """
 
 from __future__ import annotations
@@ -112,9 +112,9 @@ def _fit(
     value, gradient = _penalized(found, at, weight)
     (value,) = agreed([value])
     sampled = logistic.is_sampled(problem)
-    enough = _SHARE_WHOLE
-    if sampled:
-        enough = _SHARE_SAMPLED * min(1.0, 2 * logistic.SAMPLE / at["weights"].size)
+    # How many times the weights outnumber a sample that tells the curvature well by itself.
+    poor = at["weights"].size / (2 * logistic.SAMPLE)
+    enough = _SHARE_SAMPLED / max(1.0, poor) if sampled else _SHARE_WHOLE
     iterations, stalled, last, longest = 0, 0, False, 0.0
     while iterations < max_iterations and not last:
         step = _step(problem, found, pairs, at, gradient, weight, spectrum, seed=iterations)
@@ -143,8 +143,10 @@ def _fit(
         if sampled:
             # A try is a pass over all rows. Steps of a sample are too long by similar factors.
             length = float(np.clip(flat, 0.1, 1.0))
-            # The curvature falls as the loss does: of past steps it was too large.
-            pairs = () if falls else (*pairs, _pair(tried, there, at, found))[-_PAIRS:]
+            # A good sample tells the curvature here better than past steps do. Where the loss falls
+            # so does the curvature: of past steps it was too large.
+            keep = poor > 1 and not falls
+            pairs = (*pairs, _pair(tried, there, at, found))[-_PAIRS:] if keep else ()
         at, found, value, gradient = tried, there, lower, following
     return _State(at, found, pairs, length), iterations
 

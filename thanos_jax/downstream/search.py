@@ -30,7 +30,7 @@ _RUN = 8  # adjacent candidates of which one product is kept
 _SPARE = 12  # runs fetched beyond k
 _TILE = 1024  # candidates multiplied at a time, few enough for their products to stay in cache
 _QUERIES = 512  # queries of a block,
-_KEPT = 2**23  # and fewer where a device would keep more products than these
+_KEPT = 2**24  # and fewer where a device would keep more products than these
 _FETCHED = 2**21  # numbers of fetched candidates held at a time
 _SHORT = 1000  # times the rounding of a number: distances below keep less than three digits
 
@@ -232,10 +232,11 @@ def _nearest_here(
 
 def _greatest(values: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
     """Returns the indices [q, k] of the k largest of [q, m], and the k-th largest value [q]."""
+    # The minimum, since a column taken from `top_k` makes XLA sort all values on CPU.
     run = 32
     if values.shape[1] <= max(1024, run * k):
         greatest, places = lax.top_k(values, k)
-        return places, greatest[:, -1]
+        return places, jnp.min(greatest, axis=1)
     padded = jnp.pad(
         values, ((0, 0), (0, -values.shape[1] % run)), constant_values=-jnp.inf
     ).reshape(len(values), -1, run)
@@ -244,4 +245,4 @@ def _greatest(values: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
     greatest, places = lax.top_k(within, k)
     # An index past the end is padding. It is chosen only among values that are all -inf.
     found = jnp.take_along_axis(runs, places // run, axis=1) * run + places % run
-    return jnp.minimum(found, values.shape[1] - 1), greatest[:, -1]
+    return jnp.minimum(found, values.shape[1] - 1), jnp.min(greatest, axis=1)
