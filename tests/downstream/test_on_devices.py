@@ -221,6 +221,22 @@ def test_past_steps_and_their_slopes_save_passes_over_the_rows(monkeypatch):
     assert ours < 0.4 * passes(_flat=lambda *slopes: 1.0)
 
 
+def test_without_a_weight_longer_steps_lead_faster_to_a_loss_of_zero(monkeypatch):
+    train, labels = rows(0, 800)
+    apart = 5 * np.random.default_rng(5).normal(size=(CLASSES, 12))
+    train = (train + apart[labels]).astype(np.float32)
+    placed = placing.place(train)
+    known = (placed, placed.split(labels.astype(np.int32)))
+    problem = logistic.Problem(*known, train.mean(0), 1 / train.std(0), CLASSES)
+    monkeypatch.setattr(logistic, "SAMPLE", 400)
+    jax.clear_caches()
+    (_, _), (_, ours) = newton.path(problem, (1e-3, 0.0), 200)
+    monkeypatch.setattr(newton, "_LONGEST", 1.0)
+    (_, _), (_, plain) = newton.path(problem, (1e-3, 0.0), 200)
+    assert ours.iterations < 0.7 * plain.iterations
+    assert logistic.measure(problem, ours.at).value < 1e-7
+
+
 def test_past_steps_correct_the_curvature():
     """Against dense updates of the inverse curvature: Nocedal and Wright, equation 6.17."""
     rng = np.random.default_rng(0)
@@ -298,6 +314,15 @@ def test_search_is_exact_where_embeddings_have_nearly_collapsed(k, spread):
     found = search.search(asked, known, k)
     expected = np.sort(squares, axis=1)[:, :k]
     np.testing.assert_allclose(found.squares, expected, rtol=5e-3)
+
+
+@pytest.mark.parametrize("count", [50, 3000])
+def test_the_greatest_of_each_row(count):
+    values = np.random.default_rng(0).normal(size=(6, count)).astype(np.float32)
+    places, last = search._greatest(jnp.asarray(values), 9)
+    order = np.argsort(-values, axis=1)
+    np.testing.assert_array_equal(places, order[:, :9])
+    np.testing.assert_array_equal(last, np.take_along_axis(values, order[:, 8:9], axis=1)[:, 0])
 
 
 def test_no_program_holds_a_row_for_each_row_and_a_column_for_each_class_or_row():

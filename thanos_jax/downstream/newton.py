@@ -119,7 +119,10 @@ def _fit(
     while iterations < max_iterations and not last:
         step = _step(problem, found, pairs, at, gradient, weight, spectrum, seed=iterations)
         (slope,) = agreed([_dot(gradient, step)])
-        last = -slope / 2 <= max(enough * abs(value), 0 if weight else _TOLERANCE_WITHOUT_WEIGHT)
+        floor = 0.0 if weight else _TOLERANCE_WITHOUT_WEIGHT
+        last = -slope / 2 <= max(enough * abs(value), floor)
+        # float32 sums cannot resolve smaller differences.
+        noise = _RESOLUTION * max(abs(value), floor)
         share = max(longest, length)
         for _ in range(_TRIES):
             tried = _plus(at, share, step)
@@ -127,14 +130,13 @@ def _fit(
             lower, following = _penalized(there, tried, weight)
             lower, slope_there = agreed([lower, _dot(following, step)])
             flat = _flat(share, slope, slope_there)
-            # float32 sums cannot resolve smaller differences.
-            if lower <= value + 1e-4 * share * slope + _RESOLUTION * abs(value):
+            if lower <= value + 1e-4 * share * slope + noise:
                 break
             share = float(np.clip(flat, 0.1 * share, 0.5 * share))
         else:
             break
         iterations += 1
-        stalled = stalled + 1 if value - lower <= _RESOLUTION * abs(value) else 0
+        stalled = stalled + 1 if value - lower <= noise else 0
         # One poor sample is no proof that the minimum is near.
         last = last or stalled == (2 if sampled else 1)
         # Where classes are separable the loss falls as exp(-t) after t Newton steps.
