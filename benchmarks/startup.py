@@ -12,9 +12,9 @@ phases are recognized by the output of the command, and each begins where the on
   evaluation     until the report begins; it includes further trainings of a task with several
   report         until the process ends
 
-"Compiling" and "tracing" are jax's own count of the seconds spent on compiling or fetching programs
-and on tracing and lowering them, within the phases. "Compiled" is the number of programs that were
-not in the cache. Warm numbers are medians.
+"Processor" is the processor time of the whole run. "Compiling" and "tracing" are jax's own count of
+the seconds spent on compiling or fetching programs and on tracing and lowering them, within the
+phases. "Compiled" is the number of programs that were not in the cache. Warm numbers are medians.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import json
 import os
 import pathlib
 import re
+import resource
 import runpy
 import statistics
 import subprocess
@@ -80,12 +81,12 @@ def measure(words: Sequence[str], cache: pathlib.Path) -> dict[str, float]:
       cache: folder of compiled programs.
 
     Returns:
-      Phase -> seconds; "whole"; and the counts of `inside`.
+      Phase -> seconds; "whole" and "processor"; and the counts of `inside`.
     """
     with tempfile.TemporaryDirectory() as folder:
         counts = pathlib.Path(folder) / "counts.json"
         environment = {**os.environ, COUNTS: str(counts), "JAX_COMPILATION_CACHE_DIR": str(cache)}
-        started = time.perf_counter()
+        started, processor = time.perf_counter(), _processor_seconds()
         ends: dict[str, float] = {}
         lines = []
         with subprocess.Popen(
@@ -112,7 +113,14 @@ def measure(words: Sequence[str], cache: pathlib.Path) -> dict[str, float]:
         seconds = [0.0, *(ends[phase] for phase in PHASES)]
         found = json.loads(counts.read_text(encoding="utf-8"))
         phases = {phase: b - a for phase, a, b in zip(PHASES, seconds, seconds[1:], strict=False)}
-        return {**phases, "whole": ends["report"], **found}
+        used = _processor_seconds() - processor
+        return {**phases, "whole": ends["report"], "processor": used, **found}
+
+
+def _processor_seconds() -> float:
+    """Returns the processor time of all processes that were started here and have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def main() -> None:
@@ -133,7 +141,7 @@ def main() -> None:
             for seed in range(1, asked.runs + 1)
         ]
     print(f"{'seconds':16}{'cold':>8}{'warm':>8}")
-    for name in (*PHASES, "whole", "tracing", "compiling", "compiled"):
+    for name in (*PHASES, "whole", "processor", "tracing", "compiling", "compiled"):
         middle = statistics.median(run[name] for run in warm)
         print(f"{name:16}{cold[name]:8.3g}{middle:8.3g}")
 
