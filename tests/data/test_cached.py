@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import own_images
 import pytest
+import stored_sets
 import test_tfds_sets as of_tfds
 import test_tiny_imagenet as of_tiny
 
@@ -244,17 +245,17 @@ def test_a_cache_of_records_of_tfds_is_not_mixed_with_others(kind, tmp_path):
         # An image that the one after it replaces, by the rules of the format.
         noise = np.random.default_rng(0).integers(0, 256, (40, 4000), np.uint8)
         every = [
-            of_tfds.written.example(more.tobytes()) + of_tfds.record(number)
+            stored_sets.example(more.tobytes()) + of_tfds.record(number)
             for number, more in enumerate(noise)
         ]
-        of_tfds.written.write_array_record(records, every)
+        stored_sets.write_array_record(records, every)
         message = rf"1 files of another size: {records.name}"
     else:
         stem = records.name.removesuffix("00000-of-00001")
         moved = [folder / f"{stem}{number:05d}-of-00002" for number in range(2)]
         every = [of_tfds.record(number) for number in range(40)]
-        of_tfds.written.write_array_record(moved[0], every[:30])
-        of_tfds.written.write_array_record(moved[1], every[30:])
+        stored_sets.write_array_record(moved[0], every[:30])
+        stored_sets.write_array_record(moved[1], every[30:])
         info.write_text(info.read_text().replace('["40"]', '["30", "10"]'))
         message = rf"1 record files gone: {records.name}; 2 record files new: {moved[0].name}"
     assert_refused(config, tmp_path / "out", message)

@@ -1,11 +1,11 @@
 """Any image classification set of TFDS: small ones written here, and the real Fashion-MNIST."""
 
-import importlib.util
 import json
 import pathlib
 
 import numpy as np
 import pytest
+import stored_sets
 
 from thanos_jax import config as schema
 from thanos_jax.data import DatasetNotFound, sources
@@ -14,12 +14,6 @@ from thanos_jax.data.splits import DataError
 tfds = pytest.importorskip("tensorflow_datasets")
 
 STORED = pathlib.Path(__file__).resolve().parents[3] / "shared" / "data" / "tfds"
-
-_spec = importlib.util.spec_from_file_location(
-    "written_sources", pathlib.Path(__file__).parent / "test_sources.py"
-)
-written = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(written)
 
 SHAPES = ("circle", "square", "triangle", "star", "cross")
 FEATURES = {
@@ -34,8 +28,8 @@ FEATURES = {
 
 def record(number, shape=(6, 5, 3)):
     image = np.random.default_rng(number).integers(0, 256, shape, np.uint8)
-    return written.example(
-        written.encode(image),
+    return stored_sets.example(
+        stored_sets.encode(image),
         label=number % 5,
         kind=number % 5 != 0,
         year=(1990, 1890, 2005)[number % 3],
@@ -54,7 +48,7 @@ def write(root, sizes, *, folder="shapes/1.0.0", shape_of=lambda number: (6, 5, 
     for split, size in sizes.items():
         file = f"{name}-{split}.array_record-00000-of-00001"
         records = [record(number, shape_of(number)) for number in range(start, start + size)]
-        written.write_array_record(path / file, records)
+        stored_sets.write_array_record(path / file, records)
         start += size
         template = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
         lengths = [str(size)]
