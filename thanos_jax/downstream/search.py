@@ -188,7 +188,8 @@ def _nearest_here(
     tiles = -(-n // tile)
     starts = jnp.minimum(jnp.arange(tiles) * tile, n - tile)  # the last overlaps the one before
 
-    def largest_of_runs(carry: None, start: jax.Array) -> tuple[None, jax.Array]:
+    def add_largest_of_runs(best: jax.Array, number: jax.Array) -> tuple[jax.Array, None]:
+        start = starts[number]
         some = lax.dynamic_slice_in_dim(rows, start, tile)
         some = _scaled(some, lax.dynamic_slice_in_dim(factors, start, tile), asked.dtype)
         # [tile, q], so that the largest of a run are found for many queries at once.
@@ -198,17 +199,17 @@ def _nearest_here(
         # |z - z'|^2 is |z|^2 less twice this.
         products -= jnp.sum(jnp.square(some), axis=1, keepdims=True) / 2
         within = (start + jnp.arange(tile))[:, None] < known
+        # Runs of the last tile that also lie in the tile before are counted there.
+        within &= (start + ends_of_runs > number * tile)[:, None]
         products = jnp.where(within, products, -jnp.inf)
-        return carry, jnp.max(products.reshape(tile // run, run, len(asked)), axis=1).T
+        largest = jnp.max(products.reshape(tile // run, run, len(asked)), axis=1).T
+        # In place: an array of all tiles, to be transposed, would take as much memory again.
+        return lax.dynamic_update_slice_in_dim(best, largest, number * (tile // run), axis=1), None
 
-    best = lax.scan(largest_of_runs, None, starts)[1]  # [tiles, q, runs]
+    ends_of_runs = jnp.repeat(jnp.arange(run, tile + 1, run), run)
+    empty = jnp.zeros((len(asked), tiles * (tile // run)), asked.dtype)
+    best = lax.scan(add_largest_of_runs, empty, jnp.arange(tiles))[0]
     of_runs = (starts[:, None] + jnp.arange(0, tile, run)).reshape(-1)
-    # Runs of the last tile that also lie in the tile before are counted there.
-    ends = starts[:, None] + jnp.arange(run, tile + 1, run)
-    repeated = ends <= (jnp.arange(tiles) * tile)[:, None]
-    best = jnp.where(
-        repeated.reshape(-1), -jnp.inf, jnp.swapaxes(best, 0, 1).reshape(len(asked), -1)
-    )
     fetched = min(k + _SPARE, best.shape[1])
     chosen, last = _greatest(best, fetched)
     lengths = jnp.sum(jnp.square(asked), axis=1)
