@@ -59,14 +59,14 @@ def test_every_method_and_preset_passes_the_schema(file):
 
 
 def fixture(name):
-    """The module that tests a loader, for what it writes in the layout of the real set."""
+    """A module of the tests of data, for what it writes in the layout of the real set."""
     load(pathlib.Path(__file__).parent / "data" / "conftest.py")  # for what it imports
-    return load(pathlib.Path(__file__).parent / "data" / f"test_{name}.py")
+    return load(pathlib.Path(__file__).parent / "data" / f"{name}.py")
 
 
 def tfds_records(root, name, labels):
     """A prepared TFDS data set of a few random images of each class."""
-    written = fixture("sources")
+    written = fixture("stored_sets")
     rng = np.random.default_rng(0)
 
     def records(each):
@@ -92,7 +92,7 @@ def of_celeba(root):
 
 
 def of_tiny_imagenet(root):
-    fixture("tiny_imagenet").write(root / "tiny-imagenet-200", training=8)
+    fixture("test_tiny_imagenet").write(root / "tiny-imagenet-200", training=8)
     return root
 
 
@@ -115,9 +115,9 @@ DATA = {
     "cifar100": of_cifar100,
     "celeba": of_celeba,
     "tiny_imagenet": of_tiny_imagenet,
-    "folder": lambda root: fixture("folder").write(root),
-    "waterbirds": lambda root: fixture("waterbirds").write(root),
-    "isic": lambda root: fixture("isic").write(root),
+    "folder": lambda root: fixture("test_folder").write(root),
+    "waterbirds": lambda root: fixture("test_waterbirds").write(root),
+    "isic": lambda root: fixture("test_isic").write(root),
 }
 
 
