@@ -149,8 +149,8 @@ def _check(job: Job, steps: int) -> dict[str, Any]:
     job.optimizer.zero_grad(set_to_none=True)
     loss = job.loss(job.batch, job.batch_labels)
     loss.backward()
-    squares = sum(float((p.grad**2).sum()) for p in job.network.parameters())
-    return {"loss": float(loss), "gradient_norm": squares**0.5}
+    gradients = [p.grad.flatten() for p in job.network.parameters() if p.grad is not None]
+    return {"loss": float(loss), "gradient_norm": float(torch.cat(gradients).norm())}
 
 
 def _processor() -> float:

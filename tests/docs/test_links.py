@@ -53,6 +53,25 @@ def test_links_lead_somewhere(tmp_path):
     assert set(faults(made, links(made))) == {"#one", "b.md", "e.png"}
 
 
+def absent(text):
+    """The tests that a text names, `tests/a.py::test_b`, and that no file has."""
+    for file, test in re.findall(r"\b(tests/[\w/]+\.py)(?:::(\w+))?", text):
+        path = ROOT / file
+        if not path.exists() or (test and f"def {test}(" not in path.read_text(encoding="utf-8")):
+            yield f"{file}::{test}" if test else file
+
+
+def test_tests_that_pages_and_code_name_are_there():
+    code = [file for folder in ("thanos_jax", "tests") for file in (ROOT / folder).rglob("*.py")]
+    pages = {page: page.read_text(encoding="utf-8") for page in [*PAGES, *code]}
+    assert sum("tests/" in text for text in pages.values()) > 10
+    del pages[ROOT / "tests" / "docs" / "test_links.py"]  # its examples are absent
+    wrong = {page.name: found for page, text in pages.items() if (found := list(absent(text)))}
+    assert wrong == {}
+    text = "tests/docs/test_links.py::absent tests/docs/test_links.py::test_it, tests/gone.py"
+    assert list(absent(text)) == ["tests/docs/test_links.py::test_it", "tests/gone.py"]
+
+
 def test_pages_that_code_names_are_there():
     folders = ("thanos_jax", "configs", "benchmarks", "examples", "launch")
     texts = {

@@ -81,7 +81,8 @@ def linear_head(
       validation_labels: integer [m].
       num_classes: at least 2.
       regularization: L2 weights to try, each finite and at least 0. With 0 and separable classes
-        there is no minimum: the steps then end where the loss is about 1e-7.
+        there is no minimum: the steps then end where the loss is about 1e-7, or after
+        `max_iterations`.
       max_iterations: for each weight, at least 1.
 
     Returns:

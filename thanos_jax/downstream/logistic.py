@@ -23,8 +23,8 @@ SAMPLE = 16_384  # rows that the curvature is measured on, all devices together
 # Conjugate gradients stop at this share of the gradient's norm: 0.2 with sampled curvature, 0.01
 # with all rows.
 _ACCURACY_SAMPLED, _ACCURACY_WHOLE = 0.2, 0.01
-# A sample may have fewer rows of a class than the embeddings have columns. With many more weights
-# than sampled rows, this share of the curvature is the curvature of rows that are alike, which has
+# A sample may have fewer rows of a class than the embeddings have columns. With more weights than
+# sampled rows, up to this share of the curvature is the curvature of rows that are alike, which has
 # full rank.
 _ALIKE = 0.1
 _FIRST = 3  # products before which conjugate gradients stop only at a tenth of that share
@@ -123,7 +123,7 @@ def newton_step(
 ) -> Tree:
     """Solves curvature x step = -gradient by conjugate gradients, with a sample's curvature.
 
-    A process may round the step differently from others.
+    A process may round the step differently from others: the caller has them agree on one.
 
     Args:
       problem: the rows and labels.
@@ -244,13 +244,14 @@ def _all(
         some = jnp.where(known[:, None], (rows - mean) * factor, 0)
         return lax.all_gather((some, known / count), AXIS, tiled=True)
 
-    return jax.shard_map(
+    gathered = jax.shard_map(
         local,
         mesh=mesh,
         in_specs=(P(AXIS), P(), P(), P()),
         out_specs=(P(), P()),
         check_vma=False,
     )(rows, count, mean, factor)
+    return gathered[0][:SAMPLE], gathered[1][:SAMPLE]  # the rest is padding
 
 
 @functools.partial(jax.jit, static_argnames="mesh")

@@ -1,8 +1,9 @@
 """Minimizes the cross-entropy of logistic regression, for one L2 weight after another.
 
-A Newton step has the curvature of a sample of the rows; objective and gradient have all rows. With
-more than two weights for each sampled row, past steps correct the curvature: a step and the change
-of the gradient along it tell the curvature of all rows in one direction, as in L-BFGS.
+A Newton step uses the curvature of a sample of the rows; objective and gradient are computed over
+all rows. With more than two weights for each sampled row, past steps correct the curvature: a step
+and the change of the gradient along it tell the curvature of all rows in one direction, as in
+L-BFGS.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _PAIRS = 5  # past steps that correct the curvature of a sample
 
 
 class Fit(NamedTuple):
-    """A minimum.
+    """Where the steps of one L2 weight ended.
 
     Attributes:
       at: float64 "weights" [classes, d] and "bias" [classes].
@@ -64,11 +65,11 @@ def path(
     """Yields (L2 weight, fit) in the order of the grid; each fit starts at the one before.
 
     The steps of a fit end when a step began near the optimum by the Newton decrement, when a step
-    (with sampled curvature, two in succession) lowered the objective by less than 1e-6 of it, or
-    after `max_iterations`. Near means within 1e-6 of the objective, or 1e-4 with more rows than are
-    sampled. The decrement is too low an estimate where the sample has few rows: with s sampled rows
-    and w > 2 s weights, near means within 2e-4 s / w. With an L2 weight of 0 it also means 5e-8
-    (absolute).
+    (with sampled curvature, two in succession) lowered the objective by less than 1e-6 of it, when
+    no length of a step lowered it, or after `max_iterations`. Near means within 1e-6 of the
+    objective, or 1e-4 with more rows than are sampled. The decrement is too low an estimate where
+    the sample has few rows: with s sampled rows and w > 2 s weights, near means within 2e-4 s / w.
+    With an L2 weight of 0 it also means 5e-8 (absolute).
 
     Args:
       problem: the rows and labels.
@@ -106,7 +107,7 @@ def _fit(
     max_iterations: int,
     spectrum: tuple[jax.Array, jax.Array],
 ) -> tuple[_State, int]:
-    """Returns the state at the minimum, and the number of steps taken."""
+    """Returns the state where the steps ended, and their number."""
     agreed = problem.placed.of_first
     at, found, pairs, length = state
     value, gradient = _penalized(found, at, weight)

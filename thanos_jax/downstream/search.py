@@ -233,7 +233,7 @@ def _nearest_here(
 
 def _greatest(values: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
     """Returns the indices [q, k] of the k largest of [q, m], and the k-th largest value [q]."""
-    # The minimum, since a column taken from `top_k` makes XLA sort all values on CPU.
+    # The k-th is taken as the minimum: a column of `top_k` makes XLA sort all values on CPU.
     run = 32
     if values.shape[1] <= max(1024, run * k):
         greatest, places = lax.top_k(values, k)
