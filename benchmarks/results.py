@@ -94,6 +94,11 @@ COMMANDS: dict[str, tuple[str, ...]] = {
         f"{_FASHION}:noise --table=noise --values=0.3 --methods=ce,mend_supcon"
         " --config.noise.kind=asymmetric",
     ),
+    # Soft labels assume symmetric noise; dropping the suspected images assumes nothing of the kind.
+    "fashion_noise_drop": (
+        f"{_FASHION}:noise --table=noise --values=0.3 --methods=ce,mend_supcon"
+        " --config.noise.kind=asymmetric --config.noise.action=drop",
+    ),
     "fashion_coreset": (
         f"{_FASHION}:coreset --table=coreset --seeds=1",
         f"{_FASHION}:coreset --table=coreset --methods=all,random,common_strata",
