@@ -3,6 +3,7 @@
 import importlib.util
 import itertools
 import pathlib
+import sys
 
 import jax
 import numpy as np
@@ -19,6 +20,14 @@ from thanos_jax.errors import ConfigError
 from thanos_jax.tasks import stages
 from thanos_jax.train import metrics
 from thanos_jax.train.objective import METHODS
+
+# The tests of data write files in the layout of the real sets.
+sys.path.insert(0, str(pathlib.Path(__file__).parent / "data"))
+import own_images
+import stored_sets
+import test_isic
+import test_tiny_imagenet
+import test_waterbirds
 
 FILES = sorted((pathlib.Path(__file__).parents[1] / "configs").glob("[!_]*.py"))
 
@@ -58,24 +67,17 @@ def test_every_method_and_preset_passes_the_schema(file):
         module.get_config("thanso")
 
 
-def fixture(name):
-    """A module of the tests of data, for what it writes in the layout of the real set."""
-    load(pathlib.Path(__file__).parent / "data" / "conftest.py")  # for what it imports
-    return load(pathlib.Path(__file__).parent / "data" / f"{name}.py")
-
-
 def tfds_records(root, name, labels):
     """A prepared TFDS data set of a few random images of each class."""
-    written = fixture("stored_sets")
     rng = np.random.default_rng(0)
 
     def records(each):
         for label in labels * each:
             image = rng.integers(256, size=SHAPES[name], dtype=np.uint8)
-            yield written.example(written.encode(image), **label)
+            yield stored_sets.example(stored_sets.encode(image), **label)
 
     splits = {"train": list(records(5)), "validation": list(records(2)), "test": list(records(1))}
-    written.write_dataset(root, name, splits)
+    stored_sets.write_dataset(root, name, splits)
     return root
 
 
@@ -92,7 +94,7 @@ def of_celeba(root):
 
 
 def of_tiny_imagenet(root):
-    fixture("test_tiny_imagenet").write(root / "tiny-imagenet-200", training=8)
+    test_tiny_imagenet.write(root / "tiny-imagenet-200", training=8)
     return root
 
 
@@ -115,9 +117,9 @@ DATA = {
     "cifar100": of_cifar100,
     "celeba": of_celeba,
     "tiny_imagenet": of_tiny_imagenet,
-    "folder": lambda root: fixture("test_folder").write(root),
-    "waterbirds": lambda root: fixture("test_waterbirds").write(root),
-    "isic": lambda root: fixture("test_isic").write(root),
+    "folder": own_images.write,
+    "waterbirds": test_waterbirds.write,
+    "isic": test_isic.write,
 }
 
 

@@ -1,4 +1,4 @@
-"""Makes `own_images` importable."""
+"""Makes modules of this folder importable: `own_images`, `stored_sets`, writers of other tests."""
 
 import pathlib
 import sys
